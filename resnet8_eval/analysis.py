@@ -1,0 +1,99 @@
+"""The comparison: every configuration beside the baseline, and the flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval import statistics
+from resnet8_eval.cifar10 import CLASS_NAMES
+from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FLAGGED_DROP_PP
+
+
+def compare(
+    scores: NDArray[np.float32],
+    baseline_scores: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> dict[str, Any]:
+    """Hold one configuration against the baseline, image by image.
+
+    Parameters
+    ----------
+    scores, baseline_scores
+        float32, shape (N, 10), of the same images in the same order.
+    labels
+        Integers in 0–9, shape (N,).
+    class_names
+        In label order.
+
+    Returns
+    -------
+    dict
+        ``accuracy_ci95_percent``, ``delta_pp``, ``delta_ci95_pp``, ``lost``, ``gained``,
+        ``mcnemar_p``, ``agreement_percent``, ``per_class_delta_pp``, ``word``
+        (see :func:`verdict_word`), ``flagged`` and ``flag_reason``.
+    """
+    answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
+    right, baseline_right = answers == labels, baseline_answers == labels
+    total = len(labels)
+    lost = int((baseline_right & ~right).sum())
+    gained = int((right & ~baseline_right).sum())
+    delta = 100 * (gained - lost) / total
+    interval = statistics.paired_interval_pp(lost, gained, total)
+    flagged, reason = flag(delta)
+    return {
+        "accuracy_ci95_percent": list(statistics.wilson_interval_percent(int(right.sum()), total)),
+        "delta_pp": delta,
+        "delta_ci95_pp": list(interval),
+        "lost": lost,
+        "gained": gained,
+        "mcnemar_p": statistics.mcnemar_p(lost, gained),
+        "agreement_percent": 100 * float((answers == baseline_answers).mean()),
+        "per_class_delta_pp": {
+            name: 100 * float(right[labels == k].mean() - baseline_right[labels == k].mean())
+            for k, name in enumerate(class_names)
+            if (labels == k).any()
+        },
+        "word": verdict_word(interval),
+        "flagged": flagged,
+        "flag_reason": reason,
+    }
+
+
+def flag(delta_pp: float) -> tuple[bool, str | None]:
+    """Whether a delta is a drop to be flagged, and why (ANL-02).
+
+    Parameters
+    ----------
+    delta_pp
+        Accuracy minus baseline, in percentage points.
+    """
+    if delta_pp < -FLAGGED_DROP_PP:
+        return True, f"drops {-delta_pp:.2f} pp, more than {FLAGGED_DROP_PP:g} pp"
+    return False, None
+
+
+def verdict_word(interval_pp: tuple[float, float]) -> str:
+    """What the paired interval of the delta allows one to say.
+
+    Parameters
+    ----------
+    interval_pp
+        95 % limits in percentage points.
+
+    Returns
+    -------
+    str
+        ``"equivalent"`` if all of it lies within ±0.5 pp, else ``"degraded"`` if all of it lies
+        below zero, ``"improved"`` if all of it lies above, else ``"inconclusive"``.
+    """
+    low, high = interval_pp
+    if max(-low, high) <= EQUIVALENCE_MARGIN_PP:
+        return "equivalent"
+    if high < 0:
+        return "degraded"
+    return "improved" if low > 0 else "inconclusive"

@@ -1,0 +1,114 @@
+"""Which training images calibrate, and which validate. The choice sees training labels alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.checks import Check, equal
+from resnet8_eval.errors import StageError
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """A stratified choice of training images.
+
+    Attributes
+    ----------
+    indices
+        int64, shape (N,), ascending positions in the training split.
+    per_class
+        Images of each class, in label order.
+    seed
+        What the choice was drawn with.
+    """
+
+    indices: NDArray[np.int64]
+    per_class: tuple[int, ...]
+    seed: int
+
+    @property
+    def indices_sha256(self) -> str:
+        """SHA-256 of the indices as little-endian int64."""
+        return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+
+
+def choose(labels: NDArray[np.integer], count: int, seed: int) -> CalibrationSet:
+    """Draw a stratified calibration set from the training split.
+
+    Parameters
+    ----------
+    labels
+        Integer labels of the training split, shape (M,), in 0–9.
+    count
+        How many images; where ten does not divide it, the first classes get one more.
+    seed
+        Seed of ``numpy.random.default_rng``; the same seed gives the same images everywhere.
+
+    Returns
+    -------
+    CalibrationSet
+        The chosen images, in training order.
+
+    Raises
+    ------
+    StageError
+        If a class has fewer training images than asked for, or `count` is below ten.
+    """
+    classes = 10
+    wanted = [count // classes + (label < count % classes) for label in range(classes)]
+    available = np.bincount(labels, minlength=classes)
+    if count < classes or any(available[label] < n for label, n in enumerate(wanted)):
+        raise StageError(
+            f"A stratified calibration set of {count} images cannot be drawn.",
+            expected=f"{classes} to {int(available.min()) * classes} images, ten classes alike",
+            given=f"--calibration-count {count} with {available.tolist()} training images a class",
+            next_step="choose another --calibration-count",
+        )
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.choice(np.flatnonzero(labels == label), size=n, replace=False)
+        for label, n in enumerate(wanted)
+    ]
+    return CalibrationSet(np.sort(np.concatenate(chosen)).astype(np.int64), tuple(wanted), seed)
+
+
+def verify(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    count: int,
+    test_images: NDArray[np.uint8],
+) -> list[Check]:
+    """Check a finished calibration set: size, class balance, disjointness from the test split.
+
+    Parameters
+    ----------
+    images, labels
+        The calibration images, uint8 (N, 32, 32, 3), and their labels (N,).
+    count
+        How many were asked for.
+    test_images
+        The test split, uint8 (M, 32, 32, 3); compared by pixel content, not by index.
+
+    Returns
+    -------
+    list of Check
+        One for each property.
+    """
+    per_class = np.bincount(labels, minlength=10)
+    test = {image.tobytes() for image in test_images}
+    pixels = [image.tobytes() for image in images]
+    return [
+        equal("calibration images", count, len(images)),
+        equal("distinct images", len(pixels), len(set(pixels))),
+        Check(
+            "class balance",
+            "ten classes that differ by at most one image",
+            f"{per_class.min()} to {per_class.max()} a class",
+            bool(len(per_class) == 10 and np.ptp(per_class) <= 1),
+        ),
+        equal("images that are also test images", 0, sum(image in test for image in pixels)),
+    ]

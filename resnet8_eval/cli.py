@@ -1,0 +1,436 @@
+"""``python -m resnet8_eval``: the same functions for people who do not want pytest.
+
+Results go to standard output, progress and errors to standard error. The exit status is 0 when the
+command did what it says, 1 when it refused or failed, 2 when it was called wrongly.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from resnet8_eval import assets as assets_
+from resnet8_eval.errors import ModelError, SuiteError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AssetsKind(StrEnum):
+    """Which model and images."""
+
+    REAL = "real"
+    AUTO = "auto"
+    STAND_IN = "stand-in"
+
+
+class Target(StrEnum):
+    """What to convert to."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+class FrameworkName(StrEnum):
+    """Which framework quantizes."""
+
+    ONNXRUNTIME = "onnxruntime"
+    TORCH = "torch"
+
+
+class Dtype(StrEnum):
+    """Eight bits, with or without a sign."""
+
+    INT8 = "int8"
+    UINT8 = "uint8"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Kind = Annotated[AssetsKind, typer.Option("--assets", help="Which images (and baseline model).")]
+AssetsDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RESNET8_EVAL_ASSETS", help="Look for the assets here first.", show_default=False
+    ),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RESNET8_EVAL_CACHE",
+        help="Where downloads and artefacts are kept. [default: the user's cache folder]",
+        show_default=False,
+    ),
+]
+Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
+Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
+
+app = typer.Typer(
+    name="resnet8-eval",
+    help="Convert, evaluate and quantize a Keras ResNet8, and say what each step cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+assets_app = typer.Typer(help="Show which assets are there, or fetch those that are missing.")
+app.add_typer(assets_app, name="assets")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn the suite's errors into a message and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except SuiteError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+@assets_app.callback(invoke_without_command=True)
+@_reporting_errors
+def assets(
+    context: typer.Context,
+    assets_dir: AssetsDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which assets are there, verified, damaged or missing. Touches no network."""
+    if context.invoked_subcommand:
+        return
+    findings = assets_.survey(assets_dir, cache_dir or assets_.default_cache_dir())
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": f.name,
+                    "state": f.state,
+                    "path": f.path and str(f.path),
+                    "detail": f.detail,
+                }
+                for f in findings
+            ]
+        )
+        return
+    for finding in findings:
+        place = finding.path or finding.detail
+        typer.echo(f"{finding.state:9} {finding.name:28} {place}")
+
+
+@assets_app.command()
+@_reporting_errors
+def fetch(cache_dir: CacheDir = None) -> None:
+    """Download what is missing into the cache, verified before it counts."""
+    folder = cache_dir or assets_.default_cache_dir()
+    assets_.fetch(folder)
+    typer.echo(f"All assets are in {folder}.")
+
+
+@app.command()
+@_reporting_errors
+def convert(
+    model: Annotated[Path, typer.Argument(help="Keras model, .h5 or .keras.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    to: Annotated[Target, typer.Option(help="How far.")] = Target.TORCH,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a Keras ResNet8 to ONNX, and on to PyTorch.
+
+    Writes model.onnx, conversion.log and, for PyTorch, folded.onnx and model.pt2.
+    """
+    from resnet8_eval.convert import fold, keras_to_onnx, onnx_to_torch, structure
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _whole_folder(output) as folder:
+        with _working("Keras to ONNX"):
+            record = keras_to_onnx.convert(model, folder)
+        import numpy as np
+
+        weights_file = folder / "keras_weights.npz"
+        with np.load(weights_file) as weights:
+            checks, _ = structure.verify_onnx(
+                folder / "model.onnx", record["layers"], dict(weights)
+            )
+        weights_file.unlink()
+        if to is Target.TORCH:
+            with _working("ONNX to PyTorch"):
+                fold.fold(folder / "model.onnx", folder / "folded.onnx")
+                module = onnx_to_torch.convert(folder / "folded.onnx")
+                checks += onnx_to_torch.verify(folder / "folded.onnx", module)[0]
+                onnx_to_torch.export(module, folder / "model.pt2")
+        broken = [check for check in checks if not check.ok]
+        if broken:
+            raise ModelError(
+                f"{model.name} was converted, but is no longer the same network.",
+                expected=broken[0].expected,
+                given=f"{broken[0].name}: {broken[0].observed}",
+                next_step="read conversion.log, and check that the model is a ResNet8",
+            )
+    if as_json:
+        _print_json({**record, "checks": [check.as_dict() for check in checks]})
+    else:
+        typer.echo(f"{len(checks)} checks hold; written to {output}")
+
+
+@app.command()
+@_reporting_errors
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model: .h5, .keras, .onnx, .pt2 or .pt.")],
+    kind: Kind = AssetsKind.REAL,
+    assets_dir: AssetsDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model's accuracy on the test images, in all and for each class."""
+    from resnet8_eval.evaluate import evaluate as judge
+
+    scores, labels, source = _scores(model, kind, assets_dir, cache_dir)
+    record = {"model": str(model), "assets": source, **judge(scores, labels)}
+    if as_json:
+        _print_json(record)
+        return
+    typer.echo(
+        f"{model.name}: {record['accuracy_percent']:.2f} % "
+        f"({record['correct']}/{record['total']}, {source} images)"
+    )
+    for entry in record["per_class"]:
+        typer.echo(f"  {entry['name']:11} {entry['accuracy_percent']:6.2f} %")
+
+
+@app.command()
+@_reporting_errors
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="The model to compare with.")],
+    models: Annotated[list[Path], typer.Argument(help="The models to compare.")],
+    kind: Kind = AssetsKind.REAL,
+    assets_dir: AssetsDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold models against a baseline, image by image: delta, interval, exact test, flag."""
+    from resnet8_eval.analysis import compare as hold_against
+    from resnet8_eval.evaluate import evaluate as judge
+
+    reference, labels, source = _scores(baseline, kind, assets_dir, cache_dir)
+    rows = []
+    for model in [baseline, *models]:
+        scores = _scores(model, kind, assets_dir, cache_dir)[0]
+        rows.append(
+            {
+                "model": str(model),
+                "size_bytes": model.stat().st_size,
+                **judge(scores, labels),
+                **hold_against(scores, reference, labels),
+            }
+        )
+    if as_json:
+        _print_json({"assets": source, "models": rows})
+        return
+    for row in rows:
+        low, high = row["delta_ci95_pp"]
+        typer.echo(
+            f"{Path(row['model']).name:28} {row['accuracy_percent']:6.2f} % "
+            f"({row['correct']}/{row['total']})  delta {row['delta_pp']:+.2f} pp "
+            f"[{low:+.2f}, {high:+.2f}]  agreement {row['agreement_percent']:.2f} %  {row['word']}"
+            + (f"  FLAGGED: {row['flag_reason']}" if row["flagged"] else "")
+        )
+
+
+@app.command()
+@_reporting_errors
+def quantize(
+    model: Annotated[Path, typer.Argument(help="float32 model: .h5, .keras or .onnx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    framework: Annotated[FrameworkName, typer.Option()] = FrameworkName.ONNXRUNTIME,
+    dtype: Annotated[Dtype, typer.Option()] = Dtype.INT8,
+    calibration_count: Count = 1000,
+    calibration_seed: Seed = 0,
+    kind: Kind = AssetsKind.REAL,
+    assets_dir: AssetsDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize a model statically, calibrated on training images."""
+    from resnet8_eval import calibration
+    from resnet8_eval import quantize as quantize_
+    from resnet8_eval.cifar10 import read_split
+    from resnet8_eval.convert import fold, keras_to_onnx
+    from resnet8_eval.environment import usable_cores
+    from resnet8_eval.quantize.calibrate import calibrate
+    from resnet8_eval.quantize.recipes import RECIPES
+
+    found = _locate(kind, assets_dir, cache_dir)
+    train = read_split(found.dataset, "train")
+    chosen = calibration.choose(train.labels, calibration_count, calibration_seed)
+    recipe = RECIPES[f"{framework.value}-{dtype.value}"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        source = model
+        if model.suffix != ".onnx":
+            with _working("Keras to ONNX"):
+                keras_to_onnx.convert(model, work)
+                source = work / "model.onnx"
+        with _working("fold and calibrate"):
+            fold.fold(source, work / "folded.onnx")
+            calibrate(work / "folded.onnx", train.images[chosen.indices], work, usable_cores())
+        with _working(f"quantize to {dtype.value}"):
+            record = quantize_.quantize(work, recipe, folder)
+    if as_json:
+        _print_json(record)
+    else:
+        typer.echo(f"{recipe.name}: {output / recipe.file_name}")
+        typer.echo(f"  quantized: {_counts(record['quantized_ops'])}")
+        typer.echo(f"  in float:  {_counts(record['float_ops'])}")
+
+
+@app.command()
+@_reporting_errors
+def report(
+    results: Annotated[Path, typer.Argument(help="results.json")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file to write. [default: beside it]")
+    ] = None,
+    diff: Annotated[
+        Path | None, typer.Option(help="Show what moved from RESULTS to this newer results.json.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="Print Markdown for a CI job summary.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the report from results.json alone. Nothing is run."""
+    from resnet8_eval.report import html
+    from resnet8_eval.report import markdown as markdown_
+    from resnet8_eval.report.diff import diff as difference
+    from resnet8_eval.results import read
+
+    found = read(results)
+    if diff is not None:
+        typer.echo(difference(found, read(diff)))
+    elif markdown:
+        typer.echo(markdown_.summary(found))
+    elif as_json:
+        _print_json(found)
+    else:
+        target = output or results.with_name("report.html")
+        target.write_text(html.page(found), encoding="utf-8")
+        typer.echo(f"written to {target}")
+
+
+@app.command("run")
+@_reporting_errors
+def run_stages(
+    stages: Annotated[
+        list[str] | None, typer.Argument(help="Stage names; none lists them.")
+    ] = None,
+    keras_model: Annotated[Path | None, typer.Option(help="Judge this model instead.")] = None,
+    calibration_count: Count = 1000,
+    calibration_seed: Seed = 0,
+    kind: Kind = AssetsKind.REAL,
+    assets_dir: AssetsDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make single stages of the pipeline, and show their records."""
+    from resnet8_eval.pipeline import Pipeline, Settings
+
+    found = _locate(kind, assets_dir, cache_dir, keras_model)
+    folder = cache_dir or assets_.default_cache_dir()
+    settings = Settings(found, folder, calibration_count, calibration_seed)
+    pipeline = Pipeline(settings, lambda line: typer.echo(f"  {line}", err=True))
+    if not stages:
+        for name in pipeline.stages:
+            typer.echo(f"{'made' if pipeline.peek(name) else 'missing':8} {name}")
+        return
+    unknown = [name for name in stages if name not in pipeline.stages]
+    if unknown:
+        raise typer.BadParameter(f"there is no stage {unknown[0]}; run without one lists them")
+    pipeline.prepare(stages)
+    made = {name: pipeline.artifact(name) for name in stages}
+    if as_json:
+        _print_json({name: artifact.record for name, artifact in made.items()})
+    else:
+        for name, artifact in made.items():
+            typer.echo(f"{name}  {artifact.folder}")
+
+
+def _locate(
+    kind: AssetsKind, assets_dir: Path | None, cache_dir: Path | None, model: Path | None = None
+) -> assets_.Assets:
+    return assets_.locate(
+        kind.value,
+        assets_dir=assets_dir,
+        cache_dir=cache_dir or assets_.default_cache_dir(),
+        keras_model=model,
+        announce=lambda line: typer.echo(line, err=True),
+    )
+
+
+def _scores(
+    model: Path, kind: AssetsKind, assets_dir: Path | None, cache_dir: Path | None
+) -> tuple[Any, Any, str]:
+    """Scores of a stored model, the labels, and the kind of images."""
+    from resnet8_eval import runtimes
+    from resnet8_eval.cifar10 import read_split
+    from resnet8_eval.environment import usable_cores
+
+    if not model.is_file():
+        raise ModelError(
+            f"There is no file {model}.",
+            expected="a model file",
+            given=str(model),
+            next_step="check the path",
+        )
+    runtimes.framework_of(model)
+    found = _locate(kind, assets_dir, cache_dir)
+    test = read_split(found.dataset, "test")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _working(f"evaluate {model.name}"):
+        scores = runtimes.scores(model, test.images, threads=usable_cores())
+    return scores, test.labels, found.kind
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A spinner on a terminal, nothing elsewhere."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def _whole_folder(output: Path) -> Iterator[Path]:
+    """A scratch folder whose files move to `output` only when all went well."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".resnet8-") as scratch:
+        folder = Path(scratch)
+        yield folder
+        output.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            path.replace(output / path.name)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items()) or "none"
+
+
+def _print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=1, sort_keys=True)
+    sys.stdout.write("\n")

@@ -1,0 +1,1 @@
+"""Keras to ONNX, batch normalisation folded, ONNX to PyTorch; and the checks of each step."""

@@ -1,0 +1,100 @@
+"""The conversion log: every step with its duration, and every warning anyone raised."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ConversionLog:
+    """Steps and warnings, in the order in which they came.
+
+    Attributes
+    ----------
+    steps
+        ``{"step", "seconds"}`` of each finished step.
+    warnings
+        ``{"step", "source", "category", "message"}`` of each Python warning and of each log
+        record of level WARNING or above.
+    lines
+        The same as readable text.
+    """
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step and collect what is raised in it."""
+        self.lines.append(f"{name} ...")
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            caught = stack.enter_context(warnings.catch_warnings(record=True))
+            warnings.simplefilter("always")
+            handler = _Collector()
+            stack.enter_context(_listening(handler))
+            try:
+                yield
+            except BaseException as error:
+                self.lines.append(f"  FAILED {type(error).__name__}: {error}")
+                raise
+            finally:
+                for entry in caught:
+                    self._warn(name, entry.filename, entry.category.__name__, str(entry.message))
+                for record in handler.records:
+                    self._warn(name, record.name, record.levelname, record.getMessage())
+        seconds = time.perf_counter() - started
+        self.steps.append({"step": name, "seconds": round(seconds, 3)})
+        self.lines.append(f"  done in {seconds:.2f} s")
+
+    def _warn(self, step: str, source: str, category: str, message: str) -> None:
+        self.warnings.append(
+            {"step": step, "source": source, "category": category, "message": message}
+        )
+        self.lines.append(f"  {category} from {source}: {message}")
+
+    def text(self) -> str:
+        """The whole log as text, one line each."""
+        return "\n".join(self.lines) + "\n"
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _listening(handler: logging.Handler) -> Iterator[None]:
+    """Listen at the root, and at every logger that keeps its records from the root."""
+    known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    closed = [logger for logger in known if not logger.propagate]
+    # These create their loggers, and close them, while they are being imported.
+    expected = [logging.getLogger(name) for name in ("tensorflow", "absl", "tf2onnx", "keras")]
+    listened = {id(logger): logger for logger in [logging.root, *closed, *expected]}
+    for logger in listened.values():
+        logger.addHandler(handler)
+    # A record must reach the handler once, however many listened loggers it passes through.
+    seen: set[int] = set()
+
+    def first_time(record: logging.LogRecord) -> bool:
+        new = id(record) not in seen
+        seen.add(id(record))
+        return new
+
+    handler.addFilter(first_time)
+    try:
+        yield
+    finally:
+        for logger in listened.values():
+            logger.removeHandler(handler)

@@ -1,0 +1,242 @@
+"""ONNX to PyTorch with onnx2torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import numpy as np
+
+from resnet8_eval.artifacts import Record
+from resnet8_eval.checks import Check, equal
+
+if TYPE_CHECKING:
+    import torch
+
+EXPECTED_MODULES: Final = {
+    "Transpose": "OnnxTranspose",
+    "Conv": "Conv2d",
+    "Relu": "ReLU",
+    "Add": "OnnxBinaryMathOperation",
+    "AveragePool": "AvgPool2d",
+    "Reshape": "Flatten",
+    "Gemm": "Linear",
+    "Softmax": "Softmax",
+}
+"""The torch module that onnx2torch makes of each operator of the folded model, and the Flatten
+that :func:`convert` puts in the place of its Reshape."""
+
+
+@contextmanager
+def torchvision_not_needed() -> Iterator[None]:
+    """Let onnx2torch be imported without torchvision.
+
+    onnx2torch imports torchvision for two detection operators (NMS and RoiAlign). The package
+    index's torchvision is built for CUDA and cannot be imported beside a CPU build of torch; where
+    it can be, importing it takes a second. A placeholder stands in for it while onnx2torch is
+    imported, and is gone afterwards. A torchvision that is imported already is left alone.
+    """
+    if "torchvision" in sys.modules:
+        yield
+        return
+
+    def roi_align(*_: Any, **__: Any) -> NoReturn:
+        raise NotImplementedError("RoiAlign needs torchvision, which resnet8-eval never loads")
+
+    package, operators = ModuleType("torchvision"), ModuleType("torchvision.ops")
+    package.ops = operators  # type: ignore[attr-defined]
+    operators.roi_align = roi_align  # type: ignore[attr-defined]
+    placeholders = {"torchvision": package, "torchvision.ops": operators}
+    sys.modules.update(placeholders)
+    try:
+        yield
+    finally:
+        for name in placeholders:
+            del sys.modules[name]
+
+
+def convert(onnx_path: Path) -> torch.fx.GraphModule:
+    """Convert the folded ONNX model to a PyTorch module.
+
+    Parameters
+    ----------
+    onnx_path
+        Folded float32 model.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        In evaluation mode; float32 (N, 32, 32, 3) in [0, 255] to (N, 10) probabilities. Its
+        modules carry the names of the ONNX nodes. onnx2torch's Reshape reads the values of a
+        tensor, which ``torch.export`` cannot follow; a Flatten takes its place.
+    """
+    import torch
+
+    with torchvision_not_needed():
+        import onnx2torch
+        from onnx2torch.node_converters.reshape import OnnxReshape
+
+    module: torch.fx.GraphModule = onnx2torch.convert(str(onnx_path)).eval()
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and isinstance(
+            module.get_submodule(str(node.target)), OnnxReshape
+        ):
+            module.add_submodule(str(node.target), torch.nn.Flatten(1))
+            node.args = node.args[:1]
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
+
+
+def export(module: torch.nn.Module, path: Path) -> None:
+    """Save a module with ``torch.export``, for any batch size.
+
+    Parameters
+    ----------
+    module
+        From :func:`convert`.
+    path
+        Where to write the ``.pt2`` file; read it with ``torch.export.load``.
+    """
+    import torch
+
+    example = (torch.zeros(2, 32, 32, 3),)
+    program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("N")},))
+    torch.export.save(program, path)
+
+
+def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], Record]:
+    """Hold a converted PyTorch module against its ONNX source.
+
+    Parameters
+    ----------
+    onnx_path
+        The folded model that `module` was made from.
+    module
+        From :func:`convert`.
+
+    Returns
+    -------
+    checks : list of Check
+        Layer sequence, module types, shape of every layer's output, and bit-equality of every
+        float32 initializer.
+    record : dict
+        ``layers``: name, type and output shape (without the batch) of each, in order.
+    """
+    import onnx
+    import torch
+    from onnx import numpy_helper
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path), strict_mode=True)
+    nodes = list(model.graph.node)
+    tensors = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    onnx_shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
+        for value in [*model.graph.value_info, *model.graph.output]
+    }
+
+    with torch.inference_mode():
+        ShapeProp(module).propagate(torch.zeros(2, 32, 32, 3))
+    calls = [node for node in module.graph.nodes if node.op == "call_module"]
+    made = {str(call.target): _core(module.get_submodule(str(call.target))) for call in calls}
+    torch_shapes = {str(call.target): list(call.meta["tensor_meta"].shape)[1:] for call in calls}
+
+    checks = [
+        equal("layer sequence", [node.name for node in nodes], list(made)),
+        equal(
+            "layer types",
+            {node.name: EXPECTED_MODULES.get(node.op_type, "none") for node in nodes},
+            {name: type(part).__name__ for name, part in made.items()},
+        ),
+        equal(
+            "output shape of every layer",
+            {node.name: onnx_shapes.get(node.output[0]) for node in nodes},
+            torch_shapes,
+        ),
+    ]
+    different = [
+        name
+        for node in nodes
+        for part, name in zip(("weight", "bias"), list(node.input)[1:], strict=False)
+        if name in tensors
+        and tensors[name].dtype == np.float32
+        and not _bit_equal(node, tensors[name], getattr(made.get(node.name), part, None))
+    ]
+    floats = [name for name, tensor in tensors.items() if tensor.dtype == np.float32]
+    checks += [
+        equal("initializers that did not arrive bit-equal", [], different),
+        equal(
+            "parameters",
+            sum(tensors[name].size for name in floats),
+            sum(parameter.numel() for parameter in module.parameters()),
+        ),
+    ]
+    return checks, {
+        "layers": [
+            {"name": name, "type": type(part).__name__, "shape": torch_shapes[name]}
+            for name, part in made.items()
+        ]
+    }
+
+
+def verify_export(onnx_path: Path, exported: Path) -> list[Check]:
+    """Hold an exported program against the ONNX model that it comes from.
+
+    Parameters
+    ----------
+    onnx_path
+        The folded model.
+    exported
+        ``.pt2`` file that :func:`export` wrote.
+
+    Returns
+    -------
+    list of Check
+        That it loads, takes any batch size, and holds every float32 initializer's bytes.
+    """
+    import onnx
+    import torch
+    from onnx import numpy_helper
+
+    program = torch.export.load(exported)
+    module = program.module()
+    sizes = [tuple(module(torch.zeros(n, 32, 32, 3)).shape) for n in (1, 3)]
+    wanted = [
+        numpy_helper.to_array(entry)
+        for entry in onnx.load(onnx_path).graph.initializer
+        if entry.data_type == onnx.TensorProto.FLOAT
+    ]
+    held = {tensor.detach().numpy().tobytes() for tensor in program.state_dict.values()}
+    # torch.nn.Linear keeps the matrix transposed.
+    missing = sum(
+        array.tobytes() not in held and np.ascontiguousarray(array.T).tobytes() not in held
+        for array in wanted
+    )
+    return [
+        equal("exported program's output for batches of 1 and 3", [(1, 10), (3, 10)], sizes),
+        equal(f"of {len(wanted)} initializers, missing in the exported program", 0, missing),
+    ]
+
+
+def _core(module: torch.nn.Module) -> torch.nn.Module:
+    """The computing module; onnx2torch wraps an unevenly padded Conv2d with its padding."""
+    import torch
+
+    return module[-1] if isinstance(module, torch.nn.Sequential) else module
+
+
+def _bit_equal(node: Any, source: Any, parameter: Any) -> bool:
+    if source is None or parameter is None:
+        return False
+    here = parameter.detach().numpy()
+    # torch.nn.Linear keeps its matrix transposed; Gemm says with transB how ONNX keeps it.
+    turned = node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute)
+    if turned and source.ndim == 2:
+        source = source.T
+    return here.shape == source.shape and here.tobytes() == np.ascontiguousarray(source).tobytes()

@@ -1,0 +1,132 @@
+"""What a run depends on besides its inputs: packages, processor, and our own code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+PACKAGES: Final = (
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "onnx2torch",
+    "torch",
+    "numpy",
+    "scipy",
+    "h5py",
+)
+CPU_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+"""Instruction sets that decide which integer kernels run."""
+_NOT_PRODUCING: Final = ("report", "cli.py", "pytest_plugin.py", "__main__.py", "results.py")
+"""Parts of the package that only show what was produced."""
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Installed versions of the packages that decide a number."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@functools.cache
+def cpu() -> dict[str, Any]:
+    """Processor model, the instruction sets that matter, and the number of usable cores.
+
+    Returns
+    -------
+    dict
+        ``model``, ``flags`` (of :data:`CPU_FLAGS`, those present; read from ``/proc/cpuinfo``,
+        empty where there is none), ``cores``, and ``onednn_max_cpu_isa`` if that environment
+        variable holds oneDNN back.
+    """
+    fields: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    present = set((fields.get("flags") or fields.get("Features") or "").split())
+    return {
+        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in CPU_FLAGS if flag in present],
+        "cores": usable_cores(),
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def code_sha256() -> str:
+    """SHA-256 over the package's own source that can change an artefact."""
+    root = Path(__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if relative.parts[0] not in _NOT_PRODUCING:
+            total.update(f"{relative.as_posix()}\0".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def fingerprint() -> dict[str, Any]:
+    """Everything about this machine and installation that may change an artefact."""
+    return {
+        "packages": packages(),
+        "cpu": {name: value for name, value in cpu().items() if name != "model"},
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "code": code_sha256(),
+    }
+
+
+def describe() -> dict[str, Any]:
+    """The environment as results.json records it."""
+    commit, dirty = _git()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu(),
+        "packages": packages(),
+        "git_commit": commit,
+        "dirty": dirty,
+    }
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that this package runs from, and whether it has changes."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(  # noqa: S603 (fixed words, no shell)
+                ["git", "-C", str(Path(__file__).parent), *words],  # noqa: S607 (the user's git)
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    status = git("status", "--porcelain")
+    return commit, None if status is None else bool(status)

@@ -1,0 +1,60 @@
+"""The errors a user can meet. Each says what was wrong, expected, given, and what to do next."""
+
+from __future__ import annotations
+
+
+class SuiteError(Exception):
+    """An error with the four things a reader needs.
+
+    Parameters
+    ----------
+    what
+        What was wrong, in one sentence.
+    expected
+        What would have been right.
+    given
+        What was there instead.
+    next_step
+        What the reader can do about it.
+    """
+
+    def __init__(self, what: str, *, expected: str, given: str, next_step: str) -> None:
+        super().__init__(what, expected, given, next_step)
+        self.what = what
+        self.expected = expected
+        self.given = given
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what}\n"
+            f"  expected: {self.expected}\n"
+            f"  given:    {self.given}\n"
+            f"  next:     {self.next_step}"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process boundaries here, and keyword-only arguments do not pickle alone.
+        return (_rebuild, (type(self), self.what, self.expected, self.given, self.next_step))
+
+
+def _rebuild(
+    kind: type[SuiteError], what: str, expected: str, given: str, next_step: str
+) -> SuiteError:
+    return kind(what, expected=expected, given=given, next_step=next_step)
+
+
+class AssetError(SuiteError):
+    """The model or the images are missing, damaged or not what they should be."""
+
+
+class ModelError(SuiteError):
+    """A model is not one that this suite can judge."""
+
+
+class StageError(SuiteError):
+    """A step of the pipeline could not be carried out."""
+
+
+class ResultsError(SuiteError):
+    """A results file cannot be read, or does not keep its contract."""

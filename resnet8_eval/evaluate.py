@@ -1,0 +1,82 @@
+"""Scores to accuracy, per class, and confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.cifar10 import CLASS_NAMES
+
+
+def evaluate(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> dict[str, Any]:
+    """Judge scores against labels.
+
+    Parameters
+    ----------
+    scores
+        float32, shape (N, 10).
+    labels
+        Integers in 0–9, shape (N,).
+    class_names
+        In label order.
+
+    Returns
+    -------
+    dict
+        ``correct``, ``total``, ``accuracy_percent``; ``per_class``, a list of
+        ``{"name", "correct", "total", "accuracy_percent"}`` in label order; ``confusion``, 10×10
+        counts, row the true class and column the answer; ``ties``: ``images`` whose two best
+        scores are equal, and ``first``, ``last``, ``expected``: images right when the first, the
+        last or a random one of the tied classes is the answer. ``correct`` is first-wins, which
+        is ``argmax``. Accuracies in percent.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many scores as labels, or none.
+    """
+    if scores.shape != (len(labels), len(class_names)) or not len(labels):
+        raise ValueError(
+            f"expected one row of {len(class_names)} scores for each of {len(labels)} labels, "
+            f"got scores of shape {scores.shape}"
+        )
+    answers = scores.argmax(axis=1)
+    confusion = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
+    np.add.at(confusion, (labels, answers), 1)
+    correct = int(np.trace(confusion))
+    return {
+        "correct": correct,
+        "total": len(labels),
+        "accuracy_percent": 100 * correct / len(labels),
+        "per_class": [
+            {
+                "name": name,
+                "correct": int(row[label]),
+                "total": int(row.sum()),
+                "accuracy_percent": 100 * int(row[label]) / int(row.sum()) if row.sum() else None,
+            }
+            for label, (name, row) in enumerate(zip(class_names, confusion, strict=True))
+        ],
+        "confusion": confusion.tolist(),
+        "ties": _ties(scores, labels),
+    }
+
+
+def _ties(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dict[str, Any]:
+    best = scores == scores.max(axis=1, keepdims=True)
+    tied = best.sum(axis=1)
+    rows = np.arange(len(labels))
+    last = best.shape[1] - 1 - best[:, ::-1].argmax(axis=1)
+    return {
+        "images": int((tied > 1).sum()),
+        "first": int((best.argmax(axis=1) == labels).sum()),
+        "last": int((last == labels).sum()),
+        "expected": float((best[rows, labels] / tied).sum()),
+    }

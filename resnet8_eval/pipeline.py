@@ -1,0 +1,459 @@
+"""The flow: which stage is made from which, and what decides each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from resnet8_eval import environment, runner
+from resnet8_eval.artifacts import Artifact, Record, Store, digest
+from resnet8_eval.assets import Assets
+from resnet8_eval.errors import StageError, SuiteError
+from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for.
+
+    Attributes
+    ----------
+    assets
+        Model and images.
+    cache_dir
+        Where artefacts are kept.
+    calibration_count, calibration_seed
+        Size and seed of the calibration set.
+    """
+
+    assets: Assets
+    cache_dir: Path
+    calibration_count: int = MIN_CALIBRATION_IMAGES
+    calibration_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the flow.
+
+    Attributes
+    ----------
+    name
+        Such as ``"scores/torch-int8"``.
+    lane
+        The worker process that makes it.
+    needs
+        Stages that must exist first.
+    make
+        Writes files into a folder and returns the record.
+    decided_by
+        Everything besides `needs`, the code and the environment that decides its content.
+    """
+
+    name: str
+    lane: str
+    needs: tuple[str, ...]
+    make: Callable[[Inputs, Path], Record]
+    decided_by: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage may read: the assets and the artefacts that it needs."""
+
+    settings: Settings
+    artifacts: dict[str, Artifact]
+
+    @property
+    def dataset(self) -> Path:
+        """Folder of the CIFAR-10 files."""
+        return self.settings.assets.dataset
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file of a needed artefact."""
+        return self.artifacts[stage].path(name)
+
+    def record(self, stage: str) -> Record:
+        """The record of a needed artefact."""
+        return self.artifacts[stage].record
+
+
+BASELINE: Final = "keras-float32"
+FLOAT_CONFIGURATIONS: Final = {
+    BASELINE: "keras",
+    "onnxruntime-float32": "onnxruntime",
+    "torch-float32": "torch",
+}
+CONFIGURATIONS: Final = (*FLOAT_CONFIGURATIONS, *RECIPES)
+"""Names of all configurations, in the order of the comparison table."""
+
+
+class Pipeline:
+    """The stages of one run, and the store that they are kept in.
+
+    Parameters
+    ----------
+    settings
+        What the run is asked for.
+    announce
+        Told one line about each stage that had to be made.
+    """
+
+    def __init__(self, settings: Settings, announce: runner.Announce = lambda _: None) -> None:
+        self.settings = settings
+        self.store = Store(settings.cache_dir)
+        self.stages = {stage.name: stage for stage in _stages(settings)}
+        self._announce = announce
+        self._failures: dict[str, SuiteError] = {}
+        self._made: dict[str, Artifact] = {}
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make whatever of these stages, and of those they need, is missing.
+
+        Parameters
+        ----------
+        names
+            Stage names. A stage that fails is not reported here; :meth:`artifact` raises its
+            error.
+        """
+        wanted = self._closure(names)
+        if all(self.peek(name) for name in wanted):
+            return
+        from filelock import FileLock
+
+        lock = self.settings.cache_dir / "locks" / "prepare.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        # One process schedules at a time; another that wants the same finds it made.
+        with FileLock(lock):
+            missing = [name for name in wanted if not self.peek(name)]
+            self._failures.update(
+                runner.run(
+                    [self.stages[name] for name in missing],
+                    self.settings,
+                    set(wanted).difference(missing),
+                    self._announce,
+                )
+            )
+
+    def artifact(self, name: str) -> Artifact:
+        """The artefact of a stage, made now if it is missing.
+
+        Parameters
+        ----------
+        name
+            A stage name.
+
+        Raises
+        ------
+        SuiteError
+            Why it could not be made.
+        """
+        if not self.peek(name) and name not in self._failures:
+            self.prepare([name])
+        found = self.peek(name)
+        if found is None:
+            raise self._failures.get(name) or _vanished(name)
+        return found
+
+    def peek(self, name: str) -> Artifact | None:
+        """The artefact of a stage if it exists; nothing is made."""
+        if name not in self._made:
+            found = self.store.get(name, self.key(name))
+            if found is None:
+                return None
+            self._made[name] = found
+        return self._made[name]
+
+    def make(self, name: str) -> Artifact:
+        """Make one stage in this process; what it needs must exist."""
+        stage = self.stages[name]
+        needed = {need: self.artifact(need) for need in stage.needs}
+        inputs = Inputs(self.settings, needed)
+        return self.store.produce(name, self.key(name), lambda out: stage.make(inputs, out))
+
+    @functools.cache  # noqa: B019 (a pipeline lives as long as its process)
+    def key(self, name: str) -> str:
+        """Hash of everything that decides a stage's content."""
+        stage = self.stages[name]
+        return digest(
+            {
+                "stage": name,
+                "decided_by": stage.decided_by,
+                "needs": {need: self.key(need) for need in stage.needs},
+                "environment": environment.fingerprint(),
+            }
+        )
+
+    def _closure(self, names: Iterable[str]) -> list[str]:
+        """These stages and all that they need, in table order."""
+        wanted: set[str] = set()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if name not in wanted:
+                wanted.add(name)
+                pending += self.stages[name].needs
+        return [name for name in self.stages if name in wanted]
+
+
+def _stages(settings: Settings) -> list[Stage]:
+    """The table of stages, those on the longest path first."""
+    assets = settings.assets
+    test = {"test": assets.dataset_sha256["test_batch"]}
+    train = {n: s for n, s in assets.dataset_sha256.items() if n.startswith("data_batch")}
+    model = {"model": assets.model_sha256}
+    calibration = {
+        "train": train,
+        "test": test,
+        "count": settings.calibration_count,
+        "seed": settings.calibration_seed,
+    }
+    stages = [
+        Stage("onnx", "keras", (), _onnx, model),
+        Stage("calibration", "onnxruntime", (), _calibration, calibration),
+        Stage("folded", "onnxruntime", ("onnx",), _folded, {}),
+        Stage("torch", "torch", ("folded",), _torch, {}),
+        Stage("parameters", "onnxruntime", ("folded", "calibration"), _parameters, {}),
+    ]
+    stages += [
+        Stage(
+            f"model/{name}",
+            recipe.framework,
+            ("parameters",),
+            functools.partial(_quantized, recipe=name),
+            asdict(recipe),
+        )
+        for name, recipe in RECIPES.items()
+    ]
+    sources = {
+        BASELINE: (),
+        "onnxruntime-float32": ("onnx",),
+        "torch-float32": ("torch",),
+        **{name: (f"model/{name}",) for name in RECIPES},
+    }
+    for name, source in sources.items():
+        framework = FLOAT_CONFIGURATIONS.get(name) or RECIPES[name].framework
+        decided_by = {**test, **(model if name == BASELINE else {})}
+        stages.append(
+            Stage(
+                f"scores/{name}",
+                framework,
+                source,
+                functools.partial(_scores, configuration=name),
+                decided_by,
+            )
+        )
+    stages += [
+        Stage(
+            f"compare/{name}",
+            "onnxruntime",
+            tuple({f"scores/{BASELINE}": None, f"scores/{name}": None}),
+            functools.partial(_compare, configuration=name),
+            test,
+        )
+        for name in CONFIGURATIONS
+    ]
+    stages += [
+        Stage(
+            "verify/onnx",
+            "onnxruntime",
+            ("onnx", f"scores/{BASELINE}", "scores/onnxruntime-float32"),
+            _verify_onnx,
+            {},
+        ),
+        Stage(
+            "verify/torch",
+            "torch",
+            ("folded", "torch", "scores/onnxruntime-float32", "scores/torch-float32"),
+            _verify_torch,
+            {},
+        ),
+        Stage(
+            "verify/preprocessing", "onnxruntime", ("calibration", "parameters"), _verify_feed, {}
+        ),
+    ]
+    return stages
+
+
+def model_path(pipeline: Pipeline, configuration: str) -> Path:
+    """The stored model that a configuration's numbers come from."""
+    if configuration == BASELINE:
+        return pipeline.settings.assets.model
+    stage, name = _model_file(configuration)
+    return pipeline.artifact(stage).path(name)
+
+
+def _model_file(configuration: str) -> tuple[str, str]:
+    """Stage and file name of a configuration's model."""
+    if configuration in RECIPES:
+        return f"model/{configuration}", RECIPES[configuration].file_name
+    return {"onnxruntime-float32": ("onnx", "model.onnx"), "torch-float32": ("torch", "model.pt2")}[
+        configuration
+    ]
+
+
+def _onnx(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval.convert import keras_to_onnx
+
+    return keras_to_onnx.convert(inputs.settings.assets.model, out)
+
+
+def _folded(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval.convert.fold import fold
+
+    return fold(inputs.path("onnx", "model.onnx"), out / "folded.onnx")
+
+
+def _torch(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval.convert import onnx_to_torch
+
+    module = onnx_to_torch.convert(inputs.path("folded", "folded.onnx"))
+    onnx_to_torch.export(module, out / "model.pt2")
+    return {"parameters": sum(parameter.numel() for parameter in module.parameters())}
+
+
+def _calibration(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval import calibration
+    from resnet8_eval.cifar10 import read_split
+
+    train, test = read_split(inputs.dataset, "train"), read_split(inputs.dataset, "test")
+    settings = inputs.settings
+    chosen = calibration.choose(train.labels, settings.calibration_count, settings.calibration_seed)
+    images, labels = train.images[chosen.indices], train.labels[chosen.indices]
+    np.save(out / "indices.npy", chosen.indices)
+    np.save(out / "images.npy", images)
+    checks = calibration.verify(images, labels, settings.calibration_count, test.images)
+    return {
+        "source": "train",
+        "count": len(images),
+        "per_class": np.bincount(labels, minlength=10).tolist(),
+        "indices_sha256": chosen.indices_sha256,
+        "seed": chosen.seed,
+        "checks": [check.as_dict() for check in checks],
+    }
+
+
+def _parameters(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval.quantize.calibrate import calibrate
+
+    images = np.load(inputs.path("calibration", "images.npy"))
+    return calibrate(inputs.path("folded", "folded.onnx"), images, out, runner.THREADS)
+
+
+def _quantized(inputs: Inputs, out: Path, *, recipe: str) -> Record:
+    from resnet8_eval import quantize
+
+    return quantize.quantize(inputs.artifacts["parameters"].folder, RECIPES[recipe], out)
+
+
+def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval import runtimes
+    from resnet8_eval.artifacts import file_sha256
+    from resnet8_eval.cifar10 import read_class_names, read_split
+    from resnet8_eval.evaluate import evaluate
+
+    if configuration == BASELINE:
+        path = inputs.settings.assets.model
+    else:
+        path = inputs.path(*_model_file(configuration))
+    recipe = RECIPES.get(configuration)
+    test = read_split(inputs.dataset, "test")
+    scores = runtimes.scores(
+        path,
+        test.images,
+        threads=runner.THREADS,
+        execution=recipe.execution if recipe else "kernel",
+    )
+    np.save(out / "scores.npy", scores)
+    return {
+        **evaluate(scores, test.labels, read_class_names(inputs.dataset)),
+        "size_bytes": path.stat().st_size,
+        "model_sha256": file_sha256(path),
+    }
+
+
+def _compare(inputs: Inputs, out: Path, *, configuration: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.analysis import compare
+    from resnet8_eval.cifar10 import read_class_names, read_split
+
+    del out  # the record says it all
+    return compare(
+        np.load(inputs.path(f"scores/{configuration}", "scores.npy")),
+        np.load(inputs.path(f"scores/{BASELINE}", "scores.npy")),
+        read_split(inputs.dataset, "test").labels,
+        read_class_names(inputs.dataset),
+    )
+
+
+def _verify_onnx(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval.convert import structure
+    from resnet8_eval.requirements import PARITY_ATOL
+
+    del out
+    with np.load(inputs.path("onnx", "keras_weights.npz")) as weights:
+        checks, accounts = structure.verify_onnx(
+            inputs.path("onnx", "model.onnx"), inputs.record("onnx")["layers"], dict(weights)
+        )
+    checks += structure.parity(
+        "ONNX Runtime against Keras",
+        np.load(inputs.path(f"scores/{BASELINE}", "scores.npy")),
+        np.load(inputs.path("scores/onnxruntime-float32", "scores.npy")),
+        PARITY_ATOL,
+    )
+    return {"checks": [check.as_dict() for check in checks], "accounts": accounts}
+
+
+def _verify_torch(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval.convert import onnx_to_torch, structure
+    from resnet8_eval.requirements import PARITY_ATOL
+
+    del out
+    folded = inputs.path("folded", "folded.onnx")
+    checks, record = onnx_to_torch.verify(folded, onnx_to_torch.convert(folded))
+    exported = onnx_to_torch.verify_export(folded, inputs.path("torch", "model.pt2"))
+    checks += structure.parity(
+        "PyTorch against ONNX Runtime",
+        np.load(inputs.path("scores/onnxruntime-float32", "scores.npy")),
+        np.load(inputs.path("scores/torch-float32", "scores.npy")),
+        PARITY_ATOL,
+    )
+    return {
+        "checks": [check.as_dict() for check in checks],
+        "export_checks": [check.as_dict() for check in exported],
+        **record,
+    }
+
+
+def _verify_feed(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval.quantize.calibrate import compare_feeds
+
+    del out
+    images = np.load(inputs.path("calibration", "images.npy"))
+    return compare_feeds(images, inputs.record("parameters")["fed_sha256"])
+
+
+def _vanished(name: str) -> SuiteError:
+    return StageError(
+        f"The artefact of stage {name} was there and is gone.",
+        expected="artefacts that stay while a run reads them",
+        given="a folder removed or damaged in the meantime",
+        next_step="run again, and leave the cache alone meanwhile",
+    )

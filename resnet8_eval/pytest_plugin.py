@@ -1,0 +1,530 @@
+"""Glue between pytest and the suite: options, markers, fixtures, verdicts, report files.
+
+Nothing is measured here. A requirement test asks the ``run`` fixture for records and hands a
+number to the ``requirement`` fixture; what it hands over travels to the controller in the test
+report's ``user_properties``, as built-in types, whether or not there are workers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from resnet8_eval.checks import Check, failed
+from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement, of_milestone
+
+_IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
+_RUN: Final = pytest.StashKey["AcceptanceRun"]()
+REPORT_FILES: Final = (
+    "report.html",
+    "results.json",
+    "comparison.csv",
+    "comparison.md",
+    "junit.xml",
+    "conversion.log",
+)
+LAST_COMPLETE: Final = "last-complete"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the suite's options."""
+    group = parser.getgroup("resnet8-eval", "ResNet8 acceptance")
+    group.addoption(
+        "--assets",
+        choices=("real", "auto", "stand-in"),
+        default="real",
+        help="real: the pretrained model and CIFAR-10, or an error (default). auto: real if they "
+        "can be had, else the stand-in. stand-in: the embedded one; no milestone is ever met on it",
+    )
+    group.addoption(
+        "--assets-dir",
+        type=Path,
+        metavar="DIR",
+        help="look for the assets here first (also: RESNET8_EVAL_ASSETS)",
+    )
+    group.addoption(
+        "--keras-model",
+        type=Path,
+        metavar="FILE",
+        help="judge this ResNet8-shaped Keras model (.h5 or .keras) instead of the pretrained one; "
+        "its own float32 accuracy is the baseline",
+    )
+    group.addoption(
+        "--requirement",
+        action="append",
+        metavar="ID",
+        help="run only the test of this requirement, such as CAL-01; may be repeated",
+    )
+    group.addoption(
+        "--calibration-count",
+        type=int,
+        default=MIN_CALIBRATION_IMAGES,
+        metavar="N",
+        help=f"calibration images, stratified (default {MIN_CALIBRATION_IMAGES})",
+    )
+    group.addoption(
+        "--calibration-seed", type=int, default=0, metavar="N", help="their seed (default 0)"
+    )
+    group.addoption(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where downloads and artefacts are kept (also: RESNET8_EVAL_CACHE)",
+    )
+    group.addoption(
+        "--reports-dir",
+        type=Path,
+        metavar="DIR",
+        help="where report.html, results.json and the others go (default: reports/)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the run up, and have an acceptance run leave its report files."""
+    unknown = [name for name in config.getoption("--requirement") or () if name not in BY_ID]
+    if unknown:
+        raise pytest.UsageError(
+            f"--requirement {unknown[0]}: there is no such requirement; "
+            f"the register has {', '.join(BY_ID)}"
+        )
+    run = AcceptanceRun(config)
+    config.stash[_RUN] = run
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(run)
+    if _is_acceptance_run(config) and not hasattr(config, "workerinput"):
+        # Other plugins read these when they are configured, after this hook.
+        option = config.option
+        if config.pluginmanager.hasplugin("html") and not option.htmlpath:
+            option.htmlpath = str(run.reports_dir / "report.html")
+            option.self_contained_html = True
+        if config.pluginmanager.hasplugin("junitxml") and not option.xmlpath:
+            option.xmlpath = str(run.reports_dir / "junit.xml")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give a requirement test the marker of its milestone."""
+    requirement = requirement_of(item)
+    if requirement is not None:
+        item.add_marker(getattr(pytest.mark, requirement.milestone))
+        item.user_properties.append(("requirement", requirement.id))
+        item.user_properties.append(("milestone", requirement.milestone))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse two tests of one requirement; keep only those asked for by ``--requirement``."""
+    owners: dict[str, pytest.Item] = {}
+    for item in items:
+        requirement = requirement_of(item)
+        if requirement is not None and owners.setdefault(requirement.id, item) is not item:
+            raise pytest.UsageError(
+                f"{requirement.id} has two tests, {owners[requirement.id].nodeid} and "
+                f"{item.nodeid}; a requirement is met by exactly one"
+            )
+    wanted = config.getoption("--requirement")
+    if wanted:
+        chosen = [item for item in items if (r := requirement_of(item)) and r.id in wanted]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A requirement test that measured nothing does not pass."""
+    result = yield
+    requirement = requirement_of(pyfuncitem)
+    if requirement is not None and "measured" not in dict(pyfuncitem.user_properties):
+        pytest.fail(
+            f"{requirement.id} not met: its test ended without measuring {requirement.quantity}; "
+            "a requirement test must call requirement.judge",
+            pytrace=False,
+        )
+    return result
+
+
+def requirement_of(item: pytest.Item) -> Requirement | None:
+    """The requirement that a test carries.
+
+    Raises
+    ------
+    pytest.UsageError
+        If its marker names none of the register.
+    """
+    marker = item.get_closest_marker("requirement")
+    if marker is None:
+        return None
+    if len(marker.args) != 1 or marker.args[0] not in BY_ID:
+        raise pytest.UsageError(
+            f"{item.nodeid}: @pytest.mark.requirement{marker.args} names no requirement of "
+            "resnet8_eval/requirements.py"
+        )
+    return BY_ID[marker.args[0]]
+
+
+class Judge:
+    """Hands a measured number over to the verdict.
+
+    Parameters
+    ----------
+    item
+        The requirement test.
+    requirement
+        What it must fulfil.
+    """
+
+    def __init__(self, item: pytest.Item, requirement: Requirement) -> None:
+        self._item = item
+        self._requirement = requirement
+
+    def judge(self, measured: float, checks: Iterable[Check] = ()) -> None:
+        """Record the number and its evidence, and fail unless the requirement is met.
+
+        Parameters
+        ----------
+        measured
+            In the requirement's unit.
+        checks
+            Evidence; each must hold as well.
+        """
+        requirement, evidence = self._requirement, list(checks)
+        properties: dict[str, Any] = {
+            "measured": float(measured),
+            "threshold": requirement.required,
+            "margin": requirement.margin(float(measured)),
+            "evidence": json.dumps([check.as_dict() for check in evidence]),
+        }
+        self._item.user_properties.extend(properties.items())
+        broken = failed(evidence)
+        if broken or not requirement.is_met_by(measured):
+            pytest.fail(
+                "\n  ".join(
+                    [
+                        f"{requirement.id} not met: {sentence(requirement, measured)}",
+                        *map(str, broken),
+                    ]
+                ),
+                pytrace=False,
+            )
+
+    def judge_checks(self, checks: Iterable[Check]) -> None:
+        """Judge by the number of checks that fail; none at all is no evidence."""
+        evidence = list(checks)
+        if not evidence:
+            pytest.fail(f"{self._requirement.id} not met: nothing was checked", pytrace=False)
+        self.judge(len(failed(evidence)), evidence)
+
+
+def sentence(requirement: Requirement, measured: float) -> str:
+    """Measured, required and margin in one line."""
+    unit = f" {requirement.unit}" if requirement.unit else ""
+    return (
+        f"{requirement.quantity}: measured {measured:.10g}{unit}, "
+        f"required {requirement.required.strip()}, margin {requirement.margin(measured):+.4g}{unit}"
+    )
+
+
+@pytest.fixture
+def requirement(request: pytest.FixtureRequest) -> Judge:
+    """The judge of the requirement that this test carries."""
+    found = requirement_of(request.node)
+    if found is None:
+        raise pytest.UsageError(f"{request.node.nodeid} carries no requirement marker")
+    return Judge(request.node, found)
+
+
+@pytest.fixture(scope="session")
+def run(request: pytest.FixtureRequest) -> Any:
+    """The pipeline of this run: ``run.artifact(stage)`` and its ``record``.
+
+    What the selected tests need is made at the first use, overlapping where it can.
+    """
+    state = request.config.stash[_RUN]
+    needs = [
+        need
+        for item in request.session.items
+        if (marker := item.get_closest_marker("requirement"))
+        for need in marker.kwargs.get("needs", ())
+    ]
+    state.pipeline.prepare(dict.fromkeys(needs))
+    return state.pipeline
+
+
+@pytest.fixture(autouse=True)
+def _asset_kind(request: pytest.FixtureRequest) -> None:
+    if requirement_of(request.node) is not None:
+        state = request.config.stash[_RUN]
+        request.node.user_properties.append(("assets", state.pipeline.settings.assets.kind))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write the report files, and let nothing short of *met* exit with 0."""
+    if hasattr(session.config, "workerinput"):
+        return
+    run = session.config.stash[_RUN]
+    if not run.selected:
+        return
+    run.conclude(interrupted=exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    if exitstatus == pytest.ExitCode.OK and not run.all_selected_met:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Close with the comparison table and one verdict line for each milestone."""
+    run = config.stash[_RUN]
+    if run.selected:
+        for line in run.closing_lines(terminalreporter._tw.fullwidth):
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_html_report_title(report: Any) -> None:
+    """Title of the HTML report."""
+    report.title = "ResNet8: conversion and quantization"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> None:
+    """Put our own content above pytest-html's table of tests."""
+    results = session.config.stash[_RUN].results
+    if results is not None:
+        from resnet8_eval.report import html
+
+        prefix.append(html.render(results))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_html_results_table_header(cells: list[str]) -> None:
+    """Columns for requirement, measured and required."""
+    cells[2:2] = ["<th>Requirement</th>", "<th>Measured</th>", "<th>Required</th>"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -> None:
+    """Fill those columns."""
+    found = dict(report.user_properties)
+    measured = found.get("measured")
+    shown = ("", "") if measured is None else (f"{measured:.10g}", str(found["threshold"]))
+    from html import escape
+
+    cells[2:2] = [
+        f"<td>{escape(str(text))}</td>" for text in (found.get("requirement", ""), *shown)
+    ]
+
+
+@dataclass
+class _Seen:
+    """What the phases of one requirement test reported."""
+
+    nodeid: str
+    failure: str | None = None
+    passed: bool = False
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+class AcceptanceRun:
+    """One session: what was selected, what came of it, and where it is written.
+
+    Parameters
+    ----------
+    config
+        The session's configuration.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.reports_dir: Path = config.getoption("--reports-dir") or config.rootpath / "reports"
+        self.selected: set[str] = set()
+        self.results: dict[str, Any] | None = None
+        self._seen: dict[str, _Seen] = {}
+        self._pipeline: Any = None
+        self._notes: list[str] = []
+        self._started = time.time()
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline, set up at its first use.
+
+        Raises
+        ------
+        AssetError
+            If the assets asked for cannot be had.
+        """
+        if self._pipeline is None:
+            from resnet8_eval import assets
+            from resnet8_eval.pipeline import Pipeline, Settings
+
+            option = self.config.getoption
+            cache_dir = option("--cache-dir") or assets.default_cache_dir()
+            found = assets.locate(
+                option("--assets"),
+                assets_dir=option("--assets-dir"),
+                cache_dir=cache_dir,
+                keras_model=option("--keras-model"),
+                announce=self._announce,
+            )
+            settings = Settings(
+                found, cache_dir, option("--calibration-count"), option("--calibration-seed")
+            )
+            self._pipeline = Pipeline(settings, self._announce)
+        return self._pipeline
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which requirements were selected (without workers)."""
+        self._select(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note which requirements were selected (with workers)."""
+        self._select(ids)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what one phase of one test reports."""
+        properties = dict(report.user_properties)
+        name = properties.get("requirement") or _id_in(report.nodeid)
+        if name not in BY_ID:
+            return
+        seen = self._seen.setdefault(name, _Seen(report.nodeid))
+        seen.properties.update(properties)
+        if report.failed:
+            seen.failure = _last_line(report)
+        elif report.skipped:
+            seen.failure = f"was skipped: {_last_line(report)}"
+        elif hasattr(report, "wasxfail"):
+            seen.failure = "was marked as an expected failure"
+        elif report.when == "call":
+            seen.passed = True
+
+    @property
+    def all_selected_met(self) -> bool:
+        """Whether every selected requirement test ran, measured and passed."""
+        outcomes = self._outcomes()
+        return all(name in outcomes and outcomes[name].status == "met" for name in self.selected)
+
+    def conclude(self, *, interrupted: bool) -> None:
+        """Build the results and write every report file but pytest-html's and JUnit's own."""
+        from resnet8_eval import results
+        from resnet8_eval.errors import SuiteError
+        from resnet8_eval.report import publish
+
+        outcomes = self._outcomes()
+        touched = {BY_ID[name].milestone for name in self.selected}
+        due = {entry.id for milestone in touched for entry in of_milestone(milestone)}
+        complete = not interrupted and due <= set(outcomes)
+        if not complete:
+            self._set_aside()
+        try:
+            self.results = results.build(
+                self.pipeline,
+                outcomes,
+                complete=complete,
+                command=shlex.join(["pytest", *self.config.invocation_params.args]),
+                started=self._started,
+            )
+        except SuiteError as error:
+            self._notes.append(f"No results were written. {error}")
+            return
+        publish(self.results, self.reports_dir)
+        log = self.pipeline.peek("onnx")
+        if log is not None:
+            shutil.copyfile(log.path("conversion.log"), self.reports_dir / "conversion.log")
+        if complete:
+            shutil.rmtree(self.reports_dir / LAST_COMPLETE, ignore_errors=True)
+
+    def closing_lines(self, width: int) -> list[str]:
+        """The comparison table and the verdicts."""
+        if self.results is None:
+            return self._notes
+        from resnet8_eval.report import terminal
+
+        return [*terminal.render(self.results, width), *self._notes]
+
+    def _select(self, nodeids: Iterable[str]) -> None:
+        self.selected.update(found for nodeid in nodeids if (found := _id_in(nodeid)))
+
+    def _outcomes(self) -> dict[str, Any]:
+        from resnet8_eval.results import Outcome
+
+        outcomes = {}
+        kinds = {str(seen.properties.get("assets", "")) for seen in self._seen.values()} - {""}
+        for name, seen in self._seen.items():
+            measured = seen.properties.get("measured")
+            reason = seen.failure
+            if reason is None and not seen.passed:
+                reason = "did not finish"
+            elif reason is None and measured is None:
+                reason = "measured nothing"
+            elif reason is None and len(kinds) > 1:
+                reason = f"ran while other tests used other assets ({', '.join(sorted(kinds))})"
+            outcomes[name] = Outcome(
+                status="met" if reason is None else "not met",
+                measured=measured,
+                evidence=json.loads(seen.properties.get("evidence", "[]")),
+                test=seen.nodeid,
+                reason=reason,
+            )
+        return outcomes
+
+    def _set_aside(self) -> None:
+        """Keep the files of the last complete run before an incomplete one replaces them."""
+        try:
+            was_complete = json.loads((self.reports_dir / "results.json").read_text())["complete"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if was_complete:
+            aside = self.reports_dir / LAST_COMPLETE
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            for name in REPORT_FILES:
+                if (self.reports_dir / name).exists():
+                    (self.reports_dir / name).rename(aside / name)
+            self._notes.append(
+                f"This run is not complete; the last complete one is kept in {aside}"
+            )
+
+    def _announce(self, line: str) -> None:
+        """One line of progress, past pytest's capturing."""
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        write: Callable[[], object] = lambda: print(f"  {line}", file=sys.stderr, flush=True)  # noqa: E731
+        if capture is None:
+            write()
+        else:
+            with capture.global_and_fixture_disabled():
+                write()
+
+
+def _is_acceptance_run(config: pytest.Config) -> bool:
+    """Whether the command line asks for requirement tests; decided before collection."""
+    return bool(
+        config.getoption("--requirement")
+        or re.search(r"\bv1_[012]\b", config.getoption("-m") or "")
+        or any("acceptance" in Path(str(argument)).parts for argument in config.args)
+    )
+
+
+def _id_in(nodeid: str) -> str | None:
+    """The requirement in the name of a test; a crashed worker's report carries nothing else."""
+    found = _IN_TEST_NAME.search(nodeid)
+    name = f"{found[1].upper()}-{found[2]}" if found else None
+    return name if name in BY_ID else None
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    lines = [line for line in report.longreprtext.splitlines() if line.strip()]
+    first = next((line for line in lines if " not met: " in line), None)
+    return (first or (lines[-1] if lines else "failed")).removeprefix("E ").strip()

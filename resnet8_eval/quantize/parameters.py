@@ -1,0 +1,86 @@
+"""Quantization parameters: decided once from calibration images, used by both frameworks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MODEL, ACTIVATIONS, WEIGHTS = "rounded.onnx", "activations.json", "weights.npz"
+WEIGHT_LIMIT = 127
+"""Rounded weights lie in [-127, 127]: symmetric, so that int8 and uint8 (zero point 128) hold the
+same values."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything that turns the folded float32 network into a quantized one.
+
+    Attributes
+    ----------
+    model
+        The folded ONNX model with weights that lie on their 8-bit grid, biases corrected.
+    activations
+        Tensor name to the range (lowest, highest) of real values that its 8 bits span; it always
+        holds zero.
+    scales
+        Weight name to float32 scales, one for each output channel.
+    integers
+        Weight name to int8 values in [-127, 127], output channel first; times its scale, each
+        gives the weight in `model`.
+    """
+
+    model: Path
+    activations: dict[str, tuple[float, float]]
+    scales: dict[str, NDArray[np.float32]]
+    integers: dict[str, NDArray[np.int8]]
+
+    @classmethod
+    def load(cls, folder: Path) -> Parameters:
+        """Read what :meth:`save` wrote."""
+        ranges = json.loads((folder / ACTIVATIONS).read_text())
+        with np.load(folder / WEIGHTS) as arrays:
+            kinds: dict[str, dict[str, Any]] = {"scale": {}, "integers": {}}
+            for key in arrays.files:
+                kind, _, name = key.partition(" ")
+                kinds[kind][name] = arrays[key]
+        return cls(
+            folder / MODEL,
+            {name: (low, high) for name, (low, high) in ranges.items()},
+            kinds["scale"],
+            kinds["integers"],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ranges and weights beside the model, which lies in `folder` already."""
+        (folder / ACTIVATIONS).write_text(json.dumps(self.activations, indent=1))
+        arrays: dict[str, Any] = {f"scale {name}": scale for name, scale in self.scales.items()}
+        arrays |= {f"integers {name}": values for name, values in self.integers.items()}
+        np.savez(folder / WEIGHTS, **arrays)
+
+
+def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:
+    """Scale and zero point of an affine grid of unsigned integers.
+
+    Parameters
+    ----------
+    low, high
+        The real values to span; widened to hold zero, which must be exact because convolutions
+        pad with it (Jacob et al. 2018, section 2.1).
+    levels
+        The largest integer.
+
+    Returns
+    -------
+    scale : float
+        Representable in float32.
+    zero_point : int
+        In [0, levels].
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(np.float32((high - low) / levels)) or 1.0
+    return scale, round(-low / scale)

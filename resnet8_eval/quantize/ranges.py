@@ -1,0 +1,108 @@
+"""Which range of real values the 8 bits of each activation span."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from resnet8_eval.quantize.graph import Probe
+
+BINS = 2048
+PERCENTILE = 99.999
+"""Share of an activation's calibration values that its range holds, in percent. Chosen on training
+images: cutting the few largest values buys every other one a finer step."""
+_SAME_GRID = ("Transpose", "Reshape")
+Ranges = dict[str, tuple[float, float]]
+
+
+def activation_ranges(
+    model: onnx.ModelProto, images: NDArray[np.uint8], threads: int
+) -> tuple[Ranges, str]:
+    """Collect histograms of every activation and cut each at :data:`PERCENTILE`.
+
+    Parameters
+    ----------
+    model
+        Folded float32 network that ends its feature map in a GlobalAveragePool.
+    images
+        Calibration images, uint8 (N, 32, 32, 3).
+    threads
+        Threads for ONNX Runtime.
+
+    Returns
+    -------
+    ranges : dict
+        Tensor name to (lowest, highest). The input spans exactly 0–255, so that its integers are
+        the pixels themselves. A tensor that goes straight into a ReLU takes the ReLU's range.
+    fed_sha256 : str
+        Hash of all the bytes that the network was fed.
+    """
+    nodes = list(model.graph.node)
+    relu = {node.input[0]: node.output[0] for node in nodes if node.op_type == "Relu"}
+    measured = [
+        node.output[0]
+        for node in nodes
+        if node.op_type in ("Conv", "Add", "Relu", "GlobalAveragePool")
+        and node.output[0] not in relu
+    ]
+    probe = Probe(model, measured, threads)
+    extremes = _extremes(probe, measured, images)
+    fed_sha256 = probe.fed_sha256
+    histograms = _histograms(probe, extremes, images)
+    ranges = {name: _cut(*extremes[name], histograms[name]) for name in measured}
+    ranges |= {before: ranges[after] for before, after in relu.items()}
+    ranges[model.graph.input[0].name] = (0.0, 255.0)
+    for node in nodes:
+        if node.op_type == "GlobalAveragePool":
+            ranges[node.output[0]] = _pooled(ranges[node.input[0]], ranges[node.output[0]])
+        if node.op_type in _SAME_GRID:
+            ranges[node.output[0]] = ranges[node.input[0]]
+    return ranges, fed_sha256
+
+
+def _extremes(
+    probe: Probe, names: list[str], images: NDArray[np.uint8]
+) -> dict[str, tuple[float, float]]:
+    """Smallest (at most 0) and largest (at least 0) value of each tensor."""
+    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for values in probe.run(images):
+        for name, value in values.items():
+            low[name] = min(low[name], float(value.min()))
+            high[name] = max(high[name], float(value.max()))
+    return {name: (low[name], high[name]) for name in names}
+
+
+def _histograms(
+    probe: Probe, extremes: dict[str, tuple[float, float]], images: NDArray[np.uint8]
+) -> dict[str, NDArray[np.int64]]:
+    counts = {name: np.zeros(BINS, np.int64) for name in extremes}
+    for values in probe.run(images):
+        for name, value in values.items():
+            low, high = extremes[name]
+            step = np.float32(BINS / max(high - low, 1e-12))
+            bins = ((value.ravel() - np.float32(low)) * step).astype(np.int32)
+            counts[name] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+    return counts
+
+
+def _cut(low: float, high: float, counts: NDArray[np.int64]) -> tuple[float, float]:
+    """The range that keeps PERCENTILE of the values; of two tails, each loses half."""
+    share = np.cumsum(counts) / max(counts.sum(), 1)
+    edges = np.linspace(low, high, BINS + 1)
+    tail = (1 - PERCENTILE / 100) / (2 if low < 0 else 1)
+    upper = edges[min(int(np.searchsorted(share, 1 - tail)), BINS - 1) + 1]
+    lower = edges[int(np.searchsorted(share, tail))] if low < 0 else 0.0
+    return min(float(lower), 0.0), max(float(upper), 0.0)
+
+
+def _pooled(before: tuple[float, float], pooled: tuple[float, float]) -> tuple[float, float]:
+    """Widen a pooled range to n/64 of the map's, for a whole n.
+
+    PyTorch's integer pooling divides a sum of 64 integers by any whole number and cannot rescale;
+    so both frameworks use a grid that it can reach.
+    """
+    divisor = max(1, math.ceil(64 * pooled[1] / before[1])) if before[1] else 64
+    return 0.0, before[1] * divisor / 64

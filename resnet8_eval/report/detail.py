@@ -1,0 +1,259 @@
+"""Where it hurts and how it was made: what the templates of those sections show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from resnet8_eval.report import table, words
+from resnet8_eval.report.words import Results
+
+Found = Mapping[str, Any]
+_STEPS = (0.005, 1.0, 2.0, 5.0)
+"""Absolute deltas in percentage points at which a cell's colour changes."""
+
+
+def heat_map(results: Results) -> dict[str, Any] | None:
+    """Accuracy of every class in every configuration, and its delta from the baseline.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+
+    Returns
+    -------
+    dict or None
+        ``columns`` and ``rows``; None without a baseline.
+    """
+    rows = _measured(results)
+    if not rows or not rows[0].is_baseline:
+        return None
+    baseline = _configuration(rows[0])["per_class"]
+    return {
+        "columns": rows,
+        "rows": [
+            {
+                "name": words.plain(entry["name"]),
+                "total": entry["total"],
+                "cells": [_heat(_configuration(row)["per_class"][k], entry) for row in rows],
+            }
+            for k, entry in enumerate(baseline)
+        ],
+    }
+
+
+def confusions(results: Results) -> list[dict[str, Any]]:
+    """Confusion matrices, every cell with its change from the baseline's.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+
+    Returns
+    -------
+    list of dict
+        The baseline's first. ``changed`` counts the cells that differ, ``worst`` says which kind
+        of mistake grew most.
+    """
+    rows = _measured(results)
+    if not rows or not rows[0].is_baseline:
+        return []
+    baseline = _configuration(rows[0])["confusion"]
+    names = [words.plain(entry["name"]) for entry in _configuration(rows[0])["per_class"]]
+    found = []
+    for row in rows:
+        matrix = _configuration(row)["confusion"]
+        changes = [
+            [count - before for count, before in zip(line, lines_before, strict=True)]
+            for line, lines_before in zip(matrix, baseline, strict=True)
+        ]
+        grown = [
+            (changes[true][answer], -true, -answer)
+            for true in range(len(names))
+            for answer in range(len(names))
+            if true != answer
+        ]
+        most, true, answer = max(grown)
+        found.append(
+            {
+                "row": row,
+                "names": names,
+                "lines": [
+                    list(zip(line, change, strict=True))
+                    for line, change in zip(matrix, changes, strict=True)
+                ],
+                "changed": sum(change != 0 for line in changes for change in line),
+                "worst": f"{names[-true]} taken for {names[-answer]}, +{most}" if most > 0 else None,
+            }
+        )
+    return found
+
+
+def galleries(results: Results) -> list[dict[str, Any]]:
+    """Images that a quantized model newly gets wrong, where ``results.json`` holds them.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds; each configuration may have ``changed``, a list of
+        ``{"index", "true", "baseline_answer", "baseline_score", "answer", "score",
+        "png_base64"}`` with class numbers and scores from 0 to 1.
+    """
+    found = []
+    for row in _measured(results):
+        configuration = _configuration(row)
+        names = [words.plain(entry["name"]) for entry in configuration["per_class"]]
+        images = [
+            {
+                **image,
+                **{key: names[image[key]] for key in ("true", "baseline_answer", "answer")},
+            }
+            for image in configuration.get("changed", ())
+        ]
+        if images:
+            found.append({"row": row, "images": images, "lost": configuration["lost"]})
+    return found
+
+
+def layers(results: Results) -> list[dict[str, Any]]:
+    """Noise and sensitivity layer by layer, where ``results.json`` holds them.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds; each configuration may have ``layers``, a list of
+        ``{"name", "sqnr_weights_db", "sqnr_output_db", "sensitivity_pp"}``, any number of which
+        may be None or absent.
+    """
+    found = []
+    for row in _measured(results):
+        entries = list(_configuration(row).get("layers", ()))
+        if entries:
+            found.append(
+                {
+                    "row": row,
+                    "layers": [
+                        {
+                            "name": words.plain(entry["name"]),
+                            **{
+                                key: {"value": entry.get(key), "bar": _bar(entries, entry, key)}
+                                for key in ("sqnr_weights_db", "sqnr_output_db", "sensitivity_pp")
+                            },
+                        }
+                        for entry in entries
+                    ],
+                }
+            )
+    return found
+
+
+def recipes(results: Results) -> dict[str, Any] | None:
+    """Every quantized configuration's recipe and operator census, as one table.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+
+    Returns
+    -------
+    dict or None
+        ``columns`` and ``rows`` of ``(what, [text, …])``; None where nothing was quantized.
+    """
+    rows = [row for row in _measured(results) if _configuration(row)["recipe"]]
+    if not rows:
+        return None
+    told: list[dict[str, str]] = []
+    for row in rows:
+        found = _configuration(row)
+        entries = {
+            **found["recipe"],
+            "calibration seed": found["calibration_seed"],
+            "quantized operators": (found["census"] or {}).get("quantized_ops"),
+            "float operators": (found["census"] or {}).get("float_ops"),
+            "support": found["support"],
+            "images with a tie for first": found["ties"]["images"],
+            "model SHA-256": found["model_sha256"],
+        }
+        told.append({words.plain(key).replace("_", " "): said(v) for key, v in entries.items()})
+    keys = dict.fromkeys(key for entries in told for key in entries)
+    return {
+        "columns": rows,
+        "rows": [(key, [entries.get(key, words.NOTHING) for entries in told]) for key in keys],
+    }
+
+
+def environment(results: Results) -> list[tuple[str, str]]:
+    """Python, platform, processor and packages, each with what was found.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    found = results["environment"]
+    entries = [("Python", found["python"]), ("platform", found["platform"])]
+    entries += [(f"processor: {key}", value) for key, value in found["cpu"].items()]
+    entries += sorted(found["packages"].items())
+    known = {"python", "platform", "cpu", "packages", "git_commit", "dirty"}
+    entries += [(key, found[key]) for key in sorted(set(found) - known)]
+    return [(words.plain(name).replace("_", " "), said(value)) for name, value in entries]
+
+
+def said(value: object) -> str:
+    """A value of unknown shape in words."""
+    if value is None or value in ({}, []):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{words.plain(key)}: {said(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(said(entry) for entry in value)
+    return words.plain(value if isinstance(value, str) else json.dumps(value))
+
+
+def date(results: Results) -> str:
+    """When the run was, to the minute."""
+    try:
+        found = datetime.fromisoformat(results["created"])
+    except ValueError:
+        return words.plain(results["created"])
+    zone = f" {found.tzname()}" if found.tzinfo else ""
+    return f"{found:%Y-%m-%d %H:%M}{zone}"
+
+
+def commit(results: Results) -> str:
+    """Which code it was."""
+    found = results["environment"]
+    if found["git_commit"] is None:
+        return "not run from a git checkout"
+    changed = ", with uncommitted changes" if found["dirty"] else ""
+    return f"{words.plain(found['git_commit'])}{changed}"
+
+
+def _measured(results: Results) -> list[table.Row]:
+    return [row for row in table.rows(results) if row.configuration is not None]
+
+
+def _configuration(row: table.Row) -> Found:
+    assert row.configuration is not None  # noqa: S101 (see _measured)
+    return row.configuration
+
+
+def _heat(entry: Found, baseline: Found) -> dict[str, Any]:
+    accuracy, before = entry["accuracy_percent"], baseline["accuracy_percent"]
+    delta = None if accuracy is None or before is None else accuracy - before
+    size = 0 if delta is None else sum(abs(delta) >= step for step in _STEPS)
+    side = "gain" if delta is not None and delta > 0 else "loss"
+    return {"accuracy": accuracy, "delta": delta, "heat": f"{side}-{size}" if size else "same"}
+
+
+def _bar(entries: list[Found], entry: Found, key: str) -> float:
+    """Share of the largest of its column, in percent."""
+    largest = max((abs(other.get(key) or 0.0) for other in entries), default=0.0)
+    return round(100 * abs(entry.get(key) or 0.0) / largest, 1) if largest else 0.0

@@ -1,0 +1,136 @@
+"""The report as HTML: one file, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from resnet8_eval.report import charts, detail, table, words
+from resnet8_eval.report.words import Results
+from resnet8_eval.requirements import (
+    EQUIVALENCE_MARGIN_PP,
+    FLAGGED_DROP_PP,
+    MILESTONES,
+    MIN_ACCURACY_PERCENT,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+SECTIONS: Final = ("verdict", "comparison", "requirements", "hurts", "made")
+TITLE: Final = "ResNet8: conversion and quantization"
+_TEMPLATES: Final = Path(__file__).with_name("templates")
+_ORDER: Final = {"not met": 0, "met": 1, "not evaluated": 2}
+
+
+def render(results: Results) -> str:
+    """Everything above pytest-html's table of tests.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+
+    Returns
+    -------
+    str
+        A fragment with its style and its script, which also give pytest-html's own parts the same
+        look, their place below, and a keyboard.
+    """
+    return _template("fragment").render(_view(results), inside_pytest_html=True)
+
+
+def page(results: Results) -> str:
+    """The report as a page by itself, without the table of tests.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    return _template("page").render(_view(results), inside_pytest_html=False)
+
+
+def section(name: str, results: Results) -> str:
+    """One section of the report.
+
+    Parameters
+    ----------
+    name
+        One of :data:`SECTIONS`.
+    results
+        What ``results.json`` holds.
+    """
+    return _template(name).render(_view(results), inside_pytest_html=True)
+
+
+def _template(name: str) -> Any:
+    return _environment().get_template(f"{name}.html.j2")
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
+    environment.globals.update(
+        words=words, table=table, detail=detail, source=_source, title=TITLE, sections=SECTIONS
+    )
+    return environment
+
+
+def _source(name: str) -> Any:
+    """Our own CSS or JavaScript, as it is."""
+    from markupsafe import Markup
+
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704 (our own file)
+
+
+def _view(results: Results) -> dict[str, Any]:
+    requirements = sorted(
+        results["requirements"],
+        key=lambda entry: _ORDER.get(entry["outcome_on_standin"] or entry["status"], 3),
+    )
+    return {
+        "results": results,
+        "standin": words.is_standin(results),
+        "headline": _headline(results),
+        "milestone_titles": MILESTONES,
+        "rows": table.rows(results),
+        "requirements": requirements,
+        "thresholds": {
+            "accuracy": MIN_ACCURACY_PERCENT,
+            "drop": FLAGGED_DROP_PP,
+            "equivalence": EQUIVALENCE_MARGIN_PP,
+        },
+        "accuracy_plot": charts.accuracy_plot(results),
+        "plane": charts.plane(results),
+        "pipeline": charts.pipeline(results),
+        "heat_map": detail.heat_map(results),
+        "confusions": detail.confusions(results),
+        "galleries": detail.galleries(results),
+        "layers": detail.layers(results),
+        "recipes": detail.recipes(results),
+        "environment": detail.environment(results),
+    }
+
+
+def _headline(results: Results) -> str:
+    """All milestones in one sentence."""
+    if words.is_standin(results):
+        return "No verdict: this run used the stand-in"
+    verdicts = {name: found["verdict"] for name, found in results["milestones"].items()}
+    for verdict in ("not met", "met"):
+        names = [words.plain(name) for name, found in verdicts.items() if found == verdict]
+        if names:
+            listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            return f"{listed} {'is' if len(names) == 1 else 'are'} {verdict}"
+    return "Nothing was evaluated"

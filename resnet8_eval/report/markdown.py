@@ -1,0 +1,129 @@
+"""The report as Markdown: the comparison by itself, and a summary for a CI job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from resnet8_eval.report import table, words
+from resnet8_eval.report.words import Results
+
+_COLUMNS: Final = tuple(column for column in table.COLUMNS if column.key != "interval")
+_MARKS: Final = {"met": "✅", "not met": "❌", "not evaluated": "⚪"}
+
+
+def comparison(results: Results) -> str:
+    """The comparison table, with all that a reader needs to know about the run above it.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    return _joined("# Comparison", *_warnings(results), _baseline(results), _comparison(results))
+
+
+def summary(results: Results) -> str:
+    """The report, shortened: verdicts, what is not met, the comparison.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    return _joined(
+        "# ResNet8: conversion and quantization",
+        *_warnings(results),
+        _verdicts(results),
+        "## Comparison",
+        _baseline(results),
+        _comparison(results),
+        "## Requirements not met",
+        _not_met(results),
+    )
+
+
+def escape(text: object) -> str:
+    """Text from outside, so that Markdown and HTML take none of it for markup."""
+    plain = words.plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = re.sub(r"([\\`*{}\[\]|~]|\b_|_\b(?!\w))", r"\\\1", plain)
+    # GitHub makes links and mentions of these by itself.
+    return re.sub(r"(?i)(@|(?<=http)(?=s?:)|(?<=www)(?=\.))", r"\1&#8203;", plain)
+
+
+def grid(headers: Sequence[str], lines: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """A table whose cells are escaped already.
+
+    Parameters
+    ----------
+    headers
+        One for each column.
+    lines
+        The cells of each row.
+    right
+        Columns that are aligned to the right.
+    """
+    numbers = set(right)
+    rules = ["---:" if i in numbers else "---" for i in range(len(headers))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rules, *lines))
+
+
+def _joined(*blocks: str) -> str:
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _warnings(results: Results) -> list[str]:
+    blocks = []
+    if words.is_standin(results):
+        blocks.append(f"> [!CAUTION]\n> **{words.STANDIN_TITLE}**\n>\n> {words.STANDIN_TEXT}")
+    if not results["complete"]:
+        blocks.append(f"> [!WARNING]\n> {words.INCOMPLETE_TEXT}")
+    if results["assets"]["user_model"]:
+        name = escape(results["assets"]["model_name"])
+        blocks.append(f"> [!NOTE]\n> {words.USER_MODEL_TEXT} Model: {name}.")
+    return blocks
+
+
+def _baseline(results: Results) -> str:
+    return f"Baseline: {escape(words.baseline(results))}. Deltas are in percentage points from it."
+
+
+def _verdicts(results: Results) -> str:
+    lines = []
+    for name, found in results["milestones"].items():
+        lines.append(f"- {_MARKS[found['verdict']]} **{escape(words.milestone(name, found))}**")
+        lines += [f"  - {escape(line)}" for line in words.shortfalls(results, name)]
+    return "\n".join(lines)
+
+
+def _comparison(results: Results) -> str:
+    return grid(
+        [column.header for column in _COLUMNS],
+        [[escape(table.cell(row, column)) for column in _COLUMNS] for row in table.rows(results)],
+        [i for i, column in enumerate(_COLUMNS) if column.is_number],
+    )
+
+
+def _not_met(results: Results) -> str:
+    found = [entry for entry in results["requirements"] if entry["status"] == "not met"]
+    if not found:
+        return "None."
+    return grid(
+        ["ID", "Requirement", "Required", "Measured", "Margin", "Why"],
+        [
+            [
+                escape(text)
+                for text in (
+                    entry["id"],
+                    entry["title"],
+                    words.required(entry),
+                    words.measured(entry),
+                    words.margin(entry),
+                    words.shortfall(entry),
+                )
+            ]
+            for entry in found
+        ],
+        [2, 3, 4],
+    )

@@ -1,0 +1,80 @@
+(() => {
+  "use strict";
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+  // Sorting: each heading becomes a button; the baseline's row stays on top.
+  const value = (row, column, kind) => {
+    const cell = row.cells[column];
+    if (kind === "text") return cell.textContent.trim().toLowerCase();
+    return "order" in cell.dataset ? Number(cell.dataset.order) : null;
+  };
+  const compare = (a, b, way) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    return way * (a < b ? -1 : a > b ? 1 : 0);
+  };
+  const sort = (table, heading) => {
+    const column = heading.cellIndex;
+    const kind = heading.dataset.sort;
+    const first = kind === "number" ? "descending" : "ascending";
+    const other = kind === "number" ? "ascending" : "descending";
+    const order = heading.getAttribute("aria-sort") === first ? other : first;
+    for (const cell of all("th[aria-sort]", table)) cell.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", order);
+    const body = table.tBodies[0];
+    const way = order === "ascending" ? 1 : -1;
+    const rows = [...body.rows].filter((row) => !("pinned" in row.dataset));
+    rows.sort((a, b) => compare(value(a, column, kind), value(b, column, kind), way));
+    body.append(...rows);
+  };
+  for (const heading of all(".sortable-table th[data-sort]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    button.addEventListener("click", () => sort(heading.closest("table"), heading));
+    heading.append(button);
+  }
+
+  // Filtering.
+  for (const form of all("form[data-filters]")) {
+    const rows = all(`#${form.dataset.filters} tbody tr`);
+    const none = document.querySelector(".none-shown");
+    const apply = () => {
+      const chosen = all("select", form).filter((select) => select.value);
+      for (const row of rows) {
+        row.hidden = chosen.some((select) => row.dataset[select.name] !== select.value);
+      }
+      const shown = rows.filter((row) => !row.hidden).length;
+      form.querySelector("output").textContent = `${shown} of ${rows.length} shown`;
+      none.hidden = shown > 0;
+    };
+    form.hidden = false;
+    form.addEventListener("change", apply);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    apply(); // a browser may have kept the choices over a reload
+  }
+
+  // A link lands on what it names, even if that is folded away or filtered out.
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    target.closest("details")?.setAttribute("open", "");
+    if (target.hidden) {
+      const form = document.querySelector("form[data-filters]");
+      form.reset();
+      form.dispatchEvent(new Event("change"));
+    }
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", reveal);
+  addEventListener("load", reveal);
+
+  // Paper has nothing to unfold.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = all("details:not([open])");
+    for (const element of folded) element.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const element of folded) element.open = false;
+  });
+})();

@@ -1,0 +1,84 @@
+"""The terminal's closing lines: the comparison table and the verdicts."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Final
+
+from resnet8_eval.report import table, words
+from resnet8_eval.report.words import Results
+
+_COLUMNS: Final = (
+    "framework",
+    "dtype",
+    "types",
+    "execution",
+    "accuracy",
+    "correct",
+    "delta",
+    "agreement",
+    "size",
+    "word",
+    "flag",
+)
+_DISPENSABLE: Final = ("types", "size", "execution", "correct", "agreement", "word")
+"""Columns that a narrow terminal goes without, the first of them first."""
+_SHORT: Final = {"types": "Weights/act."}
+
+
+def render(results: Results, width: int) -> list[str]:
+    """Plain lines for the end of a run.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    width
+        Columns of the terminal.
+
+    Returns
+    -------
+    list of str
+        A banner if the run is on the stand-in, the comparison, one line for each milestone.
+    """
+    lines = []
+    if words.is_standin(results):
+        lines += _banner(words.STANDIN_TITLE, words.STANDIN_TEXT, width)
+    if not results["complete"]:
+        lines += textwrap.wrap(words.INCOMPLETE_TEXT, width)
+    if results["assets"]["user_model"]:
+        lines += textwrap.wrap(words.USER_MODEL_TEXT, width)
+    lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
+    for name, found in results["milestones"].items():
+        lines.append(words.milestone(name, found))
+        for shortfall in words.shortfalls(results, name):
+            lines += textwrap.wrap(shortfall, width, initial_indent="  ", subsequent_indent="    ")
+    return lines
+
+
+def _banner(title: str, text: str, width: int) -> list[str]:
+    rule = "!" * width
+    return [rule, title.center(width).rstrip(), *textwrap.wrap(text, width), rule]
+
+
+def _table(results: Results, width: int) -> list[str]:
+    columns = [table.BY_KEY[key] for key in _COLUMNS]
+    rows = table.rows(results)
+    for key in ("", *_DISPENSABLE):
+        columns = [column for column in columns if column.key != key]
+        grid = [
+            [_SHORT.get(column.key, column.header) for column in columns],
+            *([table.cell(row, column) for column in columns] for row in rows),
+        ]
+        widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
+        if sum(widths) + 2 * (len(widths) - 1) <= width:
+            break
+    lines = [
+        "  ".join(
+            text.rjust(size) if column.is_number else text.ljust(size)
+            for text, size, column in zip(cells, widths, columns, strict=True)
+        ).rstrip()
+        for cells in grid
+    ]
+    lines.insert(1, "─" * max(map(len, lines)))
+    return lines

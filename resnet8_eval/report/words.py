@@ -1,0 +1,190 @@
+"""Numbers and verdicts in words, the same in every form of the report."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+Results = Mapping[str, Any]
+"""What ``results.json`` holds."""
+
+MINUS: Final = "−"
+NOTHING: Final = "–"
+"""Stands where there is no number."""
+FRAMEWORKS: Final = {"keras": "Keras", "onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
+_SIGNS: Final = {"==": "=", ">=": "≥", ">": ">"}
+STANDIN_TITLE: Final = "STAND-IN RUN: NOT A VERDICT"
+STANDIN_TEXT: Final = (
+    "Model and images are the small stand-ins that come with the suite, not the pretrained ResNet8 "
+    "and not CIFAR-10. Nothing here says how the real model does, and no milestone can be met. "
+    "Every delta is from the stand-in's own float32 baseline."
+)
+INCOMPLETE_TEXT: Final = (
+    "This run is not complete: it ended early, or not every requirement of the milestones that it "
+    "touched was run."
+)
+USER_MODEL_TEXT: Final = (
+    "This run judges a model of the user's, not the pretrained one. The baseline is that model's "
+    "own float32 accuracy, measured in this run."
+)
+
+
+def plain(text: object) -> str:
+    """Text from outside as one line without control characters."""
+    return " ".join(
+        "".join("�" if unicodedata.category(c) in {"Cc", "Cf"} else c for c in word)
+        for word in str(text).split()
+    )
+
+
+def percent(value: float | None) -> str:
+    """Two decimals, such as ``87.19``."""
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """With its sign, such as ``+0.12``, ``−0.30`` or ``±0.00``."""
+    if value is None:
+        return NOTHING
+    size = f"{abs(value):.{digits}f}"
+    if float(size) == 0:
+        return f"±{size}"
+    return f"{'+' if value > 0 else MINUS}{size}"
+
+
+def accuracy_interval(limits: list[float]) -> str:
+    """Limits in percent, such as ``86.52 to 87.83``."""
+    return f"{limits[0]:.2f} to {limits[1]:.2f}"
+
+
+def delta_interval(limits: list[float]) -> str:
+    """Limits in percentage points, such as ``−0.12 to +0.35``."""
+    return f"{signed(limits[0])} to {signed(limits[1])}"
+
+
+def p_value(value: float) -> str:
+    """Three decimals, and never a bare zero."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def kilobytes(size: int) -> str:
+    """In units of 1000 bytes, one decimal."""
+    return f"{size / 1000:.1f}"
+
+
+def seconds(value: float) -> str:
+    """One decimal, and never a bare zero."""
+    return "< 0.1" if value < 0.05 else f"{value:.1f}"
+
+
+def number(value: float, unit: str = "") -> str:
+    """Two decimals for percent, else as many digits as it has (ten at most)."""
+    text = f"{value:.2f}" if unit == "%" else f"{value:.10g}"
+    return text.replace("-", MINUS)
+
+
+def with_unit(text: str, unit: str) -> str:
+    """A number and its unit, if it has one."""
+    return f"{text} {unit}" if unit else text
+
+
+def configuration(found: Mapping[str, Any]) -> str:
+    """Short name of a configuration, such as ``ONNX Runtime int8``."""
+    framework = str(found["framework"])
+    return plain(f"{FRAMEWORKS.get(framework, framework)} {found['dtype']}")
+
+
+def baseline(results: Results) -> str:
+    """The baseline, such as ``87.19 % (8719/10000, keras-float32)``."""
+    found = results["baseline"]
+    if found is None:
+        return "not measured"
+    share = f"{found['correct']}/{found['total']}"
+    return f"{percent(found['accuracy_percent'])} % ({share}, {plain(found['configuration'])})"
+
+
+def is_standin(results: Results) -> bool:
+    """Whether the run says nothing about the real model."""
+    return bool(results["assets"]["kind"] == "stand-in")
+
+
+def measured(requirement: Mapping[str, Any]) -> str:
+    """What was measured, with its unit."""
+    value = requirement["measured"]
+    if value is None:
+        return NOTHING
+    return with_unit(number(value, requirement["unit"]), requirement["unit"])
+
+
+def required(requirement: Mapping[str, Any]) -> str:
+    """The condition, such as ``> 85 %``."""
+    sign = _SIGNS.get(requirement["direction"], requirement["direction"])
+    return with_unit(f"{sign} {number(requirement['threshold'])}", requirement["unit"])
+
+
+def margin(requirement: Mapping[str, Any]) -> str:
+    """How far the measured number lies on the good side of the threshold."""
+    value, unit = requirement["margin"], requirement["unit"]
+    if value is None:
+        return NOTHING
+    if value == 0 and requirement["direction"] == "==":
+        return "exact"
+    if unit == "%":
+        return f"{signed(value)} pp"
+    return with_unit(f"{'+' if value > 0 else ''}{number(value)}", unit)
+
+
+def milestone(name: str, found: Mapping[str, Any]) -> str:
+    """One sentence, such as ``v1_2 met: 12 of 12``."""
+    name = plain(name)
+    if found["verdict"] == "not evaluated":
+        reason = plain(found["reason"]) if found["reason"] else "not part of this run"
+        return f"{name} not evaluated: {reason}"
+    return f"{name} {found['verdict']}: {found['met']} of {found['total']}"
+
+
+def shortfalls(results: Results, name: str) -> Iterator[str]:
+    """Which requirements of a milestone that is not met failed, and by how much."""
+    if results["milestones"][name]["verdict"] != "not met":
+        return
+    absent = []
+    for requirement in results["requirements"]:
+        if requirement["milestone"] != name:
+            continue
+        if requirement["status"] == "not met":
+            yield f"{plain(requirement['id'])}: {shortfall(requirement)}"
+        elif requirement["status"] == "not evaluated":
+            absent.append(plain(requirement["id"]))
+    if absent:
+        yield f"not run: {', '.join(absent)}"
+
+
+def shortfall(requirement: Mapping[str, Any]) -> str:
+    """Why a requirement is not met: by how much, and which checks do not hold."""
+    parts = []
+    if requirement["measured"] is not None and not _reaches(requirement):
+        parts.append(
+            f"{plain(requirement['quantity'])} {measured(requirement)}, "
+            f"required {required(requirement)}, margin {margin(requirement)}"
+        )
+    broken = [check for check in requirement["evidence"] if not check["ok"]]
+    parts += [
+        f"{plain(check['name'])}: expected {plain(check['expected'])}, "
+        f"observed {plain(check['observed'])}"
+        for check in broken[:3]
+    ]
+    if len(broken) > 3:
+        parts.append(f"and {len(broken) - 3} more")
+    return "; ".join(parts) or reason(requirement)
+
+
+def reason(requirement: Mapping[str, Any]) -> str:
+    """The recorded reason, without the requirement's own name in front."""
+    found = plain(requirement["reason"] or "no reason was recorded")
+    return found.removeprefix(f"{plain(requirement['id'])} not met: ")
+
+
+def _reaches(requirement: Mapping[str, Any]) -> bool:
+    found = requirement["margin"]
+    return found is not None and (found > 0 or (found == 0 and requirement["direction"] != ">"))

@@ -1,0 +1,160 @@
+"""Run stages, each framework in a process of its own.
+
+A lane is one worker process for one framework. A framework is imported once in its lane and in
+no other, so lanes overlap, memory stays bounded, the warnings of an import can be caught, and a
+crash in native code ends one lane and not the suite. Threads are divided among the lanes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from resnet8_eval.environment import usable_cores
+from resnet8_eval.errors import StageError, SuiteError
+
+if TYPE_CHECKING:
+    from resnet8_eval.pipeline import Settings, Stage
+
+Announce = Callable[[str], None]
+
+LANES: Final = ("keras", "onnxruntime", "torch")
+SLOTS: Final = max(1, min(len(LANES), usable_cores()))
+"""Stages that run at the same time."""
+THREADS: Final = max(1, usable_cores() // SLOTS)
+"""Threads that each of them may use."""
+IDLE_SECONDS: Final = 60
+"""A lane without work ends after this long; so does one whose parent was killed."""
+
+
+def run(
+    stages: Iterable[Stage], settings: Settings, done: Iterable[str], announce: Announce
+) -> dict[str, SuiteError]:
+    """Make every stage, as soon as those that it needs are made.
+
+    Parameters
+    ----------
+    stages
+        What is missing, in order of urgency.
+    settings
+        What they are made from.
+    done
+        Names of the stages that exist already.
+    announce
+        Told one line about each stage that ends.
+
+    Returns
+    -------
+    dict
+        The stages that could not be made, and why. The others are in the store.
+    """
+    waiting = list(stages)
+    finished = set(done)
+    failures: dict[str, SuiteError] = {}
+    running: dict[Future[float], Stage] = {}
+    lanes: dict[str, Any] = {}
+    try:
+        while waiting or running:
+            for stage in list(waiting):
+                broken = [need for need in stage.needs if need in failures]
+                if broken:
+                    waiting.remove(stage)
+                    failures[stage.name] = _not_made(stage.name, broken[0], failures[broken[0]])
+                elif (
+                    len(running) < SLOTS
+                    and finished.issuperset(stage.needs)
+                    and stage.lane not in {other.lane for other in running.values()}
+                ):
+                    waiting.remove(stage)
+                    if stage.lane not in lanes:
+                        lanes[stage.lane] = _lane(stage.lane, settings)
+                    running[lanes[stage.lane].submit(_make, settings, stage.name)] = stage
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                stage = running.pop(future)
+                try:
+                    seconds = future.result()
+                except Exception as error:  # whatever a framework raises is this stage's failure
+                    failures[stage.name] = _explained(stage, error, settings)
+                    if not isinstance(error, SuiteError):
+                        lanes.pop(stage.lane).shutdown(wait=False, kill_workers=True)
+                    announce(f"{stage.name} FAILED")
+                else:
+                    finished.add(stage.name)
+                    announce(f"{stage.name} {seconds:.1f} s")
+    finally:
+        for lane in lanes.values():
+            lane.shutdown(wait=True, kill_workers=bool(running))
+    return failures
+
+
+def _make(settings: Settings, name: str) -> float:
+    """In a lane: make one stage and return how long it took."""
+    from resnet8_eval.pipeline import Pipeline
+
+    return Pipeline(settings).make(name).seconds
+
+
+def _lane(name: str, settings: Settings) -> Any:
+    from loky.process_executor import ProcessPoolExecutor
+
+    log = log_path(name, settings)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return ProcessPoolExecutor(
+        max_workers=1,
+        timeout=IDLE_SECONDS,
+        initializer=_open_lane,
+        initargs=(str(log),),
+        env=lane_environment(),
+    )
+
+
+def lane_environment() -> Mapping[str, str]:
+    """Environment variables that a lane is started with."""
+    return {
+        "CUDA_VISIBLE_DEVICES": "",  # every figure here is a CPU figure
+        "OMP_NUM_THREADS": str(THREADS),
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",  # tf2onnx numbers its constants in the order of a set
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+    }
+
+
+def log_path(lane: str, settings: Settings) -> Path:
+    """Where a lane's native code writes what it has to say."""
+    return settings.cache_dir / "logs" / f"{lane}-{os.getpid()}.log"
+
+
+def _open_lane(log: str) -> None:
+    # C++ libraries write to the descriptor, past sys.stderr.
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    sys.stderr.flush()
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _explained(stage: Stage, error: Exception, settings: Settings) -> SuiteError:
+    if isinstance(error, SuiteError):
+        return error
+    log = log_path(stage.lane, settings)
+    tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+    return StageError(
+        f"Stage {stage.name} failed.",
+        expected="a finished artefact",
+        given="\n            ".join([f"{type(error).__name__}: {error}", *tail]),
+        next_step=f"read {log}; run it alone with: python -m resnet8_eval run {stage.name}",
+    )
+
+
+def _not_made(name: str, need: str, cause: SuiteError) -> SuiteError:
+    root = cause.what
+    return StageError(
+        f"Stage {name} was not run, because {need} could not be made. {root}",
+        expected=cause.expected,
+        given=cause.given,
+        next_step=cause.next_step,
+    )

@@ -1,0 +1,74 @@
+"""Intervals and paired tests: what an accuracy, and a difference of accuracies, can bear."""
+
+from __future__ import annotations
+
+import math
+
+CONFIDENCE = 0.95
+
+
+def wilson_interval_percent(correct: int, total: int) -> tuple[float, float]:
+    """95 % interval of an accuracy.
+
+    Parameters
+    ----------
+    correct, total
+        Counts of images.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper limit in percent, by Wilson's score method (Wilson 1927), computed by
+        ``scipy.stats.binomtest(...).proportion_ci(method="wilson")``.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Exact two-sided McNemar test of two models on the same images.
+
+    Parameters
+    ----------
+    lost, gained
+        Images that only the first, or only the second, model gets right.
+
+    Returns
+    -------
+    float
+        The p-value, by ``scipy.stats.binomtest(lost, lost + gained, 0.5)``; 1 where the models
+        never disagree.
+    """
+    from scipy.stats import binomtest
+
+    changed = lost + gained
+    return float(binomtest(lost, changed, 0.5).pvalue) if changed else 1.0
+
+
+def paired_interval_pp(lost: int, gained: int, total: int) -> tuple[float, float]:
+    """95 % interval of the difference of two accuracies on the same images.
+
+    Parameters
+    ----------
+    lost, gained
+        Images that only the first, or only the second, model gets right.
+    total
+        All images.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper limit of (second − first) in percentage points: Wald's interval with the
+        Bonett–Price adjustment (Bonett and Price 2012, *Adjusted Wald Confidence Interval for a
+        Difference of Binomial Proportions Based on Paired Data*), which adds one image to each
+        kind of disagreement and so stays honest when there are few. The normal quantile is
+        ``scipy.stats.norm.ppf``.
+    """
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+    down, up = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
+    half = z * math.sqrt((down + up - (up - down) ** 2) / (total + 2))
+    return 100 * max(-1.0, up - down - half), 100 * min(1.0, up - down + half)

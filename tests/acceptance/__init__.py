@@ -1,0 +1,1 @@
+"""The requirement tests, one for each ID of the register."""

@@ -1,0 +1,98 @@
+"""Judgements that several requirement families share."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from resnet8_eval.assets import fixtures_dir
+from resnet8_eval.checks import Check, equal
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.pytest_plugin import Judge
+
+
+def scores_record(run: Pipeline, configuration: str) -> dict[str, Any]:
+    """What the evaluation of one configuration recorded."""
+    return run.artifact(f"scores/{configuration}").record
+
+
+def fact_checks(run: Pipeline, configuration: str) -> list[Check]:
+    """For a model of the manifest: its known float32 count, to the image. For others nothing."""
+    facts = json.loads((fixtures_dir() / "expected.json").read_text())
+    fact = facts.get(run.settings.assets.model_sha256)
+    if fact is None:
+        return []
+    record = scores_record(run, configuration)
+    return [
+        equal(
+            f"{configuration}, correct of total",
+            f"{fact['correct']}/{fact['total']}",
+            f"{record['correct']}/{record['total']}",
+        )
+    ]
+
+
+def judge_whole_test_set(
+    requirement: Judge, run: Pipeline, *configurations: str, checks: list[Check] | None = None
+) -> None:
+    """Judge the share of test images that every one of the configurations scored."""
+    from resnet8_eval.cifar10 import read_split
+
+    total = len(read_split(run.settings.assets.dataset, "test").labels)
+    shares = [100 * scores_record(run, name)["total"] / total for name in configurations]
+    counts = [
+        equal(f"{name}, images in the confusion matrix", total, sum(map(sum, record["confusion"])))
+        for name in configurations
+        for record in [scores_record(run, name)]
+    ]
+    requirement.judge(min(shares), [*counts, *(checks or [])])
+
+
+def judge_classes(requirement: Judge, run: Pipeline, configuration: str) -> None:
+    """Judge the number of classes that have an accuracy, and that they add up."""
+    from resnet8_eval.cifar10 import read_class_names
+
+    record = scores_record(run, configuration)
+    names = list(read_class_names(run.settings.assets.dataset))
+    per_class = record["per_class"]
+    reported = [
+        entry for entry in per_class if entry["total"] and entry["accuracy_percent"] is not None
+    ]
+    requirement.judge(
+        len(reported),
+        [
+            equal("class names, in label order", names, [e["name"] for e in per_class]),
+            equal("images over all classes", record["total"], sum(e["total"] for e in per_class)),
+            equal(
+                "correct over all classes", record["correct"], sum(e["correct"] for e in per_class)
+            ),
+            equal(
+                "classes whose share is not correct / total",
+                [],
+                [
+                    e["name"]
+                    for e in reported
+                    if abs(e["accuracy_percent"] - 100 * e["correct"] / e["total"]) > 1e-9
+                ],
+            ),
+        ],
+    )
+
+
+def judge_deltas(requirement: Judge, run: Pipeline, *configurations: str) -> None:
+    """Judge how many configurations report a delta that is what it says."""
+    baseline = scores_record(run, "keras-float32")
+    checks = []
+    for name in configurations:
+        record = scores_record(run, name)
+        delta = run.artifact(f"compare/{name}").record["delta_pp"]
+        expected = record["accuracy_percent"] - baseline["accuracy_percent"]
+        checks.append(
+            Check(
+                f"{name}, delta from {baseline['accuracy_percent']:.2f} %",
+                f"{expected:+.2f} pp",
+                f"{delta:+.2f} pp",
+                abs(delta - expected) < 1e-9,
+            )
+        )
+    requirement.judge(sum(check.ok for check in checks), checks + fact_checks(run, "keras-float32"))

@@ -1,0 +1,50 @@
+"""ANL-01 and ANL-02: the comparison, and the flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from resnet8_eval.checks import Check, equal
+from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
+from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.requirements import FLAGGED_DROP_PP
+
+COMPARISONS = [f"compare/{name}" for name in CONFIGURATIONS]
+
+
+@pytest.mark.requirement("ANL-01", needs=COMPARISONS)
+def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
+    filled, checks = 0, []
+    for name in CONFIGURATIONS:
+        scores = run.artifact(f"scores/{name}").record
+        compared = run.artifact(f"compare/{name}").record
+        filled += {"delta_pp", "agreement_percent"} <= set(compared)
+        checks.append(
+            equal(
+                f"{name}, delta in images",
+                round(compared["delta_pp"] * scores["total"] / 100),
+                compared["gained"] - compared["lost"],
+            )
+        )
+    requirement.judge(filled, checks)
+
+
+@pytest.mark.requirement("ANL-02", needs=COMPARISONS)
+def test_anl_02_flags(requirement: Judge, run: Pipeline) -> None:
+    baseline = run.artifact("scores/keras-float32").record
+    drops, checks = 0, []
+    for name in CONFIGURATIONS:
+        compared = run.artifact(f"compare/{name}").record
+        scores = run.artifact(f"scores/{name}").record
+        drop = 100 * (baseline["correct"] - scores["correct"]) / scores["total"]
+        dropped = drop > FLAGGED_DROP_PP
+        drops += dropped
+        checks.append(
+            Check(
+                f"{name}, drop of {drop:.2f} pp",
+                "flagged" if dropped else "not flagged",
+                "flagged" if compared["flagged"] else "not flagged",
+                compared["flagged"] is dropped,
+            )
+        )
+    requirement.judge(drops, checks)

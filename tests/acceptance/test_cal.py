@@ -1,0 +1,31 @@
+"""CAL-01 and CAL-02: the calibration set."""
+
+from __future__ import annotations
+
+import pytest
+
+from resnet8_eval.checks import equal, from_records
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.pytest_plugin import Judge
+
+
+@pytest.mark.requirement("CAL-01", needs=["calibration"])
+def test_cal_01_calibration_set(requirement: Judge, run: Pipeline) -> None:
+    record = run.artifact("calibration").record
+    requirement.judge(record["count"], from_records(record["checks"]))
+
+
+@pytest.mark.requirement("CAL-02", needs=["verify/preprocessing"])
+def test_cal_02_preprocessing(requirement: Judge, run: Pipeline) -> None:
+    record = run.artifact("verify/preprocessing").record
+    requirement.judge(
+        record["differing_bytes"],
+        [
+            equal("bytes compared", record["expected_bytes"], record["compared_bytes"]),
+            equal(
+                "SHA-256 of what calibration fed, recorded while it ran",
+                record["evaluation_sha256"],
+                record["calibration_sha256"],
+            ),
+        ],
+    )

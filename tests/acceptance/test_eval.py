@@ -1,0 +1,27 @@
+"""EVAL-01 … EVAL-03: the ONNX model on the test set."""
+
+from __future__ import annotations
+
+import pytest
+
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.pytest_plugin import Judge
+from tests.acceptance.common import fact_checks, judge_classes, judge_whole_test_set, scores_record
+
+ONNX = "onnxruntime-float32"
+
+
+@pytest.mark.requirement("EVAL-01", needs=["scores/onnxruntime-float32", "scores/keras-float32"])
+def test_eval_01_onnxruntime_on_the_test_set(requirement: Judge, run: Pipeline) -> None:
+    facts = fact_checks(run, ONNX) + fact_checks(run, "keras-float32")
+    judge_whole_test_set(requirement, run, ONNX, checks=facts)
+
+
+@pytest.mark.requirement("EVAL-02", needs=["scores/onnxruntime-float32"])
+def test_eval_02_per_class_accuracy(requirement: Judge, run: Pipeline) -> None:
+    judge_classes(requirement, run, ONNX)
+
+
+@pytest.mark.requirement("EVAL-03", needs=["compare/onnxruntime-float32"])
+def test_eval_03_overall_accuracy(requirement: Judge, run: Pipeline) -> None:
+    requirement.judge(scores_record(run, ONNX)["accuracy_percent"], fact_checks(run, ONNX))

@@ -1,0 +1,32 @@
+"""ORT-01 … ORT-04: static quantization with ONNX Runtime."""
+
+from __future__ import annotations
+
+import pytest
+
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.pytest_plugin import Judge
+from tests.acceptance.common import judge_deltas, judge_whole_test_set
+from tests.acceptance.quantized import judge_quantized
+
+INT8, UINT8 = "onnxruntime-int8", "onnxruntime-uint8"
+
+
+@pytest.mark.requirement("ORT-01", needs=["model/onnxruntime-int8"])
+def test_ort_01_int8(requirement: Judge, run: Pipeline) -> None:
+    judge_quantized(requirement, run, INT8)
+
+
+@pytest.mark.requirement("ORT-02", needs=["model/onnxruntime-uint8"])
+def test_ort_02_uint8(requirement: Judge, run: Pipeline) -> None:
+    judge_quantized(requirement, run, UINT8)
+
+
+@pytest.mark.requirement("ORT-03", needs=["scores/onnxruntime-int8", "scores/onnxruntime-uint8"])
+def test_ort_03_evaluated(requirement: Judge, run: Pipeline) -> None:
+    judge_whole_test_set(requirement, run, INT8, UINT8)
+
+
+@pytest.mark.requirement("ORT-04", needs=["compare/onnxruntime-int8", "compare/onnxruntime-uint8"])
+def test_ort_04_delta(requirement: Judge, run: Pipeline) -> None:
+    judge_deltas(requirement, run, INT8, UINT8)

@@ -1,0 +1,1 @@
+"""Planted faults, each with the check that must catch it."""

@@ -1,0 +1,1 @@
+"""The parts, one by one, on the stand-in or smaller."""

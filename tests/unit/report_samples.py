@@ -1,0 +1,486 @@
+"""Results in the form of the contract, for tests of the report. The numbers are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from resnet8_eval.requirements import MILESTONES, REGISTER, of_milestone
+from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
+
+Results = dict[str, Any]
+
+CLASSES: Final = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+RIGHT: Final = (893, 943, 819, 741, 867, 791, 926, 893, 924, 922)
+"""What the float32 model gets right of 1000 images of each class; 8719 in all."""
+RIGHT_STANDIN: Final = (97, 99, 94, 91, 96, 93, 98, 97, 99, 98)
+"""The same of 100 stand-in images of each class; 962 in all."""
+NODE_ID: Final = "tests/acceptance/test_{family}.py::test_{family}_{number}_{words}"
+HOSTILE: Final = (
+    "</script><script>alert('x')</script> \"><img src=x onerror=alert(1)> {{ 7*7 }} &amp; `|*"
+)
+
+
+def all_met() -> Results:
+    """A whole run on the real model in which everything is met."""
+    configurations = [
+        _configuration("keras", "float32", 0, 0, 380_640),
+        _configuration("onnxruntime", "float32", 0, 0, 315_821),
+        _configuration("torch", "float32", 0, 0, 331_104),
+        _configuration("onnxruntime", "int8", 52, 48, 100_218, seed=1),
+        _configuration("onnxruntime", "uint8", 55, 46, 100_241, seed=2),
+        _configuration("torch", "int8", 47, 53, 128_730, seed=3, activations="uint8"),
+        _configuration("torch", "uint8", 54, 50, 129_402, seed=4, execution="reference"),
+    ]
+    return {
+        "schema_version": 1,
+        "created": "2025-11-23T19:27:00+00:00",
+        "command": "pytest",
+        "complete": True,
+        "assets": {
+            "kind": "real",
+            "model_name": "pretrainedResnet.h5",
+            "model_sha256": _hash(1),
+            "user_model": False,
+            "dataset_md5": {f"data_batch_{i}": _hash(10 + i)[:32] for i in range(1, 6)}
+            | {"test_batch": _hash(16)[:32]},
+        },
+        "environment": {
+            "python": "3.11.2",
+            "platform": "Linux-6.1.0-x86_64-with-glibc2.36",
+            "cpu": {
+                "model": "Intel(R) Xeon(R) Processor @ 2.80GHz",
+                "flags": ["avx2", "avx512f", "avx512_vnni"],
+                "cores": 2,
+                "onednn_max_cpu_isa": None,
+            },
+            "packages": {
+                "h5py": "3.14.0",
+                "keras": "3.12.0",
+                "numpy": "2.4.0",
+                "onnx": "1.23.0",
+                "onnx2torch": "1.5.15",
+                "onnxruntime": "1.32.0",
+                "scipy": "1.16.3",
+                "tensorflow": "2.21.0",
+                "tf2onnx": "1.17.0",
+                "torch": "2.13.0+cpu",
+            },
+            "git_commit": "0123456789abcdef0123456789abcdef01234567",
+            "dirty": False,
+        },
+        "baseline": {
+            "configuration": "keras-float32",
+            "correct": 8719,
+            "total": 10000,
+            "accuracy_percent": 87.19,
+        },
+        "milestones": {
+            name: {
+                "verdict": "met",
+                "met": len(of_milestone(name)),
+                "total": len(of_milestone(name)),
+                "reason": None,
+            }
+            for name in MILESTONES
+        },
+        "requirements": [_requirement(entry.id) for entry in REGISTER],
+        "configurations": configurations,
+        "calibration": {
+            "source": "train",
+            "count": 1000,
+            "per_class": [100] * 10,
+            "indices_sha256": _hash(20),
+            "seed": 0,
+            "checks": [_check("images", "≥ 1000", "1000"), _check("per class", "100", "100")],
+        },
+        "conversion": {
+            "opset": 13,
+            "producer": "tf2onnx 1.17.0",
+            "steps": [
+                {"step": "read the Keras file", "seconds": 0.412},
+                {"step": "convert with tf2onnx", "seconds": 3.207},
+                {"step": "check the ONNX model", "seconds": 0.031},
+            ],
+            "warnings": [
+                {
+                    "step": "read the Keras file",
+                    "source": "keras/src/legacy/saving/saving_utils.py",
+                    "category": "UserWarning",
+                    "message": "Compiled the loaded model, but the compiled metrics have yet to "
+                    "be built.",
+                }
+            ],
+            "versions": {"keras": "3.12.0", "tensorflow": "2.21.0", "tf2onnx": "1.17.0"},
+        },
+        "timing": dict(_timing(configurations)),
+        "cache": {
+            name: "hit" if name in {"onnx", "calibration", "folded"} else "miss"
+            for name, _ in _timing(configurations)
+        },
+    }
+
+
+def one_failed() -> Results:
+    """EVAL-03 falls short, CAL-02 has a broken check, ORT-03 stopped with an error."""
+    results = all_met()
+    _fail(results, "EVAL-03", 84.31, "EVAL-03 not met: accuracy: measured 84.31 %")
+    _fail(
+        results,
+        "CAL-02",
+        12,
+        "CAL-02 not met: differing bytes: measured 12 bytes",
+        [_check("first batch", "sha256 aa…", "sha256 bb…", ok=False)],
+    )
+    _fail(results, "ORT-03", None, "RuntimeError: the session ended", [])
+    return results
+
+
+def flagged() -> Results:
+    """The PyTorch int8 model drops far, and is flagged."""
+    results = all_met()
+    results["configurations"][5] = _configuration(
+        "torch", "int8", 1620, 151, 128_730, seed=3, activations="uint8"
+    )
+    _fail(results, "ANL-02", 1, "ANL-02 not met: configurations that drop more than 5 pp: 1")
+    return results
+
+
+def standin() -> Results:
+    """A run on the stand-in: everything passes there, and nothing is met."""
+    results = all_met()
+    results["assets"].update(kind="stand-in", model_name="standin.h5", model_sha256=_hash(2))
+    results["command"] = "pytest --assets stand-in"
+    results["baseline"].update(correct=962, total=1000, accuracy_percent=96.2)
+    results["configurations"] = [
+        _configuration(
+            found["framework"],
+            found["dtype"],
+            9 if found["recipe"] else 0,
+            7 if found["recipe"] else 0,
+            found["size_bytes"],
+            seed=k,
+            activations=found["activations_dtype"],
+            execution=found["execution"],
+            right=RIGHT_STANDIN,
+        )
+        for k, found in enumerate(results["configurations"])
+    ]
+    for name, found in results["milestones"].items():
+        total = found["total"]
+        found.update(
+            verdict="not evaluated",
+            met=0,
+            reason=f"stand-in; {total} of {total} tests passed on it",
+        )
+        assert name in MILESTONES
+    for requirement in results["requirements"]:
+        requirement.update(status="not evaluated", outcome_on_standin="met")
+    return results
+
+
+def missing() -> Results:
+    """Only v1_0 was run: most of the comparison is not there."""
+    results = all_met()
+    results["command"] = "pytest -m v1_0"
+    results["configurations"] = results["configurations"][:2]
+    results["calibration"] = None
+    kept = ("onnx", "scores/keras-float32", "scores/onnxruntime-float32")
+    for part in ("timing", "cache"):
+        results[part] = {name: results[part][name] for name in kept}
+    for name in ("v1_1", "v1_2"):
+        results["milestones"][name].update(verdict="not evaluated", met=0)
+    for requirement in results["requirements"]:
+        if requirement["milestone"] != "v1_0":
+            requirement.update(
+                status="not evaluated", measured=None, margin=None, evidence=[], test=None
+            )
+    return results
+
+
+def incomplete() -> Results:
+    """Nothing was measured before the run ended."""
+    results = missing()
+    results.update(
+        complete=False, configurations=[], baseline=None, conversion=None, timing={}, cache={}
+    )
+    results["milestones"]["v1_0"].update(
+        verdict="not met", met=0, reason="not run: CONV-01, CONV-02"
+    )
+    for requirement in results["requirements"]:
+        requirement.update(
+            status="not evaluated", measured=None, margin=None, evidence=[], test=None
+        )
+    results["environment"].update(git_commit=None, dirty=None)
+    return results
+
+
+def user_model() -> Results:
+    """A run on a model of the user's."""
+    results = all_met()
+    results["assets"].update(user_model=True, model_name="my_resnet8.keras", model_sha256=_hash(3))
+    results["environment"]["dirty"] = True
+    return results
+
+
+def hostile() -> Results:
+    """Every text that comes from outside tries to be something else."""
+    results = one_failed()
+    results["command"] = f"pytest {HOSTILE}"
+    results["created"] = HOSTILE
+    results["assets"]["model_name"] = HOSTILE
+    results["assets"]["user_model"] = True
+    results["assets"]["dataset_md5"] = {HOSTILE: HOSTILE}
+    results["environment"].update(python=HOSTILE, platform=HOSTILE, git_commit=HOSTILE)
+    results["environment"]["cpu"] = {"model": HOSTILE, HOSTILE: [HOSTILE]}
+    results["environment"]["packages"][HOSTILE] = HOSTILE
+    results["milestones"]["v1_2"]["reason"] = HOSTILE
+    for requirement in results["requirements"]:
+        requirement.update(title=HOSTILE, quantity=HOSTILE, unit=HOSTILE, test=HOSTILE)
+        requirement["evidence"] = [_check(HOSTILE, HOSTILE, HOSTILE, ok=False)]
+        if requirement["reason"]:
+            requirement["reason"] = f"{HOSTILE}\n\x1b[2J{HOSTILE}"
+    for found in results["configurations"]:
+        found.update(weights_dtype=HOSTILE, activations_dtype=HOSTILE, flag_reason=HOSTILE)
+        found["recipe"] = {HOSTILE: {HOSTILE: HOSTILE}}
+        found["support"] = {HOSTILE: HOSTILE}
+        for entry in found["per_class"]:
+            entry["name"] = HOSTILE
+    results["conversion"]["producer"] = HOSTILE
+    results["conversion"]["steps"][0]["step"] = HOSTILE
+    results["conversion"]["warnings"][0] = dict.fromkeys(
+        ("step", "source", "category", "message"), HOSTILE
+    )
+    results["timing"][HOSTILE] = 1.0
+    results["cache"][HOSTILE] = "hit"
+    return results
+
+
+def extended() -> Results:
+    """With the optional parts: changed images, layers, and which images are right."""
+    results = all_met()
+    for k, found in enumerate(results["configurations"][3:]):
+        found["changed"] = [
+            {
+                "index": 17 + 403 * i + k,
+                "true": (3 * i + k) % 10,
+                "baseline_answer": (3 * i + k) % 10,
+                "baseline_score": 0.61 - 0.03 * i,
+                "answer": (3 * i + k + 2) % 10,
+                "score": 0.52 + 0.02 * i,
+                "png_base64": PIXEL,
+            }
+            for i in range(6)
+        ]
+        found["layers"] = [
+            {
+                "name": f"conv2d_{i}" if i else "conv2d",
+                "sqnr_weights_db": 44.1 - 1.7 * i + k,
+                "sqnr_output_db": 38.2 - 2.3 * i + k,
+                "sensitivity_pp": round(-0.04 * ((7 * i + k) % 5), 2),
+            }
+            for i in range(9)
+        ]
+    return results
+
+
+PIXEL: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR4nGP4z8DAxMDAwPCfgYHhPwMAFgQC/9tR"
+    "5XkAAAAASUVORK5CYII="
+)
+
+
+def _hash(seed: int) -> str:
+    return "".join(f"{(seed * 2654435761 + 97 * i * i + 13 * i) % 256:02x}" for i in range(32))
+
+
+def _check(name: str, expected: str, observed: str, *, ok: bool = True) -> dict[str, Any]:
+    return {"name": name, "expected": expected, "observed": observed, "ok": ok}
+
+
+def _requirement(id_: str) -> dict[str, Any]:
+    entry = next(entry for entry in REGISTER if entry.id == id_)
+    measured = 87.19 if entry.quantity == "accuracy" else float(entry.threshold)
+    family, _, number = id_.lower().partition("-")
+    return {
+        "id": entry.id,
+        "title": entry.title,
+        "milestone": entry.milestone,
+        "quantity": entry.quantity,
+        "status": "met",
+        "outcome_on_standin": None,
+        "measured": measured,
+        "threshold": float(entry.threshold),
+        "direction": entry.direction,
+        "unit": entry.unit,
+        "margin": entry.margin(measured),
+        "evidence": [
+            _check("weights", "78666 parameters", "78666 parameters"),
+            _check("images scored", "10000", "10000"),
+        ],
+        "test": NODE_ID.format(family=family, number=number, words="holds"),
+        "reason": None,
+    }
+
+
+def _fail(
+    results: Results,
+    id_: str,
+    measured: float | None,
+    reason: str,
+    evidence: list[dict[str, Any]] | None = None,
+) -> None:
+    entry = next(entry for entry in REGISTER if entry.id == id_)
+    requirement = next(found for found in results["requirements"] if found["id"] == id_)
+    requirement.update(
+        status="not met",
+        measured=measured,
+        margin=None if measured is None else entry.margin(measured),
+        reason=reason,
+    )
+    if evidence is not None:
+        requirement["evidence"] = evidence
+    milestone = results["milestones"][entry.milestone]
+    milestone["verdict"] = "not met"
+    milestone["met"] -= 1
+    milestone["reason"] = "; ".join(filter(None, [milestone["reason"], f"{id_} {reason}"]))
+
+
+def _confusion(rights: tuple[int, ...]) -> list[list[int]]:
+    """The float32 model's answers; its mistakes fall on the neighbours of a class."""
+    rows = []
+    images = 1000 if rights is RIGHT else 100
+    for true, right in enumerate(rights):
+        row = [0] * 10
+        row[true] = right
+        wrong = images - right
+        for step, share in ((2, 0.42), (8, 0.3), (1, 0.12), (7, 0.1)):
+            row[(true + step) % 10] = int(wrong * share)
+        row[(true + 5) % 10] = images - sum(row)
+        rows.append(row)
+    return rows
+
+
+def _numbers(seed: int) -> Iterator[int]:
+    state = seed
+    while True:
+        state = (1103515245 * state + 12345) % 2**31
+        yield state >> 16
+
+
+def _configuration(
+    framework: str,
+    dtype: str,
+    lost: int,
+    gained: int,
+    size: int,
+    *,
+    seed: int = 0,
+    activations: str | None = None,
+    execution: str = "kernel",
+    right: tuple[int, ...] = RIGHT,
+) -> dict[str, Any]:
+    baseline, confusion = _confusion(right), _confusion(right)
+    total = sum(map(sum, baseline))
+    numbers = _numbers(seed)
+    for _ in range(gained):
+        true = next(k % 10 for k in numbers if sum(confusion[k % 10]) > confusion[k % 10][k % 10])
+        wrong = max(set(range(10)) - {true}, key=confusion[true].__getitem__)
+        confusion[true][wrong] -= 1
+        confusion[true][true] += 1
+    for _ in range(lost):
+        true = next(numbers) % 10
+        confusion[true][true] -= 1
+        confusion[true][(true + 1 + next(numbers) % 9) % 10] += 1
+    correct = sum(confusion[k][k] for k in range(10))
+    quantized = dtype != "float32"
+    delta = 100 * (gained - lost) / total
+    interval = paired_interval_pp(lost, gained, total)
+    word = (
+        "equivalent"
+        if interval[0] >= -0.5 and interval[1] <= 0.5
+        else "degraded"
+        if interval[1] < 0
+        else "inconclusive"
+    )
+    return {
+        "name": f"{framework}-{dtype}",
+        "framework": framework,
+        "dtype": dtype,
+        "weights_dtype": dtype,
+        "activations_dtype": activations or dtype,
+        "execution": execution,
+        "recipe": {
+            "framework": framework,
+            "dtype": dtype,
+            "weights_dtype": dtype,
+            "activations_dtype": activations or dtype,
+            "execution": execution,
+            "file_name": "model.onnx" if framework == "onnxruntime" else "model.pt",
+        }
+        if quantized
+        else {},
+        "calibration_seed": 0 if quantized else None,
+        "correct": correct,
+        "total": total,
+        "accuracy_percent": 100 * correct / total,
+        "accuracy_ci95_percent": list(wilson_interval_percent(correct, total)),
+        "delta_pp": delta,
+        "delta_ci95_pp": list(interval),
+        "mcnemar_p": mcnemar_p(lost, gained),
+        "lost": lost,
+        "gained": gained,
+        "agreement_percent": 100 - 111 * (lost + gained) / total,
+        "per_class": [
+            {
+                "name": name,
+                "correct": confusion[k][k],
+                "total": total // 10,
+                "accuracy_percent": 1000 * confusion[k][k] / total,
+            }
+            for k, name in enumerate(CLASSES)
+        ],
+        "per_class_delta_pp": {
+            name: 1000 * (confusion[k][k] - baseline[k][k]) / total
+            for k, name in enumerate(CLASSES)
+        },
+        "confusion": confusion,
+        "ties": {
+            "images": 130 if quantized else 0,
+            "first": correct,
+            "last": correct,
+            "expected": float(correct),
+        },
+        "size_bytes": size,
+        "model_sha256": _hash(100 + seed + len(framework) + len(dtype)),
+        "flagged": delta < -5,
+        "flag_reason": f"drops {-delta:.2f} pp, more than 5 pp" if delta < -5 else None,
+        "word": word,
+        "quantized_ops": 10 if quantized else 0,
+        "float_ops": 0 if quantized else None,
+        "census": {"quantized_ops": {"Conv": 9, "Gemm": 1}, "float_ops": {}} if quantized else None,
+        "support": None,
+    }
+
+
+def _timing(configurations: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    yield from (("onnx", 5.21), ("calibration", 1.38), ("folded", 0.41), ("torch", 2.94))
+    yield ("ranges", 2.17)
+    for i, found in enumerate(configurations):
+        if found["dtype"] != "float32":
+            yield f"model/{found['name']}", 1.1 + 0.3 * i
+    for i, found in enumerate(configurations):
+        yield f"scores/{found['name']}", 2.4 + 0.9 * i
+        yield f"compare/{found['name']}", 0.02 + 0.01 * i
+    yield from (("verify/onnx", 0.62), ("verify/torch", 1.04), ("verify/preprocessing", 0.11))

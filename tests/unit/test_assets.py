@@ -1,0 +1,411 @@
+"""Finding, remembering and downloading assets, when nothing is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resnet8_eval import assets, standin
+from resnet8_eval.assets import DATASET_FOLDER, Assets, fetch, load_manifest, locate, survey
+from tests.small_assets import SmallAssets, put_files
+
+OFFICIAL_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+}
+
+Find = Callable[..., Assets]
+
+
+@pytest.fixture
+def small() -> SmallAssets:
+    return SmallAssets()
+
+
+@pytest.fixture
+def find(tmp_path: Path, small: SmallAssets, monkeypatch: pytest.MonkeyPatch) -> Find:
+    """`locate` in an empty world: a checkout, a cache, fixtures, and nothing on the network."""
+    fixtures = tmp_path / "fixtures"
+    (fixtures / "standin").mkdir(parents=True)
+    (fixtures / "standin" / "standin.h5").write_bytes(small.standin_model)
+    monkeypatch.setattr(assets, "fixtures_dir", lambda: fixtures)
+    monkeypatch.setattr(assets, "_checkouts", lambda: [tmp_path / "checkout"])
+    monkeypatch.setattr(standin, "materialise", lambda folder: put_files(folder, small.files))
+    for name in ("RESNET8_EVAL_ASSETS", "RESNET8_EVAL_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def find(kind: str = "real", **options: object) -> Assets:
+        settings = {
+            "assets_dir": None,
+            "cache_dir": tmp_path / "cache",
+            "download": False,
+            "manifest": small.manifest(),
+            **options,
+        }
+        return locate(kind, **settings)  # type: ignore[arg-type]
+
+    return find
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were read to compute a checksum, in files of any age."""
+    names: list[str] = []
+    compute = assets._sha256
+
+    def count(path: Path) -> str:
+        names.append(path.name)
+        return compute(path)
+
+    monkeypatch.setattr(assets, "_sha256", count)
+    monkeypatch.setattr(assets, "_SETTLED_NS", -(10**9))
+    return names
+
+
+# --- the manifest --------------------------------------------------------------------------------
+
+
+def test_manifest_has_the_official_files() -> None:
+    manifest = load_manifest()
+    assert {entry.name: entry.md5 for entry in manifest.real.dataset} == OFFICIAL_MD5
+    assert manifest.archive.md5 == "c58f30108f718f92721af3b95e74349a"
+    assert manifest.real.model.name == "pretrainedResnet.h5"
+    for entry in (manifest.real.model, manifest.archive):
+        assert entry.url
+        assert entry.url.startswith("https://")
+        assert entry.licence
+
+
+def test_manifest_is_well_formed() -> None:
+    manifest = load_manifest()
+    standin_files = (manifest.standin.model, *manifest.standin.dataset)
+    for entry in (manifest.real.model, manifest.archive, *manifest.real.dataset, *standin_files):
+        assert entry.size > 0
+        for checksum, length in ((entry.sha256, 64), (entry.md5, 32)):
+            assert len(checksum) == length
+            assert set(checksum) <= set("0123456789abcdef")
+    assert [entry.name for entry in manifest.standin.dataset] == list(OFFICIAL_MD5)
+
+
+def test_the_stand_in_is_the_one_in_the_manifest(tmp_path: Path) -> None:
+    found = locate("stand-in", assets_dir=None, cache_dir=tmp_path)
+    assert (found.kind, found.user_model) == ("stand-in", False)
+    assert found.model == assets.fixtures_dir() / "standin" / "resnet8_standin.h5"
+    assert found.dataset.is_relative_to(tmp_path)
+
+
+def test_import_is_light() -> None:
+    heavy = "{'numpy', 'pooch', 'requests', 'tqdm', 'filelock', 'tarfile'}"
+    code = f"import sys, resnet8_eval.assets; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == b"set()"
+
+
+# --- where assets are found ----------------------------------------------------------------------
+
+
+def test_search_order(
+    tmp_path: Path, small: SmallAssets, find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argument, variable = tmp_path / "argument", tmp_path / "variable"
+    places = [
+        argument,
+        tmp_path / "checkout" / "assets",
+        tmp_path / "shared" / "assets",
+        tmp_path / "cache",
+    ]
+    for place in [*places, variable]:
+        small.put_model(place)
+        small.put_dataset(place)
+    monkeypatch.setenv("RESNET8_EVAL_ASSETS", str(variable))
+    assert find(assets_dir=argument).model == argument / "model.h5"
+    assert find().model == variable / "model.h5"
+    monkeypatch.delenv("RESNET8_EVAL_ASSETS")
+    for place in places[1:]:
+        found = find()
+        assert found.model == place / "model.h5"
+        assert found.dataset == place / DATASET_FOLDER
+        found.model.unlink()
+        found.dataset.rename(place / "away")
+
+
+def test_model_and_images_may_lie_apart(tmp_path: Path, small: SmallAssets, find: Find) -> None:
+    model = small.put_model(tmp_path / "given")
+    dataset = small.put_dataset(tmp_path / "cache")
+    found = find(assets_dir=tmp_path / "given")
+    assert (found.model, found.dataset) == (model, dataset)
+
+
+def test_record(tmp_path: Path, small: SmallAssets, find: Find) -> None:
+    small.put_model(tmp_path / "cache")
+    small.put_dataset(tmp_path / "cache")
+    manifest = small.manifest()
+    assert find() == Assets(
+        kind="real",
+        model=tmp_path / "cache" / "model.h5",
+        model_sha256=manifest.real.model.sha256,
+        user_model=False,
+        dataset=tmp_path / "cache" / DATASET_FOLDER,
+        dataset_md5={entry.name: entry.md5 for entry in manifest.real.dataset},
+        dataset_sha256={entry.name: entry.sha256 for entry in manifest.real.dataset},
+    )
+
+
+def test_checkout_is_found_from_the_package_and_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(assets.__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    assert assets._checkouts() == [here]
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures" / "assets.json").touch()
+    assert assets._checkouts() == [here, tmp_path]
+
+
+def test_relative_folders_become_absolute(
+    tmp_path: Path, small: SmallAssets, find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.put_model(tmp_path / "cache")
+    small.put_archive(tmp_path / "given")
+    monkeypatch.chdir(tmp_path)
+    found = find(assets_dir=Path("given"), cache_dir=Path("cache"))
+    assert found.model == tmp_path / "cache" / "model.h5"
+    assert found.dataset == tmp_path / "cache" / DATASET_FOLDER
+
+
+def test_archive_is_unpacked_once_into_the_cache(
+    tmp_path: Path, small: SmallAssets, find: Find, hashed: list[str]
+) -> None:
+    small.put_model(tmp_path / "given")
+    small.put_archive(tmp_path / "given")
+    found = find(assets_dir=tmp_path / "given")
+    assert found.dataset == tmp_path / "cache" / DATASET_FOLDER
+    assert {path.name: path.read_bytes() for path in found.dataset.iterdir()} == small.files
+    hashed.clear()
+    assert find(assets_dir=tmp_path / "given") == found
+    assert hashed == []
+
+
+# --- kinds ---------------------------------------------------------------------------------------
+
+
+def test_auto_prefers_the_real_assets(tmp_path: Path, small: SmallAssets, find: Find) -> None:
+    small.put_model(tmp_path / "cache")
+    small.put_dataset(tmp_path / "cache")
+    said: list[str] = []
+    assert find("auto", announce=said.append).kind == "real"
+    assert said == []
+
+
+def test_auto_turns_to_the_stand_in_and_says_why(tmp_path: Path, find: Find) -> None:
+    said: list[str] = []
+    found = find("auto", announce=said.append)
+    assert found.kind == "stand-in"
+    assert found.model == tmp_path / "fixtures" / "standin" / "standin.h5"
+    assert len(said) == 1
+    assert "\n" not in said[0]
+    for part in ("stand-in", "model.h5", DATASET_FOLDER, "no download was asked for"):
+        assert part in said[0]
+
+
+def test_stand_in_is_made_once(
+    small: SmallAssets, find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def slowly(folder: Path) -> None:
+        made.append(folder)
+        time.sleep(0.05)
+        put_files(folder, small.files)
+
+    monkeypatch.setattr(standin, "materialise", slowly)
+    found: list[Assets] = []
+    threads = [threading.Thread(target=lambda: found.append(find("stand-in"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert len(found) == 4
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("kind", ["real", "stand-in"])
+def test_a_users_model_takes_the_models_place(
+    tmp_path: Path, small: SmallAssets, find: Find, kind: str
+) -> None:
+    small.put_dataset(tmp_path / "cache")  # but no model
+    mine = tmp_path / "mine.keras"
+    mine.write_bytes(small.model)
+    found = find(kind, keras_model=mine)
+    assert (found.kind, found.model, found.user_model) == (kind, mine, True)
+    assert found.model_sha256 == small.manifest().real.model.sha256
+
+
+# --- the memory ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def complete(tmp_path: Path, small: SmallAssets) -> Path:
+    """Fill a folder with the model and the images, and let it settle."""
+    small.put_model(tmp_path / "given")
+    small.put_dataset(tmp_path / "given")
+    time.sleep(0.02)  # more than one tick of the file system's clock
+    return tmp_path / "given"
+
+
+def test_what_was_verified_is_not_read_again(complete: Path, find: Find, hashed: list[str]) -> None:
+    first = find(assets_dir=complete)
+    assert sorted(hashed) == sorted(["model.h5", *OFFICIAL_MD5])
+    hashed.clear()
+    assert find(assets_dir=complete) == first
+    assert hashed == []
+
+
+def test_a_touched_file_is_read_again(complete: Path, find: Find, hashed: list[str]) -> None:
+    find(assets_dir=complete)
+    hashed.clear()
+    (complete / "model.h5").touch()
+    find(assets_dir=complete)
+    assert hashed == ["model.h5"]
+
+
+def test_a_file_put_in_its_place_is_read_again(
+    complete: Path, small: SmallAssets, find: Find, hashed: list[str]
+) -> None:
+    find(assets_dir=complete)
+    hashed.clear()
+    before = (complete / "model.h5").stat()
+    other = complete / "other"
+    other.write_bytes(small.model)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(complete / "model.h5")
+    find(assets_dir=complete)
+    assert hashed == ["model.h5"]
+
+
+def test_a_young_file_is_not_remembered(
+    complete: Path, find: Find, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "_SETTLED_NS", 10**12)
+    find(assets_dir=complete)
+    hashed.clear()
+    find(assets_dir=complete)
+    assert "model.h5" in hashed
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"model.h5": 1}']
+)
+def test_a_corrupt_memory_is_rebuilt(
+    tmp_path: Path, complete: Path, find: Find, hashed: list[str], content: bytes
+) -> None:
+    find(assets_dir=complete)
+    (tmp_path / "cache" / "verified.json").write_bytes(content)
+    hashed.clear()
+    find(assets_dir=complete)
+    assert len(hashed) == 8
+    hashed.clear()
+    find(assets_dir=complete)
+    assert hashed == []
+
+
+def test_a_memory_of_another_shape_is_ignored(
+    tmp_path: Path, complete: Path, find: Find, hashed: list[str]
+) -> None:
+    memory = tmp_path / "cache" / "verified.json"
+    find(assets_dir=complete)
+    memory.write_text(json.dumps({path: {"sha256": 1} for path in json.loads(memory.read_text())}))
+    hashed.clear()
+    find(assets_dir=complete)
+    assert len(hashed) == 8
+
+
+def test_without_a_writable_cache_files_are_read_each_time(
+    tmp_path: Path, complete: Path, find: Find, hashed: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    unwritable = tmp_path / "file" / "cache"  # not even root can make a folder in a file
+    for _ in range(2):
+        hashed.clear()
+        assert find(assets_dir=complete, cache_dir=unwritable).kind == "real"
+        assert len(hashed) >= 8
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def test_default_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNET8_EVAL_CACHE", str(tmp_path))
+    assert assets.default_cache_dir() == tmp_path
+    monkeypatch.delenv("RESNET8_EVAL_CACHE")
+    assert assets.default_cache_dir().name == "resnet8-eval"
+
+
+def test_fixtures_of_a_checkout() -> None:
+    assert (assets.fixtures_dir() / "assets.json").is_file()
+
+
+def test_fixtures_of_an_installed_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "resnet8_eval" / "fixtures").mkdir(parents=True)
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "resnet8_eval" / "assets.py"))
+    assert assets.fixtures_dir() == tmp_path / "resnet8_eval" / "fixtures"
+
+
+# --- survey --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("find")
+def test_survey_of_an_empty_world(tmp_path: Path, small: SmallAssets) -> None:
+    findings = survey(None, tmp_path / "cache", manifest=small.manifest())
+    assert len(findings) == 9 + 8
+    assert {f.state for f in findings if f.kind == "real"} == {"missing"}
+    made = [f for f in findings if f.kind == "stand-in"]
+    assert [f.state for f in made] == ["verified"] + ["missing"] * 7
+    assert made[1].detail == "made when needed"
+    assert not (tmp_path / "cache" / "stand-in").exists()
+
+
+@pytest.mark.usefixtures("find")
+def test_survey_names_what_is_damaged_and_what_is_missing(
+    tmp_path: Path, small: SmallAssets
+) -> None:
+    small.put_model(tmp_path / "given").write_bytes(b"something else")
+    dataset = small.put_dataset(tmp_path / "given")
+    (dataset / "data_batch_2").unlink()
+    findings = survey(tmp_path / "given", tmp_path / "cache", manifest=small.manifest())
+    states = {f.name: f.state for f in findings if f.kind == "real"}
+    assert states.pop("model.h5") == "damaged"
+    assert states.pop("data_batch_2") == "missing"
+    assert states.pop("cifar.tar.gz") == "missing"
+    assert set(states.values()) == {"verified"}
+
+
+@pytest.mark.usefixtures("find")
+def test_survey_sees_the_archive(tmp_path: Path, small: SmallAssets) -> None:
+    archive = small.put_archive(tmp_path / "given")
+    findings = survey(tmp_path / "given", tmp_path / "cache", manifest=small.manifest())
+    by_name = {f.name: f for f in findings if f.kind == "real"}
+    assert by_name["cifar.tar.gz"].state == "verified"
+    assert str(archive) in by_name["test_batch"].detail
+
+
+def test_fetch_from_a_complete_cache_downloads_nothing(
+    tmp_path: Path, small: SmallAssets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
+    model, dataset = small.put_model(tmp_path), small.put_dataset(tmp_path)
+    assert fetch(tmp_path, manifest=small.manifest()) == (model, dataset)
