@@ -27,7 +27,7 @@ unit: $(STAMP) ## Unit, fault and browser tests, on the stand-in or smaller
 	$(PYTEST) -n auto --dist loadfile tests --ignore tests/acceptance
 
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
-	$(PYTEST) tests/acceptance --assets stand-in --reports-dir reports/stand-in
+	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in
 	$(PYTEST) tests/acceptance --assets auto
 
 clean: ## Remove the environment and everything generated

@@ -239,8 +239,8 @@ def locate(
             model, dataset = search.real(user_model, download)
             return search.assets("real", model, user_model, dataset)
         except MissingAssetError as error:
-            if kind == "real":
-                raise
+            if kind == "real" or user_model:
+                raise  # a model of photographs has nothing to say of drawn shapes
             announce(f"Using the stand-in. {error.what} {' '.join(error.given.split())}")
     model, dataset = search.standin(user_model)
     return search.assets("stand-in", model, user_model, dataset)

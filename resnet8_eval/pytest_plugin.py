@@ -13,7 +13,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from typing import Any, Final
 import pytest
 
 from resnet8_eval.checks import Check, failed
+from resnet8_eval.errors import SuiteError
 from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement, of_milestone
 
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
@@ -98,6 +100,12 @@ def pytest_configure(config: pytest.Config) -> None:
             f"--requirement {unknown[0]}: there is no such requirement; "
             f"the register has {', '.join(BY_ID)}"
         )
+    folders = [config.getoption(f"--{name}-dir") for name in ("assets", "cache", "reports")]
+    if config.inipath is None and any(folders):
+        raise pytest.UsageError(
+            "pytest took the folder after an option for the place of its configuration; write "
+            "such options with an equals sign, such as --reports-dir=FOLDER"
+        )
     run = AcceptanceRun(config)
     config.stash[_RUN] = run
     if not hasattr(config, "workerinput"):
@@ -141,8 +149,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A requirement test that measured nothing does not pass."""
-    result = yield
+    """A requirement test that measured nothing does not pass; the suite's errors need no trace."""
+    try:
+        result = yield
+    except SuiteError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     requirement = requirement_of(pyfuncitem)
     if requirement is not None and "measured" not in dict(pyfuncitem.user_properties):
         pytest.fail(
@@ -230,7 +241,7 @@ def sentence(requirement: Requirement, measured: float) -> str:
     unit = f" {requirement.unit}" if requirement.unit else ""
     return (
         f"{requirement.quantity}: measured {measured:.10g}{unit}, "
-        f"required {requirement.required.strip()}, margin {requirement.margin(measured):+.4g}{unit}"
+        f"required {requirement.required}, margin {requirement.margin(measured):+.4g}{unit}"
     )
 
 
@@ -243,28 +254,32 @@ def requirement(request: pytest.FixtureRequest) -> Judge:
     return Judge(request.node, found)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def run(request: pytest.FixtureRequest) -> Any:
     """The pipeline of this run: ``run.artifact(stage)`` and its ``record``.
 
     What the selected tests need is made at the first use, overlapping where it can.
     """
     state = request.config.stash[_RUN]
-    needs = [
-        need
-        for item in request.session.items
-        if (marker := item.get_closest_marker("requirement"))
-        for need in marker.kwargs.get("needs", ())
-    ]
-    state.pipeline.prepare(dict.fromkeys(needs))
-    return state.pipeline
+    try:
+        pipeline = state.prepared(request.session.items)
+    except SuiteError as error:
+        raise pytest.fail.Exception(state.once(error), pytrace=False) from None
+    kind = pipeline.settings.assets.kind
+    request.node.user_properties.append(("assets", kind))
+    return pipeline
 
 
-@pytest.fixture(autouse=True)
-def _asset_kind(request: pytest.FixtureRequest) -> None:
-    if requirement_of(request.node) is not None:
-        state = request.config.stash[_RUN]
-        request.node.user_properties.append(("assets", state.pipeline.settings.assets.kind))
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport, config: pytest.Config
+) -> tuple[str, str, str] | None:
+    """Give a requirement's measurement the place of its dot, or of PASSED."""
+    line = _requirement_line(report)
+    if line is None:
+        return None
+    verbose = config.get_verbosity() > 0
+    return (report.outcome, "" if report.passed else "F", line if verbose else "")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -351,6 +366,9 @@ class AcceptanceRun:
         self._seen: dict[str, _Seen] = {}
         self._pipeline: Any = None
         self._notes: list[str] = []
+        self._said: set[str] = set()
+        self._prepared = False
+        self._heading: Path | None = None
         self._started = time.time()
 
     @property
@@ -368,13 +386,14 @@ class AcceptanceRun:
 
             option = self.config.getoption
             cache_dir = option("--cache-dir") or assets.default_cache_dir()
-            found = assets.locate(
-                option("--assets"),
-                assets_dir=option("--assets-dir"),
-                cache_dir=cache_dir,
-                keras_model=option("--keras-model"),
-                announce=self._announce,
-            )
+            with self._uncaptured():  # a download shows its progress
+                found = assets.locate(
+                    option("--assets"),
+                    assets_dir=option("--assets-dir"),
+                    cache_dir=cache_dir,
+                    keras_model=option("--keras-model"),
+                    announce=self._announce,
+                )
             settings = Settings(
                 found, cache_dir, option("--calibration-count"), option("--calibration-seed")
             )
@@ -399,6 +418,15 @@ class AcceptanceRun:
             return
         seen = self._seen.setdefault(name, _Seen(report.nodeid))
         seen.properties.update(properties)
+        line = _requirement_line(report)
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if line and terminal and self.config.get_verbosity() == 0:
+            # A line of its own would make the reporter repeat the file's name before the next.
+            heading = self.config.rootpath / report.nodeid.split("::")[0]
+            if self._heading == heading or self.config.getoption("numprocesses", None):
+                terminal.currentfspath = None
+            terminal.write_line(f"  {line}", green=report.passed, red=report.failed)
+            self._heading = terminal.currentfspath = heading
         if report.failed:
             seen.failure = _last_line(report)
         elif report.skipped:
@@ -417,7 +445,6 @@ class AcceptanceRun:
     def conclude(self, *, interrupted: bool) -> None:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
         from resnet8_eval import results
-        from resnet8_eval.errors import SuiteError
         from resnet8_eval.report import publish
 
         outcomes = self._outcomes()
@@ -435,7 +462,7 @@ class AcceptanceRun:
                 started=self._started,
             )
         except SuiteError as error:
-            self._notes.append(f"No results were written. {error}")
+            self._notes.append(f"No results were written. {self.once(error)}")
             return
         publish(self.results, self.reports_dir)
         log = self.pipeline.peek("onnx")
@@ -451,6 +478,25 @@ class AcceptanceRun:
         from resnet8_eval.report import terminal
 
         return [*terminal.render(self.results, width), *self._notes]
+
+    def prepared(self, items: Iterable[pytest.Item]) -> Any:
+        """The pipeline, with all that the requirement tests among `items` need."""
+        if not self._prepared:
+            needs = [
+                need
+                for item in items
+                if (marker := item.get_closest_marker("requirement"))
+                for need in marker.kwargs.get("needs", ())
+            ]
+            self.pipeline.prepare(dict.fromkeys(needs))
+            self._prepared = True
+        return self.pipeline
+
+    def once(self, error: SuiteError) -> str:
+        """The whole message the first time, a line of it afterwards."""
+        known = str(error) in self._said
+        self._said.add(str(error))
+        return f"{error.what.splitlines()[0]} (said in full above)" if known else str(error)
 
     def _select(self, nodeids: Iterable[str]) -> None:
         self.selected.update(found for nodeid in nodeids if (found := _id_in(nodeid)))
@@ -497,13 +543,12 @@ class AcceptanceRun:
 
     def _announce(self, line: str) -> None:
         """One line of progress, past pytest's capturing."""
+        with self._uncaptured():
+            print(f"  {line}", file=sys.stderr, flush=True)
+
+    def _uncaptured(self) -> AbstractContextManager[None]:
         capture = self.config.pluginmanager.getplugin("capturemanager")
-        write: Callable[[], object] = lambda: print(f"  {line}", file=sys.stderr, flush=True)  # noqa: E731
-        if capture is None:
-            write()
-        else:
-            with capture.global_and_fixture_disabled():
-                write()
+        return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
 
 def _is_acceptance_run(config: pytest.Config) -> bool:
@@ -520,6 +565,19 @@ def _id_in(nodeid: str) -> str | None:
     found = _IN_TEST_NAME.search(nodeid)
     name = f"{found[1].upper()}-{found[2]}" if found else None
     return name if name in BY_ID else None
+
+
+def _requirement_line(report: pytest.CollectReport | pytest.TestReport) -> str | None:
+    """One line on a requirement test that was carried out: ID, measured, required, margin."""
+    if report.when != "call" or not isinstance(report, pytest.TestReport) or report.skipped:
+        return None
+    found = dict(report.user_properties)
+    if "measured" not in found or found.get("requirement") not in BY_ID:
+        return None
+    requirement = BY_ID[str(found["requirement"])]
+    good = "met" if found.get("assets") == "real" else "passed"
+    word = good if report.passed else "NOT MET"
+    return f"{requirement.id:8}{word:8}{sentence(requirement, float(str(found['measured'])))}"
 
 
 def _last_line(report: pytest.TestReport) -> str:

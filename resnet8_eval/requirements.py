@@ -73,16 +73,17 @@ class Requirement:
     def margin(self, measured: float) -> float:
         """How far `measured` lies on the good side (positive) of the threshold, in `unit`."""
         distance = measured - self.threshold
-        return -abs(distance) if self.direction == "==" else distance
+        return 0.0 - abs(distance) if self.direction == "==" else distance
 
     @property
     def required(self) -> str:
-        """The condition in words, such as ``"> 85 %"``."""
-        return f"{self.direction} {self.threshold:g} {self.unit}"
+        """The condition, such as ``"> 85 %"``."""
+        sign = {">=": "≥", ">": ">", "==": "="}[self.direction]
+        return f"{sign} {self.threshold:g} {self.unit}".strip()
 
 
 def _checks(id_: str, milestone: Milestone, title: str) -> Requirement:
-    return Requirement(id_, milestone, title, "failed checks", "==", 0, "failed")
+    return Requirement(id_, milestone, title, "failed checks", "==", 0, "checks")
 
 
 def _whole_test_set(id_: str, milestone: Milestone, title: str) -> Requirement:

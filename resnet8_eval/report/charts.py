@@ -88,7 +88,7 @@ def accuracy_plot(results: Results) -> Drawing | None:
     ]
     limits = [limit for found in rows for limit in found["accuracy_ci95_percent"]]
     axis = Axis([*limits, *(value for _, value, _ in lines)], margin=0.05)
-    top = _LINE * len(lines) + 8
+    top, step = _LINE * len(lines) + 8, 30
     dots = [
         {
             "label": words.configuration(found),
@@ -96,14 +96,15 @@ def accuracy_plot(results: Results) -> Drawing | None:
             "interval": words.accuracy_interval(found["accuracy_ci95_percent"]),
             "mark": _MARKS.get(found["dtype"], "circle"),
             "flagged": found["flagged"],
-            "y": top + 38 * i,
+            "y": top + step // 2 + step * i,
             "x": axis.percent(found["accuracy_percent"]),
             "low": axis.percent(found["accuracy_ci95_percent"][0]),
             "high": axis.percent(found["accuracy_ci95_percent"][1]),
+            "to_left": axis.share(found["accuracy_percent"]) > 0.5,
         }
         for i, found in enumerate(rows)
     ]
-    bottom = top + 38 * len(rows)
+    bottom = top + step * len(rows)
     return {
         "height": bottom + 40,
         "top": top,
@@ -153,14 +154,14 @@ def plane(results: Results) -> Drawing | None:
             "label": words.configuration(found),
             "mark": _MARKS.get(found["dtype"], "circle"),
             "flagged": found["flagged"],
-            "x": sizes.percent(found["size_bytes"] / 1000),
-            "to_left": sizes.share(found["size_bytes"] / 1000) > 0.5,
+            "share": sizes.share(found["size_bytes"] / 1000),
             "y": y(found["accuracy_percent"]),
             "low": y(found["accuracy_ci95_percent"][0]),
             "high": y(found["accuracy_ci95_percent"][1]),
         }
         for found in rows
     ]
+    _stand_beside(points)
     _spread(points, _LINE, _LINE, bottom - _LINE)
     return {
         "height": height,
@@ -175,9 +176,29 @@ def _measured(results: Results) -> list[Mapping[str, Any]]:
     return [row.configuration for row in table.rows(results) if row.configuration is not None]
 
 
+def _stand_beside(points: list[Drawing]) -> None:
+    """Give every point a place for its label beside the group that it stands in."""
+    order = sorted(points, key=lambda point: point["share"])
+    groups = [order[:1]]
+    for point in order[1:]:
+        if point["share"] - groups[-1][-1]["share"] < 0.15:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    for group in groups:
+        to_left = group[0]["share"] > 0.4
+        for point in group:
+            point["to_left"] = to_left
+            point["x"] = f"{100 * point['share']:.2f}%"
+            point["label_x"] = f"{100 * group[0 if to_left else -1]['share']:.2f}%"
+
+
 def _spread(points: list[Drawing], gap: float, low: float, high: float) -> None:
     """Give every point a height for its label, no two of them closer than `gap`."""
-    order = sorted(points, key=lambda point: (point["y"], point["label"]))
+    # Where heights are about the same, the labels of one side stay together.
+    order = sorted(
+        points, key=lambda p: (p["y"] // (3 * gap), p["to_left"], p["y"], -p["share"], p["label"])
+    )
     heights = [point["y"] for point in order]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
@@ -185,12 +206,12 @@ def _spread(points: list[Drawing], gap: float, low: float, high: float) -> None:
     shift = sum(h - p["y"] for h, p in zip(heights, order, strict=True)) / len(order)
     shift = min(max(shift, heights[-1] - high), heights[0] - low)
     for point, h in zip(order, heights, strict=True):
-        point["label_dy"] = round(h - shift - point["y"], 2)
+        point["label_y"] = round(h - shift, 2)
 
 
-BOX: Final = (132, 38)
+BOX: Final = (150, 38)
 """Width and height of a box of the pipeline, in pixels."""
-_COLUMN: Final = 156
+_COLUMN: Final = 170
 _ROW: Final = 50
 _TOP: Final = 30
 _PLACES: Final = {

@@ -171,7 +171,7 @@ def recipes(results: Results) -> dict[str, Any] | None:
     for row in rows:
         found = _configuration(row)
         entries = {
-            **found["recipe"],
+            **{k: v for k, v in found["recipe"].items() if k not in {"framework", "dtype"}},
             "calibration seed": found["calibration_seed"],
             "quantized operators": (found["census"] or {}).get("quantized_ops"),
             "float operators": (found["census"] or {}).get("float_ops"),

@@ -132,7 +132,8 @@ def margin(requirement: Mapping[str, Any]) -> str:
         return "exact"
     if unit == "%":
         return f"{signed(value)} pp"
-    return with_unit(f"{'+' if value > 0 else ''}{number(value)}", unit)
+    sign = "+" if value > 0 else "" if value else "±"
+    return with_unit(f"{sign}{number(value)}", unit)
 
 
 def milestone(name: str, found: Mapping[str, Any]) -> str:
@@ -165,7 +166,7 @@ def shortfall(requirement: Mapping[str, Any]) -> str:
     parts = []
     if requirement["measured"] is not None and not _reaches(requirement):
         parts.append(
-            f"{plain(requirement['quantity'])} {measured(requirement)}, "
+            f"{plain(requirement['quantity'])}: {measured(requirement)}, "
             f"required {required(requirement)}, margin {margin(requirement)}"
         )
     broken = [check for check in requirement["evidence"] if not check["ok"]]

@@ -33,6 +33,7 @@ document.addEventListener("DOMContentLoaded", () => {
   results.append(byId("results-table"));
   session.append(byId("environment"));
   byId("environment-header").hidden = true;
+  for (const list of document.querySelectorAll("#environment ul ul:empty")) list.remove();
   const main = make("main", {}, byId("title"), report, tests, ...document.querySelectorAll(
     ".additional-summary.summary > *, .additional-summary.postfix > *",
   ));
