@@ -21,6 +21,7 @@ import typer
 
 from resnet8_eval import assets as assets_
 from resnet8_eval.errors import ModelError, SuiteError
+from resnet8_eval.runner import THREADS, lane_environment
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +88,8 @@ app.add_typer(assets_app, name="assets")
 
 def main() -> None:
     """Run the command line."""
+    # What the pipeline's own processes start with; frameworks read it when they are imported.
+    os.environ.update(lane_environment())
     app()
 
 
@@ -157,7 +160,6 @@ def convert(
     """
     from resnet8_eval.convert import fold, keras_to_onnx, onnx_to_torch, structure
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _whole_folder(output) as folder:
         with _working("Keras to ONNX"):
             record = keras_to_onnx.convert(model, folder)
@@ -272,7 +274,6 @@ def quantize(
     from resnet8_eval import quantize as quantize_
     from resnet8_eval.cifar10 import read_split
     from resnet8_eval.convert import fold, keras_to_onnx
-    from resnet8_eval.environment import usable_cores
     from resnet8_eval.quantize.calibrate import calibrate
     from resnet8_eval.quantize.recipes import RECIPES
 
@@ -280,7 +281,6 @@ def quantize(
     train = read_split(found.dataset, "train")
     chosen = calibration.choose(train.labels, calibration_count, calibration_seed)
     recipe = RECIPES[f"{framework.value}-{dtype.value}"]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         source = model
@@ -290,7 +290,7 @@ def quantize(
                 source = work / "model.onnx"
         with _working("fold and calibrate"):
             fold.fold(source, work / "folded.onnx")
-            calibrate(work / "folded.onnx", train.images[chosen.indices], work, usable_cores())
+            calibrate(work / "folded.onnx", train.images[chosen.indices], work, THREADS)
         with _working(f"quantize to {dtype.value}"):
             record = quantize_.quantize(work, recipe, folder)
     if as_json:
@@ -388,7 +388,6 @@ def _scores(
     """Scores of a stored model, the labels, and the kind of images."""
     from resnet8_eval import runtimes
     from resnet8_eval.cifar10 import read_split
-    from resnet8_eval.environment import usable_cores
 
     if not model.is_file():
         raise ModelError(
@@ -400,9 +399,8 @@ def _scores(
     runtimes.framework_of(model)
     found = _locate(kind, assets_dir, cache_dir)
     test = read_split(found.dataset, "test")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _working(f"evaluate {model.name}"):
-        scores = runtimes.scores(model, test.images, threads=usable_cores())
+        scores = runtimes.scores(model, test.images, threads=THREADS)
     return scores, test.labels, found.kind
 
 

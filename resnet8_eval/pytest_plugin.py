@@ -403,7 +403,8 @@ class AcceptanceRun:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which requirements were selected (without workers)."""
-        self._select(item.nodeid for item in session.items)
+        if not self.config.getoption("collectonly"):
+            self._select(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
@@ -553,7 +554,7 @@ class AcceptanceRun:
 
 def _is_acceptance_run(config: pytest.Config) -> bool:
     """Whether the command line asks for requirement tests; decided before collection."""
-    return bool(
+    return not config.getoption("collectonly") and bool(
         config.getoption("--requirement")
         or re.search(r"\bv1_[012]\b", config.getoption("-m") or "")
         or any("acceptance" in Path(str(argument)).parts for argument in config.args)

@@ -121,6 +121,7 @@ def lane_environment() -> Mapping[str, str]:
         "PYTHONHASHSEED": "0",  # tf2onnx numbers its constants in the order of a set
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_ENABLE_ONEDNN_OPTS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
 
 

@@ -10,7 +10,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+ENGINE: Final = "x86"
+"""PyTorch's default engine, which takes oneDNN's kernels where the processor has VNNI and FBGEMM's
+elsewhere. It packs the weights when a file is read, so it must be the same whenever one is."""
 
 
 def save(module: Any, path: Path) -> None:
@@ -23,9 +27,10 @@ def save(module: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read a TorchScript file."""
+    """Read a TorchScript file, for the kernels of :data:`ENGINE`."""
     import torch
 
+    torch.backends.quantized.engine = ENGINE
     with deprecations_ignored():
         return torch.jit.load(str(path), map_location="cpu")
 

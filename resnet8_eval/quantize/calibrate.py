@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -12,12 +13,27 @@ from numpy.typing import NDArray
 from resnet8_eval.artifacts import Record
 from resnet8_eval.preprocess import batches
 from resnet8_eval.quantize.equalization import equalize
-from resnet8_eval.quantize.parameters import MODEL, Parameters
-from resnet8_eval.quantize.ranges import PERCENTILE, activation_ranges
+from resnet8_eval.quantize.parameters import (
+    EQUALIZED,
+    MODEL,
+    Parameters,
+    exact_weight_limit,
+)
+from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.recipes import Method
 from resnet8_eval.quantize.rounding import round_weights
 
+DEFAULT_METHOD: Final = Method()
 
-def calibrate(folded: Path, images: NDArray[np.uint8], folder: Path, threads: int) -> Record:
+
+def calibrate(
+    folded: Path,
+    images: NDArray[np.uint8],
+    folder: Path,
+    threads: int,
+    method: Method = DEFAULT_METHOD,
+    limit: int | None = None,
+) -> Record:
     """Decide every quantization parameter, once for both frameworks.
 
     Parameters
@@ -30,26 +46,41 @@ def calibrate(folded: Path, images: NDArray[np.uint8], folder: Path, threads: in
         Where :class:`resnet8_eval.quantize.parameters.Parameters` is saved.
     threads
         Threads for ONNX Runtime.
+    method
+        How.
+    limit
+        Largest magnitude of a rounded weight; by default
+        :func:`resnet8_eval.quantize.parameters.exact_weight_limit`.
 
     Returns
     -------
     dict
         ``method``, and ``fed_sha256``, the hash of the bytes fed when the ranges were found.
     """
-    model = equalize(_with_global_pool(onnx.load(folded)), images, threads)
-    activations, fed_sha256 = activation_ranges(model, images, threads)
-    rounded = round_weights(model, images, threads)
+    limit = limit or exact_weight_limit()
+    model = _with_global_pool(onnx.load(folded))
+    if method.equalize:
+        model = equalize(model, images, threads)
+    activations, fed_sha256 = activation_ranges(model, images, threads, method)
+    rounded = round_weights(model, images, threads, method, limit)
+    onnx.save(model, folder / EQUALIZED)
     onnx.save(rounded.model, folder / MODEL)
     Parameters(folder / MODEL, activations, rounded.scales, rounded.integers).save(folder)
+    return {"method": _describe(method, limit), "fed_sha256": fed_sha256}
+
+
+def _describe(method: Method, limit: int) -> dict[str, Any]:
+    """The method in words, for results.json."""
+    cut = f" {method.percentile}" if method.ranges == "percentile" else ""
+    rounding = "GPTQ rounding" if method.rounding == "gptq" else "rounded to nearest"
     return {
-        "method": {
-            "equalization": "activation ranges, residual groups",
-            "activations": f"per tensor, percentile {PERCENTILE}",
-            "weights": "per channel, symmetric, GPTQ rounding, bias corrected",
-            "input": "exact: scale 1",
-            "score": "float32",
-        },
-        "fed_sha256": fed_sha256,
+        "equalization": "activation ranges, residual groups" if method.equalize else "none",
+        "activations": f"per tensor, {method.ranges}{cut}",
+        "weights": f"{method.granularity}, symmetric, {rounding}"
+        + (", bias corrected" if method.correct_bias else ""),
+        "weight_limit": limit,
+        "input": "exact: scale 1",
+        "score": "float32",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval import environment
+
 MODEL, ACTIVATIONS, WEIGHTS = "rounded.onnx", "activations.json", "weights.npz"
+EQUALIZED = "equalized.onnx"
+"""The float32 network that the rounded one stands for, channel by channel."""
 WEIGHT_LIMIT = 127
 """Rounded weights lie in [-127, 127]: symmetric, so that int8 and uint8 (zero point 128) hold the
 same values."""
+SATURATION_FREE_LIMIT = 63
+"""The same for processors without VNNI. There two products of an unsigned and a signed byte are
+summed in 16 bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 = 64770 does not."""
+_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+_HELD_BACK = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
+"""Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
+_X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
+
+
+def exact_weight_limit() -> int:
+    """Largest magnitude of weights with which this processor's integer kernels cannot saturate.
+
+    Weights of 7 bits cost an eighth of what activations of 7 bits do, which PyTorch's own
+    ``reduce_range`` takes; see ``docs/results.md``.
+
+    Returns
+    -------
+    int
+        :data:`WEIGHT_LIMIT`, or :data:`SATURATION_FREE_LIMIT` on x86 without VNNI (or with
+        ``ONEDNN_MAX_CPU_ISA`` holding oneDNN back from it).
+    """
+    cpu = environment.cpu()
+    held_back = (cpu["onednn_max_cpu_isa"] or "").upper() in _HELD_BACK
+    exact = platform.machine().lower() not in _X86 or _VNNI & set(cpu["flags"])
+    return WEIGHT_LIMIT if exact and not held_back else SATURATION_FREE_LIMIT
 
 
 @dataclass(frozen=True)
@@ -23,7 +53,7 @@ class Parameters:
     Attributes
     ----------
     model
-        The folded ONNX model with weights that lie on their 8-bit grid, biases corrected.
+        The equalized ONNX model with weights that lie on their grid, biases corrected.
     activations
         Tensor name to the range (lowest, highest) of real values that its 8 bits span; it always
         holds zero.

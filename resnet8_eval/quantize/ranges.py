@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from resnet8_eval.quantize.graph import Probe
+from resnet8_eval.quantize.parameters import grid
+from resnet8_eval.quantize.recipes import Method
 
 BINS = 2048
-PERCENTILE = 99.999
-"""Share of an activation's calibration values that its range holds, in percent. Chosen on training
-images: cutting the few largest values buys every other one a finer step."""
+SHRINKINGS = np.linspace(0.05, 1.0, 96)
+"""Ranges that the least squared error is looked for among, relative to the widest."""
 _SAME_GRID = ("Transpose", "Reshape")
+DEFAULT_METHOD: Final = Method()
 Ranges = dict[str, tuple[float, float]]
 
 
 def activation_ranges(
-    model: onnx.ModelProto, images: NDArray[np.uint8], threads: int
+    model: onnx.ModelProto,
+    images: NDArray[np.uint8],
+    threads: int,
+    method: Method = DEFAULT_METHOD,
+    levels: int = 255,
 ) -> tuple[Ranges, str]:
-    """Collect histograms of every activation and cut each at :data:`PERCENTILE`.
+    """Collect histograms of every activation and cut each as `method` says.
 
     Parameters
     ----------
@@ -31,6 +38,10 @@ def activation_ranges(
         Calibration images, uint8 (N, 32, 32, 3).
     threads
         Threads for ONNX Runtime.
+    method
+        Its ``ranges`` and ``percentile`` count here.
+    levels
+        Largest integer of the grid; it counts where the error of rounding is weighed.
 
     Returns
     -------
@@ -52,7 +63,7 @@ def activation_ranges(
     extremes = _extremes(probe, measured, images)
     fed_sha256 = probe.fed_sha256
     histograms = _histograms(probe, extremes, images)
-    ranges = {name: _cut(*extremes[name], histograms[name]) for name in measured}
+    ranges = {name: _cut(*extremes[name], histograms[name], method, levels) for name in measured}
     ranges |= {before: ranges[after] for before, after in relu.items()}
     ranges[model.graph.input[0].name] = (0.0, 255.0)
     for node in nodes:
@@ -88,11 +99,40 @@ def _histograms(
     return counts
 
 
-def _cut(low: float, high: float, counts: NDArray[np.int64]) -> tuple[float, float]:
-    """The range that keeps PERCENTILE of the values; of two tails, each loses half."""
+def _cut(
+    low: float, high: float, counts: NDArray[np.int64], method: Method, levels: int
+) -> tuple[float, float]:
+    """The range that the method keeps of the values between `low` and `high`."""
+    if method.ranges == "minmax":
+        return low, high
+    if method.ranges == "mse":
+        return _least_squares(low, high, counts, levels)
+    return _percentile(low, high, counts, method.percentile)
+
+
+def _least_squares(
+    low: float, high: float, counts: NDArray[np.int64], levels: int
+) -> tuple[float, float]:
+    """The range with the least mean squared error of clipping and rounding together."""
+    edges = np.linspace(low, high, BINS + 1)
+    values = (edges[:-1] + edges[1:]) / 2
+    best, least = (low, high), math.inf
+    for share in SHRINKINGS:
+        scale, zero_point = grid(low * share, high * share, levels)
+        steps = np.clip(np.round(values / scale) + zero_point, 0, levels) - zero_point
+        error = float(counts @ (steps * scale - values) ** 2)
+        if error < least:
+            best, least = (low * float(share), high * float(share)), error
+    return best
+
+
+def _percentile(
+    low: float, high: float, counts: NDArray[np.int64], percent: float
+) -> tuple[float, float]:
+    """The range that keeps `percent` of the values; of two tails, each loses half."""
     share = np.cumsum(counts) / max(counts.sum(), 1)
     edges = np.linspace(low, high, BINS + 1)
-    tail = (1 - PERCENTILE / 100) / (2 if low < 0 else 1)
+    tail = (1 - percent / 100) / (2 if low < 0 else 1)
     upper = edges[min(int(np.searchsorted(share, 1 - tail)), BINS - 1) + 1]
     lower = edges[int(np.searchsorted(share, tail))] if low < 0 else 0.0
     return min(float(lower), 0.0), max(float(upper), 0.0)

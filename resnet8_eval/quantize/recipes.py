@@ -40,6 +40,39 @@ class Recipe:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Method:
+    """How quantization parameters are found. The defaults are what the recipes use.
+
+    Attributes
+    ----------
+    ranges
+        How much of an activation's calibration values its range holds: all of them
+        (``"minmax"``), all but the few largest (``"percentile"``), or so much that the mean
+        squared error of clipping and rounding together is least (``"mse"``).
+    granularity
+        One weight scale for each output channel, or one for each layer.
+    rounding
+        ``"gptq"``, or to the ``"nearest"``.
+    equalize
+        Whether channels are scaled to span alike.
+    correct_bias
+        Whether what rounding does to a layer's mean output goes into its bias.
+    percentile
+        For ``ranges="percentile"``, in percent.
+    moment_stride
+        Every which calibration image enters the covariances of the layers' inputs.
+    """
+
+    ranges: Literal["minmax", "percentile", "mse"] = "percentile"
+    granularity: Literal["per-channel", "per-tensor"] = "per-channel"
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    equalize: bool = True
+    correct_bias: bool = True
+    percentile: float = 99.999
+    moment_stride: int = 4
+
+
 RECIPES: Final[dict[str, Recipe]] = {
     recipe.name: recipe
     for recipe in (

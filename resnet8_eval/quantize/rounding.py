@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from resnet8_eval.quantize.graph import Probe, Weights, ints, weighted
 from resnet8_eval.quantize.parameters import WEIGHT_LIMIT
+from resnet8_eval.quantize.recipes import Method
 
-MOMENT_STRIDE = 4
+DEFAULT_METHOD: Final = Method()
 """Every fourth calibration image enters the moments: 250 images give each layer 16,000 to 256,000
 rows, and a layer has at most 576 columns."""
 _DAMPING = 0.01
@@ -34,7 +35,13 @@ class Rounded(NamedTuple):
     integers: dict[str, NDArray[np.int8]]
 
 
-def round_weights(model: onnx.ModelProto, images: NDArray[np.uint8], threads: int) -> Rounded:
+def round_weights(
+    model: onnx.ModelProto,
+    images: NDArray[np.uint8],
+    threads: int,
+    method: Method = DEFAULT_METHOD,
+    limit: int = WEIGHT_LIMIT,
+) -> Rounded:
     """Round every weight, one layer at a time, and correct the biases.
 
     Each output channel has its own symmetric scale. Within a channel the weights are rounded one
@@ -51,11 +58,15 @@ def round_weights(model: onnx.ModelProto, images: NDArray[np.uint8], threads: in
         Calibration images, uint8 (N, 32, 32, 3).
     threads
         Threads for ONNX Runtime.
+    method
+        Its ``granularity``, ``rounding``, ``correct_bias`` and ``moment_stride`` count here.
+    limit
+        Largest magnitude of a rounded weight.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     weights = Weights(result)
-    moments = _moments(model, images[::MOMENT_STRIDE], threads)
+    moments = _moments(model, images[:: method.moment_stride], threads)
     scales, integers = {}, {}
     for node in weighted(result):
         name, bias = node.input[1], node.input[2]
@@ -64,19 +75,28 @@ def round_weights(model: onnx.ModelProto, images: NDArray[np.uint8], threads: in
         flat = weight.reshape(len(weight), -1)
         mean, covariance = moments[name]
         largest = np.maximum(np.abs(flat).max(axis=1), 1e-12)
+        if method.granularity == "per-tensor":
+            largest = np.full_like(largest, largest.max())
         # The scale is stored as float32: round against the scale that will be used.
-        scale = (largest / WEIGHT_LIMIT).astype(np.float32)
-        rounded = gptq(flat, covariance, scale.astype(np.float64))
+        scale = (largest / limit).astype(np.float32)
+        if method.rounding == "gptq":
+            rounded = gptq(flat, covariance, scale.astype(np.float64), limit)
+        else:
+            rounded = np.clip(np.round(flat / scale[:, None].astype(np.float64)), -limit, limit)
         on_grid = rounded * scale[:, None].astype(np.float64)
         grid_weight = on_grid.reshape(weight.shape)
         weights[name] = grid_weight.T if transposed else grid_weight
-        weights[bias] = weights[bias] + (flat - on_grid) @ mean
+        if method.correct_bias:
+            weights[bias] = weights[bias] + (flat - on_grid) @ mean
         scales[name], integers[name] = scale, rounded.reshape(weight.shape).astype(np.int8)
     return Rounded(result, scales, integers)
 
 
 def gptq(
-    weight: NDArray[np.float64], covariance: NDArray[np.float64], scale: NDArray[np.float64]
+    weight: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    limit: int = WEIGHT_LIMIT,
 ) -> NDArray[np.float64]:
     """Round a matrix column by column, spreading each error over the columns still free.
 
@@ -88,11 +108,13 @@ def gptq(
         Of the layer's inputs, shape (in, in).
     scale
         Step of each output channel, shape (out,).
+    limit
+        Largest magnitude of a whole number.
 
     Returns
     -------
     ndarray
-        Whole numbers in [-127, 127], shape (out, in).
+        Whole numbers in [-limit, limit], shape (out, in).
     """
     hessian = covariance.copy()
     diagonal = np.diag_indices_from(hessian)
@@ -103,7 +125,7 @@ def gptq(
     rounded = np.empty_like(free)
     for column in range(free.shape[1]):
         steps = np.round(free[:, column] / scale)
-        rounded[:, column] = np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        rounded[:, column] = np.clip(steps, -limit, limit)
         error = (free[:, column] - rounded[:, column] * scale) / upper[column, column]
         free[:, column + 1 :] -= np.outer(error, upper[column, column + 1 :])
     result = np.empty_like(rounded)

@@ -38,12 +38,10 @@ class QuantizedNetwork(nn.Module):
         ``torch.qint8``, or ``torch.quint8`` with zero point 128.
     kernels
         Whether to use the integer kernels, which take ``torch.qint8`` weights alone.
-    levels
-        Largest quantized activation: 255, or 127 for kernels that would saturate beyond.
     """
 
     def __init__(
-        self, parameters: Parameters, weights_dtype: torch.dtype, *, kernels: bool, levels: int
+        self, parameters: Parameters, weights_dtype: torch.dtype, *, kernels: bool
     ) -> None:
         super().__init__()
         graph = onnx.load(parameters.model).graph
@@ -52,8 +50,7 @@ class QuantizedNetwork(nn.Module):
         self._kernels = kernels
         self._steps = _fuse_relu(list(graph.node))
         self._grids = {
-            name: Grid(*grid(low, high, levels))
-            for name, (low, high) in parameters.activations.items()
+            name: Grid(*grid(low, high)) for name, (low, high) in parameters.activations.items()
         }
         self.layers = nn.ModuleDict()
         for step in self._steps:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval import environment, torchscript
+from resnet8_eval import torchscript
 from resnet8_eval.artifacts import Record
-from resnet8_eval.quantize.parameters import Parameters
+from resnet8_eval.quantize.parameters import WEIGHT_LIMIT, Parameters, exact_weight_limit
 from resnet8_eval.quantize.recipes import Recipe
 
-_HELD_BACK: Final = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
-"""Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
-_VNNI: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _WEIGHTED: Final = frozenset({"conv2d", "_convolution", "linear", "addmm", "matmul"})
 _KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu", "qlinear_pointwise"})
 _DTYPES: Final = {12: "int8", 13: "uint8"}
@@ -22,25 +18,19 @@ _DTYPES: Final = {12: "int8", 13: "uint8"}
 _DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
 
 
-def engine() -> tuple[str, int]:
-    """The quantized engine that is exact on this processor.
+def engine() -> str:
+    """The quantized engine of PyTorch to run on, for ``torch.backends.quantized.engine``.
 
-    oneDNN multiplies unsigned by signed bytes. With VNNI the sums are 32 bits wide; without it two
-    products share 16 bits and saturate, which took this model from 87 % to 72.5 %. The ``x86``
-    engine with activations of 7 bits cannot saturate anywhere.
-
-    Returns
-    -------
-    name : str
-        For ``torch.backends.quantized.engine``.
-    levels : int
-        Largest quantized activation, 255 or 127.
+    oneDNN multiplies unsigned by signed bytes and sums 32 bits wide with VNNI. Without it two
+    products share 16 bits and saturate, which takes this model from 87 % to 72.5 %; there the
+    ``x86`` engine runs, on weights of 7 bits with which nothing can saturate
+    (:func:`resnet8_eval.quantize.parameters.exact_weight_limit`).
     """
-    cpu = environment.cpu()
-    held_back = (os.environ.get("ONEDNN_MAX_CPU_ISA") or "").upper() in _HELD_BACK
-    if _VNNI & set(cpu["flags"]) and not held_back:
-        return "onednn", 255
-    return "x86", 127
+    import torch
+
+    wanted = "onednn" if exact_weight_limit() == WEIGHT_LIMIT else "x86"
+    supported = torch.backends.quantized.supported_engines
+    return wanted if wanted in supported else str(supported[-1])
 
 
 def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
@@ -59,26 +49,44 @@ def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
     -------
     dict
         ``quantized_ops`` and ``float_ops`` by type, ``weights`` (layer to stored dtype),
-        ``activations`` (dtypes), ``engine``, ``levels`` and ``support``.
+        ``activations`` (dtypes), ``engine`` and ``support``.
+    """
+    kernels = recipe.execution == "kernel"
+    name = engine() if kernels else None
+    torchscript.save(network(parameters, recipe, kernels=kernels), path)
+    return {
+        **census(path),
+        "engine": name,
+        "support": None if kernels else unsigned_kernel_support(),
+    }
+
+
+def network(parameters: Parameters, recipe: Recipe, *, kernels: bool) -> Any:
+    """The quantized network as a module, in integer kernels or in reference arithmetic.
+
+    Parameters
+    ----------
+    parameters
+        From calibration.
+    recipe
+        A recipe of framework ``"torch"``.
+    kernels
+        Whether to use the integer kernels, of :func:`engine`.
+
+    Returns
+    -------
+    resnet8_eval.quantize.torch_model.QuantizedNetwork
+        Ready to run.
     """
     import torch
 
     from resnet8_eval.quantize.torch_model import QuantizedNetwork
 
-    kernels = recipe.execution == "kernel"
-    name, levels = engine() if kernels else (None, 255)
-    if name:
-        torch.backends.quantized.engine = name
+    if kernels:
+        torch.backends.quantized.engine = engine()
     dtype = torch.quint8 if recipe.weights_dtype == "uint8" else torch.qint8
     with torchscript.deprecations_ignored():
-        network = QuantizedNetwork(parameters, dtype, kernels=kernels, levels=levels).eval()
-    torchscript.save(network, path)
-    return {
-        **census(path),
-        "engine": name,
-        "levels": levels,
-        "support": None if kernels else unsigned_kernel_support(),
-    }
+        return QuantizedNetwork(parameters, dtype, kernels=kernels).eval()
 
 
 def census(path: Path) -> Record:
@@ -149,6 +157,7 @@ def unsigned_kernel_support() -> dict[str, Any]:
                 said[name] = str(error).splitlines()[0]
             else:
                 said[name] = "accepted"
+    torch.backends.quantized.engine = torchscript.ENGINE
     return {"unsigned_weights": "accepted" in said.values(), "said": said}
 
 
