@@ -101,9 +101,8 @@ class Store:
         from filelock import FileLock
 
         folder = self._folder(stage, key)
-        locks = self.root / "locks"
         try:
-            locks.mkdir(parents=True, exist_ok=True)
+            self._lock(folder).parent.mkdir(parents=True, exist_ok=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StageError(
@@ -113,7 +112,7 @@ class Store:
                 next_step="choose another with --cache-dir or RESNET8_EVAL_CACHE",
             ) from error
         # The operating system releases the lock of a process that dies.
-        with FileLock(locks / f"{folder.name}.lock"):
+        with FileLock(self._lock(folder)):
             found = _read(folder)
             if found is not None:
                 return found
@@ -142,6 +141,23 @@ class Store:
         """Every artefact folder, with None for a damaged one."""
         for folder in sorted((self.root / "artifacts").glob("*/")):
             yield folder, _read(folder)
+
+    def clear(self) -> int:
+        """Remove every artefact that no process is making; return how many."""
+        from filelock import FileLock, Timeout
+
+        removed = 0
+        for folder in (self.root / "artifacts").glob("*/"):
+            try:
+                with FileLock(self._lock(folder), timeout=0):
+                    shutil.rmtree(folder)
+            except Timeout:
+                continue
+            removed += 1
+        return removed
+
+    def _lock(self, folder: Path) -> Path:
+        return self.root / "locks" / f"{folder.name.removesuffix('.partial')}.lock"
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / "artifacts" / f"{stage.replace('/', '-')}-{key[:20]}"

@@ -20,6 +20,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from resnet8_eval import assets as assets_
+from resnet8_eval.artifacts import Store
 from resnet8_eval.errors import ModelError, SuiteError
 from resnet8_eval.runner import THREADS, lane_environment
 
@@ -84,6 +85,8 @@ app = typer.Typer(
 )
 assets_app = typer.Typer(help="Show which assets are there, or fetch those that are missing.")
 app.add_typer(assets_app, name="assets")
+cache_app = typer.Typer(help="Look after the artefacts that runs leave.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 
 
 def main() -> None:
@@ -368,6 +371,53 @@ def run_stages(
     else:
         for name, artifact in made.items():
             typer.echo(f"{name}  {artifact.folder}")
+
+
+@cache_app.command("show")
+def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
+    """List the artefacts: what each is, its size, and whether it is whole."""
+    rows: list[dict[str, Any]] = [
+        {
+            "folder": str(folder),
+            "stage": found.stage if found else None,
+            "bytes": _size(folder),
+            "whole": found is not None,
+        }
+        for folder, found in _store(cache_dir).artifacts()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        state = row["stage"] or "damaged; it will be made again"
+        typer.echo(f"{row['bytes'] / 1000:10,.1f} kB  {Path(row['folder']).name:60} {state}")
+    typer.echo(f"{sum(row['bytes'] for row in rows) / 1000:10,.1f} kB  in all")
+
+
+@cache_app.command("verify")
+def cache_verify(cache_dir: CacheDir = None) -> None:
+    """Hash every file of every artefact again; exit status 1 if one is damaged."""
+    found = list(_store(cache_dir).artifacts())
+    damaged = [folder for folder, artifact in found if artifact is None]
+    for folder in damaged:
+        typer.echo(f"damaged: {folder}")
+    typer.echo(f"{len(found) - len(damaged)} of {len(found)} artefacts are whole")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@cache_app.command("clear")
+def cache_clear(cache_dir: CacheDir = None) -> None:
+    """Remove every artefact. Downloaded assets stay."""
+    typer.echo(f"{_store(cache_dir).clear()} artefacts removed")
+
+
+def _store(cache_dir: Path | None) -> Store:
+    return Store(cache_dir or assets_.default_cache_dir())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _locate(
