@@ -447,11 +447,14 @@ class AcceptanceRun:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
         from resnet8_eval import results
         from resnet8_eval.report import publish
+        from resnet8_eval.results import Outcome
 
         outcomes = self._outcomes()
         touched = {BY_ID[name].milestone for name in self.selected}
         due = {entry.id for milestone in touched for entry in of_milestone(milestone)}
         complete = not interrupted and due <= set(outcomes)
+        for name in self.selected:
+            outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
         if not complete:
             self._set_aside()
         try:

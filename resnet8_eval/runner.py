@@ -32,14 +32,14 @@ IDLE_SECONDS: Final = 60
 
 
 def run(
-    stages: Iterable[Stage], settings: Settings, done: Iterable[str], announce: Announce
+    stages: Mapping[Stage, str], settings: Settings, done: Iterable[str], announce: Announce
 ) -> dict[str, SuiteError]:
     """Make every stage, as soon as those that it needs are made.
 
     Parameters
     ----------
     stages
-        What is missing, in order of urgency.
+        What is missing, in order of urgency, with the key of each.
     settings
         What they are made from.
     done
@@ -72,7 +72,9 @@ def run(
                     waiting.remove(stage)
                     if stage.lane not in lanes:
                         lanes[stage.lane] = _lane(stage.lane, settings)
-                    running[lanes[stage.lane].submit(_make, settings, stage.name)] = stage
+                    running[
+                        lanes[stage.lane].submit(_make, settings, stage.name, stages[stage])
+                    ] = stage
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 stage = running.pop(future)
                 try:
@@ -91,11 +93,19 @@ def run(
     return failures
 
 
-def _make(settings: Settings, name: str) -> float:
+def _make(settings: Settings, name: str, key: str) -> float:
     """In a lane: make one stage and return how long it took."""
     from resnet8_eval.pipeline import Pipeline
 
-    return Pipeline(settings).make(name).seconds
+    pipeline = Pipeline(settings)
+    if pipeline.key(name) != key:
+        raise StageError(
+            f"Stage {name} was not made, because the suite changed while it was running.",
+            expected="the code, packages and processor settings that the run started with",
+            given="others in the process that was to make it",
+            next_step="run again, and edit or install nothing meanwhile",
+        )
+    return pipeline.make(name).seconds
 
 
 def _lane(name: str, settings: Settings) -> Any:

@@ -97,11 +97,14 @@ def convert(model_path: Path, folder: Path) -> Record:
         with log.step("import tf2onnx"):
             import onnx
             import tf2onnx
+
+            from resnet8_eval.convert.canonical import canonical
         with log.step("load the Keras model"):
             model = load(model_path)
         with log.step("convert to ONNX"):
             signature = [tf.TensorSpec(INPUT_SHAPE, tf.float32, name="images")]
             onnx_model, _ = tf2onnx.convert.from_keras(model, signature, opset=OPSET)
+            onnx_model = canonical(onnx_model)
         with log.step("check the ONNX model"):
             check(onnx_model)
         with log.step("save"):
@@ -118,7 +121,8 @@ def convert(model_path: Path, folder: Path) -> Record:
         "layers": [_layer(layer) for layer in model.layers],
         "parameters": int(model.count_params()),
         "opset": OPSET,
-        "producer": f"{onnx_model.producer_name} {onnx_model.producer_version}".strip(),
+        # tf2onnx appends the commit that it was built from, or None.
+        "producer": f"{onnx_model.producer_name} {onnx_model.producer_version.split()[0]}",
         "steps": log.steps,
         "warnings": log.warnings,
         "versions": versions,

@@ -77,12 +77,11 @@ def accuracy_plot(results: Results) -> Drawing | None:
         return None
     best = baseline["accuracy_percent"]
     lines = [
-        ("required", MIN_ACCURACY_PERCENT, f"required: more than {MIN_ACCURACY_PERCENT:g} %"),
+        ("required", MIN_ACCURACY_PERCENT, f"required: > {MIN_ACCURACY_PERCENT:g} %"),
         (
             "flagged",
             best - FLAGGED_DROP_PP,
-            f"flagged below {words.percent(best - FLAGGED_DROP_PP)} % "
-            f"({words.MINUS}{FLAGGED_DROP_PP:g} pp)",
+            f"flag: {words.MINUS}{FLAGGED_DROP_PP:g} pp, {words.percent(best - FLAGGED_DROP_PP)} %",
         ),
         ("baseline", best, f"baseline {words.percent(best)} %"),
     ]
@@ -147,7 +146,7 @@ def plane(results: Results) -> Drawing | None:
     )
 
     def y(value: float) -> float:
-        return round(bottom - accuracies.share(value) * (bottom - 8), 2)
+        return round(bottom - accuracies.share(value) * (bottom - 20), 2)
 
     points = [
         {
@@ -161,8 +160,7 @@ def plane(results: Results) -> Drawing | None:
         }
         for found in rows
     ]
-    _stand_beside(points)
-    _spread(points, _LINE, _LINE, bottom - _LINE)
+    _spread(_stand_beside(points), _LINE, _LINE, bottom - _LINE)
     return {
         "height": height,
         "bottom": bottom,
@@ -176,29 +174,44 @@ def _measured(results: Results) -> list[Mapping[str, Any]]:
     return [row.configuration for row in table.rows(results) if row.configuration is not None]
 
 
-def _stand_beside(points: list[Drawing]) -> None:
-    """Give every point a place for its label beside the group that it stands in."""
-    order = sorted(points, key=lambda point: point["share"])
-    groups = [order[:1]]
-    for point in order[1:]:
-        if point["share"] - groups[-1][-1]["share"] < 0.15:
-            groups[-1].append(point)
-        else:
-            groups.append([point])
-    for group in groups:
+def _stand_beside(points: list[Drawing]) -> list[Drawing]:
+    """Give every label a side, and return those that still need a height.
+
+    A point by itself carries its label on top of its interval; those of a group stand beside it.
+    """
+    beside = []
+    for group in _crowds(points, "share", 0.15):
         to_left = group[0]["share"] > 0.4
         for point in group:
             point["to_left"] = to_left
             point["x"] = f"{100 * point['share']:.2f}%"
             point["label_x"] = f"{100 * group[0 if to_left else -1]['share']:.2f}%"
+            point["alone"] = len(group) == 1
+            point["label_y"] = round(point["high"] - 10, 2)
+        beside += group if len(group) > 1 else []
+    return beside
+
+
+def _crowds(points: list[Drawing], key: str, near: float) -> list[list[Drawing]]:
+    """Points by `key`, in groups whose neighbours are nearer than `near`."""
+    order = sorted(points, key=lambda point: (point[key], point["label"]))
+    groups = [order[:1]]
+    for point in order[1:]:
+        if point[key] - groups[-1][-1][key] < near:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return groups
 
 
 def _spread(points: list[Drawing], gap: float, low: float, high: float) -> None:
     """Give every point a height for its label, no two of them closer than `gap`."""
-    # Where heights are about the same, the labels of one side stay together.
-    order = sorted(
-        points, key=lambda p: (p["y"] // (3 * gap), p["to_left"], p["y"], -p["share"], p["label"])
-    )
+    if not points:
+        return
+    order: list[Drawing] = []
+    for crowd in _crowds(points, "y", gap):
+        # the labels of one side stay together
+        order += sorted(crowd, key=lambda p: (p["to_left"], p["y"], -p["share"], p["label"]))
     heights = [point["y"] for point in order]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
@@ -209,32 +222,31 @@ def _spread(points: list[Drawing], gap: float, low: float, high: float) -> None:
         point["label_y"] = round(h - shift, 2)
 
 
-BOX: Final = (150, 38)
-"""Width and height of a box of the pipeline, in pixels."""
-_COLUMN: Final = 170
+_BOX_HEIGHT: Final = 38
+_GAP: Final = 28
 _ROW: Final = 50
 _TOP: Final = 30
-_PLACES: Final = {
-    "onnx": (1, 1, "Keras to ONNX"),
-    "folded": (2, 2, "fold batch norm"),
-    "torch": (3, 2, "ONNX to PyTorch"),
-    "calibration": (1, 4.5, "calibration set"),
-    "ranges": (3, 4.5, "activation ranges"),
+_COLUMNS: Final = {"assets": 118, "convert": 118, "fold": 118, "prepare": 150}
+"""Columns of the stages that all configurations share, and their widths in pixels."""
+_SHARED: Final = {
+    "onnx": ("convert", 1, "Keras to ONNX"),
+    "folded": ("fold", 2, "fold batch norm"),
+    "torch": ("prepare", 2, "ONNX to PyTorch"),
+    "calibration": ("convert", 4.5, "calibration set"),
+    "parameters": ("prepare", 4.5, "parameters"),
 }
-_VERIFICATIONS: Final = {
-    "verify/onnx": (1, "verify ONNX"),
-    "verify/torch": (3, "verify PyTorch"),
-    "verify/preprocessing": (4, "verify preprocessing"),
+_OF_CONFIGURATION: Final = {"model": "quantize", "scores": "evaluate on test", "compare": "compare"}
+"""First part of the names of a configuration's own stages, and what they do."""
+_BESIDES: Final = {
+    "verify/onnx": "verify ONNX",
+    "verify/torch": "verify PyTorch",
+    "verify/preprocessing": "verify preprocessing",
 }
-_HEADINGS: Final = (
-    "assets",
-    "convert",
-    "fold",
-    "prepare",
-    "quantize",
-    "evaluate on test",
-    "compare",
-)
+_FLOAT_SOURCES: Final = {
+    "keras-float32": "assets",
+    "onnxruntime-float32": "convert",
+    "torch-float32": "prepare",
+}
 
 
 def pipeline(results: Results) -> Drawing | None:
@@ -255,66 +267,103 @@ def pipeline(results: Results) -> Drawing | None:
     if not timing:
         return None
     names = _configuration_names(results)
-    places = dict(_PLACES)
-    for row, (name, title, quantized) in enumerate(names):
-        if quantized:
-            places[f"model/{name}"] = (4, row, title)
-        places[f"scores/{name}"] = (5, row, title)
-        places[f"compare/{name}"] = (6, row, title)
-    last = len(names) + 0.2
-    places |= {stage: (column, last, title) for stage, (column, title) in _VERIFICATIONS.items()}
-    longest = max(timing.values()) or 1.0
-    boxes = [
-        {**_at(column, row), "title": _short(title), **_state(results, stage, longest)}
-        for stage, (column, row, title) in places.items()
-    ]
-    assets = [
-        {**_at(0, 0), "title": "Keras model"},
-        {**_at(0, 4.5), "title": "training images"},
-    ]
-    order = {stage: i for i, stage in enumerate(places)}
-    stages = sorted(timing, key=lambda stage: (order.get(stage, len(order)), stage))
+    own = dict(_OF_CONFIGURATION)
+    for stage in sorted(timing):
+        kind, _, name = stage.partition("/")
+        if name in names:
+            own.setdefault(kind, {"proof": "prove"}.get(kind, kind))
+    grid = _Grid({**_COLUMNS, **{kind: 150 if kind == "scores" else 98 for kind in own}})
+    boxes = [(stage, grid.box(*place)) for stage, place in _SHARED.items()]
+    for row, (name, title) in enumerate(names.items()):
+        for kind, verb in own.items():
+            stage = f"{kind}/{name}"
+            due = kind in _OF_CONFIGURATION and (kind != "model" or _is_quantized(name))
+            if due or stage in timing:
+                boxes.append((stage, grid.box(kind, row, title if kind == "scores" else verb)))
+    placed = dict(boxes)
+    besides = {**{stage: stage for stage in sorted(timing) if stage not in placed}, **_BESIDES}
+    for k, (stage, title) in enumerate(besides.items()):
+        row, column = divmod(k, 6)
+        boxes.append((stage, grid.free_box(column, len(names) + 0.2 + row, title)))
     made = [stage for stage in timing if results["cache"].get(stage) == "miss"]
+    longest = max(timing.values()) or 1.0
     return {
-        "width": 7 * _COLUMN - (_COLUMN - BOX[0]) + 2,
-        "height": round(_TOP + last * _ROW + BOX[1] + 2, 1),
-        "box": BOX,
-        "boxes": boxes,
-        "assets": assets,
-        "arrows": _arrows(names),
-        "headings": [{"x": 1 + _COLUMN * i, "text": text} for i, text in enumerate(_HEADINGS)],
-        "stages": [(stage, timing[stage], results["cache"].get(stage)) for stage in stages],
+        "width": grid.width,
+        "height": max(box["y"] for _, box in boxes) + _BOX_HEIGHT + 2,
+        "box_height": _BOX_HEIGHT,
+        "boxes": [{**box, **_state(results, stage, box, longest)} for stage, box in boxes],
+        "assets": [
+            grid.box("assets", 0, "Keras model"),
+            grid.box("assets", 4.5, "training images"),
+        ],
+        "arrows": _arrows(grid, list(names)),
+        "headings": [{"x": grid.left[key], "text": own.get(key, key)} for key in grid.left],
+        "stages": [
+            (stage, timing[stage], results["cache"].get(stage))
+            for stage, _ in boxes
+            if stage in timing
+        ],
         "made": len(made),
         "made_seconds": sum(timing[stage] for stage in made),
         "hits": len(timing) - len(made),
     }
 
 
-def _configuration_names(results: Results) -> list[tuple[str, str, bool]]:
-    """Name, title and whether it is quantized: first the usual seven, then any other."""
-    found = {f"{framework}-{dtype}": (framework, dtype) for framework, dtype in table.CELLS}
-    found |= {c["name"]: (c["framework"], c["dtype"]) for c in results["configurations"]}
-    return [
-        (
-            name,
-            words.configuration({"framework": framework, "dtype": dtype})
-            if name == f"{framework}-{dtype}"
-            else words.plain(name),
-            dtype != "float32",
-        )
-        for name, (framework, dtype) in found.items()
-    ]
+class _Grid:
+    """Columns of boxes, from left to right.
+
+    Parameters
+    ----------
+    widths
+        Of each column in pixels.
+    """
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        self.widths = dict(widths)
+        self.left: dict[str, int] = {}
+        x = 1
+        for key, width in self.widths.items():
+            self.left[key] = x
+            x += width + _GAP
+        self.width = x - _GAP + 1
+
+    def box(self, column: str, row: float, title: str) -> Drawing:
+        """A box in a column."""
+        return self._box(self.left[column], row, self.widths[column], title)
+
+    def free_box(self, place: int, row: float, title: str) -> Drawing:
+        """A box in a row without columns."""
+        return self._box(1 + place * (150 + _GAP), row, 150, title)
+
+    def arrow(self, start: tuple[str, float], end: tuple[str, float]) -> str:
+        """Out at the right, down or up before the last gap ends, in at the left."""
+        (source, from_row), (target, to_row) = start, end
+        x, last = self.left[source] + self.widths[source], self.left[target]
+        y, to = (_TOP + _ROW * row + _BOX_HEIGHT / 2 for row in (from_row, to_row))
+        return f"M{x} {y:g}H{last - 12}V{to:g}H{last - 2}"
+
+    @staticmethod
+    def _box(x: int, row: float, width: int, title: str) -> Drawing:
+        most = width // 7
+        short = title if len(title) <= most else f"{title[: most - 1]}…"
+        return {"x": x, "y": round(_TOP + _ROW * row, 1), "width": width, "title": short}
 
 
-def _at(column: float, row: float) -> Drawing:
-    return {"x": 1 + _COLUMN * column, "y": _TOP + _ROW * row}
+def _configuration_names(results: Results) -> dict[str, str]:
+    """Names and titles: first the usual seven, then any other."""
+    found = {
+        f"{framework}-{dtype}": words.configuration({"framework": framework, "dtype": dtype})
+        for framework, dtype in table.CELLS
+    }
+    others = (c["name"] for c in results["configurations"] if c["name"] not in found)
+    return {**found, **{name: words.plain(name) for name in others}}
 
 
-def _short(text: str, most: int = 21) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _is_quantized(name: str) -> bool:
+    return name not in _FLOAT_SOURCES
 
 
-def _state(results: Results, stage: str, longest: float) -> Drawing:
+def _state(results: Results, stage: str, box: Drawing, longest: float) -> Drawing:
     seconds = results["timing"].get(stage)
     if seconds is None:
         return {"kind": "absent", "note": "not made", "bar": 0}
@@ -322,40 +371,23 @@ def _state(results: Results, stage: str, longest: float) -> Drawing:
     return {
         "kind": "hit" if hit else "miss",
         "note": f"{'cached' if hit else 'made'}, {words.seconds(seconds)} s",
-        "bar": round((BOX[0] - 2) * seconds / longest, 1),
+        "bar": round((box["width"] - 2) * seconds / longest, 1),
     }
 
 
-def _arrows(names: list[tuple[str, str, bool]]) -> list[str]:
-    """Paths of the arrows: out at the right, down or up in the gap, in at the left."""
-
-    def right(column: float, row: float) -> tuple[float, float]:
-        place = _at(column, row)
-        return place["x"] + BOX[0], place["y"] + BOX[1] / 2
-
-    def left(column: float, row: float) -> tuple[float, float]:
-        place = _at(column, row)
-        return place["x"], place["y"] + BOX[1] / 2
-
-    def path(start: tuple[float, float], end: tuple[float, float]) -> str:
-        middle = end[0] - 12
-        return f"M{start[0]:g} {start[1]:g}H{middle:g}V{end[1]:g}H{end[0] - 2:g}"
-
+def _arrows(grid: _Grid, names: list[str]) -> list[str]:
     arrows = [
-        path(right(0, 0), left(1, 1)),
-        path(right(1, 1), left(2, 2)),
-        path(right(2, 2), left(3, 2)),
-        path(right(2, 2), left(3, 4.5)),
-        # from the folded model past the torch box to the quantized models
-        path(right(2, 2), left(3, 2.88)).rpartition("H")[0]
-        + f"H{left(4, 3)[0] - 12:g}V{left(4, 3)[1]:g}H{left(4, 3)[0] - 2:g}",
-        path(right(0, 4.5), left(1, 4.5)),
-        path(right(1, 4.5), left(3, 4.5)),
+        grid.arrow(("assets", 0), ("convert", 1)),
+        grid.arrow(("convert", 1), ("fold", 2)),
+        grid.arrow(("fold", 2), ("prepare", 2)),
+        grid.arrow(("fold", 2), ("prepare", 4.5)),
+        grid.arrow(("assets", 4.5), ("convert", 4.5)),
+        grid.arrow(("convert", 4.5), ("prepare", 4.5)),
     ]
-    for row, (name, _, quantized) in enumerate(names):
-        if quantized:
-            arrows.append(path(right(3, 4.5), left(4, row)))
-        source = 4 if quantized else {"keras-float32": 0, "onnxruntime-float32": 1}.get(name, 3)
-        arrows.append(path(right(source, row), left(5, row)))
-        arrows.append(path(right(5, row), left(6, row)))
+    for row, name in enumerate(names):
+        if _is_quantized(name):
+            arrows.append(grid.arrow(("prepare", 4.5), ("model", row)))
+        source = _FLOAT_SOURCES.get(name, "model")
+        arrows.append(grid.arrow((source, row), ("scores", row)))
+        arrows.append(grid.arrow(("scores", row), ("compare", row)))
     return arrows

@@ -9,10 +9,20 @@ from typing import Any
 
 from resnet8_eval.report import table, words
 from resnet8_eval.report.words import Results
+from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
 Found = Mapping[str, Any]
 _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
+_LEVEL = 0.05
+"""A corrected p-value below this marks a class."""
+_LAYER_COLUMNS = {
+    "sqnr_weights_db": "Weights, dB",
+    "sqnr_output_db": "Output, dB",
+    "sensitivity_pp": "Sensitivity, pp",
+    "quantized_alone_percent": "Only it quantized, %",
+    "float_alone_percent": "Only it in float, %",
+}
 
 
 def heat_map(results: Results) -> dict[str, Any] | None:
@@ -38,10 +48,17 @@ def heat_map(results: Results) -> dict[str, Any] | None:
             {
                 "name": words.plain(entry["name"]),
                 "total": entry["total"],
-                "cells": [_heat(_configuration(row)["per_class"][k], entry) for row in rows],
+                "cells": [_heat(_configuration(row), k, entry) for row in rows],
             }
             for k, entry in enumerate(baseline)
         ],
+        "level": _LEVEL,
+        "tested": any("per_class_tests" in _configuration(row) for row in rows),
+        "significant": any(
+            test["holm_p"] < _LEVEL
+            for row in rows
+            for test in _configuration(row).get("per_class_tests", ())
+        ),
     }
 
 
@@ -87,7 +104,9 @@ def confusions(results: Results) -> list[dict[str, Any]]:
                     for line, change in zip(matrix, changes, strict=True)
                 ],
                 "changed": sum(change != 0 for line in changes for change in line),
-                "worst": f"{names[-true]} taken for {names[-answer]}, +{most}" if most > 0 else None,
+                "worst": f"{names[-true]} taken for {names[-answer]}, +{most}"
+                if most > 0
+                else None,
             }
         )
     return found
@@ -112,7 +131,7 @@ def galleries(results: Results) -> list[dict[str, Any]]:
                 **image,
                 **{key: names[image[key]] for key in ("true", "baseline_answer", "answer")},
             }
-            for image in configuration.get("changed", ())
+            for image in configuration.get("changed") or ()
         ]
         if images:
             found.append({"row": row, "images": images, "lost": configuration["lost"]})
@@ -126,29 +145,42 @@ def layers(results: Results) -> list[dict[str, Any]]:
     ----------
     results
         What ``results.json`` holds; each configuration may have ``layers``, a list of
-        ``{"name", "sqnr_weights_db", "sqnr_output_db", "sensitivity_pp"}``, any number of which
-        may be None or absent.
+        ``{"name", "sqnr_weights_db", "sqnr_output_db", "sensitivity_pp",
+        "quantized_alone_percent", "float_alone_percent"}``, any number of which may be None or
+        absent. A column that nothing is known of is left out.
     """
     found = []
     for row in _measured(results):
-        entries = list(_configuration(row).get("layers", ()))
+        entries = list(_configuration(row).get("layers") or ())
+        keys = [
+            key for key in _LAYER_COLUMNS if any(entry.get(key) is not None for entry in entries)
+        ]
         if entries:
             found.append(
                 {
                     "row": row,
+                    "columns": [(key, _LAYER_COLUMNS[key]) for key in keys],
                     "layers": [
                         {
                             "name": words.plain(entry["name"]),
-                            **{
-                                key: {"value": entry.get(key), "bar": _bar(entries, entry, key)}
-                                for key in ("sqnr_weights_db", "sqnr_output_db", "sensitivity_pp")
-                            },
+                            "cells": [_layer_cell(entries, entry, key) for key in keys],
                         }
                         for entry in entries
                     ],
                 }
             )
     return found
+
+
+def _layer_cell(entries: list[Found], entry: Found, key: str) -> dict[str, Any]:
+    value, delta = entry.get(key), key.endswith("_pp")
+    if value is None:
+        text = words.NOTHING
+    elif delta:
+        text = words.signed(value)
+    else:
+        text = words.percent(value) if key.endswith("_percent") else f"{value:.1f}"
+    return {"text": text, "bar": _bar(entries, entry, key), "delta": delta}
 
 
 def recipes(results: Results) -> dict[str, Any] | None:
@@ -176,6 +208,8 @@ def recipes(results: Results) -> dict[str, Any] | None:
             "quantized operators": (found["census"] or {}).get("quantized_ops"),
             "float operators": (found["census"] or {}).get("float_ops"),
             "support": found["support"],
+            "integer kernels": found.get("kernels"),
+            "kernels against reference": _against_reference(found),
             "images with a tie for first": found["ties"]["images"],
             "model SHA-256": found["model_sha256"],
         }
@@ -185,6 +219,41 @@ def recipes(results: Results) -> dict[str, Any] | None:
         "columns": rows,
         "rows": [(key, [entries.get(key, words.NOTHING) for entries in told]) for key in keys],
     }
+
+
+def tensors(results: Results) -> list[dict[str, Any]]:
+    """Scales and zero points as read back from the stored models, where they are kept.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds; each configuration may have ``tensors``, a list of ``{"name",
+        "kind", "dtype", "axis", "scales", "zero_points"}``.
+    """
+    found = []
+    for row in _measured(results):
+        entries = [
+            {
+                "name": words.plain(entry["name"]),
+                "kind": words.plain(entry["kind"]),
+                "dtype": words.plain(entry["dtype"]),
+                "axis": "whole tensor" if entry["axis"] is None else f"per axis {entry['axis']}",
+                "scales": _span([f"{value:.4g}" for value in sorted(entry["scales"])]),
+                "zero_points": _span([str(value) for value in sorted(entry["zero_points"])]),
+            }
+            for entry in _configuration(row).get("tensors") or ()
+        ]
+        if entries:
+            found.append({"row": row, "tensors": entries})
+    return found
+
+
+def _span(values: list[str]) -> str:
+    """The smallest and the largest of several, or the only one."""
+    texts = [value.replace("-", words.MINUS) for value in values] or [words.NOTHING]
+    if texts[0] == texts[-1]:
+        return texts[0]
+    return f"{texts[0]} to {texts[-1]} ({len(texts)})"
 
 
 def environment(results: Results) -> list[tuple[str, str]]:
@@ -211,7 +280,7 @@ def said(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{words.plain(key)}: {said(entry)}" for key, entry in value.items())
+        return ", ".join(f"{words.plain(key)}: {said(value[key])}" for key in sorted(value))
     if isinstance(value, list | tuple):
         return ", ".join(said(entry) for entry in value)
     return words.plain(value if isinstance(value, str) else json.dumps(value))
@@ -245,12 +314,35 @@ def _configuration(row: table.Row) -> Found:
     return row.configuration
 
 
-def _heat(entry: Found, baseline: Found) -> dict[str, Any]:
+def _heat(configuration: Found, k: int, baseline: Found) -> dict[str, Any]:
+    entry = configuration["per_class"][k]
     accuracy, before = entry["accuracy_percent"], baseline["accuracy_percent"]
     delta = None if accuracy is None or before is None else accuracy - before
     size = 0 if delta is None else sum(abs(delta) >= step for step in _STEPS)
     side = "gain" if delta is not None and delta > 0 else "loss"
-    return {"accuracy": accuracy, "delta": delta, "heat": f"{side}-{size}" if size else "same"}
+    tests = {test["name"]: test for test in configuration.get("per_class_tests", ())}
+    test = tests.get(entry["name"])
+    return {
+        "accuracy": accuracy,
+        "delta": delta,
+        "heat": f"{side}-{size}" if size else "same",
+        "significant": test is not None and test["holm_p"] < _LEVEL,
+    }
+
+
+def _against_reference(configuration: Found) -> str | None:
+    """How the integer kernels compare with reference arithmetic on the same stored integers."""
+    found = configuration.get("reference")
+    if found is None:
+        return None
+    share = 100 * found["disagreements"] / found["total"]
+    text = (
+        f"{found['disagreements']}/{found['total']} images differ ({words.percent(share)} %); "
+        f"reference gets {found['correct']} right"
+    )
+    if share > MAX_KERNEL_DISAGREEMENT_PERCENT:
+        text += f"; probable cause: {words.plain(found['probable_cause'])}"
+    return text
 
 
 def _bar(entries: list[Found], entry: Found, key: str) -> float:

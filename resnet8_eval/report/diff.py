@@ -1,11 +1,224 @@
-"""What moved between two runs (being built)."""
+"""What moved between two runs, as Markdown."""
 
 from __future__ import annotations
 
-from resnet8_eval.report.words import Results
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from resnet8_eval.report import detail, words
+from resnet8_eval.report.markdown import escape, grid
+from resnet8_eval.report.words import NOTHING, Results
+from resnet8_eval.statistics import mcnemar_p, paired_interval_pp
+
+Found = Mapping[str, Any]
+Pairs = dict[str, str]
+
+_ABSENT: Final = "not there"
 
 
 def diff(old: Results, new: Results) -> str:
-    """Markdown of what moved between two results."""
-    del old, new
-    return ""
+    """Hold two runs against each other.
+
+    Parameters
+    ----------
+    old, new
+        What two ``results.json`` hold. A configuration may keep which test images it gets right
+        as ``right_base64``: one bit for each image, the first image in the highest bit of the
+        first byte. Where both runs keep it, their accuracies are compared image by image.
+
+    Returns
+    -------
+    str
+        Markdown: verdicts, requirements, accuracies, recipes, versions and fingerprints, of each
+        only what differs. Durations and cache hits are left out.
+    """
+    blocks = [
+        "# What moved",
+        grid(
+            ["", "old", "new"],
+            [
+                ["date", escape(detail.date(old)), escape(detail.date(new))],
+                ["baseline", escape(words.baseline(old)), escape(words.baseline(new))],
+                ["command", escape(old["command"]), escape(new["command"])],
+            ],
+        ),
+        *_warnings(old, new),
+        "## Verdicts",
+        _moved("Milestone", _verdicts(old), _verdicts(new)),
+        "## Requirements",
+        _moved("ID", _requirements(old), _requirements(new)),
+        "## Accuracies",
+        _accuracies(old, new),
+        "## Recipes",
+        _moved("Recipe", _recipes(old), _recipes(new)),
+        "## Versions and machine",
+        _moved("What", dict(detail.environment(old)), dict(detail.environment(new))),
+        "## Fingerprints",
+        _moved("What", _fingerprints(old), _fingerprints(new)),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _moved(title: str, old: Pairs, new: Pairs) -> str:
+    lines = [
+        [escape(key), escape(old.get(key, _ABSENT)), escape(new.get(key, _ABSENT))]
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+    return grid([title, "old", "new"], lines) if lines else "Nothing moved."
+
+
+def _warnings(old: Results, new: Results) -> Iterator[str]:
+    for name, results in (("old", old), ("new", new)):
+        if words.is_standin(results):
+            yield f"> [!CAUTION]\n> The {name} run is a **stand-in** run: no verdict."
+        if not results["complete"]:
+            yield f"> [!WARNING]\n> The {name} run is not complete."
+    if old["assets"]["dataset_md5"] != new["assets"]["dataset_md5"]:
+        yield (
+            "> [!WARNING]\n> The two runs used different images: their accuracies are not "
+            "comparable."
+        )
+
+
+def _verdicts(results: Results) -> Pairs:
+    return {
+        name: f"{found['verdict']}, {found['met']} of {found['total']}"
+        for name, found in results["milestones"].items()
+    }
+
+
+def _requirements(results: Results) -> Pairs:
+    return {
+        entry["id"]: f"{entry['status']}{_on_standin(entry)}, {words.measured(entry)}"
+        for entry in results["requirements"]
+    }
+
+
+def _on_standin(requirement: Found) -> str:
+    found = requirement["outcome_on_standin"]
+    return f" ({found} on the stand-in)" if found else ""
+
+
+def _accuracies(old: Results, new: Results) -> str:
+    if words.is_standin(old) != words.is_standin(new):
+        return "Not compared: one run is on the stand-in, the other is not."
+    before = {found["name"]: found for found in old["configurations"]}
+    after = {found["name"]: found for found in new["configurations"]}
+    comparable = old["assets"]["dataset_md5"] == new["assets"]["dataset_md5"]
+    lines, same, unpaired = [], [], False
+    for name in {**before, **after}:
+        one, two = before.get(name), after.get(name)
+        if one and two and _same(one, two):
+            same.append(escape(name))
+            continue
+        paired = _paired(one, two) if comparable and one and two else None
+        unpaired |= paired is None
+        lines.append(
+            [
+                escape(name),
+                _accuracy(one),
+                _accuracy(two),
+                words.signed(two["accuracy_percent"] - one["accuracy_percent"])
+                if one and two
+                else NOTHING,
+                *(paired or (NOTHING, NOTHING, NOTHING)),
+                f"{escape(one['word']) if one else NOTHING} → "
+                f"{escape(two['word']) if two else NOTHING}",
+            ]
+        )
+    parts = []
+    if lines:
+        headers = [
+            "Configuration",
+            "old, %",
+            "new, %",
+            "Change, pp",
+            "95 % interval, pp",
+            "Lost, gained",
+            "McNemar p",
+            "Verdict",
+        ]
+        parts.append(grid(headers, lines, [1, 2, 3, 4, 5, 6]))
+        if unpaired:
+            parts.append(
+                "Where there is no paired test, results.json does not keep which images are right "
+                "in both runs, or the images are not the same; a change alone does not tell luck "
+                "from loss."
+            )
+    else:
+        parts.append("Nothing moved.")
+    if same and lines:
+        parts.append(f"The same in both: {', '.join(same)}.")
+    return "\n\n".join(parts)
+
+
+def _same(one: Found, two: Found) -> bool:
+    kept = "right_base64" in one and "right_base64" in two
+    keys = ("correct", "total", "confusion", *(["right_base64"] if kept else []))
+    return all(one[key] == two[key] for key in keys)
+
+
+def _accuracy(found: Found | None) -> str:
+    if found is None:
+        return _ABSENT
+    return f"{words.percent(found['accuracy_percent'])} ({found['correct']}/{found['total']})"
+
+
+def _paired(one: Found, two: Found) -> tuple[str, str, str] | None:
+    """Interval of the change, images lost and gained, and p; None where images are not kept."""
+    before, after = _right(one), _right(two)
+    if before is None or after is None or one["total"] != two["total"]:
+        return None
+    lost, gained = (before & ~after).bit_count(), (after & ~before).bit_count()
+    return (
+        words.delta_interval(list(paired_interval_pp(lost, gained, one["total"]))),
+        f"{lost}, {gained}",
+        words.p_value(mcnemar_p(lost, gained)),
+    )
+
+
+def _right(found: Found) -> int | None:
+    """The images that are right, as the bits of a number; None if not kept, or not as counted."""
+    try:
+        packed = base64.b64decode(found.get("right_base64", ""), validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        return None
+    bits = int.from_bytes(packed, "big")
+    fits = len(packed) == (found["total"] + 7) // 8 and bits.bit_count() == found["correct"]
+    return bits if fits else None
+
+
+def _recipes(results: Results) -> Pairs:
+    entries = {}
+    for found in results["configurations"]:
+        recipe = {**found["recipe"], "calibration seed": found["calibration_seed"]}
+        recipe["operators"] = found["census"]
+        if found["recipe"]:
+            for key, value in recipe.items():
+                entries[f"{found['name']}: {words.plain(key).replace('_', ' ')}"] = detail.said(
+                    value
+                )
+    return entries
+
+
+def _fingerprints(results: Results) -> Pairs:
+    entries = {
+        "commit": detail.commit(results),
+        "kind of assets": results["assets"]["kind"],
+        "model": f"{results['assets']['model_name']}, {results['assets']['model_sha256']}",
+    }
+    entries |= {f"data: {name}": md5 for name, md5 in results["assets"]["dataset_md5"].items()}
+    if results["calibration"]:
+        calibration = results["calibration"]
+        entries["calibration"] = (
+            f"{calibration['count']} images, seed {calibration['seed']}, "
+            f"indices {calibration['indices_sha256']}"
+        )
+    for found in results["configurations"]:
+        entries[f"model of {found['name']}"] = (
+            f"{found['model_sha256']}, {found['size_bytes']} bytes"
+        )
+    return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -95,6 +96,8 @@ def _source(name: str) -> Any:
 
 
 def _view(results: Results) -> dict[str, Any]:
+    # A dict that was just built and one that was read from the file are shown alike.
+    results = json.loads(json.dumps(results, sort_keys=True))
     requirements = sorted(
         results["requirements"],
         key=lambda entry: _ORDER.get(entry["outcome_on_standin"] or entry["status"], 3),
@@ -119,6 +122,7 @@ def _view(results: Results) -> dict[str, Any]:
         "galleries": detail.galleries(results),
         "layers": detail.layers(results),
         "recipes": detail.recipes(results),
+        "tensors": detail.tensors(results),
         "environment": detail.environment(results),
     }
 

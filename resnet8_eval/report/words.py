@@ -100,8 +100,9 @@ def baseline(results: Results) -> str:
     found = results["baseline"]
     if found is None:
         return "not measured"
+    where = plain(found["configuration"]) + (" on the stand-in" if is_standin(results) else "")
     share = f"{found['correct']}/{found['total']}"
-    return f"{percent(found['accuracy_percent'])} % ({share}, {plain(found['configuration'])})"
+    return f"{percent(found['accuracy_percent'])} % ({share}, {where})"
 
 
 def is_standin(results: Results) -> bool:

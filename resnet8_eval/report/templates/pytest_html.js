@@ -31,9 +31,9 @@ document.addEventListener("DOMContentLoaded", () => {
   tests.setAttribute("aria-labelledby", "tests");
   const summary = document.querySelector("body > .summary");
   results.append(byId("results-table"));
+  for (const list of document.querySelectorAll("#environment ul ul:empty")) list.remove();
   session.append(byId("environment"));
   byId("environment-header").hidden = true;
-  for (const list of document.querySelectorAll("#environment ul ul:empty")) list.remove();
   const main = make("main", {}, byId("title"), report, tests, ...document.querySelectorAll(
     ".additional-summary.summary > *, .additional-summary.postfix > *",
   ));

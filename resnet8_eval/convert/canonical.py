@@ -1,0 +1,105 @@
+"""One form for every conversion of the same network.
+
+tf2onnx walks sets of objects, whose order changes from process to process: it numbers its
+constants differently each time, and about once in fifteen leaves the shape of the Flatten layer to
+be computed at run time, which the quantizers cannot follow. What it means is always the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+
+_NUMBERED = re.compile(r"__\d+(:\d+)?$")
+
+
+def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with constant Reshape targets, and names and order that say where it is.
+
+    Parameters
+    ----------
+    model
+        As tf2onnx made it; changed in place.
+
+    Returns
+    -------
+    onnx.ModelProto
+        `model`.
+    """
+    _fix_reshapes(model)
+    _drop_unused(model)
+    _rename(model)
+    return model
+
+
+def _fix_reshapes(model: onnx.ModelProto) -> None:
+    """Give each Reshape, which is Keras's Flatten, a constant target: flat, but for the batch."""
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            width = _width(model, node.input[0])
+            name = f"{node.name}/shape"
+            target = onnx.numpy_helper.from_array(np.array([-1, width], np.int64), name)
+            model.graph.initializer.append(target)
+            node.input[1] = name
+
+
+def _width(model: onnx.ModelProto, name: str) -> int:
+    """How many values a tensor has for each image."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {value.name: value.type.tensor_type.shape for value in inferred.value_info}
+    return int(np.prod([dim.dim_value for dim in shapes[name].dim[1:]]))
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    wanted = {value.name for value in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    _replace(model.graph.node, reversed(kept))
+    _replace(model.graph.initializer, [e for e in model.graph.initializer if e.name in wanted])
+
+
+def _rename(model: onnx.ModelProto) -> None:
+    """Name numbered things after their place, and put the constants in order of first use."""
+    graph = model.graph
+    constants = {entry.name: entry for entry in graph.initializer}
+    used = Counter(name for node in graph.node for name in node.input if name in constants)
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    names: dict[str, str] = {}
+    for position, name in enumerate(used):
+        # Equal constants are merged under the name of whichever came first.
+        if _NUMBERED.search(name) or used[name] > 1:
+            names[name] = f"constant_{position}"
+    for position, node in enumerate(graph.node):
+        if _NUMBERED.search(node.name):
+            node.name = f"{node.op_type}_{position}"
+        for index, name in enumerate(node.output):
+            if _NUMBERED.search(name) and name not in fixed:
+                names[name] = f"{node.op_type}_{position}:{index}"
+    for node in graph.node:
+        node.input[:] = _renamed(node.input, names)
+        node.output[:] = _renamed(node.output, names)
+    for entry in graph.initializer:
+        entry.name = names.get(entry.name, entry.name)
+    _replace(graph.initializer, [constants[name] for name in used])
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    del graph.value_info[:]
+
+
+def _renamed(old: Iterable[str], names: dict[str, str]) -> list[str]:
+    return [names.get(name, name) for name in old]
+
+
+def _replace(field: Any, entries: Iterable[Any]) -> None:
+    """Put other messages into a repeated field."""
+    copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+    del field[:]
+    field.extend(copies)

@@ -1,0 +1,135 @@
+"""Real reports, and a real browser to read them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet8_eval.report import html
+from tests.browser import browser
+from tests.unit import report_samples
+
+CONFTEST = """
+import json
+from pathlib import Path
+
+import pytest
+
+from resnet8_eval.pytest_plugin import (
+    pytest_html_report_title,
+    pytest_html_results_table_header,
+    pytest_html_results_table_row,
+)
+from resnet8_eval.report import html
+
+RESULTS = json.loads(Path(__file__).with_name("results.json").read_text(encoding="utf-8"))
+
+
+def pytest_html_results_summary(prefix):
+    prefix.append(html.render(RESULTS))
+
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("the session ended")
+"""
+TEST = """
+def {name}(record_property{fixture}):
+    record_property("requirement", {id!r})
+    record_property("measured", {measured!r})
+    record_property("threshold", {required!r})
+    print("measured", {measured!r})
+    assert {passes}
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "browser: reads the report with headless Chromium")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder with every report that these tests read."""
+    found = tmp_path_factory.mktemp("reports")
+    for sample in ("extended", "one_failed", "flagged", "standin", "incomplete", "hostile"):
+        results = getattr(report_samples, sample)()
+        (found / f"{sample}.html").write_text(html.page(results), encoding="utf-8")
+    for sample in ("one_failed", "standin"):
+        _run_pytest(found / f"pytest-{sample}", getattr(report_samples, sample)())
+    return found
+
+
+def _run_pytest(folder: Path, results: dict[str, Any]) -> None:
+    """Have pytest-html itself write a report of tests named like the requirements'."""
+    for requirement in results["requirements"]:
+        path, _, name = requirement["test"].partition("::")
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as out:
+            out.write(
+                TEST.format(
+                    name=name,
+                    id=requirement["id"],
+                    measured=requirement["measured"],
+                    required=f"{requirement['direction']} {requirement['threshold']:g}",
+                    passes=requirement["status"] != "not met",
+                    fixture="" if requirement["evidence"] else ", broken",
+                )
+            )
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (folder / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    done = subprocess.run(  # noqa: S603 (our own pytest)
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:resnet8_eval", "-p", "no:cacheprovider"),
+            *("--rootdir", str(folder), "--html", "report.html", "--self-contained-html"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (folder / "report.html").exists(), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> Iterator[Any]:
+    missing = browser.missing()
+    if missing:
+        pytest.skip(missing)
+    with browser.chromium() as driver:
+        yield driver
+
+
+@pytest.fixture
+def chromium(_chromium: Any) -> Iterator[Any]:
+    """Headless Chromium, at a desk, in daylight; what it complains about fails the test."""
+    browser.look(_chromium)
+    _chromium.get("about:blank")
+    _chromium.get_log("browser")
+    _chromium.get_log("performance")
+    yield _chromium
+    assert not _chromium.get_log("browser")
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """Source of axe-core: the file named by ``AXE_CORE``, or that of axe-playwright-python."""
+    named = os.environ.get("AXE_CORE")
+    if named:
+        return Path(named).read_text(encoding="utf-8")
+    package = importlib.util.find_spec("axe_playwright_python")
+    if package is None or package.origin is None:
+        # Only its copy of axe-core is needed, not Playwright.
+        pytest.skip(
+            "axe-core is absent: pip install --no-deps axe-playwright-python, or set AXE_CORE to "
+            "an axe.min.js"
+        )
+    return Path(package.origin).with_name("axe.min.js").read_text(encoding="utf-8")

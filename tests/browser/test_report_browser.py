@@ -1,0 +1,235 @@
+"""The report as a reader meets it: opened from disk in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.browser import browser
+from tests.unit import report_samples
+
+pytestmark = pytest.mark.browser
+
+PAGES: Final = (
+    "extended.html",
+    "flagged.html",
+    "standin.html",
+    "incomplete.html",
+    "hostile.html",
+    "pytest-one_failed/report.html",
+    "pytest-standin/report.html",
+)
+INSIDE_PYTEST_HTML: Final = "pytest-one_failed/report.html"
+KEYS: Final = {"Enter": "\ue007", "Space": " "}
+
+
+def find(driver: Any, selector: str) -> Any:
+    return driver.find_element("css selector", selector)
+
+
+def all_of(driver: Any, selector: str) -> list[Any]:
+    return list(driver.find_elements("css selector", selector))
+
+
+def choose(driver: Any, name: str, value: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(find(driver, f"select[name={name}]")).select_by_visible_text(value)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_opens_from_disk_and_asks_nobody_for_anything(
+    chromium: Any, folder: Path, page: str
+) -> None:
+    chromium.get((folder / page).as_uri())
+    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    asked = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert (folder / page).as_uri() in asked
+    assert not [url for url in asked if not url.startswith(("data:", (folder / page).as_uri()))]
+    assert chromium.execute_script("return document.documentElement.lang") == "en"
+    # get_log("browser") is empty: see the fixture
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_fits_a_phone(chromium: Any, folder: Path, page: str) -> None:
+    browser.look(chromium, browser.PHONE)
+    chromium.get((folder / page).as_uri())
+    for _ in range(2):
+        width = chromium.execute_script("return document.documentElement.scrollWidth")
+        assert width == browser.PHONE
+        browser.unfold(chromium)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [browser.DESK, browser.PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    "page", ["extended.html", INSIDE_PYTEST_HTML, "pytest-standin/report.html"]
+)
+def test_axe_finds_no_violation(
+    chromium: Any, folder: Path, axe: str, page: str, width: int, dark: bool
+) -> None:
+    browser.look(chromium, width, dark=dark)
+    chromium.get((folder / page).as_uri())
+    browser.unfold(chromium)
+    chromium.execute_script(axe)
+    found = chromium.execute_async_script(
+        "axe.run({resultTypes: ['violations']}).then(arguments[0])"
+    )
+    assert [
+        (violation["id"], node["html"], node["failureSummary"])
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ] == []
+
+
+def test_comparison_sorts_by_keyboard_below_the_baseline(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / "flagged.html").as_uri())
+    heading = find(chromium, ".sortable-table th:nth-child(5)")
+    button = heading.find_element("css selector", "button")
+    for order, key in (("descending", "Enter"), ("ascending", "Space")):
+        button.send_keys(KEYS[key])
+        assert heading.get_attribute("aria-sort") == order
+        rows = all_of(chromium, ".sortable-table tbody tr")
+        assert "baseline" in rows[0].get_attribute("class")
+        deltas = [
+            float(row.find_element("css selector", "td:nth-child(5)").get_attribute("data-order"))
+            for row in rows[1:]
+        ]
+        assert deltas == sorted(deltas, reverse=order == "descending")
+        assert len(set(deltas)) > 2
+    find(chromium, ".sortable-table th:nth-child(1) button").click()
+    assert heading.get_attribute("aria-sort") is None
+    names = [e.text for e in all_of(chromium, ".sortable-table tbody th")]
+    assert names[1:] == sorted(names[1:])
+
+
+def test_requirements_filter_by_milestone_and_status(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / "one_failed.html").as_uri())
+
+    def shown() -> list[str]:
+        return [e.text for e in all_of(chromium, "#requirements-table tbody tr:not([hidden]) th")]
+
+    total = len(report_samples.one_failed()["requirements"])
+    assert len(shown()) == total
+    choose(chromium, "status", "not met")
+    assert shown() == ["EVAL-03", "CAL-02", "ORT-03"]
+    assert find(chromium, "output").text == f"3 of {total} shown"
+    choose(chromium, "milestone", "v1_0")
+    assert shown() == ["EVAL-03"]
+    choose(chromium, "milestone", "v1_1")
+    assert shown() == []
+    assert find(chromium, ".none-shown").is_displayed()
+    choose(chromium, "status", "all")
+    assert shown() == [f"PT-0{i}" for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("page", ["extended.html", INSIDE_PYTEST_HTML])
+def test_every_link_lands(chromium: Any, folder: Path, page: str) -> None:
+    chromium.get((folder / page).as_uri())
+    links = all_of(chromium, "a[href^='#']:not([data-test])")
+    assert len(links) > 20
+    for link in links:
+        target = link.get_attribute("hash")[1:]
+        chromium.execute_script("arguments[0].click()", link)
+        assert chromium.execute_script(
+            "const e = document.getElementById(arguments[0]);"
+            "return Boolean(e) && e.open !== false && e.checkVisibility();",
+            target,
+        ), target
+
+
+def test_link_to_a_requirement_that_is_filtered_out_shows_it(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / "one_failed.html").as_uri())
+    choose(chromium, "status", "not met")
+    row = find(chromium, "#req-PT-01")
+    assert not row.is_displayed()
+    chromium.execute_script("location.hash = 'req-PT-01'")
+    chromium.execute_async_script("setTimeout(arguments[0], 50)")
+    assert row.is_displayed()
+
+
+@pytest.mark.parametrize("name", ["EVAL-03", "ORT-03", "PT-01"])
+def test_link_to_a_test_lands_on_its_row(chromium: Any, folder: Path, name: str) -> None:
+    chromium.get((folder / INSIDE_PYTEST_HTML).as_uri())
+    find(chromium, f"#req-{name} a[data-test]").click()
+    row = chromium.execute_script("return document.activeElement.closest('tbody').id")
+    assert row.removesuffix("::setup").endswith(f"test_{name.lower().replace('-', '_')}_holds")
+
+
+def test_table_of_tests_still_works_and_has_a_keyboard(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / INSIDE_PYTEST_HTML).as_uri())
+
+    def rows() -> list[str]:
+        return [e.get_attribute("id") for e in all_of(chromium, "#results-table tbody")]
+
+    total = len(rows())
+    assert total == len(report_samples.one_failed()["requirements"])
+    headings = [e.text.split(" ")[0] for e in all_of(chromium, "#results-table th")]
+    assert headings == [
+        *("Result", "Test", "Requirement", "Measured", "Required", "Duration", "Links")
+    ]
+    # fold a failure away and back, without losing one's place
+    for state in ("false", "true"):
+        button = find(chromium, "#results-table tbody .col-result button")
+        button.send_keys(KEYS["Enter"])
+        focused = chromium.switch_to.active_element
+        assert focused.get_attribute("aria-expanded") == state
+    # sort by name
+    find(chromium, "#results-table th:nth-child(2) button").send_keys(KEYS["Enter"])
+    assert rows() == sorted(rows())
+    assert find(chromium, "#results-table th:nth-child(2)").get_attribute("aria-sort")
+    assert chromium.switch_to.active_element.text.startswith("Test")
+    # filter
+    find(chromium, "input[data-test-result=passed]").click()
+    assert len(rows()) == 3
+
+
+def test_pytest_htmls_parts_stand_below_ours(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / INSIDE_PYTEST_HTML).as_uri())
+    places = [
+        find(chromium, selector).location["y"]
+        for selector in ("#title", "#verdict", "#comparison", "#requirements", "#hurts", "#made")
+    ] + [find(chromium, selector).location["y"] for selector in ("#tests", "#results-table")]
+    assert places == sorted(places)
+    assert not find(chromium, "#environment").is_displayed()
+
+
+@pytest.mark.parametrize("page", ["standin.html", "pytest-standin/report.html"])
+def test_standin_stays_in_sight(chromium: Any, folder: Path, page: str) -> None:
+    chromium.get((folder / page).as_uri())
+    assert chromium.title.startswith("STAND-IN")
+    strip = find(chromium, ".standin-strip")
+    for anchor in ("verdict", "comparison", "requirements", "hurts", "made"):
+        chromium.execute_script("document.getElementById(arguments[0]).scrollIntoView()", anchor)
+        top, bottom = chromium.execute_script(
+            "const r = arguments[0].getBoundingClientRect(); return [r.top, r.bottom]", strip
+        )
+        assert top >= 0
+        assert bottom < 200
+
+
+def test_page_reads_without_scripts(chromium: Any, folder: Path) -> None:
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        chromium.get((folder / "one_failed.html").as_uri())
+        text = find(chromium, "body").text
+        assert "v1_2 not met: 10 of 12" in text
+        assert "EVAL-03" in text
+        assert not find(chromium, "form").is_displayed()
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_prints(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / "extended.html").as_uri())
+    printed = chromium.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    assert all_of(chromium, "details[open]") == []

@@ -1,0 +1,75 @@
+"""What moved between two runs."""
+
+from __future__ import annotations
+
+import base64
+
+from resnet8_eval.report.diff import diff
+from resnet8_eval.statistics import mcnemar_p
+from tests.unit import report_samples
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"## {title}\n\n")[2].partition("\n\n## ")[0]
+
+
+def test_nothing_moved() -> None:
+    text = diff(report_samples.all_met(), report_samples.all_met())
+    assert text.count("Nothing moved.") == 6
+
+
+def test_moved_verdict_requirement_and_accuracy() -> None:
+    text = diff(report_samples.all_met(), report_samples.flagged())
+    assert "| v1_2 | met, 12 of 12 | not met, 11 of 12 |" in section(text, "Verdicts")
+    assert "| ANL-02 | met, 0 | not met, 1 |" in section(text, "Requirements")
+    accuracies = section(text, "Accuracies")
+    assert "| torch-int8 | 87.25 (8725/10000) | 72.50 (7250/10000) | −14.75 | – |" in accuracies
+    assert "does not keep which images are right" in accuracies
+
+
+def test_paired_test_where_both_runs_keep_which_images_are_right() -> None:
+    old, new = report_samples.extended(), report_samples.extended()
+    bits = int.from_bytes(base64.b64decode(old["configurations"][3]["right_base64"]), "big")
+    moved = new["configurations"][3]
+    # Lose the first 40 images that were right, and win one that was wrong: the very last.
+    for k in range(40):
+        bits ^= 1 << (9998 - k)
+    bits |= 1
+    moved["right_base64"] = base64.b64encode((bits & ~(1 << 9999)).to_bytes(1250, "big")).decode()
+    moved["correct"] = (bits & ~(1 << 9999)).bit_count()
+    moved["accuracy_percent"] = moved["correct"] / 100
+    line = next(
+        line
+        for line in section(diff(old, new), "Accuracies").splitlines()
+        if line.startswith("| onnxruntime-int8")
+    )
+    lost, gained = 41, 1
+    assert f"| {lost}, {gained} | < 0.001 |" in line
+    assert mcnemar_p(lost, gained) < 0.001
+
+
+def test_bits_that_contradict_the_count_are_not_used() -> None:
+    old, new = report_samples.extended(), report_samples.extended()
+    new["configurations"][3]["correct"] -= 1
+    assert "does not keep which images are right" in section(diff(old, new), "Accuracies")
+
+
+def test_versions_recipes_and_fingerprints() -> None:
+    old, new = report_samples.all_met(), report_samples.all_met()
+    new["environment"]["packages"]["torch"] = "2.14.0"
+    new["configurations"][5]["recipe"]["execution"] = "reference"
+    new["assets"]["model_sha256"] = "a" * 64
+    text = diff(old, new)
+    assert "| torch | 2.13.0+cpu | 2.14.0 |" in section(text, "Versions and machine")
+    assert "| torch-int8: execution | kernel | reference |" in section(text, "Recipes")
+    assert f"pretrainedResnet.h5, {'a' * 64} |" in section(text, "Fingerprints")
+
+
+def test_standin_is_not_compared_with_the_real_model() -> None:
+    text = diff(report_samples.standin(), report_samples.all_met())
+    assert "The old run is a **stand-in** run" in text
+    assert section(text, "Accuracies").startswith("Not compared")
+
+
+def test_text_from_outside_is_escaped() -> None:
+    assert "<" not in diff(report_samples.all_met(), report_samples.hostile())

@@ -1,0 +1,233 @@
+"""The HTML report: whole, self-contained, honest and safe, whatever the results say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from resnet8_eval.report import charts, html, markdown, terminal
+from resnet8_eval.results import validate
+from tests.unit import report_samples
+from tests.unit.test_report_golden import SAMPLES
+
+ALL: Final = (*SAMPLES, "extended")
+VOID: Final = {"meta", "link", "br", "img"}
+TEMPLATES: Final = Path(html.__file__).with_name("templates")
+
+
+class Page(HTMLParser):
+    """The elements of a page; refuses tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self._open or self._open[-1] not in {"style", "script"}:
+            self.text.append(data)
+
+    @property
+    def visible(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    def values(self, *names: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.elements for name in names if name in attrs]
+
+
+@pytest.mark.parametrize("sample", ALL)
+def test_sample_keeps_the_contract(sample: str) -> None:
+    validate(getattr(report_samples, sample)())
+
+
+@pytest.mark.parametrize("sample", ALL)
+def test_page_is_well_formed(sample: str) -> None:
+    page = Page(html.page(getattr(report_samples, sample)()))
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    targets = [link[1:] for link in page.values("href") if link.startswith("#")]
+    named = [name for value in page.values("aria-labelledby") for name in value.split()]
+    assert set(targets) | set(named) <= set(ids)
+
+
+@pytest.mark.parametrize("sample", ALL)
+def test_same_results_give_the_same_bytes(sample: str) -> None:
+    results = getattr(report_samples, sample)
+    assert html.render(results()) == html.render(results())
+    assert html.page(results()) == html.page(results())
+
+
+@pytest.mark.parametrize("sample", ALL)
+def test_results_from_memory_and_from_the_file_give_the_same_bytes(sample: str) -> None:
+    results = getattr(report_samples, sample)()
+    read = json.loads(json.dumps(results, sort_keys=True))
+    assert html.render(read) == html.render(results)
+    assert markdown.summary(read) == markdown.summary(results)
+    assert terminal.render(read, 100) == terminal.render(results, 100)
+
+
+@pytest.mark.parametrize("sample", ALL)
+def test_nothing_is_loaded_from_elsewhere(sample: str) -> None:
+    text = html.page(getattr(report_samples, sample)())
+    page = Page(text)
+    loaded = page.values("src", "srcset", "action", "data", "poster", "background")
+    assert all(value.startswith("data:image/png;base64,") for value in loaded)
+    assert all(value.startswith(("#", "data:")) for value in page.values("href"))
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest|import\(", text)
+    assert len(text.encode()) < 3_000_000
+
+
+@pytest.mark.parametrize("render", [html.page, html.render])
+def test_text_from_outside_stays_text(render: object) -> None:
+    assert callable(render)
+    page = Page(render(report_samples.hostile()))
+    harmless = Page(render(report_samples.one_failed()))
+    count = [tag for tag, _ in page.elements].count
+    assert count("script") == [tag for tag, _ in harmless.elements].count("script")
+    assert count("img") == 0
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
+    assert "49" not in " ".join(re.findall(r"onerror=alert\(1\)> (\S+)", page.visible))
+    assert "<script>alert('x')</script>" in page.visible
+
+
+def test_verdict_comes_first() -> None:
+    page = Page(html.page(report_samples.one_failed()))
+    order = [name for name in page.values("id") if name in html.SECTIONS]
+    assert order == list(html.SECTIONS)
+    assert page.visible.index("v1_2 not met: 10 of 12") < page.visible.index("McNemar p")
+
+
+def test_failed_requirement_is_named_with_how_much_it_lacks() -> None:
+    visible = Page(html.section("verdict", report_samples.one_failed())).visible
+    assert "EVAL-03: accuracy: 84.31 %, required > 85 %, margin −0.69 pp" in visible
+    assert "ORT-03: RuntimeError: the session ended" in visible
+
+
+def test_failures_lead_the_requirements() -> None:
+    text = html.section("requirements", report_samples.one_failed())
+    statuses = re.findall(r'data-status="([^"]+)"', text)
+    assert statuses == sorted(statuses, key=["not met", "met", "not evaluated"].index)
+    assert statuses.count("not met") == 3
+
+
+def test_standin_is_never_held_against_the_real_baseline() -> None:
+    for text in (html.page(report_samples.standin()), html.render(report_samples.standin())):
+        page = Page(text)
+        assert "STAND-IN RUN: NOT A VERDICT" in page.visible
+        assert "Stand-in run: no verdict on the real model" in page.visible
+        assert "87.19" not in text
+        assert "met: " not in page.visible.replace("not met: ", "")
+
+
+def test_incomplete_run_says_so_before_anything_else() -> None:
+    visible = Page(html.section("verdict", report_samples.incomplete())).visible
+    assert visible.index("This run is not complete") < visible.index("v1_0")
+
+
+def test_user_model_is_its_own_baseline() -> None:
+    visible = Page(html.section("verdict", report_samples.user_model())).visible
+    assert "The baseline is that model's own float32 accuracy" in visible
+
+
+def test_missing_configurations_are_shown_as_missing() -> None:
+    text = html.section("comparison", report_samples.missing())
+    assert text.count("not evaluated") == 5
+
+
+def test_class_that_differs_is_marked() -> None:
+    visible = Page(html.section("hurts", report_samples.extended())).visible
+    assert visible.count("✱") == 2  # one class, and what the mark means
+    assert "✱" not in Page(html.section("hurts", report_samples.all_met())).visible
+
+
+def test_probable_cause_is_told_where_kernels_and_reference_part() -> None:
+    visible = Page(html.section("made", report_samples.extended())).visible
+    assert "9/10000 images differ (0.09 %); reference gets 8714 right" in visible
+    assert visible.count("probable cause: kernels that saturate") == 2
+
+
+@pytest.mark.parametrize("sample", ALL)
+def test_labels_of_the_plane_do_not_overlap(sample: str) -> None:
+    plane = charts.plane(getattr(report_samples, sample)())
+    heights = sorted(p["label_y"] for p in plane["points"] if not p["alone"]) if plane else []
+    assert all(b - a >= 15.9 for a, b in itertools.pairwise(heights))
+
+
+def test_pipeline_shows_every_stage() -> None:
+    results = report_samples.extended()
+    results["timing"]["a new one"] = 3.0
+    drawing = charts.pipeline(results)
+    assert drawing is not None
+    assert {stage for stage, _, _ in drawing["stages"]} == set(results["timing"])
+    notes = [box["note"] for box in drawing["boxes"]]
+    assert notes.count("not made") == 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark", "print"])
+def test_colours_have_the_contrast_of_wcag_aa(theme: str) -> None:
+    colours = _colours(theme)
+    papers = [colours[name] for name in ("paper", "raised", "good-wash", "bad-wash")]
+    papers += [_mixed(colours[k], colours["paper"], 0.48) for k in ("gain", "loss")]
+    for paper in papers:
+        assert _contrast(colours["ink"], paper) >= 4.5
+    for name in ("quiet", "good", "bad", "accent"):
+        for behind in ("paper", "raised", "bad-wash"):
+            assert _contrast(colours[name], colours[behind]) >= 4.5, (name, behind)
+    for name in ("gain", "loss", "mark", "frame"):
+        assert _contrast(colours[name], colours["paper"]) >= 3, name
+
+
+Colour = tuple[float, float, float]
+
+
+def _colours(theme: str) -> dict[str, Colour]:
+    """The custom properties that a theme ends up with."""
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    blocks = [m for m in re.findall(r":root \{(.*?)\}", css, re.DOTALL) if "--paper" in m]
+    light, dark, paper = blocks
+    found = light + {"light": "", "dark": dark, "print": paper}[theme]
+    return {name: _rgb(value) for name, value in re.findall(r"--([\w-]+): (#[0-9a-f]+);", found)}
+
+
+def _rgb(value: str) -> Colour:
+    digits = value[1:] if len(value) == 7 else "".join(2 * digit for digit in value[1:])
+    red, green, blue = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    return red, green, blue
+
+
+def _mixed(one: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = (share * a + (1 - share) * b for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+def _contrast(one: Colour, other: Colour) -> float:
+    """Contrast ratio by WCAG 2."""
+    dark, light = sorted(
+        sum(
+            weight * (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4)
+            for weight, part in zip((0.2126, 0.7152, 0.0722), colour, strict=True)
+        )
+        for colour in (one, other)
+    )
+    return (light + 0.05) / (dark + 0.05)

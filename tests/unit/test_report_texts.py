@@ -1,0 +1,134 @@
+"""The report in the terminal, as Markdown, as CSV, and what is published."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet8_eval.report import markdown, publish, table, terminal, words
+from tests.unit import report_samples
+from tests.unit.test_report_golden import SAMPLES
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_terminal_lines_fit(sample: str, width: int) -> None:
+    lines = terminal.render(getattr(report_samples, sample)(), width)
+    assert all(len(line) <= width for line in lines) or sample == "hostile"
+    assert not re.search(r"[\x00-\x1f\x7f]", "".join(lines))
+
+
+def test_terminal_closes_with_the_verdicts() -> None:
+    lines = terminal.render(report_samples.all_met(), 120)
+    assert lines[-3:] == ["v1_0 met: 6 of 6", "v1_1 met: 5 of 5", "v1_2 met: 12 of 12"]
+
+
+def test_terminal_keeps_what_decides_on_a_narrow_screen() -> None:
+    text = "\n".join(terminal.render(report_samples.flagged(), 70))
+    assert "−14.69" in text
+    assert "⚑ FLAGGED" in text
+    assert "Size" not in text
+
+
+@pytest.mark.parametrize("render", [markdown.summary, markdown.comparison])
+def test_standin_banner_is_in_every_markdown(render: object) -> None:
+    assert callable(render)
+    text = render(report_samples.standin())
+    assert words.STANDIN_TITLE in text
+    assert "87.19" not in text
+
+
+def test_markdown_takes_nothing_from_outside_for_markup() -> None:
+    text = markdown.summary(report_samples.hostile())
+    assert "<" not in text
+    assert all(line.count(" | ") == 12 for line in text.splitlines() if "float32" in line[:40])
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "escaped"),
+    [
+        ("v1_2 met", "v1_2 met"),
+        ("_init_", r"\_init\_"),
+        ("a|b", r"a\|b"),
+        ("<b>", "&lt;b&gt;"),
+        ("a\nb", "a b"),
+        ("@everyone", "@&#8203;everyone"),
+        ("https://example.org", "http&#8203;s://example.org"),
+    ],
+)
+def test_escape(given: str, escaped: str) -> None:
+    assert markdown.escape(given) == escaped
+
+
+def test_csv_has_one_row_for_each_configuration() -> None:
+    results = report_samples.all_met()
+    rows = list(csv.DictReader(io.StringIO(table.to_csv(results))))
+    assert [row["name"] for row in rows] == [found["name"] for found in results["configurations"]]
+    for row, found in zip(rows, results["configurations"], strict=True):
+        assert float(row["accuracy_percent"]) == found["accuracy_percent"]
+        assert float(row["delta_ci95_low_pp"]) == found["delta_ci95_pp"][0]
+    assert {row["assets"] for row in rows} == {"real"}
+
+
+def test_csv_holds_no_formula() -> None:
+    results = report_samples.flagged()
+    results["configurations"][5]["flag_reason"] = '=HYPERLINK("x")'
+    row = list(csv.DictReader(io.StringIO(table.to_csv(results))))[5]
+    assert row["flag_reason"] == '\'=HYPERLINK("x")'
+
+
+def test_baseline_leads_the_comparison() -> None:
+    results = report_samples.all_met()
+    results["configurations"].reverse()
+    rows = table.rows(results)
+    assert rows[0].is_baseline
+    assert [(row.framework, row.dtype) for row in rows] == list(table.CELLS)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.3, "+0.30"), (-0.3, "−0.30"), (0.0, "±0.00"), (-0.001, "±0.00"), (None, "–")],
+)
+def test_signed(value: float | None, text: str) -> None:
+    assert words.signed(value) == text
+
+
+def test_broken_check_is_the_reason_where_the_number_is_fine() -> None:
+    results = report_samples.all_met()
+    requirement = results["requirements"][0]
+    requirement["status"] = "not met"
+    requirement["evidence"] = [{"name": "n", "expected": "1", "observed": "2", "ok": False}] * 5
+    assert words.shortfall(requirement) == (
+        "n: expected 1, observed 2; n: expected 1, observed 2; n: expected 1, observed 2; "
+        "and 2 more"
+    )
+
+
+def test_publish_writes_all_three_files_and_leaves_nothing_else(tmp_path: Path) -> None:
+    results = report_samples.all_met()
+    folder = tmp_path / "new" / "reports"
+    publish(results, folder)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(first) == {"results.json", "comparison.csv", "comparison.md"}
+    assert json.loads(first["results.json"]) == results
+    publish(json.loads(first["results.json"]), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_report_imports_no_model_code() -> None:
+    program = (
+        "import sys\n"
+        "from resnet8_eval.report import html, diff, terminal, publish\n"
+        "heavy = {'numpy', 'tensorflow', 'torch', 'onnx', 'onnxruntime', 'scipy',"
+        " 'resnet8_eval.pipeline', 'resnet8_eval.results'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 (our own program)
