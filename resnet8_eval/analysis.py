@@ -34,7 +34,9 @@ def compare(
     -------
     dict
         ``accuracy_ci95_percent``, ``delta_pp``, ``delta_ci95_pp``, ``lost``, ``gained``,
-        ``mcnemar_p``, ``agreement_percent``, ``per_class_delta_pp``, ``word``
+        ``mcnemar_p``, ``agreement_percent``, ``per_class_delta_pp``,
+        ``per_class_tests`` (for each class ``name``, ``delta_pp``, ``lost``, ``gained``, exact
+        ``mcnemar_p`` and ``holm_p``, corrected for the classes tested), ``word``
         (see :func:`verdict_word`), ``flagged`` and ``flag_reason``.
     """
     answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
@@ -58,10 +60,37 @@ def compare(
             for k, name in enumerate(class_names)
             if (labels == k).any()
         },
+        "per_class_tests": _per_class(right, baseline_right, labels, class_names),
         "word": verdict_word(interval),
         "flagged": flagged,
         "flag_reason": reason,
     }
+
+
+def _per_class(
+    right: NDArray[np.bool_],
+    baseline_right: NDArray[np.bool_],
+    labels: NDArray[np.integer],
+    class_names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Paired counts and tests of each class that has images."""
+    tests: list[dict[str, Any]] = []
+    for label, name in enumerate(class_names):
+        of_class = labels == label
+        if of_class.any():
+            lost = int((baseline_right & ~right & of_class).sum())
+            gained = int((right & ~baseline_right & of_class).sum())
+            tests.append(
+                {
+                    "name": name,
+                    "delta_pp": 100 * (gained - lost) / int(of_class.sum()),
+                    "lost": lost,
+                    "gained": gained,
+                    "mcnemar_p": statistics.mcnemar_p(lost, gained),
+                }
+            )
+    corrected = statistics.holm([test["mcnemar_p"] for test in tests])
+    return [{**test, "holm_p": p} for test, p in zip(tests, corrected, strict=True)]
 
 
 def flag(delta_pp: float) -> tuple[bool, str | None]:

@@ -101,9 +101,11 @@ class Store:
         from filelock import FileLock
 
         folder = self._folder(stage, key)
+        lock = FileLock(self._lock(folder))
         try:
             self._lock(folder).parent.mkdir(parents=True, exist_ok=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except OSError as error:
             raise StageError(
                 f"The cache folder cannot be written to: {error.strerror or error}.",
@@ -112,7 +114,7 @@ class Store:
                 next_step="choose another with --cache-dir or RESNET8_EVAL_CACHE",
             ) from error
         # The operating system releases the lock of a process that dies.
-        with FileLock(self._lock(folder)):
+        try:
             found = _read(folder)
             if found is not None:
                 return found
@@ -127,6 +129,8 @@ class Store:
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            lock.release()
         made = _read(folder)
         if made is None:
             raise StageError(

@@ -76,6 +76,36 @@ def choose(labels: NDArray[np.integer], count: int, seed: int) -> CalibrationSet
     return CalibrationSet(np.sort(np.concatenate(chosen)).astype(np.int64), tuple(wanted), seed)
 
 
+def split(
+    labels: NDArray[np.integer], count: int, seed: int, validation_count: int
+) -> tuple[CalibrationSet, NDArray[np.int64]]:
+    """Say which training images calibrate, and which validate a choice made with them.
+
+    Parameters
+    ----------
+    labels
+        Integer labels of the training split, shape (M,), in 0–9.
+    count, seed
+        Of the calibration set; see :func:`choose`.
+    validation_count
+        How many images validate, stratified and disjoint from the calibration images.
+
+    Returns
+    -------
+    calibrating : CalibrationSet
+        Exactly ``choose(labels, count, seed)``.
+    validating : ndarray
+        int64, ascending positions in the training split.
+    """
+    calibrating = choose(labels, count, seed)
+    free = np.ones(len(labels), bool)
+    free[calibrating.indices] = False
+    rest = np.flatnonzero(free)
+    # Another stream than the calibration set's, which starts from the seed itself.
+    chosen = choose(labels[rest], validation_count, seed + 1_000_003)
+    return calibrating, rest[chosen.indices]
+
+
 def verify(
     images: NDArray[np.uint8],
     labels: NDArray[np.integer],

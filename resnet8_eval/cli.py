@@ -57,6 +57,37 @@ class Dtype(StrEnum):
     UINT8 = "uint8"
 
 
+class RangesName(StrEnum):
+    """How much of an activation's values its range holds."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+class Granularity(StrEnum):
+    """What has a weight scale of its own."""
+
+    PER_CHANNEL = "per-channel"
+    PER_TENSOR = "per-tensor"
+
+
+class Cell(StrEnum):
+    """A configuration that is quantized."""
+
+    ONNXRUNTIME_INT8 = "onnxruntime-int8"
+    ONNXRUNTIME_UINT8 = "onnxruntime-uint8"
+    TORCH_INT8 = "torch-int8"
+    TORCH_UINT8 = "torch-uint8"
+
+
+class JudgedOn(StrEnum):
+    """Which images judge a study."""
+
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Kind = Annotated[AssetsKind, typer.Option("--assets", help="Which images (and baseline model).")]
 AssetsDir = Annotated[
@@ -334,6 +365,88 @@ def report(
         target = output or results.with_name("report.html")
         target.write_text(html.page(found), encoding="utf-8")
         typer.echo(f"written to {target}")
+
+
+@app.command()
+@_reporting_errors
+def study(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    bits: Annotated[
+        bool, typer.Option("--bits", help="Map weight bits × activation bits, 2 to 8, instead.")
+    ] = False,
+    on: Annotated[
+        JudgedOn, typer.Option(help="Training images that did not calibrate, or the test split.")
+    ] = JudgedOn.VALIDATION,
+    images: Annotated[int, typer.Option(help="How many validation images judge.")] = 2000,
+    cells: Annotated[
+        list[Cell] | None, typer.Option("--cell", help="Configuration. [default: all four]")
+    ] = None,
+    ranges: Annotated[
+        list[RangesName] | None, typer.Option(help="Activation ranges. [default: all three]")
+    ] = None,
+    granularity: Annotated[
+        list[Granularity] | None, typer.Option(help="Of weight scales. [default: both]")
+    ] = None,
+    counts: Annotated[
+        list[int] | None, typer.Option("--count", help="Calibration images. [default: 250, 1000]")
+    ] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", help="Calibration seeds. [default: 0 to 4]")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes; -1: one for each core.")] = -1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler, such as tcp://host:8786, to use instead.")
+    ] = None,
+    kind: Kind = AssetsKind.REAL,
+    assets_dir: AssetsDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a grid of recipes over calibration seeds, or the map of bit widths.
+
+    Writes cells.csv (every measurement) and recipes.csv (mean, spread and worst of each recipe), or
+    bits.csv, each with the same as JSON beside it. Run again, it goes on where it stopped.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from resnet8_eval import study as study_
+    from resnet8_eval.pipeline import Pipeline, Settings
+
+    found = _locate(kind, assets_dir, cache_dir)
+    pipeline = Pipeline(Settings(found, cache_dir or assets_.default_cache_dir()))
+    chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
+    tasks = (
+        study_.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
+        if bits
+        else study_.recipe_tasks(
+            [entry.value for entry in ranges or RangesName],
+            [entry.value for entry in granularity or Granularity],
+            counts or [250, 1000],
+            chosen_seeds,
+            [entry.value for entry in cells or Cell],
+        )
+    )
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("study", total=len(tasks))
+        rows = study_.measure_all(
+            tasks,
+            pipeline,
+            on_test=on is JudgedOn.TEST,
+            validation_count=images,
+            jobs=jobs,
+            scheduler=scheduler,
+            advance=lambda: progress.advance(bar),
+        )
+    if bits:
+        study_.write(rows, output / "bits.csv")
+    else:
+        study_.write(rows, output / "cells.csv")
+        study_.write(study_.summarize(rows), output / "recipes.csv")
+    if as_json:
+        _print_json(rows)
+    else:
+        typer.echo(f"{len(rows)} measurements; written to {output}")
 
 
 @app.command("run")

@@ -12,7 +12,8 @@ from resnet8_eval import environment, runner
 from resnet8_eval.artifacts import Artifact, Record, Store, digest
 from resnet8_eval.assets import Assets
 from resnet8_eval.errors import StageError, SuiteError
-from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.quantize.parameters import exact_weight_limit
+from resnet8_eval.quantize.recipes import RECIPES, Method
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
 
 
@@ -36,7 +37,7 @@ class Settings:
     calibration_seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """One arrow of the flow.
 
@@ -132,7 +133,7 @@ class Pipeline:
             missing = [name for name in wanted if not self.peek(name)]
             self._failures.update(
                 runner.run(
-                    [self.stages[name] for name in missing],
+                    {self.stages[name]: self.key(name) for name in missing},
                     self.settings,
                     set(wanted).difference(missing),
                     self._announce,
@@ -169,10 +170,19 @@ class Pipeline:
         return self._made[name]
 
     def make(self, name: str) -> Artifact:
-        """Make one stage in this process; what it needs must exist."""
+        """Make one stage in this process.
+
+        Raises
+        ------
+        StageError
+            If something that it needs does not exist; nothing else is made here.
+        """
         stage = self.stages[name]
-        needed = {need: self.artifact(need) for need in stage.needs}
-        inputs = Inputs(self.settings, needed)
+        needed = {need: self.peek(need) for need in stage.needs}
+        missing = next((need for need, found in needed.items() if found is None), None)
+        if missing:
+            raise _vanished(missing)
+        inputs = Inputs(self.settings, {need: found for need, found in needed.items() if found})
         return self.store.produce(name, self.key(name), lambda out: stage.make(inputs, out))
 
     @functools.cache  # noqa: B019 (a pipeline lives as long as its process)
@@ -217,7 +227,13 @@ def _stages(settings: Settings) -> list[Stage]:
         Stage("calibration", "onnxruntime", (), _calibration, calibration),
         Stage("folded", "onnxruntime", ("onnx",), _folded, {}),
         Stage("torch", "torch", ("folded",), _torch, {}),
-        Stage("parameters", "onnxruntime", ("folded", "calibration"), _parameters, {}),
+        Stage(
+            "parameters",
+            "onnxruntime",
+            ("folded", "calibration"),
+            _parameters,
+            {"weight_limit": exact_weight_limit(), **asdict(Method())},
+        ),
     ]
     stages += [
         Stage(
@@ -247,6 +263,27 @@ def _stages(settings: Settings) -> list[Stage]:
                 decided_by,
             )
         )
+    stages += [
+        Stage(
+            f"proof/{name}",
+            "torch" if recipe.framework == "torch" else "proof",
+            ("parameters", f"model/{name}", f"scores/{name}"),
+            functools.partial(_proof, recipe=name),
+            test,
+        )
+        for name, recipe in RECIPES.items()
+    ]
+    stages.append(Stage("sensitivity", "torch", ("parameters",), _sensitivity, calibration))
+    stages += [
+        Stage(
+            f"layers/{name}",
+            recipe.framework,
+            ("parameters", f"model/{name}", "sensitivity"),
+            functools.partial(_layers, recipe=name),
+            {},
+        )
+        for name, recipe in RECIPES.items()
+    ]
     stages += [
         Stage(
             f"compare/{name}",
@@ -382,19 +419,75 @@ def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
     }
 
 
+def _proof(inputs: Inputs, out: Path, *, recipe: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.cifar10 import read_split
+    from resnet8_eval.quantize.proof import prove
+
+    del out
+    return prove(
+        RECIPES[recipe],
+        inputs.path(*_model_file(recipe)),
+        inputs.artifacts["parameters"].folder,
+        read_split(inputs.dataset, "test"),
+        np.load(inputs.path(f"scores/{recipe}", "scores.npy")),
+        runner.THREADS,
+    )
+
+
+def _sensitivity(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval.calibration import split
+    from resnet8_eval.cifar10 import read_split
+    from resnet8_eval.quantize.layers import NOISE_IMAGES, sensitivity
+
+    train, settings = read_split(inputs.dataset, "train"), inputs.settings
+    count, seed = settings.calibration_count, settings.calibration_seed
+    rest = len(train.labels) - count
+    validating = split(train.labels, count, seed, min(5000, rest // 10))[1]
+    images = train.images[validating]
+    np.save(out / "images.npy", images[:: max(1, len(images) // NOISE_IMAGES)])
+    return sensitivity(
+        inputs.artifacts["parameters"].folder, images, train.labels[validating], runner.THREADS
+    )
+
+
+def _layers(inputs: Inputs, out: Path, *, recipe: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.quantize.layers import noise
+
+    del out
+    measured = noise(
+        RECIPES[recipe],
+        inputs.path(*_model_file(recipe)),
+        inputs.artifacts["parameters"].folder,
+        np.load(inputs.path("sensitivity", "images.npy")),
+        runner.THREADS,
+    )
+    costs = {entry["name"]: entry for entry in inputs.record("sensitivity")["layers"]}
+    return {"layers": [{**costs[entry["name"]], **entry} for entry in measured]}
+
+
 def _compare(inputs: Inputs, out: Path, *, configuration: str) -> Record:
     import numpy as np
 
+    from resnet8_eval import gallery
     from resnet8_eval.analysis import compare
     from resnet8_eval.cifar10 import read_class_names, read_split
 
     del out  # the record says it all
-    return compare(
-        np.load(inputs.path(f"scores/{configuration}", "scores.npy")),
-        np.load(inputs.path(f"scores/{BASELINE}", "scores.npy")),
-        read_split(inputs.dataset, "test").labels,
-        read_class_names(inputs.dataset),
+    test = read_split(inputs.dataset, "test")
+    scores, baseline = (
+        np.load(inputs.path(f"scores/{name}", "scores.npy")) for name in (configuration, BASELINE)
     )
+    return {
+        **compare(scores, baseline, test.labels, read_class_names(inputs.dataset)),
+        "right_base64": gallery.right_base64(test.labels, scores),
+        "changed": gallery.newly_wrong(test.images, test.labels, baseline, scores),
+    }
 
 
 def _verify_onnx(inputs: Inputs, out: Path) -> Record:

@@ -8,6 +8,7 @@ report's ``user_properties``, as built-in types, whether or not there are worker
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -136,10 +137,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         requirement = requirement_of(item)
         if requirement is not None and owners.setdefault(requirement.id, item) is not item:
-            raise pytest.UsageError(
+            message = (
                 f"{requirement.id} has two tests, {owners[requirement.id].nodeid} and "
                 f"{item.nodeid}; a requirement is met by exactly one"
             )
+            if hasattr(config, "workerinput"):  # a worker's usage errors are not shown
+                print(f"ERROR: {message}", file=sys.__stderr__, flush=True)
+            raise pytest.UsageError(message)
     wanted = config.getoption("--requirement")
     if wanted:
         chosen = [item for item in items if (r := requirement_of(item)) and r.id in wanted]
@@ -449,27 +453,29 @@ class AcceptanceRun:
         from resnet8_eval.report import publish
         from resnet8_eval.results import Outcome
 
+        try:
+            pipeline = self.pipeline
+        except SuiteError as error:
+            self._set_aside()
+            self._notes.append(f"No results were written. {self.once(error)}")
+            return
         outcomes = self._outcomes()
         touched = {BY_ID[name].milestone for name in self.selected}
         due = {entry.id for milestone in touched for entry in of_milestone(milestone)}
         complete = not interrupted and due <= set(outcomes)
         for name in self.selected:
             outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
+        self.results = results.build(
+            pipeline,
+            outcomes,
+            complete=complete,
+            command=shlex.join(["pytest", *self.config.invocation_params.args]),
+            started=self._started,
+        )
         if not complete:
             self._set_aside()
-        try:
-            self.results = results.build(
-                self.pipeline,
-                outcomes,
-                complete=complete,
-                command=shlex.join(["pytest", *self.config.invocation_params.args]),
-                started=self._started,
-            )
-        except SuiteError as error:
-            self._notes.append(f"No results were written. {self.once(error)}")
-            return
         publish(self.results, self.reports_dir)
-        log = self.pipeline.peek("onnx")
+        log = pipeline.peek("onnx")
         if log is not None:
             shutil.copyfile(log.path("conversion.log"), self.reports_dir / "conversion.log")
         if complete:
@@ -510,8 +516,12 @@ class AcceptanceRun:
 
         outcomes = {}
         kinds = {str(seen.properties.get("assets", "")) for seen in self._seen.values()} - {""}
+        if self._pipeline is not None:
+            kinds.add(self._pipeline.settings.assets.kind)
         for name, seen in self._seen.items():
             measured = seen.properties.get("measured")
+            if measured is not None and not math.isfinite(measured):
+                measured = None  # JSON has no word for it; the failure's message says what it was
             reason = seen.failure
             if reason is None and not seen.passed:
                 reason = "did not finish"
@@ -587,6 +597,9 @@ def _requirement_line(report: pytest.CollectReport | pytest.TestReport) -> str |
 def _last_line(report: pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
-    lines = [line for line in report.longreprtext.splitlines() if line.strip()]
-    first = next((line for line in lines if " not met: " in line), None)
-    return (first or (lines[-1] if lines else "failed")).removeprefix("E ").strip()
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = report.longreprtext if crash is None else crash.message
+    lines = [line.removeprefix("Failed: ").strip() for line in text.splitlines()]
+    # Under xdist a report without a place in the code starts with the worker's name.
+    said = [line for line in lines if line and not line.startswith("[gw")]
+    return "; ".join(said[:2]) if said else "failed"

@@ -11,11 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from resnet8_eval import environment
+from resnet8_eval import environment, runner
 from resnet8_eval.errors import ResultsError
-from resnet8_eval.pipeline import BASELINE, CONFIGURATIONS, FLOAT_CONFIGURATIONS, Pipeline
+from resnet8_eval.pipeline import (
+    BASELINE,
+    CONFIGURATIONS,
+    FLOAT_CONFIGURATIONS,
+    Pipeline,
+    model_path,
+)
 from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.requirements import MILESTONES, REGISTER, Requirement, of_milestone
+from resnet8_eval.runtimes import SESSION
 
 SCHEMA_VERSION: Final = 1
 Results = dict[str, Any]
@@ -92,7 +99,10 @@ def build(
             "user_model": assets.user_model,
             "dataset_md5": dict(assets.dataset_md5),
         },
-        "environment": environment.describe(),
+        "environment": {
+            **environment.describe(),
+            "threads": {"per_stage": runner.THREADS, "stages_at_once": runner.SLOTS},
+        },
         "baseline": _baseline(pipeline),
         "milestones": {
             milestone: _milestone(milestone, outcomes, standin) for milestone in MILESTONES
@@ -257,6 +267,12 @@ def _requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> 
     }
 
 
+def _found_by(pipeline: Pipeline, stage: str, *keys: str) -> dict[str, Any]:
+    """Parts of a stage's record; nothing where the run had no need of the stage."""
+    artifact = pipeline.peek(stage) if stage in pipeline.stages else None
+    return {} if artifact is None else {key: artifact.record[key] for key in keys}
+
+
 def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
     scores = pipeline.artifact(f"scores/{name}").record
     compared = pipeline.artifact(f"compare/{name}").record
@@ -269,12 +285,20 @@ def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
             "weights_dtype": recipe.weights_dtype,
             "activations_dtype": recipe.activations_dtype,
             "execution": recipe.execution,
-            "recipe": recipe.describe(),
+            "recipe": {
+                **recipe.describe(),
+                **pipeline.artifact("parameters").record["method"],
+                **({"engine": model["engine"]} if model.get("engine") else {}),
+                **({"session": SESSION} if recipe.framework == "onnxruntime" else {}),
+            },
             "calibration_seed": pipeline.settings.calibration_seed,
             "quantized_ops": sum(model["quantized_ops"].values()),
             "float_ops": sum(model["float_ops"].values()),
             "census": {key: model[key] for key in ("quantized_ops", "float_ops")},
             "support": model.get("support"),
+            "kernels": model.get("kernels"),
+            **_found_by(pipeline, f"proof/{name}", "reference", "tensors"),
+            **_found_by(pipeline, f"layers/{name}", "layers"),
         }
     else:
         described = {
@@ -290,4 +314,8 @@ def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
             "census": None,
             "support": None,
         }
-    return {"name": name, **described, **scores, **compared}
+    files = {
+        "model": str(model_path(pipeline, name)),
+        "scores": str(pipeline.artifact(f"scores/{name}").path("scores.npy")),
+    }
+    return {"name": name, "files": files, **described, **scores, **compared}

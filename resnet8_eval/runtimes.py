@@ -30,6 +30,11 @@ SUFFIXES: Final[dict[str, Framework]] = {
     ".pt": "torch",
 }
 
+SESSION: Final = {"session.qdqisint8allowed": "1"}
+"""Entries of every ONNX Runtime session. Without this one, on x86, it turns signed activations into
+unsigned ones, passes over each tensor that is read twice, and then leaves six of the nine
+convolutions of the int8 model in float."""
+
 
 def framework_of(path: Path) -> Framework:
     """The framework that opens this kind of file.
@@ -167,9 +172,8 @@ def onnx_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # By default ONNX Runtime on x86 turns signed activations into unsigned ones, passes over every
-    # tensor that is read twice, and then leaves six of the nine convolutions in float.
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    for name, value in SESSION.items():
+        options.add_session_config_entry(name, value)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if save_to is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 CONFIDENCE = 0.95
 
@@ -72,3 +73,23 @@ def paired_interval_pp(lost: int, gained: int, total: int) -> tuple[float, float
     down, up = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
     half = z * math.sqrt((down + up - (up - down) ** 2) / (total + 2))
     return 100 * max(-1.0, up - down - half), 100 * min(1.0, up - down + half)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct the p-values of several tests for having made several (Holm 1979).
+
+    Parameters
+    ----------
+    p_values
+        One for each test.
+
+    Returns
+    -------
+    list of float
+        Adjusted p-values in the same order, by
+        ``statsmodels.stats.multitest.multipletests(..., method="holm")``.
+    """
+    # Its import takes about a second, so only the stage that corrects pays for it.
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]

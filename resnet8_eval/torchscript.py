@@ -7,6 +7,7 @@ TorchScript, though deprecated, is read by every PyTorch without any code of our
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,20 @@ def save(module: Any, path: Path) -> None:
     with deprecations_ignored(), torch.inference_mode():
         script = torch.jit.trace(module, torch.zeros(2, 32, 32, 3), check_trace=False)
         torch.jit.save(script, str(path))
+    _strip_debug_files(path)
+
+
+def _strip_debug_files(path: Path) -> None:
+    """Take out the source positions, which differ with the folder that this package lies in."""
+    with zipfile.ZipFile(path) as archive:
+        kept = [
+            (zipfile.ZipInfo(entry.filename), archive.read(entry))
+            for entry in archive.infolist()
+            if not entry.filename.endswith((".debug_pkl", "serialization_id"))
+        ]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for entry, content in kept:
+            archive.writestr(entry, content)
 
 
 def load(path: Path) -> Any:

@@ -6,6 +6,7 @@ JSON, so it is read first, and only a network made of the layers below is opened
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -55,7 +56,8 @@ def describe(path: Path) -> list[dict[str, Any]]:
     if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")
     try:
-        config = _from_zip(path) if zipfile.is_zipfile(path) else _from_hdf5(path)
+        # Keras goes by the name, and so must this: a file can be valid as both.
+        config = _from_zip(path) if path.suffix == ".keras" else _from_hdf5(path)
         layers: list[dict[str, Any]] = [
             {"class_name": str(layer["class_name"]), "config": dict(layer["config"])}
             for layer in config["config"]["layers"]
@@ -68,15 +70,23 @@ def describe(path: Path) -> list[dict[str, Any]]:
         activation = layer["config"].get("activation", "linear")
         if layer["class_name"] not in KNOWN_LAYERS:
             raise _refusal(path, f"a layer of class {layer['class_name']!r}")
-        if activation not in KNOWN_ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in KNOWN_ACTIVATIONS:
             raise _refusal(path, f"the activation {activation!r}")
     return layers
 
 
 def _from_zip(path: Path) -> dict[str, Any]:
+    import h5py
+
     with zipfile.ZipFile(path) as archive:
         if archive.getinfo("config.json").file_size > MAX_FILE_BYTES:
             raise ValueError("config.json is too large")
+        for member in archive.infolist():
+            if member.filename.endswith(".h5"):
+                if member.file_size > MAX_FILE_BYTES:
+                    raise ValueError(f"{member.filename} is too large")
+                with h5py.File(io.BytesIO(archive.read(member)), "r") as weights:
+                    _refuse_links(weights, path)
         return dict(json.loads(archive.read("config.json")))
 
 
@@ -96,7 +106,7 @@ def _refuse_links(group: Any, path: Path) -> None:
             raise _refusal(path, f"a link to elsewhere, {name!r}")
         if isinstance(group[name], h5py.Group):
             _refuse_links(group[name], path)
-        elif group[name].external:
+        elif group[name].external or group[name].is_virtual:
             raise _refusal(path, f"data kept in another file, {name!r}")
 
 

@@ -31,8 +31,8 @@ _X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
 def exact_weight_limit() -> int:
     """Largest magnitude of weights with which this processor's integer kernels cannot saturate.
 
-    Weights of 7 bits cost an eighth of what activations of 7 bits do, which PyTorch's own
-    ``reduce_range`` takes; see ``docs/results.md``.
+    Weights of 7 bits cost less than the activations of 7 bits that PyTorch's own ``reduce_range``
+    takes; see ``docs/results.md``.
 
     Returns
     -------

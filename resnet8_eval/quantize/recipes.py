@@ -61,7 +61,8 @@ class Method:
     percentile
         For ``ranges="percentile"``, in percent.
     moment_stride
-        Every which calibration image enters the covariances of the layers' inputs.
+        Every which calibration image enters the covariances of the layers' inputs: of 1000,
+        250 give each layer 250 (the dense one) to 256,000 rows.
     """
 
     ranges: Literal["minmax", "percentile", "mse"] = "percentile"

@@ -13,8 +13,6 @@ from resnet8_eval.quantize.parameters import WEIGHT_LIMIT
 from resnet8_eval.quantize.recipes import Method
 
 DEFAULT_METHOD: Final = Method()
-"""Every fourth calibration image enters the moments: 250 images give each layer 16,000 to 256,000
-rows, and a layer has at most 576 columns."""
 _DAMPING = 0.01
 """Added to the diagonal, relative to its mean (Frantar et al. 2022, section 3.3)."""
 

@@ -15,6 +15,8 @@ from torch.ao.nn.quantized import Conv2d
 
 from resnet8_eval.quantize.parameters import Parameters, grid
 
+_MOVING_OR_SCORE = ("Transpose", "Reshape", "Flatten", "Gemm", "Softmax")
+
 
 class Grid(NamedTuple):
     """Scale and zero point of a ``torch.quint8`` tensor."""
@@ -66,6 +68,10 @@ class QuantizedNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Float32 images (N, 32, 32, 3) in [0, 255] to float32 probabilities (N, 10)."""
+        return self.tensors(images)[self._output]
+
+    def tensors(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Every tensor that `images` give, by its name in the ONNX network."""
         values = {
             self._input: torch.quantize_per_tensor(images, *self._grids[self._input], torch.quint8)
         }
@@ -87,7 +93,16 @@ class QuantizedNetwork(nn.Module):
                 case other:
                     raise NotImplementedError(f"no quantized form of {other}")
             values[step.output] = y
-        return values[self._output]
+        return values
+
+    def weight_names(self) -> dict[str, str]:
+        """Name of each weighted layer here, to the name of its weight in the ONNX network."""
+        return {s.key: s.node.input[1] for s in self._steps if s.key in self.layers}
+
+    def grids(self) -> dict[str, Grid]:
+        """Scales and zero points of the input and of each tensor computed, in that order."""
+        outputs = [s.output for s in self._steps if s.node.op_type not in _MOVING_OR_SCORE]
+        return {name: self._grids[name] for name in (self._input, *outputs)}
 
     def _layer(self, step: _Step, weight: torch.Tensor, bias: torch.Tensor) -> nn.Module:
         if step.node.op_type == "Gemm":

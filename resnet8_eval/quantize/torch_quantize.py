@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from resnet8_eval import torchscript
 from resnet8_eval.artifacts import Record
-from resnet8_eval.quantize.parameters import WEIGHT_LIMIT, Parameters, exact_weight_limit
+from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import Recipe
 
 _WEIGHTED: Final = frozenset({"conv2d", "_convolution", "linear", "addmm", "matmul"})
@@ -16,21 +16,6 @@ _KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu", "qlinea
 _DTYPES: Final = {12: "int8", 13: "uint8"}
 """c10::ScalarType of qint8 and quint8, as a TorchScript graph has them."""
 _DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
-
-
-def engine() -> str:
-    """The quantized engine of PyTorch to run on, for ``torch.backends.quantized.engine``.
-
-    oneDNN multiplies unsigned by signed bytes and sums 32 bits wide with VNNI. Without it two
-    products share 16 bits and saturate, which takes this model from 87 % to 72.5 %; there the
-    ``x86`` engine runs, on weights of 7 bits with which nothing can saturate
-    (:func:`resnet8_eval.quantize.parameters.exact_weight_limit`).
-    """
-    import torch
-
-    wanted = "onednn" if exact_weight_limit() == WEIGHT_LIMIT else "x86"
-    supported = torch.backends.quantized.supported_engines
-    return wanted if wanted in supported else str(supported[-1])
 
 
 def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
@@ -52,11 +37,10 @@ def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
         ``activations`` (dtypes), ``engine`` and ``support``.
     """
     kernels = recipe.execution == "kernel"
-    name = engine() if kernels else None
     torchscript.save(network(parameters, recipe, kernels=kernels), path)
     return {
         **census(path),
-        "engine": name,
+        "engine": torchscript.ENGINE if kernels else None,
         "support": None if kernels else unsigned_kernel_support(),
     }
 
@@ -71,7 +55,7 @@ def network(parameters: Parameters, recipe: Recipe, *, kernels: bool) -> Any:
     recipe
         A recipe of framework ``"torch"``.
     kernels
-        Whether to use the integer kernels, of :func:`engine`.
+        Whether to use the integer kernels, of :data:`resnet8_eval.torchscript.ENGINE`.
 
     Returns
     -------
@@ -83,7 +67,7 @@ def network(parameters: Parameters, recipe: Recipe, *, kernels: bool) -> Any:
     from resnet8_eval.quantize.torch_model import QuantizedNetwork
 
     if kernels:
-        torch.backends.quantized.engine = engine()
+        torch.backends.quantized.engine = torchscript.ENGINE
     dtype = torch.quint8 if recipe.weights_dtype == "uint8" else torch.qint8
     with torchscript.deprecations_ignored():
         return QuantizedNetwork(parameters, dtype, kernels=kernels).eval()
@@ -123,7 +107,10 @@ def census(path: Path) -> Record:
     return {
         "quantized_ops": dict(quantized),
         "float_ops": dict(in_float),
-        "weights": _stored_weights(module),
+        "weights": {
+            name: _DTYPE_NAMES.get(str(weight.dtype), str(weight.dtype))
+            for name, weight in stored_weights(module).items()
+        },
         "activations": sorted(activations),
     }
 
@@ -169,8 +156,19 @@ def _is_dequantized(value: Any) -> bool:
     return bool(node.kind() == "aten::dequantize")
 
 
-def _stored_weights(module: Any) -> dict[str, str]:
-    """Stored dtype of the weight of every convolution and matrix product."""
+def stored_weights(module: Any) -> dict[str, Any]:
+    """The weight of every convolution and matrix product of a loaded TorchScript network.
+
+    Parameters
+    ----------
+    module
+        From :func:`resnet8_eval.torchscript.load`.
+
+    Returns
+    -------
+    dict
+        Layer to tensor, quantized or not, output channel first.
+    """
     import torch
 
     found = {}
@@ -184,6 +182,5 @@ def _stored_weights(module: Any) -> dict[str, str]:
             }
             weight = tensors.get("weight")
         if weight is not None:
-            label = name.removeprefix("layers.").removesuffix(".kernel")
-            found[label] = _DTYPE_NAMES.get(str(weight.dtype), str(weight.dtype))
+            found[name.removeprefix("layers.").removesuffix(".kernel")] = weight
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from resnet8_eval.assets import fixtures_dir
-from resnet8_eval.checks import Check, equal
+from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
 
 def scores_record(run: Pipeline, configuration: str) -> dict[str, Any]:
@@ -46,6 +48,29 @@ def judge_whole_test_set(
         for record in [scores_record(run, name)]
     ]
     requirement.judge(min(shares), [*counts, *(checks or [])])
+
+
+def proof_checks(run: Pipeline, *configurations: str) -> list[Check]:
+    """Whether stored scales are those decided, and integer kernels compute what they say."""
+    checks: list[Check] = []
+    for name in configurations:
+        record = run.artifact(f"proof/{name}").record
+        for check in from_records(record["checks"]):
+            checks.append(replace(check, name=f"{name}, {check.name}"))
+        found = record["reference"]
+        if found is not None:
+            share = 100 * found["disagreements"] / found["total"]
+            ok = share <= MAX_KERNEL_DISAGREEMENT_PERCENT
+            checks.append(
+                Check(
+                    f"{name}, images that integer kernels and reference arithmetic class apart",
+                    f"at most {MAX_KERNEL_DISAGREEMENT_PERCENT:g} % of {found['total']}",
+                    f"{found['disagreements']} ({share:.2f} %)"
+                    + ("" if ok else f"; probable cause: {found['probable_cause']}"),
+                    ok,
+                )
+            )
+    return checks
 
 
 def judge_classes(requirement: Judge, run: Pipeline, configuration: str) -> None:

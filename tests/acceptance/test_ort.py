@@ -6,7 +6,7 @@ import pytest
 
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
-from tests.acceptance.common import judge_deltas, judge_whole_test_set
+from tests.acceptance.common import judge_deltas, judge_whole_test_set, proof_checks
 from tests.acceptance.quantized import judge_quantized
 
 INT8, UINT8 = "onnxruntime-int8", "onnxruntime-uint8"
@@ -22,9 +22,9 @@ def test_ort_02_uint8(requirement: Judge, run: Pipeline) -> None:
     judge_quantized(requirement, run, UINT8)
 
 
-@pytest.mark.requirement("ORT-03", needs=["scores/onnxruntime-int8", "scores/onnxruntime-uint8"])
+@pytest.mark.requirement("ORT-03", needs=["proof/onnxruntime-int8", "proof/onnxruntime-uint8"])
 def test_ort_03_evaluated(requirement: Judge, run: Pipeline) -> None:
-    judge_whole_test_set(requirement, run, INT8, UINT8)
+    judge_whole_test_set(requirement, run, INT8, UINT8, checks=proof_checks(run, INT8, UINT8))
 
 
 @pytest.mark.requirement("ORT-04", needs=["compare/onnxruntime-int8", "compare/onnxruntime-uint8"])

@@ -1,0 +1,64 @@
+"""The images that a quantized model newly gets wrong, small enough to lie in results.json."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST: Final = 12
+"""Images kept for one configuration: those that it is surest of, being wrong."""
+
+
+def newly_wrong(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    baseline_scores: NDArray[np.float32],
+    scores: NDArray[np.float32],
+) -> list[dict[str, Any]]:
+    """Pick images that the baseline gets right and another model gets wrong.
+
+    Parameters
+    ----------
+    images, labels
+        The test split, uint8 (N, 32, 32, 3) and integers (N,).
+    baseline_scores, scores
+        float32 probabilities, shape (N, 10).
+
+    Returns
+    -------
+    list of dict
+        At most :data:`LARGEST`: ``index``, ``true``, ``baseline_answer``, ``answer`` (class
+        numbers), ``baseline_score``, ``score`` (0–1, of those answers), ``png_base64``.
+    """
+    answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
+    wrong = np.flatnonzero((baseline_answers == labels) & (answers != labels))
+    surest = wrong[np.argsort(-scores[wrong, answers[wrong]], kind="stable")][:LARGEST]
+    return [
+        {
+            "index": int(index),
+            "true": int(labels[index]),
+            "baseline_answer": int(baseline_answers[index]),
+            "baseline_score": round(float(baseline_scores[index].max()), 4),
+            "answer": int(answers[index]),
+            "score": round(float(scores[index].max()), 4),
+            "png_base64": _png(images[index]),
+        }
+        for index in surest
+    ]
+
+
+def right_base64(labels: NDArray[np.integer], scores: NDArray[np.float32]) -> str:
+    """Which images were right: one bit each, the first in the highest bit, as base64."""
+    return base64.b64encode(np.packbits(scores.argmax(axis=1) == labels).tobytes()).decode()
+
+
+def _png(image: NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode()

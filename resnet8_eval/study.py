@@ -1,0 +1,438 @@
+"""Grids of recipes and of bit widths, measured on every core or on a Dask cluster.
+
+A task carries all that it needs, so a worker may be any process on any machine that has this
+package; the caller alone keeps the results. Each is one artefact in the store: an interrupted
+study goes on where it stopped, and a task that a dying worker had taken is measured by another,
+and kept once.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval import environment
+from resnet8_eval.artifacts import Store, digest
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.quantize.recipes import RECIPES, Method
+
+Row = dict[str, Any]
+RECIPE_KEYS: Final = (
+    "framework",
+    "dtype",
+    "ranges",
+    "granularity",
+    "rounding",
+    "equalize",
+    "count",
+)
+"""What a recipe of the study is known by; seeds are repetitions of it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One calibration, and everything that is measured with it.
+
+    Attributes
+    ----------
+    kind
+        ``"recipes"`` or ``"bits"``.
+    count, seed
+        Of the calibration set.
+    method
+        How the parameters are found.
+    cells
+        Configurations to quantize and run (``"recipes"``).
+    weight_bits, activation_bits
+        For ``"bits"``, in simulated arithmetic.
+    """
+
+    kind: str
+    count: int
+    seed: int
+    method: Method
+    cells: tuple[str, ...] = ()
+    weight_bits: int = 8
+    activation_bits: int = 8
+
+    def describe(self) -> dict[str, Any]:
+        """Built-in types that decide the task's result."""
+        return {**asdict(self), "cells": list(self.cells)}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a task is fed.
+
+    Attributes
+    ----------
+    calibration
+        uint8 (M, 32, 32, 3).
+    judged, labels
+        uint8 (N, 32, 32, 3) and integers (N,).
+    reference
+        float32 probabilities (N, 10) of the float32 network for `judged`.
+    """
+
+    calibration: NDArray[np.uint8]
+    judged: NDArray[np.uint8]
+    labels: NDArray[np.integer]
+    reference: NDArray[np.float32]
+
+
+def recipe_tasks(
+    ranges: Sequence[str],
+    granularities: Sequence[str],
+    counts: Sequence[int],
+    seeds: Sequence[int],
+    cells: Sequence[str] = tuple(RECIPES),
+) -> list[Task]:
+    """The grid of recipes: one task for each calibration.
+
+    Parameters
+    ----------
+    ranges, granularities
+        As :class:`resnet8_eval.quantize.recipes.Method` has them.
+    counts, seeds
+        Of the calibration sets.
+    cells
+        Configurations, such as ``"torch-int8"``.
+    """
+    return [
+        Task(
+            "recipes",
+            count,
+            seed,
+            replace(Method(), ranges=cut, granularity=granularity),  # type: ignore[arg-type]
+            tuple(cells),
+        )
+        for cut, granularity, count, seed in product(ranges, granularities, counts, seeds)
+    ]
+
+
+def bit_tasks(bits: Sequence[int], count: int, seed: int) -> list[Task]:
+    """The accuracy map: weights at each of `bits` × activations at each of `bits`."""
+    method = replace(Method(), ranges="mse")  # with few bits, rounding weighs more than clipping
+    return [
+        Task("bits", count, seed, method, (), weights, activations)
+        for weights, activations in product(bits, bits)
+    ]
+
+
+def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
+    """Calibrate, quantize and judge; runs in a worker and touches nothing but scratch files.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    folded
+        The folded float32 network, as the bytes of its ONNX file.
+    images
+        What to calibrate with and to judge by.
+
+    Returns
+    -------
+    list of dict
+        For each configuration what it is, and ``correct``, ``total``, ``agreement_percent`` and
+        ``divergence`` (mean Kullback–Leibler divergence from float32, in nats).
+    """
+    from resnet8_eval import quantize, runtimes
+    from resnet8_eval.quantize.calibrate import calibrate
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "folded.onnx").write_bytes(folded)
+        if task.kind == "bits":
+            return [_simulate(task, folder, images)]
+        calibrate(folder / "folded.onnx", images.calibration, folder, 1, task.method)
+        rows = []
+        for cell in task.cells:
+            recipe = RECIPES[cell]
+            made = folder / cell
+            made.mkdir()
+            quantize.quantize(folder, recipe, made)
+            scores = runtimes.scores(
+                made / recipe.file_name, images.judged, threads=1, execution=recipe.execution
+            )
+            what = {
+                "framework": recipe.framework,
+                "dtype": recipe.dtype,
+                **asdict(task.method),
+                "count": task.count,
+                "seed": task.seed,
+            }
+            rows.append({**what, **judge(scores, images)})
+        return rows
+
+
+def judge(scores: NDArray[np.float32], images: Images) -> Row:
+    """Hold probabilities (N, 10) against the labels and against the float32 network's."""
+    answers, reference = scores.argmax(axis=1), images.reference.astype(np.float64)
+    ratio = np.log(np.maximum(reference, 1e-12)) - np.log(np.maximum(scores, 1e-12))
+    return {
+        "correct": int((answers == images.labels).sum()),
+        "float_correct": int((reference.argmax(axis=1) == images.labels).sum()),
+        "total": len(answers),
+        "agreement_percent": 100 * float((answers == reference.argmax(axis=1)).mean()),
+        "divergence": float((reference * ratio).sum(axis=1).mean()),
+    }
+
+
+def _simulate(task: Task, folder: Path, images: Images) -> Row:
+    import onnx
+    import torch
+
+    from resnet8_eval.quantize.calibrate import calibrate
+    from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
+    from resnet8_eval.quantize.ranges import activation_ranges
+    from resnet8_eval.quantize.simulate import Simulation, probabilities
+
+    torch.set_num_threads(1)
+    limit = 2 ** (task.weight_bits - 1) - 1
+    levels = 2**task.activation_bits - 1
+    calibrate(folder / "folded.onnx", images.calibration, folder, 1, task.method, limit)
+    model = onnx.load(folder / EQUALIZED)
+    ranges, _ = activation_ranges(model, images.calibration, 1, task.method, levels)
+    simulation = Simulation(model, onnx.load(Parameters.load(folder).model), ranges, levels)
+    return {
+        "weight_bits": task.weight_bits,
+        "activation_bits": task.activation_bits,
+        "count": task.count,
+        "seed": task.seed,
+        **judge(probabilities(simulation.logits(images.judged)), images),
+    }
+
+
+def run(
+    tasks: Sequence[Task],
+    folded: bytes,
+    feed: Callable[[Task], Images],
+    store: Store,
+    source: Mapping[str, Any],
+    *,
+    jobs: int = -1,
+    scheduler: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Measure every task that the store does not hold yet.
+
+    Parameters
+    ----------
+    tasks
+        What to measure.
+    folded
+        The folded float32 network.
+    feed
+        The images of a task.
+    store
+        Where results are kept, one artefact for each task.
+    source
+        What decides results besides the task and the environment: checksums of model and images.
+    jobs
+        Processes on this machine; -1 means one for each core.
+    scheduler
+        Address of a Dask scheduler, such as ``tcp://host:8786``, to use its workers instead.
+    advance
+        Called once for each finished task.
+
+    Returns
+    -------
+    list of dict
+        The rows of all tasks, in the order of `tasks`.
+    """
+    from joblib import Parallel, delayed
+
+    keys = {task: _key(task, source) for task in tasks}
+    found = {task: kept.record for task in keys if (kept := store.get(_STAGE, keys[task]))}
+    for _ in found:
+        advance()
+    missing = [task for task in keys if task not in found]
+    calls = (delayed(_measured)(task, folded, feed(task)) for task in missing)
+    with _backend(scheduler, jobs):
+        for task, rows in Parallel(return_as="generator_unordered", batch_size=1)(calls):
+            kept = store.produce(_STAGE, keys[task], _recorder(rows))
+            found[task] = kept.record
+            advance()
+    return [row for task in keys for row in found[task]["rows"]]
+
+
+def measure_all(
+    tasks: Sequence[Task],
+    pipeline: Pipeline,
+    *,
+    on_test: bool,
+    validation_count: int,
+    jobs: int = -1,
+    scheduler: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Measure tasks on a pipeline's model and images.
+
+    Parameters
+    ----------
+    tasks
+        What to measure.
+    pipeline
+        Whose assets and folded network to use, and whose store to keep results in.
+    on_test
+        Whether the test split judges; by default training images that did not calibrate do.
+    validation_count
+        How many those are.
+    jobs, scheduler, advance
+        As for :func:`run`.
+
+    Returns
+    -------
+    list of dict
+        As :func:`run`, each with ``judged_on``.
+    """
+    from resnet8_eval import calibration, runtimes
+    from resnet8_eval.cifar10 import read_split
+
+    folded = pipeline.artifact("folded").path("folded.onnx")
+    dataset = pipeline.settings.assets.dataset
+    train = read_split(dataset, "train")
+    test = read_split(dataset, "test") if on_test else None
+    references: dict[bytes, NDArray[np.float32]] = {}
+
+    def feed(task: Task) -> Images:
+        calibrating, validating = calibration.split(
+            train.labels, task.count, task.seed, validation_count
+        )
+        judged = train.images[validating] if test is None else test.images
+        labels = train.labels[validating] if test is None else test.labels
+        which = b"test" if test is not None else validating.tobytes()
+        if which not in references:
+            references[which] = runtimes.scores(folded, judged, threads=1)
+        return Images(train.images[calibrating.indices], judged, labels, references[which])
+
+    judged_on = "test" if on_test else f"{validation_count} training images"
+    source = {
+        "model": pipeline.settings.assets.model_sha256,
+        "dataset": pipeline.settings.assets.dataset_sha256,
+        "judged_on": judged_on,
+    }
+    rows = run(
+        tasks,
+        folded.read_bytes(),
+        feed,
+        pipeline.store,
+        source,
+        jobs=jobs,
+        scheduler=scheduler,
+        advance=advance,
+    )
+    return [{**row, "judged_on": judged_on} for row in rows]
+
+
+_STAGE: Final = "study"
+
+
+def _measured(task: Task, folded: bytes, images: Images) -> tuple[Task, list[Row]]:
+    return task, measure(task, folded, images)
+
+
+def _recorder(rows: list[Row]) -> Callable[[Path], dict[str, Any]]:
+    return lambda _: {"rows": rows}
+
+
+def _key(task: Task, source: Mapping[str, Any]) -> str:
+    return digest(
+        {
+            "task": task.describe(),
+            "source": dict(source),
+            "environment": environment.fingerprint(),
+        }
+    )
+
+
+@contextmanager
+def _backend(scheduler: str | None, jobs: int) -> Iterator[None]:
+    """Make joblib use this machine's cores, or a Dask cluster."""
+    from joblib import parallel_config
+
+    if scheduler is None:
+        with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
+            yield
+        return
+    from distributed import Client
+
+    # Making a client for an address registers joblib's Dask backend.
+    with Client(scheduler, set_as_default=False) as client, _dask(client):
+        yield
+
+
+@contextmanager
+def _dask(client: Any) -> Iterator[None]:
+    from joblib import parallel_config
+
+    with parallel_config("dask", client=client, n_jobs=-1):
+        yield
+
+
+def summarize(rows: Iterable[Row], keys: Sequence[str] = RECIPE_KEYS) -> list[Row]:
+    """Mean, spread and worst over the seeds of each recipe.
+
+    Parameters
+    ----------
+    rows
+        From :func:`run`.
+    keys
+        What a recipe is known by.
+
+    Returns
+    -------
+    list of dict
+        The keys, ``seeds``, ``accuracy_mean_percent``, ``accuracy_spread_pp`` (standard
+        deviation over the seeds), ``accuracy_worst_percent``, ``delta_mean_pp``,
+        ``agreement_mean_percent``, ``agreement_worst_percent`` and ``divergence_mean``; the least
+        mean divergence first.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    table = []
+    for values, members in groups.items():
+        accuracy = [100 * row["correct"] / row["total"] for row in members]
+        deltas = [100 * (row["correct"] - row["float_correct"]) / row["total"] for row in members]
+        agreement = [row["agreement_percent"] for row in members]
+        table.append(
+            {
+                **dict(zip(keys, values, strict=True)),
+                "seeds": len(members),
+                "accuracy_mean_percent": round(statistics.fmean(accuracy), 4),
+                "accuracy_spread_pp": round(statistics.stdev(accuracy), 4)
+                if len(members) > 1
+                else None,
+                "accuracy_worst_percent": round(min(accuracy), 4),
+                "delta_mean_pp": round(statistics.fmean(deltas), 4),
+                "agreement_mean_percent": round(statistics.fmean(agreement), 4),
+                "agreement_worst_percent": round(min(agreement), 4),
+                "divergence_mean": round(statistics.fmean(r["divergence"] for r in members), 7),
+            }
+        )
+    return sorted(table, key=lambda row: row["divergence_mean"])
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as CSV to `path`, and as JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    text = json.dumps(list(rows), indent=1)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,167 @@
+"""Choose the recipe on training images alone, and write what was tried as a small table.
+
+    python tools/select_recipe.py --output docs/recipe-selection.csv
+
+Each candidate calibrates with five seeds and is judged, in simulated arithmetic, on training images
+that did not calibrate. The best has the least mean divergence from the float32 network; no label is
+used. The files of the test split are not even there: the choice sees a folder of links to the
+training files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet8_eval import assets, calibration, study
+from resnet8_eval.cifar10 import read_split
+from resnet8_eval.quantize.recipes import Method
+
+SEEDS = (0, 1, 2, 3, 4)
+VALIDATION_IMAGES = 5000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to quantize, and how many images it calibrates with."""
+
+    name: str
+    method: Method = Method()  # noqa: RUF009 (frozen)
+    count: int = 1000
+
+
+CANDIDATES = (
+    Candidate("default"),
+    Candidate("ranges minmax", replace(Method(), ranges="minmax")),
+    Candidate("ranges mse", replace(Method(), ranges="mse")),
+    Candidate("percentile 99.99", replace(Method(), percentile=99.99)),
+    Candidate("percentile 99.995", replace(Method(), percentile=99.995)),
+    Candidate("percentile 99.9995", replace(Method(), percentile=99.9995)),
+    Candidate("not equalized", replace(Method(), equalize=False)),
+    Candidate("nearest", replace(Method(), rounding="nearest")),
+    Candidate("nearest, bias kept", replace(Method(), rounding="nearest", correct_bias=False)),
+    Candidate("per tensor", replace(Method(), granularity="per-tensor")),
+    Candidate("moments of all images", replace(Method(), moment_stride=1)),
+    Candidate("500 images", count=500),
+    Candidate("2000 images", count=2000),
+)
+
+
+def training_only(dataset: Path, scratch: Path) -> Path:
+    """A folder with links to the training files and nothing else."""
+    folder = scratch / "training"
+    folder.mkdir()
+    for path in [*sorted(dataset.glob("data_batch_*")), dataset / "batches.meta"]:
+        (folder / path.name).symlink_to(path.resolve())
+    return folder
+
+
+def judge(folder: Path, folded: Path, candidate: Candidate, seed: int, images: int) -> study.Row:
+    """Calibrate and judge one candidate with one seed.
+
+    Parameters
+    ----------
+    folder
+        The training files.
+    folded
+        The folded float32 ONNX network.
+    candidate
+        What to try.
+    seed
+        Of the calibration set.
+    images
+        How many training images validate.
+
+    Returns
+    -------
+    dict
+        The candidate, and ``agreement_percent``, ``divergence`` and counts on the validation
+        images.
+    """
+    import onnx
+    import torch
+
+    from resnet8_eval import runtimes
+    from resnet8_eval.quantize.calibrate import calibrate
+    from resnet8_eval.quantize.parameters import EQUALIZED, WEIGHT_LIMIT, Parameters
+    from resnet8_eval.quantize.simulate import Simulation, probabilities
+
+    torch.set_num_threads(1)
+    train = read_split(folder, "train")
+    calibrating, validating = calibration.split(train.labels, candidate.count, seed, images)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        chosen = train.images[calibrating.indices]
+        calibrate(folded, chosen, work, 1, candidate.method, WEIGHT_LIMIT)
+        found = Parameters.load(work)
+        simulation = Simulation(
+            onnx.load(work / EQUALIZED), onnx.load(found.model), found.activations
+        )
+    judged = train.images[validating]
+    feed = study.Images(
+        chosen, judged, train.labels[validating], runtimes.scores(folded, judged, threads=1)
+    )
+    return {
+        "candidate": candidate.name,
+        **asdict(candidate.method),
+        "count": candidate.count,
+        "seed": seed,
+        **study.judge(probabilities(simulation.logits(judged)), feed),
+    }
+
+
+def select(
+    folder: Path,
+    folded: Path,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    seeds: Sequence[int] = SEEDS,
+    images: int = VALIDATION_IMAGES,
+    jobs: int = -1,
+) -> list[dict[str, Any]]:
+    """Rank candidates by their mean divergence from float32 on validation images, best first."""
+    from joblib import Parallel, delayed
+    from rich.console import Console
+    from rich.progress import track
+
+    calls = [
+        delayed(judge)(folder, folded, candidate, seed, images)
+        for candidate in candidates
+        for seed in seeds
+    ]
+    done = Parallel(n_jobs=jobs, return_as="generator")(calls)
+    rows = list(track(done, "candidates × seeds", len(calls), console=Console(stderr=True)))
+    names = ("candidate", *asdict(Method()), "count")
+    return study.summarize(rows, names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("docs/recipe-selection.csv"))
+    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1: one for each core")
+    arguments = parser.parse_args()
+    from resnet8_eval.pipeline import Pipeline, Settings
+
+    cache = assets.default_cache_dir()
+    found = assets.locate("real", assets_dir=None, cache_dir=cache, keras_model=None)
+    folded = Pipeline(Settings(found, cache)).artifact("folded").path("folded.onnx")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = training_only(found.dataset, Path(scratch))
+        table = select(folder, folded, jobs=arguments.jobs)
+    study.write(table, arguments.output)
+    for row in table:
+        line = f"{row['candidate']:24} divergence {row['divergence_mean']:.6f}  agreement "
+        print(
+            line + f"{row['agreement_mean_percent']:.3f} % (worst "
+            f"{row['agreement_worst_percent']:.3f} %)"
+        )
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main()
