@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,23 +99,8 @@ class Store:
             If the store cannot be written to. Whatever `make` raises passes through, and leaves
             nothing behind.
         """
-        from filelock import FileLock
-
         folder = self._folder(stage, key)
-        lock = FileLock(self._lock(folder))
-        try:
-            self._lock(folder).parent.mkdir(parents=True, exist_ok=True)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as error:
-            raise StageError(
-                f"The cache folder cannot be written to: {error.strerror or error}.",
-                expected="a writable folder",
-                given=str(self.root),
-                next_step="choose another with --cache-dir or RESNET8_EVAL_CACHE",
-            ) from error
-        # The operating system releases the lock of a process that dies.
-        try:
+        with self.lock(folder.name):
             found = _read(folder)
             if found is not None:
                 return found
@@ -129,8 +115,6 @@ class Store:
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        finally:
-            lock.release()
         made = _read(folder)
         if made is None:
             raise StageError(
@@ -140,6 +124,40 @@ class Store:
                 next_step="check the disk, or choose another cache folder with --cache-dir",
             )
         return made
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock over all processes; the operating system releases that of a dead one.
+
+        Parameters
+        ----------
+        name
+            What is locked.
+
+        Raises
+        ------
+        StageError
+            If the store cannot be written to.
+        """
+        from filelock import FileLock
+
+        path = self._lock(name)
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (self.root / "artifacts").mkdir(exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise StageError(
+                f"The cache folder cannot be written to: {error.strerror or error}.",
+                expected="a writable folder",
+                given=str(self.root),
+                next_step="choose another with --cache-dir or RESNET8_EVAL_CACHE",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def artifacts(self) -> Iterator[tuple[Path, Artifact | None]]:
         """Every artefact folder, with None for a damaged one."""
@@ -153,15 +171,15 @@ class Store:
         removed = 0
         for folder in (self.root / "artifacts").glob("*/"):
             try:
-                with FileLock(self._lock(folder), timeout=0):
+                with FileLock(self._lock(folder.name), timeout=0):
                     shutil.rmtree(folder)
             except Timeout:
                 continue
             removed += 1
         return removed
 
-    def _lock(self, folder: Path) -> Path:
-        return self.root / "locks" / f"{folder.name.removesuffix('.partial')}.lock"
+    def _lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name.removesuffix('.partial')}.lock"
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / "artifacts" / f"{stage.replace('/', '-')}-{key[:20]}"

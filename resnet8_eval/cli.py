@@ -235,16 +235,21 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's accuracy on the test images, in all and for each class."""
+    from resnet8_eval.cifar10 import read_class_names
     from resnet8_eval.evaluate import evaluate as judge
 
     scores, labels, source = _scores(model, kind, assets_dir, cache_dir)
-    record = {"model": str(model), "assets": source, **judge(scores, labels)}
+    record = {
+        "model": str(model),
+        "assets": source.kind,
+        **judge(scores, labels, read_class_names(source.dataset)),
+    }
     if as_json:
         _print_json(record)
         return
     typer.echo(
         f"{model.name}: {record['accuracy_percent']:.2f} % "
-        f"({record['correct']}/{record['total']}, {source} images)"
+        f"({record['correct']}/{record['total']}, {source.kind} images)"
     )
     for entry in record["per_class"]:
         typer.echo(f"  {entry['name']:11} {entry['accuracy_percent']:6.2f} %")
@@ -262,9 +267,11 @@ def compare(
 ) -> None:
     """Hold models against a baseline, image by image: delta, interval, exact test, flag."""
     from resnet8_eval.analysis import compare as hold_against
+    from resnet8_eval.cifar10 import read_class_names
     from resnet8_eval.evaluate import evaluate as judge
 
     reference, labels, source = _scores(baseline, kind, assets_dir, cache_dir)
+    names = read_class_names(source.dataset)
     rows = []
     for model in [baseline, *models]:
         scores = _scores(model, kind, assets_dir, cache_dir)[0]
@@ -272,12 +279,12 @@ def compare(
             {
                 "model": str(model),
                 "size_bytes": model.stat().st_size,
-                **judge(scores, labels),
-                **hold_against(scores, reference, labels),
+                **judge(scores, labels, names),
+                **hold_against(scores, reference, labels, names),
             }
         )
     if as_json:
-        _print_json({"assets": source, "models": rows})
+        _print_json({"assets": source.kind, "models": rows})
         return
     for row in rows:
         low, high = row["delta_ci95_pp"]
@@ -547,8 +554,8 @@ def _locate(
 
 def _scores(
     model: Path, kind: AssetsKind, assets_dir: Path | None, cache_dir: Path | None
-) -> tuple[Any, Any, str]:
-    """Scores of a stored model, the labels, and the kind of images."""
+) -> tuple[Any, Any, assets_.Assets]:
+    """Scores of a stored model, the labels, and where the images come from."""
     from resnet8_eval import runtimes
     from resnet8_eval.cifar10 import read_split
 
@@ -564,7 +571,7 @@ def _scores(
     test = read_split(found.dataset, "test")
     with _working(f"evaluate {model.name}"):
         scores = runtimes.scores(model, test.images, threads=THREADS)
-    return scores, test.labels, found.kind
+    return scores, test.labels, found
 
 
 @contextmanager

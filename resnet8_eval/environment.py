@@ -64,7 +64,9 @@ def cpu() -> dict[str, Any]:
         "model": fields.get("model name") or platform.processor() or platform.machine(),
         "flags": [flag for flag in CPU_FLAGS if flag in present],
         "cores": usable_cores(),
-        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        # oneDNN still reads the name from before it was called oneDNN.
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA")
+        or os.environ.get("DNNL_MAX_CPU_ISA"),
     }
 
 

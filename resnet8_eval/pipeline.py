@@ -124,12 +124,8 @@ class Pipeline:
         wanted = self._closure(names)
         if all(self.peek(name) for name in wanted):
             return
-        from filelock import FileLock
-
-        lock = self.settings.cache_dir / "locks" / "prepare.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
         # One process schedules at a time; another that wants the same finds it made.
-        with FileLock(lock):
+        with self.store.lock("prepare"):
             missing = [name for name in wanted if not self.peek(name)]
             self._failures.update(
                 runner.run(

@@ -104,8 +104,9 @@ def pytest_configure(config: pytest.Config) -> None:
     folders = [config.getoption(f"--{name}-dir") for name in ("assets", "cache", "reports")]
     if config.inipath is None and any(folders):
         raise pytest.UsageError(
-            "pytest took the folder after an option for the place of its configuration; write "
-            "such options with an equals sign, such as --reports-dir=FOLDER"
+            "pytest found no configuration. Run it in the checkout, and write options that name "
+            "a folder with an equals sign, such as --reports-dir=FOLDER: pytest takes a folder "
+            "that stands alone for the place of its configuration"
         )
     run = AcceptanceRun(config)
     config.stash[_RUN] = run
@@ -333,7 +334,7 @@ def pytest_html_results_table_header(cells: list[str]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -> None:
     """Fill those columns."""
-    found = dict(report.user_properties)
+    found = dict(getattr(report, "user_properties", ()))  # a collection report has none
     measured = found.get("measured")
     shown = ("", "") if measured is None else (f"{measured:.10g}", str(found["threshold"]))
     from html import escape

@@ -132,6 +132,8 @@ def lane_environment() -> Mapping[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
+        # torch.export.load would fall back to unpickling whatever a file holds.
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
 
 
@@ -142,7 +144,7 @@ def log_path(lane: str, settings: Settings) -> Path:
 
 def _open_lane(log: str) -> None:
     # C++ libraries write to the descriptor, past sys.stderr.
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stderr.flush()
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -24,7 +24,7 @@ from resnet8_eval.cifar10 import read_split
 from resnet8_eval.quantize.recipes import Method
 
 SEEDS = (0, 1, 2, 3, 4)
-VALIDATION_IMAGES = 5000
+VALIDATION_IMAGES = 3000
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def training_only(dataset: Path, scratch: Path) -> Path:
     return folder
 
 
-def judge(folder: Path, folded: Path, candidate: Candidate, seed: int, images: int) -> study.Row:
+def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: int) -> study.Row:
     """Calibrate and judge one candidate with one seed.
 
     Parameters
@@ -70,7 +70,7 @@ def judge(folder: Path, folded: Path, candidate: Candidate, seed: int, images: i
     folder
         The training files.
     folded
-        The folded float32 ONNX network.
+        The folded float32 network, as the bytes of its ONNX file.
     candidate
         What to try.
     seed
@@ -97,16 +97,15 @@ def judge(folder: Path, folded: Path, candidate: Candidate, seed: int, images: i
     calibrating, validating = calibration.split(train.labels, candidate.count, seed, images)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        chosen = train.images[calibrating.indices]
-        calibrate(folded, chosen, work, 1, candidate.method, WEIGHT_LIMIT)
+        chosen, judged = train.images[calibrating.indices], train.images[validating]
+        (work / "folded.onnx").write_bytes(folded)
+        calibrate(work / "folded.onnx", chosen, work, 1, candidate.method, WEIGHT_LIMIT)
+        reference = runtimes.scores(work / "folded.onnx", judged, threads=1)
         found = Parameters.load(work)
         simulation = Simulation(
             onnx.load(work / EQUALIZED), onnx.load(found.model), found.activations
         )
-    judged = train.images[validating]
-    feed = study.Images(
-        chosen, judged, train.labels[validating], runtimes.scores(folded, judged, threads=1)
-    )
+    feed = study.Images(chosen, judged, train.labels[validating], reference)
     return {
         "candidate": candidate.name,
         **asdict(candidate.method),
@@ -118,7 +117,7 @@ def judge(folder: Path, folded: Path, candidate: Candidate, seed: int, images: i
 
 def select(
     folder: Path,
-    folded: Path,
+    folded: bytes,
     candidates: Sequence[Candidate] = CANDIDATES,
     seeds: Sequence[int] = SEEDS,
     images: int = VALIDATION_IMAGES,
@@ -149,7 +148,7 @@ def main() -> None:
 
     cache = assets.default_cache_dir()
     found = assets.locate("real", assets_dir=None, cache_dir=cache, keras_model=None)
-    folded = Pipeline(Settings(found, cache)).artifact("folded").path("folded.onnx")
+    folded = Pipeline(Settings(found, cache)).artifact("folded").path("folded.onnx").read_bytes()
     with tempfile.TemporaryDirectory() as scratch:
         folder = training_only(found.dataset, Path(scratch))
         table = select(folder, folded, jobs=arguments.jobs)

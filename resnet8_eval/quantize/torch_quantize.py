@@ -13,6 +13,7 @@ from resnet8_eval.quantize.recipes import Recipe
 
 _WEIGHTED: Final = frozenset({"conv2d", "_convolution", "linear", "addmm", "matmul"})
 _KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu", "qlinear_pointwise"})
+_EIGHT_BIT: Final = frozenset({"aten::quantize_per_tensor", "prim::GetAttr"})
 _DTYPES: Final = {12: "int8", 13: "uint8"}
 """c10::ScalarType of qint8 and quint8, as a TorchScript graph has them."""
 _DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
@@ -149,11 +150,23 @@ def unsigned_kernel_support() -> dict[str, Any]:
 
 
 def _is_dequantized(value: Any) -> bool:
-    """Whether a value comes from an 8-bit tensor, through operators that only move values."""
+    """Whether a value comes out of an 8-bit tensor.
+
+    ``dequantize`` of a float tensor is that tensor, so what goes into it counts as well. The dtype
+    of a stored tensor is reported with the weights.
+    """
+    node = _origin(value)
+    if node.kind() != "aten::dequantize":
+        return False
+    return _origin(next(iter(node.inputs()))).kind() in _EIGHT_BIT
+
+
+def _origin(value: Any) -> Any:
+    """The node that computed a value, past those that only move values."""
     node = value.node()
     while node.kind() in ("aten::pad", "aten::permute", "aten::flatten"):
         node = next(iter(node.inputs())).node()
-    return bool(node.kind() == "aten::dequantize")
+    return node
 
 
 def stored_weights(module: Any) -> dict[str, Any]:

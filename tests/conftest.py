@@ -1,0 +1,48 @@
+"""What many test files share: the stand-in's artefacts, made once for all of them."""
+
+from __future__ import annotations
+
+import os
+
+# Workers share the cores; a linear algebra library that starts a thread for each would thrash.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from resnet8_eval.assets import default_cache_dir, locate
+from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.pipeline import Pipeline, Settings
+from tests.planted import Bench
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Pipeline:
+    """The stand-in's pipeline, made by the product's own lanes.
+
+    It is kept in the user's cache, under keys that no other code or environment has, so it is made
+    once for all workers, and once for the acceptance run on the stand-in that follows. Stages that
+    no requirement needs are made when a test asks for them.
+    """
+    cache = default_cache_dir()
+    assets = locate("stand-in", assets_dir=None, cache_dir=cache, announce=lambda _: None)
+    made = Pipeline(Settings(assets, cache))
+    needed = [name for name in made.stages if not name.startswith(("sensitivity", "layers/"))]
+    made.prepare(needed)
+    for name in needed:
+        made.artifact(name)
+    return made
+
+
+@pytest.fixture(scope="session")
+def standin_test(pipeline: Pipeline) -> Split:
+    """The 2000 test images of the stand-in and their labels."""
+    return read_split(pipeline.settings.assets.dataset, "test")
+
+
+@pytest.fixture
+def bench(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Where faults are planted, and held before the requirement tests."""
+    return Bench(pipeline, tmp_path_factory.mktemp("bench"))

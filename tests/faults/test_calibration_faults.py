@@ -1,0 +1,199 @@
+"""Faults in the calibration set and in what it is fed as, and the requirement that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet8_eval import calibration, cifar10, runtimes
+from resnet8_eval.calibration import CalibrationSet
+from resnet8_eval.cifar10 import Split
+from resnet8_eval.preprocess import batches
+from resnet8_eval.quantize import calibrate, graph
+from resnet8_eval.quantize.ranges import activation_ranges
+from tests.planted import Bench, as_npy
+
+Floats = NDArray[np.float32]
+
+
+def choosing(
+    change: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]],
+) -> Callable[..., CalibrationSet]:
+    """A choice whose indices were changed afterwards."""
+    honest = calibration.choose
+
+    def choose(labels: NDArray[np.int64], count: int, seed: int) -> CalibrationSet:
+        found = honest(labels, count, seed)
+        indices = change(found.indices.copy(), labels)
+        return CalibrationSet(indices, found.per_class, found.seed)
+
+    return choose
+
+
+def another_class(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Two images of class 3 in the place of two of class 5."""
+    free = np.setdiff1d(np.flatnonzero(labels == 3), indices)
+    indices[np.flatnonzero(labels[indices] == 5)[:2]] = free[:2]
+    return indices
+
+
+def one_twice(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    first, second = np.flatnonzero(labels[indices] == 0)[:2]
+    indices[second] = indices[first]
+    return indices
+
+
+def first_ones(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first thousand, as they come."""
+    del labels
+    return np.arange(len(indices))
+
+
+CHOICES: dict[str, tuple[Callable[..., NDArray[np.int64]], str]] = {
+    "two more of one class": (another_class, "class balance: expected ten classes"),
+    "the first thousand": (first_ones, "class balance: expected ten classes"),
+    "one image twice": (one_twice, "distinct images: expected 1000, observed 999"),
+    "one image short": (lambda indices, _: indices[:-1], "measured 999 images"),
+    "none of one class": (
+        lambda indices, labels: indices[labels[indices] != 9],
+        "calibration images: measured 900 images",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CHOICES.values(), ids=CHOICES)
+def test_a_choice_that_is_not_stratified_is_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any], said: str
+) -> None:
+    monkeypatch.setattr(calibration, "choose", choosing(change))
+    bench.remake("calibration")
+    assert said in bench.verdict("CAL-01")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_test_image_among_them_is_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """It lies in the training files, under an index that is honestly a training one."""
+    honest = cifar10.read_split
+    chosen = np.load(bench.artifact("calibration").path("indices.npy"))
+
+    def read(folder: Any, split: Any) -> Split:
+        found = honest(folder, split)
+        if split == "train":
+            found.images[chosen[:count]] = honest(folder, "test").images[100 : 100 + count]
+        return found
+
+    monkeypatch.setattr(cifar10, "read_split", read)
+    bench.remake("calibration")
+    assert f"images that are also test images: expected 0, observed {count}" in bench.verdict(
+        "CAL-01"
+    )
+
+
+def test_images_from_the_test_split_are_all_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = cifar10.read_split
+    monkeypatch.setattr(cifar10, "read_split", lambda folder, _: honest(folder, "test"))
+    bench.remake("calibration")
+    assert "images that are also test images: expected 0, observed 1000" in bench.verdict("CAL-01")
+
+
+@pytest.mark.parametrize("count", [990, 999])
+def test_fewer_than_a_thousand_are_too_few(bench: Bench, count: int) -> None:
+    bench.plant("calibration", {"count": count, "checks": []})
+    assert f"measured {count} images, required ≥ 1000 images" in bench.verdict("CAL-01")
+
+
+# --- what calibration feeds ----------------------------------------------------------------------
+
+
+def one_value(fed: Floats) -> Floats:
+    fed[0, 31, 31, 2] += 1
+    return fed
+
+
+FEEDS: dict[str, Callable[[Floats], Floats]] = {
+    "divided by 255": lambda fed: fed / np.float32(255),
+    "BGR": lambda fed: np.ascontiguousarray(fed[..., ::-1]),
+    "height and width swapped": lambda fed: np.ascontiguousarray(fed.transpose(0, 2, 1, 3)),
+    "one value of one image": one_value,
+}
+
+
+def feeding(change: Callable[[Floats], Floats]) -> Callable[..., Iterator[Floats]]:
+    def feed(images: NDArray[np.uint8], *words: int) -> Iterator[Floats]:
+        for batch in batches(images, *words):
+            yield change(batch.copy())
+
+    return feed
+
+
+@pytest.fixture
+def few(bench: Bench) -> Bench:
+    """A bench with fifty calibration images, so that feeding them takes no time."""
+    images = np.load(bench.artifact("calibration").path("images.npy"))[::20]
+    bench.plant("calibration", files={"images.npy": as_npy(images)})
+    fed = _fed(bench)
+    bench.plant("parameters", {"fed_sha256": fed})
+    bench.remake("verify/preprocessing")
+    assert bench.verdict("CAL-02") == ""
+    return bench
+
+
+def _fed(bench: Bench) -> str:
+    """What calibration says that it fed."""
+    import onnx
+
+    images = np.load(bench.artifact("calibration").path("images.npy"))
+    model = onnx.load(bench.artifact("parameters").path("rounded.onnx"))
+    return activation_ranges(model, images, 1)[1]
+
+
+@pytest.mark.parametrize("change", FEEDS.values(), ids=FEEDS)
+def test_other_bytes_fed_while_calibrating_are_seen(
+    few: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[Floats], Floats]
+) -> None:
+    monkeypatch.setattr(graph, "batches", feeding(change))
+    few.plant("parameters", {"fed_sha256": _fed(few)})
+    few.remake("verify/preprocessing")
+    assert "SHA-256 of what calibration fed, recorded while it ran" in few.verdict("CAL-02")
+
+
+@pytest.mark.parametrize("change", FEEDS.values(), ids=FEEDS)
+def test_other_bytes_fed_while_evaluating_are_counted(
+    few: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[Floats], Floats]
+) -> None:
+    monkeypatch.setattr(runtimes, "batches", feeding(change))
+    few.remake("verify/preprocessing")
+    said = few.verdict("CAL-02")
+    assert "CAL-02 not met: differing bytes: measured " in said
+    assert "measured 0 " not in said
+
+
+def test_other_definitions_in_both_places_are_counted(
+    few: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "batches", feeding(FEEDS["divided by 255"]))
+    few.remake("verify/preprocessing")
+    assert "differing bytes: measured " in few.verdict("CAL-02")
+
+
+def test_images_that_were_left_out_are_counted(few: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "batches", lambda images: batches(images[:-1]))
+    few.remake("verify/preprocessing")
+    record = few.artifact("verify/preprocessing").record
+    assert record["differing_bytes"] >= 32 * 32 * 3 * 4
+    assert "bytes compared" in few.verdict("CAL-02")
+
+
+def test_images_in_another_order_are_seen(few: Bench) -> None:
+    images = np.load(few.artifact("calibration").path("images.npy"))
+    few.plant("calibration", files={"images.npy": as_npy(images[::-1])})
+    few.remake("verify/preprocessing")
+    assert "SHA-256 of what calibration fed" in few.verdict("CAL-02")

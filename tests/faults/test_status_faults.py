@@ -1,0 +1,348 @@
+"""Nothing short of a passed measurement makes a requirement, or its milestone, read *met*."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from _pytest.mark import Mark
+
+from resnet8_eval.pytest_plugin import requirement_of
+from resnet8_eval.requirements import BY_ID
+from tests.small_suite import Outcome, Suite, passing
+
+FIXTURES = """
+@pytest.fixture
+def broken_setup():
+    raise RuntimeError("planted in setup")
+
+@pytest.fixture
+def broken_teardown():
+    yield
+    raise RuntimeError("planted in teardown")
+"""
+
+
+def planted(requirement_id: str, fault: str) -> str:
+    """The test of a requirement with one fault."""
+    before, _, body = FAULTS[fault][0].partition("|")
+    if before.startswith("fixture "):
+        source = passing(requirement_id, body=body)
+        return source.replace("(requirement, run)", f"(requirement, run, {before[8:]})")
+    return passing(requirement_id, before, body)
+
+
+# Decorators and statements planted in a test, and what the reason must say.
+FAULTS = {
+    "skipped": ("@pytest.mark.skip(reason='planted')|", "planted"),
+    "skipped while it runs": ("|pytest.skip('planted')", "planted"),
+    "expected to fail, and fails": ("@pytest.mark.xfail(reason='planted')|assert False", ""),
+    "expected to fail, and passes": ("@pytest.mark.xfail(strict=False)|", "expected failure"),
+    "strictly expected to fail": ("@pytest.mark.xfail(strict=True)|", "XPASS"),
+    "broken in setup": ("fixture broken_setup|", "planted in setup"),
+    "broken in teardown": ("fixture broken_teardown|", "planted in teardown"),
+    "measures nothing": ("|return", "without measuring"),
+    "fails": ("|raise RuntimeError('planted')", "planted"),
+    "fails after it measured": ("|request = requirement.judge(1e9)", ""),
+    "measures what is no number": ("|requirement.judge(float('nan'))", "measured nan"),
+    "measures infinity": ("|requirement.judge(float('inf'))", "measured inf"),
+    "has evidence against it": ("|requirement.judge(100, [equal('planted', 1, 2)])", "planted"),
+    "has no evidence": ("|requirement.judge_checks([])", "nothing was checked"),
+    "warns": ("|__import__('warnings').warn('planted')", "planted"),
+}
+
+
+FAILING = [name for name in FAULTS if not name.startswith(("skipped", "expected to fail"))]
+"""Those that make pytest itself fail; of the others, each is planted alone."""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> Suite:
+    return Suite(pytester)
+
+
+def told(suite: Suite, faults: dict[str, str], *words: str) -> Outcome:
+    """Plant a fault for each of these requirements, run, and see each of them told."""
+    suite.write({name: planted(name, fault) for name, fault in faults.items()}, FIXTURES)
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    expected = {name: "not met" if name in faults else "met" for name in BY_ID}
+    assert done.statuses() == expected
+    for name, fault in faults.items():
+        assert FAULTS[fault][1] in done.reason(name)
+    touched = {BY_ID[name].milestone for name in faults}
+    assert done.verdicts == {m: "not met" if m in touched else "met" for m in done.verdicts}
+    assert done.results["complete"]
+    return done
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in FAILING])
+def test_what_pytest_lets_pass_fails_the_run_and_its_milestone(suite: Suite, fault: str) -> None:
+    assert "v1_1 not met: 4 of 5" in told(suite, {"PT-03": fault}).output
+
+
+@pytest.mark.parametrize("start", range(0, len(FAILING), 3))
+def test_what_fails_keeps_its_milestone_from_met(suite: Suite, start: int) -> None:
+    ids = ("CONV-01", "PT-03", "CAL-02")
+    told(suite, dict(zip(ids, FAILING[start : start + 3], strict=False)))
+
+
+def test_with_workers_it_is_the_same(suite: Suite) -> None:
+    told(suite, dict(zip(list(BY_ID)[2:], FAULTS, strict=False)), "-n2")
+    told(suite, {"ANL-01": "skipped"}, "-n2")
+
+
+# --- tests that were not run ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-k", "not conv_02"),
+        ("--deselect", "acceptance/test_small.py::test_conv_02_small"),
+        ("-n2", "-k", "not conv_02"),
+    ],
+    ids=["by expression", "by name", "with workers"],
+)
+def test_a_deselected_requirement_is_not_met(suite: Suite, words: tuple[str, ...]) -> None:
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.OK  # what was selected is met
+    assert done.results["milestones"]["v1_0"]["verdict"] == "not met"
+    assert "not run: " in done.results["milestones"]["v1_0"]["reason"]
+    assert done.statuses(["CONV-02"]) == {"CONV-02": "not evaluated"}
+    assert not done.results["complete"]
+    assert "not complete" in done.output
+
+
+def test_a_requirement_without_a_test_is_not_met(suite: Suite) -> None:
+    suite.write({"ANL-02": ""})
+    done = suite.run()
+    assert done.verdicts == {"v1_0": "met", "v1_1": "met", "v1_2": "not met"}
+    assert "ANL-02" in done.results["milestones"]["v1_2"]["reason"]
+    assert not done.results["complete"]
+
+
+@pytest.mark.parametrize("words", [("-x",), ("--maxfail=1",)], ids=" ".join)
+def test_what_came_after_the_first_failure_is_not_met(suite: Suite, words: tuple[str, ...]) -> None:
+    suite.write({"CONV-01": planted("CONV-01", "fails")})
+    done = suite.run(*words)
+    assert done.status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    assert done.verdicts["v1_0"] == "not met"
+    if "-n2" not in words:  # another worker may have come to the end of the others
+        assert "met" not in done.verdicts.values()
+        assert not done.results["complete"]
+
+
+def test_only_the_failed_ones_run_again_is_no_complete_run(suite: Suite) -> None:
+    suite.write({"CONV-01": planted("CONV-01", "fails")})
+    suite.run()
+    suite.write()
+    done = suite.run("--lf")
+    assert done.statuses(["CONV-01", "CONV-02"]) == {
+        "CONV-01": "met",
+        "CONV-02": "not evaluated",
+    }
+    assert done.verdicts == {"v1_0": "not met", "v1_1": "not evaluated", "v1_2": "not evaluated"}
+
+
+def test_nothing_selected_is_no_success(suite: Suite) -> None:
+    assert suite.run("-k", "nothing").status == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_planning_a_run_meets_nothing(suite: Suite) -> None:
+    done = suite.run("--setup-plan")
+    assert done.status != pytest.ExitCode.OK
+    assert "met" not in done.verdicts.values()
+
+
+def test_collecting_leaves_the_reports_of_the_last_run_alone(suite: Suite) -> None:
+    suite.run()
+    before = {path.name: path.read_bytes() for path in suite.reports.iterdir()}
+    done = suite.run("--collect-only")
+    assert done.status == pytest.ExitCode.OK
+    assert {path.name: path.read_bytes() for path in suite.reports.iterdir()} == before
+
+
+# --- runs that came to a bad end -----------------------------------------------------------------
+
+
+def test_a_worker_that_crashes_takes_its_requirement_with_it(suite: Suite) -> None:
+    suite.write({"PT-03": passing("PT-03", body="os._exit(3)")})
+    done = suite.run("-n2")
+    assert done.status != pytest.ExitCode.OK
+    assert done.verdicts["v1_1"] == "not met"
+    assert "crashed" in done.reason("PT-03")
+
+
+def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
+    suite.write({"PT-03": passing("PT-03", body="raise KeyboardInterrupt")})
+    done = suite.run()
+    assert done.status == pytest.ExitCode.INTERRUPTED
+    assert done.verdicts["v1_1"] == "not met"
+    assert "met" not in {done.verdicts["v1_2"], *done.statuses(["PT-03", "PT-04"]).values()}
+    assert not done.results["complete"]
+
+
+def test_ctrl_c_with_workers_is_the_same(suite: Suite) -> None:
+    interrupt = "os.kill(os.getppid(), signal.SIGINT); time.sleep(1)"
+    suite.write({"PT-03": passing("PT-03", body=interrupt)})
+    done = suite.run("-n2")
+    assert done.status == pytest.ExitCode.INTERRUPTED
+    assert "met" not in (done.verdicts["v1_1"], done.verdicts["v1_2"])
+    assert not done.results["complete"]
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_exit_from_within_a_test_meets_nothing(suite: Suite, words: tuple[str, ...]) -> None:
+    suite.write({"PT-03": passing("PT-03", body="pytest.exit('planted', returncode=0)")})
+    done = suite.run(*words)
+    assert done.status != pytest.ExitCode.OK
+    assert done.verdicts["v1_1"] != "met"
+
+
+# --- tests that are not what they say ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_two_tests_of_one_requirement_are_refused(suite: Suite, words: tuple[str, ...]) -> None:
+    suite.write(extra=passing("CAL-01").replace("_small", "_again"))
+    done = suite.run(*words)
+    assert done.status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    assert "CAL-01 has two tests" in done.output
+    assert done.results == {} or "met" not in done.verdicts.values()
+
+
+def test_a_parametrised_requirement_test_is_two_tests(suite: Suite) -> None:
+    before = "@pytest.mark.parametrize('n', [1, 2])"
+    source = passing("CAL-01", before).replace("(requirement, run)", "(requirement, run, n)")
+    suite.write({"CAL-01": source})
+    done = suite.run()
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert "CAL-01 has two tests" in done.output
+
+
+def test_a_marker_that_names_no_requirement_is_refused(suite: Suite) -> None:
+    suite.write(extra="@pytest.mark.requirement('CAL-99')\ndef test_more(): pass\n")
+    done = suite.run()
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert "names no requirement" in done.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("cal-01",), (), ("CAL-01", "CAL-02"), (1,), (None,)], ids=str
+)
+def test_a_marker_that_names_none_or_two_is_refused(arguments: tuple[Any, ...]) -> None:
+    mark = pytest.mark.requirement(*arguments).mark if arguments else Mark("requirement", (), {})
+    item = SimpleNamespace(nodeid="test_it", get_closest_marker=lambda _: mark)
+    with pytest.raises(pytest.UsageError, match="names no requirement"):
+        requirement_of(cast("pytest.Item", item))
+
+
+def test_a_test_that_only_has_the_name_of_a_requirement_meets_nothing(suite: Suite) -> None:
+    suite.write({"CAL-01": "def test_cal_01_small(): pass"})
+    done = suite.run()
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert done.verdicts["v1_2"] == "not met"
+    assert done.statuses(["CAL-01"]) == {"CAL-01": "not met"}
+
+
+def test_a_name_that_says_another_requirement_meets_nothing(suite: Suite) -> None:
+    lying = passing("CAL-02").replace("test_cal_02", "test_cal_01")
+    suite.write({"CAL-01": "", "CAL-02": lying})
+    done = suite.run()
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert done.verdicts["v1_2"] == "not met"
+
+
+# --- the stand-in --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_the_stand_in_never_gives_met(suite: Suite, words: tuple[str, ...]) -> None:
+    done = suite.run("--assets=stand-in", *words)
+    assert done.status == pytest.ExitCode.OK
+    assert set(done.verdicts.values()) == {"not evaluated"}
+    assert set(done.statuses().values()) == {"not evaluated"}
+    assert {found["met"] for found in done.results["milestones"].values()} == {0}
+    assert "v1_2 not evaluated: stand-in; 12 of 12 tests passed on it" in done.output
+    assert "STAND-IN RUN" in done.output
+    assert " met:" not in done.output
+    assert re.search(r"CAL-01 +passed +calibration images: measured 1000 images", done.output)
+    assert not re.search(r"[A-Z]+-\d\d +met ", done.output)
+
+
+def test_a_failure_on_the_stand_in_fails_the_run(suite: Suite) -> None:
+    suite.write({"PT-03": planted("PT-03", "fails")})
+    done = suite.run("--assets=stand-in")
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert "stand-in; 4 of 5 tests passed on it" in done.output
+
+
+DIVIDED = """
+import os
+from dataclasses import replace
+
+located = assets.locate
+real_ones = {real_ones}
+
+
+def locate(kind, **options):
+    here = os.environ.get("PYTEST_XDIST_WORKER", "controller")
+    return replace(located(kind, **options), kind="real" if here in real_ones else "stand-in")
+
+
+assets.locate = locate
+"""
+
+
+@pytest.mark.parametrize(
+    "real_ones", [["gw0", "controller"], ["controller"]], ids=["one worker", "the controller"]
+)
+def test_tests_that_ran_on_other_assets_than_the_report_says_meet_nothing(
+    suite: Suite, pytester: pytest.Pytester, real_ones: list[str]
+) -> None:
+    """With ``--assets auto``, a download that fails in one process need not fail in another."""
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + DIVIDED.format(real_ones=real_ones))
+    done = suite.run("-n2")
+    assert "met" not in done.verdicts.values()
+
+
+# --- what is left of earlier runs ----------------------------------------------------------------
+
+
+def test_an_incomplete_run_keeps_the_last_complete_one_and_says_so(suite: Suite) -> None:
+    suite.run(html=True)
+    complete = (suite.reports / "results.json").read_bytes()
+    kept = suite.reports / "last-complete"
+    for word in ("conv", "eval"):
+        done = suite.run("-k", word)
+        assert (kept / "results.json").read_bytes() == complete
+        assert {path.name for path in kept.iterdir()} == {
+            "report.html",
+            "results.json",
+            "comparison.csv",
+            "comparison.md",
+            "junit.xml",
+        }
+        assert not json.loads((suite.reports / "results.json").read_text())["complete"]
+        if word == "conv":
+            assert "the last complete one is kept in reports/last-complete" in done.output
+    suite.run()
+    assert not kept.exists()
+    assert json.loads((suite.reports / "results.json").read_text())["complete"]
+
+
+def test_a_run_without_assets_leaves_no_verdict_of_an_earlier_one(
+    suite: Suite, pytester: pytest.Pytester
+) -> None:
+    suite.run()
+    Path(pytester.path / "no-assets").touch()
+    done = suite.run()
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert done.output.count("next:     fetch it") == 1
+    assert done.results == {} or "met" not in done.verdicts.values()

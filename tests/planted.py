@@ -1,0 +1,235 @@
+"""Planting faults: artefacts that are not what they should be, and what the suite says to them."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from resnet8_eval.artifacts import Artifact
+from resnet8_eval.pipeline import Inputs, Pipeline, Settings
+from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.requirements import BY_ID
+
+
+class Bench:
+    """A made pipeline whose artefacts can be replaced, and the requirement tests to judge it.
+
+    It stands in for the pipeline: requirement tests call :meth:`artifact` and read `settings`.
+
+    Parameters
+    ----------
+    pipeline
+        With every stage made; its artefacts are never changed.
+    folder
+        An empty folder for the planted ones.
+    """
+
+    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
+        self._pipeline = pipeline
+        self._folder = folder
+        self._planted: dict[str, Artifact] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """What the pipeline was asked for."""
+        return self._pipeline.settings
+
+    def artifact(self, stage: str) -> Artifact:
+        """The planted artefact of a stage, or the honest one."""
+        return self._planted.get(stage) or self._pipeline.artifact(stage)
+
+    def plant(
+        self, stage: str, record: Mapping[str, Any] = {}, files: Mapping[str, bytes] = {}
+    ) -> None:
+        """Replace parts of an artefact's record, and files of it by name."""
+        honest = self.artifact(stage)
+        folder = self._new_folder()
+        for path in honest.folder.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        self._planted[stage] = replace(honest, folder=folder, record={**honest.record, **record})
+
+    def remake(self, *stages: str) -> None:
+        """Make stages anew, in this process, from what now stands on the bench."""
+        for name in stages:
+            stage = self._pipeline.stages[name]
+            inputs = Inputs(self.settings, {need: self.artifact(need) for need in stage.needs})
+            folder = self._new_folder()
+            record = stage.make(inputs, folder)
+            self._planted[name] = replace(
+                self._pipeline.artifact(name), folder=folder, record=record
+            )
+
+    def verdict(self, requirement_id: str) -> str:
+        """What the requirement's acceptance test says, or an empty string where it passes."""
+        family, number = requirement_id.lower().split("-")
+        module = importlib.import_module(f"tests.acceptance.test_{family}")
+        test = _only(module, f"test_{family}_{number}_")
+        item = cast("pytest.Item", SimpleNamespace(user_properties=[]))
+        try:
+            test(Judge(item, BY_ID[requirement_id]), self)
+        except pytest.fail.Exception as failure:
+            return str(failure)
+        assert "measured" in dict(item.user_properties)
+        return ""
+
+    def verdicts(self) -> dict[str, str]:
+        """What each requirement that is not met says."""
+        return {name: said for name in BY_ID if (said := self.verdict(name))}
+
+    def _new_folder(self) -> Path:
+        folder = self._folder / str(len(list(self._folder.iterdir())))
+        folder.mkdir()
+        return folder
+
+
+def borrowing(pipeline: Pipeline, cache_dir: Path, *stages: str, **settings: Any) -> Pipeline:
+    """A pipeline with a store of its own that has these stages of another already.
+
+    Parameters
+    ----------
+    pipeline
+        Whose artefacts to copy.
+    cache_dir
+        Where the new store is.
+    stages
+        Those whose key the new settings do not move.
+    settings
+        What to ask for instead, by name.
+    """
+    for name in stages:
+        folder = pipeline.artifact(name).folder
+        shutil.copytree(folder, cache_dir / "artifacts" / folder.name)
+    made = Pipeline(replace(pipeline.settings, cache_dir=cache_dir, **settings))
+    assert all(made.peek(name) for name in stages)
+    return made
+
+
+def _only(module: ModuleType, prefix: str) -> Any:
+    (name,) = [name for name in vars(module) if name.startswith(prefix)]
+    return getattr(module, name)
+
+
+def as_npy(array: Any) -> bytes:
+    """An array as ``numpy.save`` writes it."""
+    import io
+
+    import numpy as np
+
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def edited(path: Path, change: Callable[[Any], object]) -> bytes:
+    """The bytes of an ONNX file after `change` has been made to its model."""
+    import onnx
+
+    model = onnx.load(path)
+    change(model)
+    return bytes(model.SerializeToString())
+
+
+def nodes(model: Any, kind: str) -> list[Any]:
+    """The nodes of one type, in graph order."""
+    return [node for node in model.graph.node if node.op_type == kind]
+
+
+def perturb(
+    kind: str, position: int, argument: int, relative: float = 0.1, *, ulp: bool = False
+) -> Callable[[Any], None]:
+    """Move the largest value of one initializer.
+
+    Parameters
+    ----------
+    kind, position, argument
+        Which argument of which node of a type; among `Add`s, only those with a constant count.
+    relative
+        By how much of itself.
+    ulp
+        Whether to move it to the next representable number instead.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    def change(model: Any) -> None:
+        stored = {entry.name: entry for entry in model.graph.initializer}
+        having = [node for node in nodes(model, kind) if node.input[argument] in stored]
+        entry = stored[having[position].input[argument]]
+        values = numpy_helper.to_array(entry).copy()
+        largest = np.unravel_index(np.abs(values).argmax(), values.shape)
+        if ulp:
+            values[largest] = np.nextafter(values[largest], np.float32(0))
+        else:
+            values[largest] *= 1 + relative
+        entry.CopyFrom(numpy_helper.from_array(values, entry.name))
+
+    return change
+
+
+def _makers(model: Any) -> dict[str, Any]:
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def float_weight(kind: str, position: int) -> Callable[[Any], None]:
+    """Store the weight of one node of a QDQ model in float32, with the values that it stood for."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    def change(model: Any) -> None:
+        node = nodes(model, kind)[position]
+        dequantize = _makers(model)[node.input[1]]
+        stored = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
+        integers, scale, zero = (stored[name].astype(np.float32) for name in dequantize.input)
+        axis = next((a.i for a in dequantize.attribute if a.name == "axis"), 0)
+        shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
+        values = (integers - zero.reshape(shape)) * scale.reshape(shape)
+        entry = numpy_helper.from_array(values.astype(np.float32), "planted")
+        model.graph.initializer.append(entry)
+        node.input[1] = "planted"
+        model.graph.node.remove(dequantize)
+
+    return change
+
+
+def float_activation(kind: str, position: int) -> Callable[[Any], None]:
+    """Feed one node of a QDQ model the tensor before it was quantized."""
+
+    def change(model: Any) -> None:
+        node = nodes(model, kind)[position]
+        makers = _makers(model)
+        node.input[0] = makers[makers[node.input[0]].input[0]].input[0]
+
+    return change
+
+
+def weight_made_8_bit_on_the_fly(position: int) -> Callable[[Any], None]:
+    """Store one convolution's weight in float32, and quantize it whenever the model runs."""
+    import onnx
+    from onnx import numpy_helper
+
+    def change(model: Any) -> None:
+        node = nodes(model, "Conv")[position]
+        dequantize = _makers(model)[node.input[1]]
+        float_weight("Conv", position)(model)
+        weight = next(e for e in model.graph.initializer if e.name == "planted")
+        (axis,) = dequantize.attribute
+        for kind, source, target in (
+            ("QuantizeLinear", "planted", "planted 8"),
+            ("DequantizeLinear", "planted 8", "planted again"),
+        ):
+            inputs = [source, *dequantize.input[1:]]
+            made = onnx.helper.make_node(kind, inputs, [target], axis=axis.i)
+            model.graph.node.insert(0 if kind == "QuantizeLinear" else 1, made)
+        node.input[1] = "planted again"
+        assert numpy_helper.to_array(weight).ndim == 4
+
+    return change

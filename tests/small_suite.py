@@ -1,0 +1,127 @@
+"""An acceptance suite in miniature: one quick test for each requirement, and no framework."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from resnet8_eval.requirements import REGISTER, Requirement
+
+INI: Final = """
+[pytest]
+addopts = --strict-markers -p no:hypothesispytest
+xfail_strict = true
+filterwarnings = error
+markers =
+    requirement(id): the one acceptance test of this requirement
+    v1_0: a milestone
+    v1_1: a milestone
+    v1_2: a milestone
+"""
+CONFTEST: Final = """
+from pathlib import Path
+
+from resnet8_eval import assets
+from resnet8_eval.errors import AssetError
+
+FILES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+
+
+def locate(kind, **_):
+    if Path("no-assets").exists():
+        raise AssetError("Missing: model.", expected="it", given="nothing", next_step="fetch it")
+    return assets.Assets(
+        kind="real" if kind == "auto" else kind,
+        model=Path("model.h5"),
+        model_sha256="1" * 64,
+        user_model=False,
+        dataset=Path("images"),
+        dataset_md5=dict.fromkeys(FILES, "2" * 32),
+        dataset_sha256=dict.fromkeys(FILES, "3" * 64),
+    )
+
+
+assets.locate = locate
+"""
+
+
+def good(requirement: Requirement) -> float:
+    """A number that meets a requirement."""
+    return requirement.threshold + (requirement.direction == ">")
+
+
+def passing(requirement_id: str, before: str = "", body: str = "") -> str:
+    """A requirement test that passes, but for the decorators and the statements planted in it."""
+    (entry,) = [entry for entry in REGISTER if entry.id == requirement_id]
+    name = requirement_id.lower().replace("-", "_")
+    return (
+        f"{before}\n"
+        f'@pytest.mark.requirement("{entry.id}")\n'
+        f"def test_{name}_small(requirement, run):\n"
+        f"    {body or 'pass'}\n"
+        f"    requirement.judge({good(entry)}, [equal('it', 1, 1)])\n"
+    )
+
+
+class Suite:
+    """The miniature in a folder of its own, and what its last run left.
+
+    Parameters
+    ----------
+    pytester
+        Runs it.
+    """
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self._pytester = pytester
+        self.reports = pytester.path / "reports"
+        pytester.makefile(".ini", pytest=INI)
+        pytester.makeconftest(CONFTEST)
+        (pytester.path / "acceptance").mkdir()
+        self.write()
+
+    def write(self, planted: Mapping[str, str] = {}, extra: str = "") -> None:
+        """Write the tests: passing ones, but for those `planted` by requirement."""
+        head = "import os, signal, time\nimport pytest\nfrom resnet8_eval.checks import equal\n"
+        tests = [planted.get(entry.id, passing(entry.id)) for entry in REGISTER]
+        text = "\n\n".join([head, *tests, extra])
+        (self._pytester.path / "acceptance" / "test_small.py").write_text(text)
+
+    def run(self, *words: str, html: bool = False) -> Outcome:
+        """Run pytest on it in a process of its own; pytest-html takes part if asked."""
+        options = ["--reports-dir=reports", "--cache-dir=cache", "acceptance"]
+        if not html:
+            options += ["-p", "no:html"]
+        # The test may itself be run by a worker.
+        self._pytester._monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        done = self._pytester.runpytest_subprocess(*words, *options, timeout=60)
+        return Outcome(int(done.ret), "\n".join([*done.outlines, *done.errlines]), self.reports)
+
+
+class Outcome:
+    """Exit status, output and results of one run."""
+
+    def __init__(self, status: int, output: str, reports: Path) -> None:
+        self.status = status
+        self.output = output
+        path = reports / "results.json"
+        self.results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Milestone to verdict."""
+        return {name: found["verdict"] for name, found in self.results["milestones"].items()}
+
+    def statuses(self, ids: Iterable[str] | None = None) -> dict[str, str]:
+        """Requirement to status."""
+        found = {entry["id"]: entry["status"] for entry in self.results["requirements"]}
+        return found if ids is None else {name: found[name] for name in ids}
+
+    def reason(self, requirement_id: str) -> str:
+        """Why a requirement is not met."""
+        (entry,) = [e for e in self.results["requirements"] if e["id"] == requirement_id]
+        return str(entry["reason"])

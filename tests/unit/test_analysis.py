@@ -1,0 +1,111 @@
+"""The comparison: deltas, flags and words, at their borders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet8_eval.analysis import compare, flag, verdict_word
+from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP
+from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
+
+LABELS = np.arange(10_000) % 10
+
+
+def scores(answers: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.eye(10, dtype=np.float32)[answers]
+
+
+def wrong(images: slice) -> NDArray[np.float32]:
+    """Scores that are right but for some images."""
+    answers = LABELS.copy()
+    answers[images] = (answers[images] + 1) % 10
+    return scores(answers)
+
+
+def test_counts_by_hand() -> None:
+    found = compare(wrong(slice(0, 30)), wrong(slice(20, 60)), LABELS)
+    assert (found["lost"], found["gained"]) == (20, 30)
+    assert found["delta_pp"] == pytest.approx(0.1)
+    assert found["agreement_percent"] == pytest.approx(99.5)
+    assert found["delta_ci95_pp"] == list(paired_interval_pp(20, 30, 10_000))
+    assert found["accuracy_ci95_percent"] == list(wilson_interval_percent(9970, 10_000))
+    assert found["mcnemar_p"] == mcnemar_p(20, 30)
+    assert sum(found["per_class_delta_pp"].values()) == pytest.approx(10 * found["delta_pp"])
+
+
+def test_agreement_counts_answers_not_successes() -> None:
+    both_wrong_differently = (LABELS + 2) % 10
+    found = compare(scores(both_wrong_differently), wrong(slice(None)), LABELS)
+    assert (found["lost"], found["gained"], found["agreement_percent"]) == (0, 0, 0)
+
+
+def test_per_class_delta_names_the_class_that_lost() -> None:
+    answers = LABELS.copy()
+    answers[(LABELS == 3) & (np.arange(10_000) < 1000)] = 5
+    found = compare(scores(answers), scores(LABELS), LABELS)
+    assert found["per_class_delta_pp"]["cat"] == pytest.approx(-10)
+    assert {d for name, d in found["per_class_delta_pp"].items() if name != "cat"} == {0}
+
+
+def test_a_class_without_images_has_no_delta() -> None:
+    few = LABELS[:5]
+    assert len(compare(scores(few), scores(few), few)["per_class_delta_pp"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("lost", "total", "flagged"),
+    [
+        (500, 10_000, False),
+        (501, 10_000, True),
+        (100, 2000, False),
+        (101, 2000, True),
+        (0, 10_000, False),
+        (1, 20, False),
+        (2, 20, True),
+        (7, 140, False),
+    ],
+)
+def test_a_drop_of_exactly_five_points_is_not_flagged(lost: int, total: int, flagged: bool) -> None:
+    labels = LABELS[:total]
+    found = compare(wrong(slice(0, lost))[:total], scores(labels), labels)
+    assert found["flagged"] is flagged
+    assert (found["flag_reason"] is not None) is flagged
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [(-5.0, None), (-5.01, "drops 5.01 pp, more than 5 pp"), (5.01, None), (0.0, None)],
+)
+def test_flag(delta: float, reason: str | None) -> None:
+    assert flag(delta) == (reason is not None, reason)
+
+
+M = EQUIVALENCE_MARGIN_PP
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [
+        ((-M, M), "equivalent"),
+        ((-M, -0.1), "equivalent"),
+        ((0.1, M), "equivalent"),
+        ((-M - 0.01, M), "inconclusive"),
+        ((-M, M + 0.01), "inconclusive"),
+        ((-2.0, 0.0), "inconclusive"),
+        ((-2.0, -0.01), "degraded"),
+        ((0.0, 2.0), "inconclusive"),
+        ((0.01, 2.0), "improved"),
+        ((-2.0, 2.0), "inconclusive"),
+    ],
+)
+def test_words_at_their_borders(interval: tuple[float, float], word: str) -> None:
+    assert verdict_word(interval) == word
+
+
+def test_the_word_of_a_comparison_is_that_of_its_interval() -> None:
+    same = compare(scores(LABELS), scores(LABELS), LABELS)
+    assert (same["word"], same["mcnemar_p"], same["agreement_percent"]) == ("equivalent", 1.0, 100)
+    worse = compare(wrong(slice(0, 200)), scores(LABELS), LABELS)
+    assert worse["word"] == "degraded"

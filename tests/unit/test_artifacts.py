@@ -1,0 +1,227 @@
+"""The store: whole or not there, made once, and never stale or damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet8_eval.artifacts import RECORD_FILE, Artifact, Store, digest, file_sha256
+from resnet8_eval.errors import StageError
+
+KEY = digest("a key")
+
+
+class Maker:
+    """Writes two files, and counts how often it is asked to."""
+
+    def __init__(self, **record: Any) -> None:
+        self.calls = 0
+        self.record = record or {"count": 3, "list": [1, 2.5, None, "é"]}
+        self.found: list[str] = []
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        self.calls += 1
+        self.found += [path.name for path in folder.iterdir()]
+        (folder / "data.bin").write_bytes(b"\x00\xff" * 100)
+        (folder / "note.txt").write_text("whole")
+        return self.record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def folders(store: Store) -> list[str]:
+    return sorted(path.name for path in (store.root / "artifacts").iterdir())
+
+
+def test_a_hit_is_what_was_made(store: Store) -> None:
+    make = Maker()
+    made = store.produce("scores/torch-int8", KEY, make)
+    again = Store(store.root).produce("scores/torch-int8", KEY, make)
+    assert again == made == store.get("scores/torch-int8", KEY)
+    assert make.calls == 1
+    assert made.record == make.record
+    assert made.path("note.txt").read_text() == "whole"
+    assert made.files == {n: file_sha256(made.path(n)) for n in ("data.bin", "note.txt")}
+    assert (made.stage, made.key) == ("scores/torch-int8", KEY)
+    assert made.seconds >= 0
+
+
+def test_another_key_or_stage_is_another_artefact(store: Store) -> None:
+    make = Maker()
+    for stage, key in (("a", KEY), ("b", KEY), ("a", digest("another"))):
+        store.produce(stage, key, make)
+    assert make.calls == 3
+    assert store.get("a", digest("a third")) is None
+
+
+def test_nothing_is_there_before_it_is_made(store: Store) -> None:
+    assert store.get("a", KEY) is None
+    assert list(store.artifacts()) == []
+    assert not store.root.exists()
+
+
+def edit_record(change: Callable[[dict[str, Any]], object]) -> Callable[[Artifact], object]:
+    def edit(made: Artifact) -> None:
+        body = json.loads(made.path(RECORD_FILE).read_text())
+        change(body)
+        made.path(RECORD_FILE).write_text(json.dumps(body))
+
+    return edit
+
+
+DAMAGE: dict[str, Callable[[Artifact], object]] = {
+    "a byte of a file": lambda made: made.path("data.bin").write_bytes(b"\x00\xfe" * 100),
+    "a file cut short": lambda made: made.path("data.bin").write_bytes(b"\x00\xff" * 99),
+    "a file gone": lambda made: made.path("data.bin").unlink(),
+    "the record": edit_record(lambda body: body["record"].update(count=4)),
+    "the checksum of a file": edit_record(lambda body: body["files"].update({"note.txt": "0"})),
+    "a file left out": edit_record(lambda body: body["files"].pop("data.bin")),
+    "the seal": edit_record(lambda body: body.update(sha256="0" * 64)),
+    "no seal": edit_record(lambda body: body.pop("sha256")),
+    "half a record": lambda made: made.path(RECORD_FILE).write_text('{"sha256": "'),
+    "a record of another kind": lambda made: made.path(RECORD_FILE).write_text("[]"),
+    "a record that is no text": lambda made: made.path(RECORD_FILE).write_bytes(b"\xff\xfe\x00"),
+    "an empty record": lambda made: made.path(RECORD_FILE).write_bytes(b""),
+    "no record": lambda made: made.path(RECORD_FILE).unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_is_damaged_is_not_served_and_is_made_anew(
+    store: Store, damage: Callable[[Artifact], object]
+) -> None:
+    make = Maker()
+    first = store.produce("a", KEY, make)
+    damage(first)
+    assert store.get("a", KEY) is None
+    assert [found for _, found in store.artifacts()] == [None]
+    again = store.produce("a", KEY, make)
+    assert make.calls == 2
+    assert make.found == []  # the second time, too, it starts from an empty folder
+    assert (again.record, again.files) == (first.record, first.files)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), KeyboardInterrupt(), MemoryError()], ids=repr
+)
+def test_a_maker_that_fails_leaves_nothing(store: Store, error: BaseException) -> None:
+    def fail(folder: Path) -> dict[str, Any]:
+        (folder / "half").write_text("half")
+        raise error
+
+    with pytest.raises(type(error)):
+        store.produce("a", KEY, fail)
+    assert folders(store) == []
+    make = Maker()
+    store.produce("a", KEY, make)
+    assert make.found == []
+
+
+def test_a_record_that_would_not_read_back_is_refused(store: Store) -> None:
+    with pytest.raises(StageError, match="damaged as soon as it was written"):
+        store.produce("a", KEY, lambda _: {"counts": {2: 0, 10: 0}})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        store.produce("b", KEY, lambda _: {"path": Path()})
+    assert store.get("b", KEY) is None
+
+
+PRODUCE = """
+import os, sys, time
+from pathlib import Path
+from resnet8_eval.artifacts import Store
+
+root, behaviour = Path(sys.argv[1]), sys.argv[2]
+
+def make(folder):
+    with (root / "calls").open("a") as calls:
+        calls.write("made ")
+    (folder / "half").write_text("half")
+    if behaviour == "die":
+        os._exit(9)
+    time.sleep(0.3)
+    return {"by": os.getpid()}
+
+print(Store(root).produce("a", sys.argv[3], make).record["by"])
+"""
+
+
+def producing(store: Store, behaviour: str) -> subprocess.Popen[str]:
+    store.root.mkdir(exist_ok=True)
+    words = [sys.executable, "-c", PRODUCE, str(store.root), behaviour, KEY]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)  # noqa: S603 (our own words)
+
+
+def test_two_processes_make_it_once(store: Store) -> None:
+    both = [producing(store, "wait") for _ in range(2)]
+    said = [process.communicate(timeout=30)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0] == said[1]
+    assert (store.root / "calls").read_text() == "made "
+
+
+def test_threads_make_it_once(store: Store) -> None:
+    make = Maker()
+    threads = [threading.Thread(target=store.produce, args=("a", KEY, make)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert make.calls == 1
+
+
+def test_a_killed_producer_leaves_nothing_that_counts(store: Store) -> None:
+    process = producing(store, "die")
+    process.communicate(timeout=30)
+    assert process.returncode == 9
+    assert store.get("a", KEY) is None
+    assert [name.endswith(".partial") for name in folders(store)] == [True]
+    make = Maker()
+    store.produce("a", KEY, make)  # and its lock went with it
+    assert make.found == []
+    assert [name.endswith(".partial") for name in folders(store)] == [False]
+
+
+@pytest.mark.parametrize("obstacle", ["cache", "cache/locks", "cache/artifacts"])
+def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path, obstacle: str) -> None:
+    (tmp_path / obstacle).parent.mkdir(exist_ok=True)
+    (tmp_path / obstacle).write_text("in the way")
+    with pytest.raises(StageError) as caught:
+        Store(tmp_path / "cache").produce("a", KEY, Maker())
+    assert "cannot be written" in caught.value.what
+    assert caught.value.given == str(tmp_path / "cache")
+    assert "--cache-dir" in caught.value.next_step
+
+
+def test_a_cache_that_became_read_only_says_so_too(store: Store) -> None:
+    store.produce("a", KEY, Maker())
+    locks = store.root / "locks"
+    for lock in locks.iterdir():
+        lock.unlink()
+    # A folder in the place of the lock stands for the lock that may not be written (root may).
+    (locks / f"b-{KEY[:20]}.lock").mkdir()
+    with pytest.raises(StageError, match="cannot be written"):
+        store.produce("b", KEY, Maker())
+
+
+def test_digest_is_of_the_value_and_not_of_its_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest([1, 2]) != digest([2, 1])
+    assert digest({"a": 1}) != digest({"a": "1"})
+    assert digest({"a": 1}) != digest({"a": True})
+
+
+def test_a_folder_name_has_no_separator(store: Store) -> None:
+    made = store.produce("scores/torch-int8", KEY, Maker())
+    assert made.folder.parent == store.root / "artifacts"
+    assert os.sep not in made.folder.name

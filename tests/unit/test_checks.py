@@ -1,0 +1,43 @@
+"""Checks: what holds, what does not, and that a record gives back what it was given."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from resnet8_eval.checks import Check, at_most, equal, failed, from_records
+
+
+@pytest.mark.parametrize(
+    ("expected", "observed", "ok"),
+    [(1, 1, True), (1, 2, False), ([], [], True), ("a", "b", False), ((1, 2), (1, 2), True)],
+)
+def test_equal(expected: object, observed: object, ok: bool) -> None:
+    assert equal("it", expected, observed).ok is ok
+
+
+@pytest.mark.parametrize(
+    ("observed", "ok"),
+    [(0.0, True), (1e-5, True), (1.0001e-5, False), (math.nan, False), (math.inf, False)],
+)
+def test_at_most(observed: float, ok: bool) -> None:
+    assert at_most("it", 1e-5, observed).ok is ok
+
+
+def test_numpy_outcomes_become_built_in_ones() -> None:
+    checks = [equal("it", np.int64(1), np.int64(1)), at_most("it", 1, np.float64(2))]
+    assert [type(check.ok) for check in checks] == [bool, bool]
+    assert from_records(json.loads(json.dumps([c.as_dict() for c in checks]))) == checks
+
+
+def test_failed_keeps_the_order() -> None:
+    good, bad, worse = equal("a", 1, 1), equal("b", 1, 2), equal("c", 1, 3)
+    assert failed([bad, good, worse]) == [bad, worse]
+
+
+def test_words_name_both_sides() -> None:
+    assert str(equal("rows", 3, 4)) == "rows: expected 3, observed 4 [FAILED]"
+    assert str(Check("rows", "some", "3", ok=True)) == "rows: expected some, observed 3 [ok]"

@@ -1,0 +1,286 @@
+"""The command line on the stand-in: what it prints, what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from resnet8_eval import cli, results, standin
+from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.quantize import ort_quantize
+
+Invoke = Callable[..., Result]
+
+COMMANDS = [
+    [],
+    ["assets"],
+    ["assets", "fetch"],
+    ["convert"],
+    ["evaluate"],
+    ["compare"],
+    ["quantize"],
+    ["report"],
+    ["run"],
+]
+
+
+@pytest.fixture
+def invoke(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Run a command with the tests' cache; output and errors apart."""
+    monkeypatch.setenv("RESNET8_EVAL_CACHE", str(pipeline.settings.cache_dir))
+    monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
+    monkeypatch.delenv("RESNET8_EVAL_ASSETS", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def invoke(*words: object) -> Result:
+        return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+    return invoke
+
+
+def read(done: Result) -> Any:
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "no command")
+def test_each_command_has_a_help_worth_reading(invoke: Invoke, words: list[str]) -> None:
+    done = invoke(*words, "--help")
+    assert done.exit_code == 0
+    assert "Usage:" in done.stdout
+    assert len(done.stdout.split()) > 20
+    if words and words != ["assets", "fetch"]:
+        assert "--json" in done.stdout
+
+
+def test_every_command_is_in_the_help(invoke: Invoke) -> None:
+    for command in {words[0] for words in COMMANDS if words}:
+        assert f" {command} " in invoke("--help").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate"],
+        ["no-such-command"],
+        ["evaluate", "model.onnx", "--assets", "other"],
+        ["quantize", "model.onnx", "-o", "out", "--dtype", "int4"],
+        ["run", "scores/caffe", "--assets", "stand-in"],
+        ["convert", "model.h5"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
+    done = invoke(*words)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "Usage:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["evaluate", "nothing.onnx"], "There is no file nothing.onnx."),
+        (["compare", "nothing.onnx", "nothing.onnx"], "There is no file nothing.onnx."),
+        (["evaluate", "{tmp}/model.tflite"], "no kind of model that can be evaluated"),
+        (["evaluate", "{tmp}/model.onnx"], "model.onnx cannot be opened"),
+        (["report", "nothing.json"], "nothing.json cannot be read"),
+        (["report", "{tmp}/model.onnx"], "cannot be read"),
+        (
+            ["quantize", "{tmp}/other.onnx", "-o", "{tmp}/out", "--calibration-count", "9"],
+            "of 9 images",
+        ),
+        (["assets", "--assets-dir", "{tmp}/nowhere"], "There is no folder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_refusal_says_what_is_wrong_and_exits_with_1(
+    invoke: Invoke, tmp_path: Path, words: list[str], what: str
+) -> None:
+    for name in ("model.tflite", "model.onnx", "other.onnx"):
+        (tmp_path / name).write_text("no model")
+    words = [word.format(tmp=tmp_path) for word in words]
+    if words[0] in ("evaluate", "compare", "quantize"):
+        words += ["--assets", "stand-in"]
+    done = invoke(*words)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    for part in (what, "expected:", "given:", "next:"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_real_assets_name_the_ways_out(
+    invoke: Invoke, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("resnet8_eval.assets._checkouts", list)
+    path = model_path(pipeline, "onnxruntime-float32")
+    done = invoke("evaluate", path, "--cache-dir", tmp_path)
+    assert done.exit_code == 1
+    assert "--assets stand-in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "correct"),
+    [("onnxruntime-float32", 1766), ("torch-float32", 1766), ("torch-int8", None)],
+)
+def test_evaluate_gives_the_recorded_count(
+    invoke: Invoke, pipeline: Pipeline, name: str, correct: int | None
+) -> None:
+    record = pipeline.artifact(f"scores/{name}").record
+    found = read(invoke("evaluate", model_path(pipeline, name), "--assets", "stand-in", "--json"))
+    assert found["assets"] == "stand-in"
+    assert found["total"] == 2000
+    assert found["correct"] == record["correct"] == (correct or record["correct"])
+    assert [entry["correct"] for entry in found["per_class"]] == [
+        entry["correct"] for entry in record["per_class"]
+    ]
+
+
+def test_evaluate_names_the_classes_of_the_images_that_it_used(
+    invoke: Invoke, pipeline: Pipeline
+) -> None:
+    path = model_path(pipeline, "onnxruntime-float32")
+    found = read(invoke("evaluate", path, "--assets", "stand-in", "--json"))
+    assert [entry["name"] for entry in found["per_class"]] == list(standin.CLASSES)
+
+
+def test_evaluate_for_people(invoke: Invoke, pipeline: Pipeline) -> None:
+    done = invoke("evaluate", model_path(pipeline, "onnxruntime-float32"), "--assets", "stand-in")
+    assert done.exit_code == 0
+    first, *classes = done.stdout.splitlines()
+    assert first == "model.onnx: 88.30 % (1766/2000, stand-in images)"
+    assert len(classes) == 10
+
+
+def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeline) -> None:
+    paths = [model_path(pipeline, name) for name in ("onnxruntime-float32", "onnxruntime-uint8")]
+    found = read(invoke("compare", *paths, "--assets", "stand-in", "--json"))
+    baseline, quantized = found["models"]
+    record = pipeline.artifact("compare/onnxruntime-uint8").record
+    assert (baseline["delta_pp"], baseline["agreement_percent"]) == (0, 100)
+    for key in ("delta_pp", "lost", "gained", "agreement_percent", "mcnemar_p", "flagged", "word"):
+        assert quantized[key] == record[key]
+    assert quantized["size_bytes"] == paths[1].stat().st_size
+
+
+def test_compare_flags_a_drop(invoke: Invoke, pipeline: Pipeline, tmp_path: Path) -> None:
+    from tests.planted import edited, perturb
+
+    good = model_path(pipeline, "onnxruntime-float32")
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(edited(good, perturb("Conv", 0, 1, 30)))
+    done = invoke("compare", good, bad, "--assets", "stand-in")
+    assert done.exit_code == 0
+    baseline, dropped = done.stdout.splitlines()
+    assert "FLAGGED" not in baseline
+    assert "FLAGGED: drops " in dropped
+    assert "degraded" in dropped
+
+
+@pytest.mark.parametrize(
+    ("framework", "dtype", "file"),
+    [("onnxruntime", "uint8", "model.onnx"), ("torch", "int8", "model.pt")],
+)
+def test_quantize_writes_a_model_of_its_type(
+    invoke: Invoke, pipeline: Pipeline, tmp_path: Path, framework: str, dtype: str, file: str
+) -> None:
+    words = ["--framework", framework, "--dtype", dtype, "--calibration-count", "50"]
+    source = model_path(pipeline, "onnxruntime-float32")
+    out = tmp_path / "out"
+    found = read(invoke("quantize", source, "-o", out, *words, "--assets", "stand-in", "--json"))
+    assert [path.name for path in out.iterdir()] == [file]
+    assert list(found["weights"].values()) == [dtype] * 10
+    if framework == "onnxruntime":
+        assert ort_quantize.census(out / file)["weights"] == found["weights"]
+
+
+def test_run_lists_and_makes_stages(invoke: Invoke, pipeline: Pipeline) -> None:
+    listed = invoke("run", "--assets", "stand-in").stdout.splitlines()
+    assert [line.split()[1] for line in listed] == list(pipeline.stages)
+    assert "made     calibration" in listed
+    found = read(
+        invoke("run", "calibration", "compare/torch-int8", "--assets", "stand-in", "--json")
+    )
+    assert found["calibration"] == pipeline.artifact("calibration").record
+    assert found["compare/torch-int8"] == pipeline.artifact("compare/torch-int8").record
+
+
+def test_run_tells_why_a_stage_cannot_be_made(invoke: Invoke) -> None:
+    words = ["run", "calibration", "--assets", "stand-in", "--calibration-count", "3010"]
+    done = invoke(*words)
+    assert done.exit_code == 1
+    assert "calibration FAILED" in done.stderr
+    assert "choose another --calibration-count" in done.stderr
+
+
+def test_assets_shows_each_file_and_where_it_is(invoke: Invoke) -> None:
+    found = read(invoke("assets", "--json"))
+    states = {(entry["name"], entry["state"]) for entry in found}
+    assert ("resnet8_standin.h5", "verified") in states
+    assert {entry["state"] for entry in found} <= {"verified", "missing", "damaged"}
+    done = invoke("assets")
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == len(found)
+
+
+@pytest.fixture
+def recorded(pipeline: Pipeline, tmp_path: Path) -> Path:
+    """A results file of a run that measured, but judged nothing."""
+    built = results.build(pipeline, {}, complete=False, command="pytest", started=time.time())
+    path = tmp_path / "results.json"
+    results.write(built, path)
+    return path
+
+
+def test_report_is_rebuilt_from_results_alone(invoke: Invoke, recorded: Path) -> None:
+    done = invoke("report", recorded)
+    assert done.exit_code == 0
+    page = recorded.with_name("report.html").read_text(encoding="utf-8")
+    assert "STAND-IN RUN" in page
+    shutil.move(recorded, recorded.with_name("moved.json"))
+    target = recorded.with_name("other.html")
+    assert invoke("report", recorded.with_name("moved.json"), "-o", target).exit_code == 0
+    assert target.read_text(encoding="utf-8") == page
+
+
+def test_report_prints_markdown_json_and_what_moved(invoke: Invoke, recorded: Path) -> None:
+    assert read(invoke("report", recorded, "--json")) == results.read(recorded)
+    assert "PyTorch" in invoke("report", recorded, "--markdown").stdout
+    assert invoke("report", recorded, "--diff", recorded).exit_code == 0
+    assert not recorded.with_name("report.html").exists()
+
+
+def test_report_refuses_results_that_break_the_contract(invoke: Invoke, recorded: Path) -> None:
+    broken = json.loads(recorded.read_text())
+    del broken["milestones"]["v1_1"]
+    recorded.write_text(json.dumps(broken))
+    done = invoke("report", recorded)
+    assert done.exit_code == 1
+    assert "does not keep the contract" in done.stderr
+
+
+def test_cache_shows_verifies_and_clears(
+    invoke: Invoke, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    from tests.planted import borrowing
+
+    made = borrowing(pipeline, tmp_path, "calibration", "folded")
+    rows = read(invoke("cache", "show", "--cache-dir", tmp_path, "--json"))
+    assert {row["stage"] for row in rows} == {"calibration", "folded"}
+    assert all(row["whole"] and row["bytes"] > 0 for row in rows)
+    assert "2 of 2 artefacts are whole" in invoke("cache", "verify", "--cache-dir", tmp_path).stdout
+    made.artifact("folded").path("folded.onnx").write_bytes(b"")
+    done = invoke("cache", "verify", "--cache-dir", tmp_path)
+    assert done.exit_code == 1
+    assert "1 of 2 artefacts are whole" in done.stdout
+    assert "2 artefacts removed" in invoke("cache", "clear", "--cache-dir", tmp_path).stdout
+    assert read(invoke("cache", "show", "--cache-dir", tmp_path, "--json")) == []

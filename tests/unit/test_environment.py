@@ -1,0 +1,122 @@
+"""What a run depends on besides its inputs, and what it does not depend on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resnet8_eval import environment
+
+X86 = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: sse avx2 avx512f avx512_vnni\n\n"
+TWO = X86 + X86.replace("Some", "Other").replace(" avx512_vnni", "")
+ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def plant(content: str) -> None:
+        (tmp_path / "cpuinfo").write_text(content)
+        monkeypatch.setattr(environment, "Path", lambda _: tmp_path / "cpuinfo")
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("content", "flags"),
+    [
+        (X86, ["avx2", "avx512f", "avx512_vnni"]),
+        (TWO, ["avx2", "avx512f", "avx512_vnni"]),
+        (ARM, ["asimddp", "i8mm"]),
+        ("", []),
+    ],
+    ids=["x86", "two kinds", "arm", "nothing"],
+)
+def test_flags_that_decide_the_kernels(
+    cpuinfo: Callable[[str], None], content: str, flags: list[str]
+) -> None:
+    cpuinfo(content)
+    assert environment.cpu.__wrapped__()["flags"] == flags
+
+
+def test_without_cpuinfo_there_is_still_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "Path", lambda _: Path("/nowhere/cpuinfo"))
+    found = environment.cpu.__wrapped__()
+    assert found["flags"] == []
+    assert found["model"]
+
+
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_what_holds_onednn_back_is_told(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """By its name, or by the former one, which it still listens to."""
+    monkeypatch.setenv(variable, "AVX2")
+    assert environment.cpu.__wrapped__()["onednn_max_cpu_isa"] == "AVX2"
+
+
+def test_a_package_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
+    assert environment.packages.__wrapped__()["no-such-package"] == "not installed"
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package in small."""
+    for name in ("environment.py", "convert/fold.py", "report/html.py", "cli.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a = 1\n")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "matters"),
+    [
+        ("convert/fold.py", "a = 2\n", True),
+        ("environment.py", "a = 2\n", True),
+        ("convert/new.py", "", True),
+        ("report/html.py", "a = 2\n", False),
+        ("cli.py", "a = 2\n", False),
+        ("convert/notes.md", "a = 2\n", False),
+        ("convert/fold.py", "a = 1\n", False),
+    ],
+)
+def test_code_that_can_change_an_artefact(
+    code: Path, name: str, content: str, matters: bool
+) -> None:
+    before = environment.code_sha256.__wrapped__()
+    (code / name).write_text(content)
+    assert (environment.code_sha256.__wrapped__() != before) is matters
+
+
+def test_a_moved_module_is_other_code(code: Path) -> None:
+    before = environment.code_sha256.__wrapped__()
+    (code / "convert" / "fold.py").rename(code / "convert" / "folding.py")
+    assert environment.code_sha256.__wrapped__() != before
+
+
+def test_the_fingerprint_leaves_out_the_processor_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = environment.fingerprint()
+    assert "model" not in before["cpu"]
+    cpu = environment.cpu()
+    monkeypatch.setattr(environment, "cpu", lambda: {**cpu, "model": "Another"})
+    assert environment.fingerprint() == before
+    monkeypatch.setattr(environment, "cpu", lambda: {**cpu, "flags": ["another"]})
+    assert environment.fingerprint() != before
+
+
+def test_the_description_is_json() -> None:
+    found = environment.describe()
+    assert json.loads(json.dumps(found)) == found
+    assert set(found["packages"]) == set(environment.PACKAGES)
+
+
+def test_outside_a_checkout_there_is_no_commit(code: Path) -> None:
+    found = environment.describe()
+    assert (found["git_commit"], found["dirty"]) == (None, None)
+
+
+def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.describe()["git_commit"] is None

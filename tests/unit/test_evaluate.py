@@ -1,0 +1,94 @@
+"""Accuracy, per class, confusion and ties, against counts made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet8_eval.cifar10 import CLASS_NAMES
+from resnet8_eval.evaluate import evaluate
+
+NAMES = ("a", "b", "c")
+
+
+def one_hot(answers: list[int], classes: int = 3) -> NDArray[np.float32]:
+    return np.eye(classes, dtype=np.float32)[answers]
+
+
+def test_counts_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    found = evaluate(one_hot([0, 0, 1, 1, 2, 2]), labels, NAMES)
+    assert (found["correct"], found["total"]) == (4, 6)
+    assert found["accuracy_percent"] == pytest.approx(400 / 6)
+    assert found["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert [tuple(entry.values()) for entry in found["per_class"]] == [
+        ("a", 2, 3, pytest.approx(200 / 3)),
+        ("b", 1, 2, 50.0),
+        ("c", 1, 1, 100.0),
+    ]
+
+
+def test_a_class_without_images_has_no_accuracy() -> None:
+    found = evaluate(one_hot([0, 2]), np.array([0, 0]), NAMES)
+    assert [entry["accuracy_percent"] for entry in found["per_class"]] == [50.0, None, None]
+
+
+def test_ten_classes_by_default() -> None:
+    found = evaluate(one_hot(list(range(10)), 10), np.arange(10))
+    assert [entry["name"] for entry in found["per_class"]] == list(CLASS_NAMES)
+    assert found["accuracy_percent"] == 100
+
+
+def test_swapped_labels_show_in_the_confusion() -> None:
+    labels = np.array([0, 0, 1, 2])
+    swapped = np.array([1, 1, 0, 2])
+    found = evaluate(one_hot(labels.tolist()), swapped, NAMES)
+    assert found["correct"] == 1
+    assert found["confusion"] == [[0, 1, 0], [2, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "first", "last", "expected"),
+    [
+        ([0.5, 0.5, 0.0], 0, 1, 0, 1 / 2),
+        ([0.5, 0.5, 0.0], 1, 0, 1, 1 / 2),
+        ([0.5, 0.5, 0.0], 2, 0, 0, 0),
+        ([0.3, 0.3, 0.3], 1, 0, 0, 1 / 3),
+        ([0.2, 0.8, 0.0], 1, 1, 1, 1),
+    ],
+)
+def test_ties(scores: list[float], label: int, first: int, last: int, expected: float) -> None:
+    found = evaluate(np.array([scores], np.float32), np.array([label]), NAMES)
+    ties = found["ties"]
+    assert ties["images"] == (len({*scores}) < 3 and scores.count(max(scores)) > 1)
+    assert (ties["first"], ties["last"]) == (first, last)
+    assert ties["expected"] == pytest.approx(expected)
+    assert found["correct"] == first
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [one_hot([0, 1]), one_hot([0, 1, 2, 0]), one_hot([0, 1, 2], 4), one_hot([0, 1, 2])[:, 0]],
+    ids=["fewer", "more", "other classes", "flat"],
+)
+def test_scores_that_do_not_fit_the_labels_are_refused(scores: NDArray[np.float32]) -> None:
+    with pytest.raises(ValueError, match="one row of 3 scores for each of 3 labels"):
+        evaluate(scores, np.array([0, 1, 2]), NAMES)
+
+
+def test_no_images_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 labels"):
+        evaluate(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), NAMES)
+
+
+def test_everything_is_of_built_in_types() -> None:
+    def kinds(value: object) -> set[type]:
+        if isinstance(value, dict):
+            return set().union(*map(kinds, value.values()))
+        if isinstance(value, list):
+            return set().union(*map(kinds, value))
+        return {type(value)}
+
+    found = evaluate(one_hot([0, 1]), np.array([0, 2]), NAMES)
+    assert kinds(found) <= {int, float, str, type(None)}

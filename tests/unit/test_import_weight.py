@@ -1,0 +1,58 @@
+"""What only shows or selects imports no framework."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("tensorflow", "keras", "tf2onnx", "torch", "onnx", "onnxruntime", "onnx2torch", "scipy")
+
+STATEMENTS = {
+    "the command line": "import resnet8_eval.cli",
+    "the plugin": "import resnet8_eval.pytest_plugin",
+    "the results": "import resnet8_eval.results",
+    "the report": "import resnet8_eval.report, resnet8_eval.report.html",
+    "the pipeline": "import resnet8_eval.pipeline",
+    "help": "from resnet8_eval import cli; cli.app(['--help'], standalone_mode=False)",
+    "help of a command": (
+        "from resnet8_eval import cli; cli.app(['quantize', '--help'], standalone_mode=False)"
+    ),
+    "collecting the requirement tests": (
+        "import pytest; assert pytest.main("
+        "['--collect-only', '-q', '-p', 'no:cacheprovider', 'tests/acceptance']) == 0"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
+def test_no_framework_is_imported(statement: str) -> None:
+    tell = f"import sys; print('imported:', [n for n in {HEAVY} if n in sys.modules])"
+    done = subprocess.run(  # noqa: S603 (our own words)
+        [sys.executable, "-c", f"{statement}\n{tell}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_collecting_touches_neither_assets_nor_reports(tmp_path: Path) -> None:
+    options = [f"--assets-dir={tmp_path}", f"--cache-dir={tmp_path}/cache"]
+    options += [f"--reports-dir={tmp_path}/reports", "-p", "no:cacheprovider"]
+    done = subprocess.run(  # noqa: S603 (our own words)
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *options, "tests/acceptance"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,221 @@
+"""A Keras file is read before any framework opens it, and refused unless it is plain layers."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from resnet8_eval.assets import fixtures_dir
+from resnet8_eval.convert import keras_file
+from resnet8_eval.errors import ModelError
+
+STANDIN = fixtures_dir() / "standin" / "resnet8_standin.h5"
+
+Config = dict[str, Any]
+Change = Callable[[list[Config]], object]
+
+
+def config() -> Config:
+    with h5py.File(STANDIN) as file:
+        return dict(json.loads(file.attrs["model_config"]))
+
+
+def changed(change: Change) -> str:
+    found = config()
+    change(found["config"]["layers"])
+    return json.dumps(found)
+
+
+def as_h5(path: Path, model_config: str) -> Path:
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = model_config
+        file.create_group("model_weights")["kernel"] = np.zeros(3, np.float32)
+    return path
+
+
+def as_keras(path: Path, model_config: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", model_config)
+        archive.writestr("metadata.json", "{}")
+    return path
+
+
+FORMATS = {"model.h5": as_h5, "model.keras": as_keras}
+
+
+def write(folder: Path, name: str, change: Change = lambda _: None) -> Path:
+    return FORMATS[name](folder / name, changed(change))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(
+        ModelError, match="is not a Keras model that this suite can judge"
+    ) as caught:
+        keras_file.describe(path)
+    assert str(path) in caught.value.given
+    return caught.value.given
+
+
+def test_the_stand_in_is_described() -> None:
+    layers = keras_file.describe(STANDIN)
+    kinds = [layer["class_name"] for layer in layers]
+    assert (kinds.count("Conv2D"), kinds.count("Dense"), kinds[0]) == (9, 1, "InputLayer")
+    assert layers[-1]["config"]["units"] == 10
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_both_formats_give_the_same_layers(tmp_path: Path, name: str) -> None:
+    assert keras_file.describe(write(tmp_path, name)) == keras_file.describe(STANDIN)
+
+
+def replace_layer(class_name: str, **settings: Any) -> Change:
+    def change(layers: list[Config]) -> None:
+        layers[3] = {"class_name": class_name, "config": {"name": "planted", **settings}}
+
+    return change
+
+
+def set_activation(value: object) -> Change:
+    def change(layers: list[Config]) -> None:
+        layers[1]["config"]["activation"] = value
+
+    return change
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "Lambda": (replace_layer("Lambda", function=["4wEAAAA=", None, None]), "'Lambda'"),
+    "TFOpLambda": (replace_layer("TFOpLambda", function="io.write_file"), "'TFOpLambda'"),
+    "custom layer": (replace_layer("MyLayer"), "'MyLayer'"),
+    "nested model": (replace_layer("Functional", layers=[]), "'Functional'"),
+    "wrapper": (replace_layer("TimeDistributed", layer={"class_name": "Lambda"}), "'TimeDist"),
+    "custom activation": (set_activation("my_activation"), "'my_activation'"),
+    "activation that is an object": (
+        set_activation({"module": "os", "class_name": "function", "config": "system"}),
+        "activation",
+    ),
+    "activation that is a list": (set_activation(["relu"]), "activation"),
+    "layer without a class": (lambda layers: layers[2].pop("class_name"), "KeyError"),
+    "layer without settings": (lambda layers: layers[2].pop("config"), "KeyError"),
+    "layer that is none": (lambda layers: layers.append("planted"), "TypeError"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("change", "given"), FAULTS.values(), ids=FAULTS)
+def test_what_a_resnet8_does_not_have_is_refused(
+    tmp_path: Path, name: str, change: Change, given: str
+) -> None:
+    assert given in refusal(write(tmp_path, name, change))
+
+
+def test_weights_without_an_architecture_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file["kernel"] = np.zeros(3)
+    assert "KeyError" in refusal(tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a model", STANDIN.read_bytes()[:5000], STANDIN.read_bytes()[4:], b"PK\x03\x04junk"],
+    ids=["empty", "text", "truncated", "without its head", "half a zip"],
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_no_keras_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    refusal(tmp_path / name)
+
+
+def test_a_file_cut_near_its_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.h5").write_bytes(STANDIN.read_bytes()[:-2000])
+    refusal(tmp_path / "model.h5")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "FileNotFoundError" in refusal(tmp_path / "model.h5")
+
+
+def test_a_zip_without_a_description_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("readme.txt", "no")
+    assert "KeyError" in refusal(tmp_path / "model.keras")
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_file, "MAX_FILE_BYTES", STANDIN.stat().st_size - 1)
+    (tmp_path / "model.h5").write_bytes(STANDIN.read_bytes())
+    assert f"{STANDIN.stat().st_size:,} bytes" in refusal(tmp_path / "model.h5")
+
+
+def test_a_description_that_unpacks_to_a_huge_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keras_file, "MAX_FILE_BYTES", 100_000)
+    with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", " " * 200_000)
+    assert "too large" in refusal(tmp_path / "model.keras")
+
+
+# --- data that lies elsewhere --------------------------------------------------------------------
+
+
+def virtual(file: h5py.File, elsewhere: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(3,), dtype="f4")
+    layout[:] = h5py.VirtualSource(str(elsewhere), "model_weights/kernel", shape=(3,))
+    file["model_weights"].create_virtual_dataset("planted", layout)
+
+
+def external(file: h5py.File, elsewhere: Path) -> None:
+    file["model_weights"].create_dataset("planted", (3,), "f4", external=[(str(elsewhere), 0, 12)])
+
+
+def external_link(file: h5py.File, elsewhere: Path) -> None:
+    file["model_weights/planted"] = h5py.ExternalLink(str(elsewhere), "/model_weights/kernel")
+
+
+def soft_link(file: h5py.File, elsewhere: Path) -> None:
+    del elsewhere
+    file["planted"] = h5py.SoftLink("/model_weights/kernel")
+
+
+ELSEWHERE = [virtual, external, external_link, soft_link]
+
+
+@pytest.mark.parametrize("plant", ELSEWHERE, ids=lambda plant: plant.__name__)
+def test_data_that_lies_elsewhere_is_refused(
+    tmp_path: Path, plant: Callable[[h5py.File, Path], None]
+) -> None:
+    elsewhere = as_h5(tmp_path / "elsewhere.h5", "{}")
+    path = write(tmp_path, "model.h5")
+    with h5py.File(path, "a") as file:
+        plant(file, elsewhere)
+    assert "planted" in refusal(path)
+
+
+@pytest.mark.parametrize("plant", ELSEWHERE, ids=lambda plant: plant.__name__)
+def test_weights_inside_a_keras_archive_are_looked_into_as_well(
+    tmp_path: Path, plant: Callable[[h5py.File, Path], None]
+) -> None:
+    elsewhere = as_h5(tmp_path / "elsewhere.h5", "{}")
+    weights = as_h5(tmp_path / "model.weights.h5", "{}")
+    with h5py.File(weights, "a") as file:
+        plant(file, elsewhere)
+    path = write(tmp_path, "model.keras")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(weights, "model.weights.h5")
+    assert "planted" in refusal(path)
+
+
+def test_a_file_of_two_formats_is_read_as_keras_would_read_it(tmp_path: Path) -> None:
+    """Keras goes by the name: what is appended to an .h5 must not speak for it."""
+    path = write(tmp_path, "model.h5", replace_layer("Lambda"))
+    honest = write(tmp_path, "model.keras").read_bytes()
+    path.write_bytes(path.read_bytes() + honest)
+    assert zipfile.is_zipfile(path)
+    assert "'Lambda'" in refusal(path)

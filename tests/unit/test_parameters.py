@@ -1,0 +1,113 @@
+"""Quantization parameters: grids that hold zero, and a folder that gives back what it got."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnet8_eval import environment
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.quantize.parameters import (
+    MODEL,
+    WEIGHT_LIMIT,
+    Parameters,
+    exact_weight_limit,
+    grid,
+)
+
+floats = st.floats(-1e4, 1e4, width=32)
+
+
+@given(low=floats, high=floats, levels=st.sampled_from([127, 255]))
+def test_a_grid_holds_zero_and_spans_the_range(low: float, high: float, levels: int) -> None:
+    scale, zero_point = grid(low, high, levels)
+    assert scale == float(np.float32(scale)) > 0
+    assert 0 <= zero_point <= levels
+    lowest, highest = (0 - zero_point) * scale, (levels - zero_point) * scale
+    # Rounding the zero point moves the range by at most half a step.
+    assert lowest <= min(low, 0) + 0.501 * scale
+    assert highest >= max(high, 0) - 0.501 * scale
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "levels", "expected"),
+    [
+        (0, 255, 255, (1.0, 0)),
+        (-128, 127, 255, (1.0, 128)),
+        (0, 127, 127, (1.0, 0)),
+        (-255, 0, 255, (1.0, 255)),
+        (2, 255, 255, (1.0, 0)),
+        (-255, -5, 255, (1.0, 255)),
+        (0, 0, 255, (1.0, 0)),
+    ],
+)
+def test_grids_by_hand(low: float, high: float, levels: int, expected: tuple[float, int]) -> None:
+    assert grid(low, high, levels) == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "held_back", "limit"),
+    [
+        ("x86_64", ["avx2", "avx512_vnni"], None, 127),
+        ("x86_64", ["avx2", "avx_vnni"], None, 127),
+        ("AMD64", ["avx512f", "amx_int8"], None, 127),
+        ("x86_64", ["avx2"], None, 63),
+        ("x86_64", [], None, 63),
+        ("x86_64", ["avx512_vnni"], "AVX2", 63),
+        ("x86_64", ["avx512_vnni"], "avx512_core", 63),
+        ("x86_64", ["avx512_vnni"], "AVX512_CORE_VNNI", 127),
+        ("x86_64", ["avx512_vnni"], "ALL", 127),
+        ("aarch64", ["asimddp"], None, 127),
+        ("arm64", [], None, 127),
+    ],
+)
+def test_weights_get_seven_bits_where_eight_would_saturate(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    flags: list[str],
+    held_back: str | None,
+    limit: int,
+) -> None:
+    cpu = {**environment.cpu(), "flags": flags, "onednn_max_cpu_isa": held_back}
+    monkeypatch.setattr(environment, "cpu", lambda: cpu)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert exact_weight_limit() == limit
+
+
+def test_saving_and_loading_changes_nothing(tmp_path: Path) -> None:
+    saved = Parameters(
+        tmp_path / MODEL,
+        {"a/b:0": (-0.1, 0.7), "images": (0.0, 255.0)},
+        {"w 1/x:0": np.array([0.1, 3e-5], np.float32)},
+        {"w 1/x:0": np.array([[-127, 3], [0, 127]], np.int8)},
+    )
+    saved.save(tmp_path)
+    loaded = Parameters.load(tmp_path)
+    assert (loaded.model, loaded.activations) == (saved.model, saved.activations)
+    for kind in ("scales", "integers"):
+        ((name, before),) = getattr(saved, kind).items()
+        after = getattr(loaded, kind)[name]
+        assert (after.dtype, after.tolist()) == (before.dtype, before.tolist())
+
+
+def test_the_stand_in_s_weights_lie_on_their_grids(pipeline: Pipeline) -> None:
+    import onnx
+
+    found = Parameters.load(pipeline.artifact("parameters").folder)
+    stored = {
+        entry.name: onnx.numpy_helper.to_array(entry)
+        for entry in onnx.load(found.model).graph.initializer
+    }
+    assert len(found.integers) == len(found.scales) == 10
+    for name, integers in found.integers.items():
+        weight = stored[name].T if stored[name].ndim == 2 else stored[name]
+        scale = found.scales[name].reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
+        assert np.abs(integers.astype(int)).max() <= WEIGHT_LIMIT
+        assert np.array_equal((integers * scale).astype(np.float32), weight)
+        # A channel's largest weight uses nearly all of its range, or its steps would be too wide.
+        largest = np.abs(integers.astype(int)).reshape(len(integers), -1).max(axis=1)
+        assert (largest >= 0.75 * exact_weight_limit()).all()

@@ -1,0 +1,121 @@
+"""The plugin: what it selects, what it says, and what it leaves behind."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from resnet8_eval.requirements import BY_ID, of_milestone
+from tests.small_suite import Suite, passing
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> Suite:
+    return Suite(pytester)
+
+
+@pytest.mark.parametrize("words", [(), ("-v",), ("-n2",)], ids=["alone", "verbose", "with workers"])
+def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None:
+    done = suite.run(*words, html=True)
+    assert done.status == pytest.ExitCode.OK
+    assert set(done.statuses().values()) == set(done.verdicts.values()) == {"met"}
+    assert done.results["complete"]
+    assert done.results["command"].startswith("pytest ")
+    for name, entry in BY_ID.items():
+        pattern = rf"{name} +met +{re.escape(entry.quantity)}: measured .*, required .*, margin \+"
+        assert len(re.findall(pattern, done.output)) == 1
+    for line in ("v1_0 met: 6 of 6", "v1_1 met: 5 of 5", "v1_2 met: 12 of 12"):
+        assert done.output.count(line) == 1
+    assert {path.name for path in suite.reports.iterdir()} == {
+        "report.html",
+        "results.json",
+        "comparison.csv",
+        "comparison.md",
+        "junit.xml",
+    }
+    page = (suite.reports / "report.html").read_text(encoding="utf-8")
+    assert "CAL-01" in page
+    assert "<th>Requirement</th>" in page
+    junit = (suite.reports / "junit.xml").read_text(encoding="utf-8")
+    assert 'name="requirement" value="CAL-01"' in junit
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_a_failure_says_id_measured_required_and_margin(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    body = "requirement.judge(84.25, [equal('images', 10, 9), equal('labels', 1, 1)])"
+    suite.write({"PT-05": passing("PT-05", body=body)})
+    done = suite.run(*words)
+    sentence = "accuracy: measured 84.25 %, required > 85 %, margin -0.75 %"
+    assert re.search(rf"PT-05 +NOT MET +{re.escape(sentence)}", done.output)
+    assert f"PT-05 not met: {sentence}" in done.output
+    assert "images: expected 10, observed 9 [FAILED]" in done.output
+    (entry,) = [entry for entry in done.results["requirements"] if entry["id"] == "PT-05"]
+    assert (entry["measured"], entry["margin"]) == (84.25, -0.75)
+    assert [check["ok"] for check in entry["evidence"]] == [False, True]
+    assert entry["test"] == "acceptance/test_small.py::test_pt_05_small"
+    assert entry["reason"].startswith(f"PT-05 not met: {sentence}")
+    assert [e["status"] for e in done.results["requirements"]].count("not met") == 1
+
+
+@pytest.mark.parametrize("milestone", ["v1_0", "v1_1", "v1_2"])
+def test_a_milestone_s_marker_selects_its_tests(suite: Suite, milestone: str) -> None:
+    done = suite.run("-m", milestone)
+    wanted = {entry.id for entry in of_milestone(milestone)}
+    assert {name for name, status in done.statuses().items() if status == "met"} == wanted
+    assert done.results["complete"]
+    assert done.verdicts == {
+        name: "met" if name == milestone else "not evaluated" for name in done.verdicts
+    }
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_requirement_picks_by_id(suite: Suite, words: tuple[str, ...]) -> None:
+    done = suite.run("--requirement=CAL-01", "--requirement", "PT-02", *words)
+    assert done.status == pytest.ExitCode.OK
+    assert {n for n, s in done.statuses().items() if s == "met"} == {"CAL-01", "PT-02"}
+    assert "met" not in done.verdicts.values()
+
+
+def test_an_unknown_requirement_is_told_what_there_is(suite: Suite) -> None:
+    done = suite.run("--requirement=CAL-99")
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert "CAL-99: there is no such requirement" in done.output
+    assert "CAL-01, CAL-02" in done.output
+
+
+def test_the_suite_s_errors_come_without_a_trace(suite: Suite) -> None:
+    body = (
+        "from resnet8_eval.errors import StageError\n"
+        "    raise StageError('Planted.', expected='a', given='b', next_step='c')"
+    )
+    suite.write({"CAL-01": passing("CAL-01", body=body)})
+    done = suite.run()
+    assert "  next:     c" in done.output
+    assert "Traceback" not in done.output
+    assert "test_small.py:" not in done.output.partition("short test summary")[0]
+
+
+def test_tests_without_a_requirement_neither_need_assets_nor_leave_reports(
+    suite: Suite, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "no-assets").touch()
+    (pytester.path / "acceptance" / "test_small.py").write_text("def test_it(): pass\n")
+    assert suite.run().status == pytest.ExitCode.OK
+    assert not (suite.reports / "results.json").exists()
+
+
+def test_a_test_that_asks_for_the_judge_needs_a_marker(suite: Suite) -> None:
+    suite.write(extra="def test_more(requirement): pass\n")
+    done = suite.run()
+    assert done.status != pytest.ExitCode.OK
+    assert "carries no requirement marker" in done.output
+
+
+def test_it_says_in_its_help_what_its_options_do(pytester: pytest.Pytester) -> None:
+    found = pytester.runpytest_subprocess("--help").stdout.str()
+    for option in ("assets", "assets-dir", "keras-model", "requirement", "reports-dir"):
+        assert f"--{option}" in found
+    assert "no milestone is ever met on it" in re.sub(r"\s+", " ", found)

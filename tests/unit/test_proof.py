@@ -1,0 +1,142 @@
+"""Kernels against reference arithmetic, and stored scales against those decided."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.quantize import stored
+from resnet8_eval.quantize.parameters import Parameters
+from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
+
+ONNX = "onnxruntime-int8"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_stored_is_what_was_decided(pipeline: Pipeline, name: str) -> None:
+    record = pipeline.artifact(f"proof/{name}").record
+    assert all(check["ok"] for check in record["checks"]), record["checks"]
+    kinds = [entry["kind"] for entry in record["tensors"]]
+    assert kinds.count("weight") == 10
+    assert kinds.count("activation") >= 14
+
+
+@pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.execution == "kernel"])
+def test_kernels_compute_what_reference_arithmetic_does(pipeline: Pipeline, name: str) -> None:
+    found = pipeline.artifact(f"proof/{name}").record["reference"]
+    assert found["total"] == 2000
+    assert 100 * found["disagreements"] / found["total"] <= MAX_KERNEL_DISAGREEMENT_PERCENT
+
+
+def _check(pipeline: Pipeline, model: onnx.ModelProto, path: Path) -> str:
+    onnx.save(model, path)
+    parameters = Parameters.load(pipeline.artifact("parameters").folder)
+    found = stored.tensors(path, parameters, RECIPES[ONNX])
+    return " ".join(str(c) for c in stored.compare(found, parameters, RECIPES[ONNX]) if not c.ok)
+
+
+def _model(pipeline: Pipeline) -> onnx.ModelProto:
+    return onnx.load(pipeline.artifact(f"model/{ONNX}").path("model.onnx"))
+
+
+@pytest.mark.parametrize("node_index", [0, -1])
+def test_one_wrong_scale_is_found_and_named(
+    pipeline: Pipeline, tmp_path: Path, node_index: int
+) -> None:
+    model = _model(pipeline)
+    names = [n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    entry = next(e for e in model.graph.initializer if e.name == names[node_index])
+    wrong = numpy_helper.to_array(entry) * np.float32(1.5)
+    entry.CopyFrom(numpy_helper.from_array(wrong, entry.name))
+    assert "wrong scale" in _check(pipeline, model, tmp_path / "model.onnx")
+
+
+def test_a_swapped_axis_is_found_and_named(pipeline: Pipeline, tmp_path: Path) -> None:
+    model = _model(pipeline)
+    square = {e.name for e in model.graph.initializer if e.dims[:2] == [16, 16]}
+    node = next(
+        n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in square
+    )
+    next(a for a in node.attribute if a.name == "axis").i = 1
+    assert "wrong axis" in _check(pipeline, model, tmp_path / "model.onnx")
+
+
+def test_weights_that_stand_for_others_are_found(pipeline: Pipeline) -> None:
+    parameters = Parameters.load(pipeline.artifact("parameters").folder)
+    assert stored.compare_weights(parameters).ok
+    name = next(iter(parameters.scales))
+    scales = parameters.scales[name].copy()
+    scales[3] *= 1.1
+    wrong = replace(parameters, scales={**parameters.scales, name: scales})
+    check = stored.compare_weights(wrong)
+    assert not check.ok
+    assert f"wrong scale or axis: {name}: channel 3" in check.observed
+
+
+SATURATION = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval import quantize, runtimes
+from resnet8_eval.quantize import proof
+from resnet8_eval.quantize.calibrate import calibrate
+from resnet8_eval.quantize.parameters import Parameters
+from resnet8_eval.quantize.recipes import RECIPES
+folded, images, dataset, out = map(Path, sys.argv[1:])
+limits = {"chosen": None, "eight bits": 127}
+found = {}
+for name, limit in limits.items():
+    folder = out / name
+    folder.mkdir()
+    record = calibrate(folded, np.load(images), folder, 1, limit=limit)
+    recipe = RECIPES["torch-int8"]
+    quantize.quantize(folder, recipe, folder)
+    test = read_split(dataset, "test")
+    test = Split(test.images[:500], test.labels[:500])
+    scores = runtimes.scores(folder / "model.pt", test.images, threads=1)
+    found[name] = {
+        **proof.prove(recipe, folder / "model.pt", folder, test, scores, 1)["reference"],
+        "weight_limit": record["method"]["weight_limit"],
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="x86 only")
+def test_without_vnni_weights_get_seven_bits_and_eight_would_be_caught(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    arguments = [
+        pipeline.artifact("folded").path("folded.onnx"),
+        pipeline.artifact("calibration").path("images.npy"),
+        pipeline.settings.assets.dataset,
+        tmp_path,
+    ]
+    done = subprocess.run(  # noqa: S603 (our own interpreter and script)
+        [sys.executable, "-c", SATURATION, *map(str, arguments)],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    bound = MAX_KERNEL_DISAGREEMENT_PERCENT / 100
+    assert found["chosen"]["weight_limit"] == 63
+    assert found["chosen"]["disagreements"] <= bound * 500
+    eight = found["eight bits"]
+    assert eight["disagreements"] > bound * 500
+    assert "saturate" in eight["probable_cause"]
+    assert "ONEDNN_MAX_CPU_ISA" in eight["probable_cause"]

@@ -1,0 +1,127 @@
+"""Activation ranges: of the values that were seen, cut where the outliers begin."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.preprocess import preprocess
+from resnet8_eval.quantize.ranges import BINS, Ranges, _cut, _pooled, activation_ranges
+from resnet8_eval.quantize.recipes import Method
+
+Images = NDArray[np.uint8]
+
+
+def counts(*filled: tuple[int, int]) -> NDArray[np.int64]:
+    found = np.zeros(BINS, np.int64)
+    for position, number in filled:
+        found[position] = number
+    return found
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "histogram", "expected"),
+    [
+        (0.0, 1.0, counts((0, 10), (BINS - 1, 10)), (0.0, 1.0)),
+        (0.0, 1.0, counts((0, 10**7), (BINS - 1, 10)), (0.0, 1 / BINS)),
+        (0.0, 1.0, counts((0, 10**6), (BINS - 1, 11)), (0.0, 1.0)),
+        (-1.0, 1.0, counts((0, 1), (BINS // 2, 10**7), (BINS - 1, 1)), (0.0, 2 / BINS)),
+        (-1.0, 1.0, counts((0, 60), (BINS // 2, 10**7), (BINS - 1, 1)), (-1.0, 2 / BINS)),
+        (0.0, 0.0, counts((0, 100)), (0.0, 0.0)),
+    ],
+    ids=["all kept", "outliers cut", "too many to cut", "both tails", "one tail", "all zero"],
+)
+def test_the_cut_keeps_the_percentile(
+    low: float, high: float, histogram: NDArray[np.int64], expected: tuple[float, float]
+) -> None:
+    assert Method() == Method(ranges="percentile", percentile=99.999)
+    assert _cut(low, high, histogram, Method(), 255) == pytest.approx(expected)
+    assert _cut(low, high, histogram, Method(ranges="minmax"), 255) == (low, high)
+
+
+def test_the_least_error_is_found_between_clipping_and_rounding() -> None:
+    """A few outliers are worth clipping; if they are many, they are not."""
+    method = Method(ranges="mse")
+    few, many = (counts((40, 10**6), (BINS - 1, number)) for number in (1, 10**5))
+    assert _cut(0.0, 1.0, few, method, 15)[1] < 0.5
+    assert _cut(0.0, 1.0, many, method, 15)[1] == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("before", "pooled", "expected"),
+    [
+        ((0.0, 6.4), (0.0, 1.0), 1.0),
+        ((0.0, 6.4), (0.0, 1.01), 1.1),
+        ((0.0, 6.4), (0.0, 6.4), 6.4),
+        ((0.0, 6.4), (0.0, 0.0), 0.1),
+        ((0.0, 0.0), (0.0, 0.0), 0.0),
+    ],
+)
+def test_a_pooled_range_is_a_whole_number_of_64ths(
+    before: tuple[float, float], pooled: tuple[float, float], expected: float
+) -> None:
+    assert _pooled(before, pooled) == pytest.approx((0.0, expected))
+
+
+@pytest.fixture(scope="module")
+def images(pipeline: Pipeline) -> Images:
+    found: Images = np.load(pipeline.artifact("calibration").path("images.npy"))[::25]
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(pipeline: Pipeline) -> onnx.ModelProto:
+    return onnx.load(pipeline.artifact("parameters").path("rounded.onnx"))
+
+
+@pytest.fixture(scope="module")
+def found(model: onnx.ModelProto, images: Images) -> tuple[Ranges, str]:
+    return activation_ranges(model, images, 1)
+
+
+def test_the_hash_is_of_every_byte_that_evaluation_would_feed(
+    found: tuple[Ranges, str], images: Images
+) -> None:
+    assert found[1] == hashlib.sha256(preprocess(images).tobytes()).hexdigest()
+
+
+def test_every_activation_has_a_range_that_holds_zero(
+    found: tuple[Ranges, str], model: onnx.ModelProto
+) -> None:
+    ranges = found[0]
+    float_ones = {
+        node.output[0] for node in model.graph.node if node.op_type in ("Gemm", "Softmax")
+    }
+    every = {name for node in model.graph.node for name in node.output} | {"images"}
+    assert set(ranges) == every - float_ones
+    assert all(low <= 0 <= high for low, high in ranges.values())
+    assert ranges["images"] == (0.0, 255.0)
+
+
+def test_what_goes_into_a_relu_takes_its_range(
+    found: tuple[Ranges, str], model: onnx.ModelProto
+) -> None:
+    for node in model.graph.node:
+        if node.op_type in ("Relu", "Reshape", "Transpose"):
+            assert found[0][node.input[0]] == found[0][node.output[0]]
+        if node.op_type == "Relu":
+            assert found[0][node.output[0]][0] == 0
+
+
+def test_ranges_do_not_depend_on_threads_or_on_what_was_asked_before(
+    found: tuple[Ranges, str], model: onnx.ModelProto, images: Images
+) -> None:
+    assert activation_ranges(model, images, 2) == found
+
+
+def test_the_stand_in_s_ranges_were_found_with_what_it_recorded(pipeline: Pipeline) -> None:
+    images = np.load(pipeline.artifact("calibration").path("images.npy"))
+    fed = hashlib.sha256(preprocess(images).tobytes()).hexdigest()
+    assert pipeline.artifact("parameters").record["fed_sha256"] == fed
+    assert Path(pipeline.artifact("parameters").path("activations.json")).is_file()

@@ -1,0 +1,200 @@
+"""Lanes: one process for each framework, and an end of one that is not the end of the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet8_eval import runner
+from resnet8_eval.artifacts import Record
+from resnet8_eval.assets import Assets
+from resnet8_eval.errors import AssetError, StageError
+from resnet8_eval.pipeline import Inputs, Settings, Stage
+
+
+def never(inputs: Inputs, out: Path) -> Record:
+    raise AssertionError((inputs, out))
+
+
+def stage(name: str, *needs: str, lane: str = "keras") -> Stage:
+    return Stage(name, lane, needs, never, {})
+
+
+def behave(settings: Settings, name: str, key: str) -> float:
+    """What a lane does here, instead of making a stage: as the stage's name says."""
+    assert key == f"key of {name}"
+    with (settings.cache_dir / "made").open("a") as made:
+        made.write(f"{name} {os.getpid()}\n")
+    match name.split(maxsplit=1)[0]:
+        case "crash":
+            os.write(2, b"planted: last words of native code\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os.write(2, b"planted: last words of native code\n")
+            os._exit(3)
+        case "raise":
+            raise ValueError("planted")
+        case "refuse":
+            raise AssetError("Planted.", expected="a", given="b", next_step="c")
+        case "unpicklable":
+            raise UnpicklableError(lambda: None)
+        case "environment":
+            text = "\n".join(f"{k}={v}" for k, v in os.environ.items())
+            (settings.cache_dir / "environment").write_text(text)
+        case "heavy":
+            (settings.cache_dir / "modules").write_text(" ".join(sys.modules))
+        case "slow":
+            time.sleep(0.3)
+    return 0.5
+
+
+class UnpicklableError(Exception):
+    def __init__(self, what: Any) -> None:
+        super().__init__(what)
+
+
+class Run:
+    """The stages that were asked for, and what came of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.said: list[str] = []
+
+    def __call__(self, *stages: Stage, done: tuple[str, ...] = ()) -> dict[str, Any]:
+        keyed = {stage: f"key of {stage.name}" for stage in stages}
+        return {**runner.run(keyed, self._settings, done, self.said.append)}
+
+    @property
+    def made(self) -> dict[str, str]:
+        """Name of each stage that a lane began, in order, to the process that it was in."""
+        lines = (self._settings.cache_dir / "made").read_text().splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(runner, "_make", behave)
+    nothing = Assets(
+        "stand-in",
+        tmp_path,
+        "",
+        user_model=False,
+        dataset=tmp_path,
+        dataset_md5={},
+        dataset_sha256={},
+    )
+    return Run(Settings(nothing, tmp_path))
+
+
+def test_stages_follow_those_that_they_need(run: Run) -> None:
+    stages = stage("c", "b"), stage("b", "a", lane="torch"), stage("a", lane="onnxruntime")
+    assert run(*stages) == {}
+    assert list(run.made) == ["a", "b", "c"]
+    assert run.said == ["a 0.5 s", "b 0.5 s", "c 0.5 s"]
+
+
+def test_what_is_done_already_is_not_waited_for(run: Run) -> None:
+    assert run(stage("b", "a"), done=("a",)) == {}
+    assert list(run.made) == ["b"]
+
+
+def test_a_lane_is_one_process_and_another_lane_another(run: Run) -> None:
+    run(stage("a"), stage("b"), stage("c", lane="torch"))
+    made = run.made
+    assert made["a"] == made["b"] != made["c"]
+    assert str(os.getpid()) not in made.values()
+
+
+@pytest.mark.parametrize("name", ["crash", "raise", "refuse", "unpicklable"])
+def test_a_failure_fails_those_that_need_it_and_no_others(run: Run, name: str) -> None:
+    after = stage("after", lane="keras")
+    failures = run(
+        stage(name),
+        after,
+        stage("child", name, lane="torch"),
+        stage("grandchild", "child"),
+        stage("beside", lane="torch"),
+    )
+    assert set(failures) == {name, "child", "grandchild"}
+    assert set(run.made) == {name, "after", "beside"}
+    assert f"{name} FAILED" in run.said
+    root = failures[name].what
+    assert failures["child"].what.startswith(f"Stage child was not run, because {name} could not")
+    assert root in failures["child"].what
+    assert root in failures["grandchild"].what
+    assert failures["grandchild"].given == failures[name].given
+    assert failures["grandchild"].next_step == failures[name].next_step
+
+
+@pytest.mark.parametrize("name", ["crash", "exit"])
+def test_a_crash_names_the_stage_and_a_log_that_keeps_its_last_words(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    failures = run(stage(name), stage("after", name.replace(name, "none")), done=("none",))
+    error = failures[name]
+    assert isinstance(error, StageError)
+    assert f"Stage {name} failed" in error.what
+    assert "planted: last words of native code" in error.given
+    (log,) = (word for word in error.next_step.replace(";", " ").split() if word.endswith(".log"))
+    assert Path(log).is_relative_to(tmp_path)
+    assert f"resnet8_eval run {name}" in error.next_step
+    assert "after" in run.made  # in a new process of the same lane, which logs as well
+    assert "planted: last words of native code" in Path(log).read_text()
+
+
+def test_an_error_of_a_framework_is_told_with_its_type(run: Run) -> None:
+    error = run(stage("raise"))["raise"]
+    assert isinstance(error, StageError)
+    assert "ValueError: planted" in error.given
+
+
+def test_an_error_of_the_suite_passes_through(run: Run) -> None:
+    error = run(stage("refuse"))["refuse"]
+    assert isinstance(error, AssetError)
+    assert (error.what, error.expected, error.given, error.next_step) == ("Planted.", "a", "b", "c")
+
+
+def test_of_two_causes_the_first_is_told(run: Run) -> None:
+    failures = run(stage("refuse"), stage("raise"), stage("child", "raise", "refuse"))
+    assert "Planted." in failures["child"].what
+
+
+def test_nothing_to_do_starts_nothing(run: Run, tmp_path: Path) -> None:
+    assert run() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lane_s_environment_makes_results_repeatable(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "123")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    run(stage("environment"))
+    found = dict(
+        line.partition("=")[::2] for line in (tmp_path / "environment").read_text().split("\n")
+    )
+    expected = runner.lane_environment()
+    assert expected["PYTHONHASHSEED"] == "0"
+    assert expected["CUDA_VISIBLE_DEVICES"] == ""
+    assert {key: found[key] for key in expected} == expected
+    assert os.environ["PYTHONHASHSEED"] == "123"
+
+
+def test_a_lane_starts_without_any_framework(run: Run, tmp_path: Path) -> None:
+    run(stage("heavy"))
+    modules = set((tmp_path / "modules").read_text().split())
+    assert not modules & {"tensorflow", "keras", "torch", "onnxruntime"}
+
+
+def test_lanes_are_gone_afterwards(run: Run) -> None:
+    run(stage("slow"), stage("a", lane="torch"))
+    time.sleep(0.1)
+    for process in set(run.made.values()):
+        stat = Path(f"/proc/{process}/stat")
+        assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"

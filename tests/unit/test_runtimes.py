@@ -1,0 +1,128 @@
+"""One interface for three frameworks: images in, finite probabilities out, or a plain refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet8_eval import runtimes
+from resnet8_eval.cifar10 import Split
+from resnet8_eval.errors import ModelError
+from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, model_path
+from resnet8_eval.preprocess import preprocess
+from resnet8_eval.runtimes import framework_of, scores
+
+IMAGES = np.zeros((7, 32, 32, 3), np.uint8)
+WITHOUT_TENSORFLOW = [name for name in CONFIGURATIONS if not name.startswith("keras")]
+
+
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [
+        ("a.h5", "keras"),
+        ("a.keras", "keras"),
+        ("a.onnx", "onnxruntime"),
+        ("a.pt2", "torch"),
+        ("a.pt", "torch"),
+    ],
+)
+def test_the_suffix_tells_the_framework(name: str, framework: str) -> None:
+    assert framework_of(Path(name)) == framework
+
+
+@pytest.mark.parametrize("name", ["a.tflite", "a", "a.onnx.gz", "a.H5"])
+def test_another_suffix_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="no kind of model that can be evaluated") as caught:
+        framework_of(Path(name))
+    assert "*.onnx" in caught.value.expected
+
+
+def test_images_are_fed_in_order_and_preprocessed() -> None:
+    fed: list[NDArray[np.float32]] = []
+
+    def runtime(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        fed.append(batch)
+        return batch[:, 0, 0, :1].repeat(10, axis=1)
+
+    images = np.zeros((250, 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(250)
+    result = runtimes.run(runtime, images)
+    assert [len(batch) for batch in fed] == [100, 100, 50]
+    assert np.concatenate(fed).tobytes() == preprocess(images).tobytes()
+    assert result[:, 3].tolist() == list(range(250))
+
+
+@pytest.mark.parametrize(
+    ("result", "given"),
+    [
+        (np.full((7, 10), np.nan), "70 not finite"),
+        (np.array([[0.1] * 9 + [np.inf]] * 7), "7 not finite"),
+        (np.zeros((6, 10)), "shape (6, 10)"),
+        (np.zeros((7, 11)), "shape (7, 11)"),
+        (np.zeros((7, 10, 1)), "shape (7, 10, 1)"),
+    ],
+    ids=["nan", "infinite", "fewer than images", "11 classes", "another rank"],
+)
+def test_scores_that_are_none_are_refused(
+    monkeypatch: pytest.MonkeyPatch, result: NDArray[np.float64], given: str
+) -> None:
+    monkeypatch.setattr(runtimes, "_open", lambda *_: lambda _batch: result.astype(np.float32))
+    with pytest.raises(ModelError, match="does not give one finite score for each class") as caught:
+        scores(Path("model.onnx"), IMAGES, threads=1)
+    assert given in caught.value.given
+
+
+def test_scores_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "_open", lambda *_: lambda batch: np.zeros((len(batch), 10)))
+    assert scores(Path("model.onnx"), IMAGES, threads=1).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "model.pt"])
+@pytest.mark.parametrize("content", [b"", b"not a model"], ids=["empty", "text"])
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be opened"):
+        scores(tmp_path / name, IMAGES, threads=1)
+
+
+@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
+def test_a_model_cut_short_is_refused(tmp_path: Path, pipeline: Pipeline, name: str) -> None:
+    path = model_path(pipeline, name)
+    (tmp_path / path.name).write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(ModelError, match="cannot be opened"):
+        scores(tmp_path / path.name, IMAGES, threads=1)
+
+
+@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
+def test_a_stored_model_gives_the_scores_that_were_recorded(
+    pipeline: Pipeline, standin_test: Split, name: str
+) -> None:
+    """Whatever ran before in this process, and however many threads it has."""
+    recorded = np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))[:200]
+    found = scores(model_path(pipeline, name), standin_test.images[:200], threads=2)
+    assert found.shape == (200, 10)
+    assert found.sum(axis=1) == pytest.approx(np.ones(200), abs=1e-4)
+    assert np.abs(found - recorded).max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
+def test_an_image_s_scores_do_not_depend_on_its_batch(
+    pipeline: Pipeline, standin_test: Split, name: str
+) -> None:
+    together = scores(model_path(pipeline, name), standin_test.images[:5], threads=1)
+    alone = scores(model_path(pipeline, name), standin_test.images[4:5], threads=1)
+    assert np.abs(together[4] - alone[0]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-int8", "onnxruntime-uint8"])
+def test_kernels_and_reference_arithmetic_agree(
+    pipeline: Pipeline, standin_test: Split, name: str
+) -> None:
+    kernel = np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))[:500]
+    path = model_path(pipeline, name)
+    reference = scores(path, standin_test.images[:500], threads=1, execution="reference")
+    assert not np.array_equal(kernel, reference)
+    assert (kernel.argmax(axis=1) != reference.argmax(axis=1)).sum() <= 2

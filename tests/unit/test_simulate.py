@@ -1,0 +1,52 @@
+"""Simulated arithmetic computes what the reference executions do."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from resnet8_eval.cifar10 import Split
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.quantize import layers
+from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
+from resnet8_eval.quantize.simulate import Simulation, probabilities
+
+
+@pytest.fixture
+def simulation(pipeline: Pipeline) -> Simulation:
+    folder = pipeline.artifact("parameters").folder
+    found = Parameters.load(folder)
+    return Simulation(onnx.load(folder / EQUALIZED), onnx.load(found.model), found.activations)
+
+
+def test_with_no_layer_quantized_it_is_the_float_network(
+    simulation: Simulation, pipeline: Pipeline, standin_test: Split
+) -> None:
+    expected = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))[:300]
+    found = probabilities(simulation.logits(standin_test.images[:300], []))
+    assert np.abs(found - expected).max() < 1e-4
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+def test_with_all_layers_quantized_it_is_the_reference_network(
+    simulation: Simulation, pipeline: Pipeline, standin_test: Split
+) -> None:
+    expected = np.load(pipeline.artifact("scores/torch-uint8").path("scores.npy"))[:300]
+    found = probabilities(simulation.logits(standin_test.images[:300]))
+    assert (found.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 2
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-int8", "onnxruntime-uint8", "torch-int8"])
+def test_every_layer_has_its_noise_and_its_cost(pipeline: Pipeline, name: str) -> None:
+    found = pipeline.artifact(f"layers/{name}").record["layers"]
+    assert len(found) == 10
+    for entry in found:
+        assert entry["sqnr_weights_db"] > 30, entry
+        assert entry["sqnr_output_db"] > 15, entry
+        assert entry["agreement_alone_percent"] > 95, entry
+
+
+def test_noise_is_told_in_decibels() -> None:
+    assert layers.decibels(100.0, 1.0) == pytest.approx(20)
+    assert layers.decibels(1.0, 0.0) is None

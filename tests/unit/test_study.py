@@ -1,0 +1,163 @@
+"""The study: resumable, the same on one machine and on a cluster, and nothing counted twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet8_eval import study
+from resnet8_eval.artifacts import Store
+from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.pipeline import Pipeline
+
+CELL = "onnxruntime-uint8"
+
+
+@pytest.fixture
+def folded(pipeline: Pipeline) -> bytes:
+    return pipeline.artifact("folded").path("folded.onnx").read_bytes()
+
+
+@pytest.fixture
+def feed(pipeline: Pipeline, standin_test: Split) -> Callable[[study.Task], study.Images]:
+    train = read_split(pipeline.settings.assets.dataset, "train").images
+    reference = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))
+
+    def images(task: study.Task) -> study.Images:
+        first = task.seed * task.count
+        return study.Images(
+            train[first : first + task.count],
+            standin_test.images[:100],
+            standin_test.labels[:100],
+            reference[:100],
+        )
+
+    return images
+
+
+def tasks(*seeds: int) -> list[study.Task]:
+    return study.recipe_tasks(["minmax"], ["per-channel"], [50], seeds, [CELL])
+
+
+def test_a_grid_has_one_task_for_each_calibration() -> None:
+    grid = study.recipe_tasks(["minmax", "mse"], ["per-channel", "per-tensor"], [250], [0, 1, 2])
+    assert len(grid) == len(set(grid)) == 12
+    assert all(len(task.cells) == 4 for task in grid)
+
+
+def test_a_second_run_measures_only_what_is_missing(
+    folded: bytes,
+    feed: Callable[[study.Task], study.Images],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def watched(task: study.Task) -> study.Images:
+        asked.append(task.seed)
+        return feed(task)
+
+    store = Store(tmp_path)
+    first = study.run(tasks(0), folded, watched, store, {}, jobs=1)
+    again = study.run(tasks(0, 1), folded, watched, store, {}, jobs=1)
+    assert asked == [0, 1]
+    assert again[:1] == first
+    assert [row["seed"] for row in again] == [0, 1]
+    assert all(row["total"] == 100 and row["agreement_percent"] > 90 for row in again)
+
+
+def test_another_model_is_another_study(
+    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    study.run(tasks(0), folded, feed, store, {"model": "a"}, jobs=1)
+    study.run(tasks(0), folded, feed, store, {"model": "b"}, jobs=1)
+    assert len(list(store.artifacts())) == 2
+
+
+def test_eight_simulated_bits_lose_little_and_two_lose_much(
+    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
+) -> None:
+    corners = study.bit_tasks([2, 8], 50, 0)
+    rows = study.run(corners, folded, feed, Store(tmp_path), {}, jobs=1)
+    agreement = {
+        (row["weight_bits"], row["activation_bits"]): row["agreement_percent"] for row in rows
+    }
+    assert agreement[8, 8] >= 95
+    assert agreement[2, 2] < agreement[8, 8]
+
+
+def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
+    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    wanted = tasks(*range(6))
+    finished = 0
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        local_directory=str(tmp_path / "dask"),
+    ) as cluster:
+        victim = next(iter(cluster.workers.values())).pid
+
+        def advance() -> None:
+            nonlocal finished
+            finished += 1
+            if finished == 2:
+                os.kill(victim, signal.SIGKILL)
+
+        rows = study.run(
+            wanted,
+            folded,
+            feed,
+            Store(tmp_path / "store"),
+            {},
+            scheduler=cluster.scheduler_address,
+            advance=advance,
+        )
+        assert victim not in [worker.pid for worker in cluster.workers.values()]
+    assert finished == len(wanted)
+    assert [row["seed"] for row in rows] == [task.seed for task in wanted]
+    assert len(list(Store(tmp_path / "store").artifacts())) == len(wanted)
+    alone = study.run(wanted[:1], folded, feed, Store(tmp_path / "alone"), {}, jobs=1)
+    assert rows[:1] == alone
+
+
+def test_recipes_are_summed_up_over_their_seeds(tmp_path: Path) -> None:
+    what = {
+        "framework": "torch",
+        "dtype": "int8",
+        "ranges": "mse",
+        "granularity": "per-channel",
+        "rounding": "gptq",
+        "equalize": True,
+        "count": 1000,
+        "total": 100,
+        "float_correct": 90,
+        "divergence": 0.001,
+    }
+    rows = [
+        {**what, "seed": seed, "correct": correct, "agreement_percent": agreement}
+        for seed, correct, agreement in ((0, 88, 97.0), (1, 90, 99.0))
+    ]
+    (recipe,) = study.summarize(rows)
+    assert recipe["seeds"] == 2
+    assert recipe["accuracy_mean_percent"] == 89
+    assert recipe["accuracy_spread_pp"] == pytest.approx(np.std([88, 90], ddof=1), abs=1e-4)
+    assert recipe["accuracy_worst_percent"] == 88
+    assert recipe["delta_mean_pp"] == -1
+    assert (recipe["agreement_mean_percent"], recipe["agreement_worst_percent"]) == (98, 97)
+    study.write([recipe], tmp_path / "recipes.csv")
+    with (tmp_path / "recipes.csv").open() as stream:
+        assert next(csv.DictReader(stream))["accuracy_mean_percent"] == "89.0"
+    assert json.loads((tmp_path / "recipes.json").read_text()) == [recipe]

@@ -1,0 +1,248 @@
+"""PyTorch's quantized models: made alike twice, counted for what they are, and what torch says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from resnet8_eval import quantize, runtimes, torchscript
+from resnet8_eval.artifacts import file_sha256
+from resnet8_eval.cifar10 import Split
+from resnet8_eval.convert import onnx_to_torch
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.quantize import torch_quantize
+from resnet8_eval.quantize.parameters import Parameters
+from resnet8_eval.quantize.recipes import RECIPES
+
+NAMES = [name for name, recipe in RECIPES.items() if recipe.framework == "torch"]
+KERNELS, REFERENCE = "torch-int8", "torch-uint8"
+
+
+@pytest.fixture(autouse=True)
+def _engine_as_it_was() -> Iterator[None]:
+    before = torch.backends.quantized.engine
+    yield
+    torch.backends.quantized.engine = before
+
+
+def stored(pipeline: Pipeline, name: str) -> Path:
+    return pipeline.artifact(f"model/{name}").path("model.pt")
+
+
+MAKE_BOTH = """
+import sys
+from pathlib import Path
+
+from resnet8_eval import quantize
+from resnet8_eval.quantize.recipes import RECIPES
+
+for name in ("torch-int8", "torch-uint8"):
+    folder = Path(sys.argv[2]) / name
+    folder.mkdir(parents=True)
+    quantize.quantize(Path(sys.argv[1]), RECIPES[name], folder)
+"""
+
+
+def test_models_made_twice_are_the_same_to_the_byte(pipeline: Pipeline, tmp_path: Path) -> None:
+    """In two processes: within one, TorchScript numbers the classes that it has seen before."""
+    parameters = pipeline.artifact("parameters").folder
+    for number in ("1", "2"):
+        words = [sys.executable, "-W", "ignore", "-c", MAKE_BOTH, parameters, tmp_path / number]
+        subprocess.run(list(map(str, words)), check=True)  # noqa: S603 (our own code)
+    for name in NAMES:
+        first, second = (tmp_path / number / name / "model.pt" for number in ("1", "2"))
+        assert file_sha256(first) == file_sha256(second)
+
+
+def test_a_model_says_nothing_of_the_machine_that_made_it(pipeline: Pipeline) -> None:
+    package = str(Path(quantize.__file__).parents[2])
+    for name in NAMES:
+        assert package.encode() not in stored(pipeline, name).read_bytes()
+
+
+def test_the_census_of_integer_kernels(pipeline: Pipeline) -> None:
+    found = torch_quantize.census(stored(pipeline, KERNELS))
+    counts = found["quantized_ops"]
+    assert counts["conv2d"] + counts["conv2d_relu"] == 9
+    assert counts["qlinear_pointwise"] == 1
+    assert counts.get("add", 0) + counts.get("add_relu", 0) == 3
+    assert found["float_ops"] == {}
+    assert list(found["weights"].values()) == ["int8"] * 10
+    assert found["activations"] == ["uint8"]
+
+
+def test_the_census_of_reference_arithmetic(pipeline: Pipeline) -> None:
+    found = torch_quantize.census(stored(pipeline, REFERENCE))
+    assert sum(found["quantized_ops"].values()) == 10
+    assert found["float_ops"] == {}
+    assert list(found["weights"].values()) == ["uint8"] * 10
+    assert found["activations"] == ["uint8"]
+
+
+def test_the_census_of_a_float_model(pipeline: Pipeline, tmp_path: Path) -> None:
+    module = onnx_to_torch.convert(pipeline.artifact("folded").path("folded.onnx"))
+    torchscript.save(module, tmp_path / "model.pt")
+    found = torch_quantize.census(tmp_path / "model.pt")
+    assert found["quantized_ops"] == {}
+    assert sum(found["float_ops"].values()) == 10
+    assert set(found["weights"].values()) == {"float32"}
+    assert found["activations"] == []
+
+
+class FloatLayer(torch.nn.Module):
+    """A quantized convolution's double that computes in float and only quantizes its result."""
+
+    def __init__(self, honest: Any) -> None:
+        super().__init__()
+        self.honest_padding, self.stride = honest.pad, honest.stride
+        self.relu, self.out = honest.relu, honest.out
+        self.weight = torch.nn.Parameter(honest.weight.dequantize(), requires_grad=False)
+        self.bias = torch.nn.Parameter(honest.bias, requires_grad=False)
+        self.padding = honest.padding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.conv2d(
+            self.honest_padding(x.dequantize()), self.weight, self.bias, self.stride, self.padding
+        )
+        scale, zero_point = self.out
+        return torch.quantize_per_tensor(
+            y.relu() if self.relu else y, scale, zero_point, torch.quint8
+        )
+
+
+def in_float(network: Any, name: str) -> None:
+    network.layers[name] = FloatLayer(network.layers[name])
+
+
+def float_storage(network: Any, name: str) -> None:
+    """Stored in float, but dequantized once more to look quantized in the graph."""
+    network.layers[name].weight = network.layers[name].weight.dequantize()
+
+
+def float_result(network: Any, name: str) -> None:
+    """The result is not quantized, and the next layer dequantizes it all the same."""
+    layer = network.layers[name]
+    honest = layer.forward
+    layer.forward = lambda x: honest(x).dequantize()
+
+
+@pytest.fixture
+def network(pipeline: Pipeline) -> Any:
+    """The reference network, to plant faults in."""
+    parameters = Parameters.load(pipeline.artifact("parameters").folder)
+    return torch_quantize.network(parameters, RECIPES[REFERENCE], kernels=False)
+
+
+def census(network: Any, folder: Path) -> dict[str, Any]:
+    with torchscript.deprecations_ignored():
+        torchscript.save(network, folder / "model.pt")
+    return torch_quantize.census(folder / "model.pt")
+
+
+@pytest.mark.parametrize("position", [0, 8])
+@pytest.mark.parametrize(("plant", "left"), [(in_float, 1), (float_storage, 0)])
+def test_one_layer_with_float_weights_is_counted(
+    tmp_path: Path, network: Any, plant: Callable[[Any, str], None], left: int, position: int
+) -> None:
+    plant(network, list(network.layers)[position])
+    found = census(network, tmp_path)
+    assert sum(found["float_ops"].values()) == left
+    assert sorted(found["weights"].values()) == ["float32"] + ["uint8"] * 9
+
+
+def test_one_layer_whose_input_was_never_quantized_is_counted(tmp_path: Path, network: Any) -> None:
+    float_result(network, next(iter(network.layers)))
+    found = census(network, tmp_path)
+    assert sum(found["float_ops"].values()) >= 1
+
+
+# --- engines -------------------------------------------------------------------------------------
+
+
+def test_no_engine_of_this_torch_takes_unsigned_weights_and_each_says_why() -> None:
+    found = torch_quantize.unsigned_kernel_support()
+    engines = {name for name in torch.backends.quantized.supported_engines if name != "none"}
+    assert found["unsigned_weights"] is False
+    assert set(found["said"]) == engines
+    for words in found["said"].values():
+        assert len(words.split()) > 3
+        assert words != "accepted"
+
+
+def test_an_engine_that_accepts_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Accepting:
+        conv2d_prepack = staticmethod(lambda *_: None)
+        conv2d = staticmethod(lambda *_: None)
+
+    monkeypatch.setattr(torch.ops, "quantized", Accepting)
+    assert torch_quantize.unsigned_kernel_support()["unsigned_weights"] is True
+
+
+def test_asking_leaves_the_engine_that_this_suite_uses() -> None:
+    torch_quantize.unsigned_kernel_support()
+    assert torch.backends.quantized.engine == torchscript.ENGINE
+
+
+@pytest.mark.parametrize("engine", ["fbgemm", "onednn", "x86", "qnnpack"])
+def test_scores_do_not_depend_on_the_engine_that_was_set_before(
+    pipeline: Pipeline, standin_test: Split, engine: str
+) -> None:
+    if engine not in torch.backends.quantized.supported_engines:
+        pytest.skip(f"this torch has no {engine}")
+    torch.backends.quantized.engine = engine
+    found = runtimes.scores(stored(pipeline, KERNELS), standin_test.images[:300], threads=1)
+    recorded = np.load(pipeline.artifact(f"scores/{KERNELS}").path("scores.npy"))[:300]
+    assert np.array_equal(found, recorded)
+
+
+WITHOUT_VNNI = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from resnet8_eval import quantize, runtimes
+from resnet8_eval.cifar10 import read_split
+from resnet8_eval.quantize.calibrate import calibrate
+from resnet8_eval.quantize.recipes import RECIPES
+
+folded, images, dataset, out = map(Path, sys.argv[1:])
+record = calibrate(folded, np.load(images)[::5], out, 1)
+quantize.quantize(out, RECIPES["torch-int8"], out)
+test = read_split(dataset, "test")
+scores = runtimes.scores(out / "model.pt", test.images, threads=1)
+print(json.dumps([record["method"]["weight_limit"], int((scores.argmax(1) == test.labels).sum())]))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="oneDNN saturates on x86 alone")
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_without_vnni_the_model_stays_within_one_point_of_float(
+    pipeline: Pipeline, tmp_path: Path, variable: str
+) -> None:
+    arguments = [
+        pipeline.artifact("folded").path("folded.onnx"),
+        pipeline.artifact("calibration").path("images.npy"),
+        pipeline.settings.assets.dataset,
+        tmp_path,
+    ]
+    done = subprocess.run(  # noqa: S603 (our own words)
+        [sys.executable, "-c", WITHOUT_VNNI, *map(str, arguments)],
+        env={**os.environ, variable: "AVX2"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    limit, correct = json.loads(done.stdout.splitlines()[-1])
+    record = pipeline.artifact("scores/keras-float32").record
+    assert limit == 63
+    assert abs(correct - record["correct"]) <= record["total"] / 100
