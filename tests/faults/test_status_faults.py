@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from _pytest.mark import Mark
 
 from resnet8_eval.pytest_plugin import requirement_of
 from resnet8_eval.requirements import BY_ID
@@ -47,7 +46,7 @@ FAULTS = {
     "broken in teardown": ("fixture broken_teardown|", "planted in teardown"),
     "measures nothing": ("|return", "without measuring"),
     "fails": ("|raise RuntimeError('planted')", "planted"),
-    "fails after it measured": ("|request = requirement.judge(1e9)", ""),
+    "measures less than required": ("|requirement.judge(-1)", "measured -1"),
     "measures what is no number": ("|requirement.judge(float('nan'))", "measured nan"),
     "measures infinity": ("|requirement.judge(float('inf'))", "measured inf"),
     "has evidence against it": ("|requirement.judge(100, [equal('planted', 1, 2)])", "planted"),
@@ -236,8 +235,8 @@ def test_a_marker_that_names_no_requirement_is_refused(suite: Suite) -> None:
     "arguments", [("cal-01",), (), ("CAL-01", "CAL-02"), (1,), (None,)], ids=str
 )
 def test_a_marker_that_names_none_or_two_is_refused(arguments: tuple[Any, ...]) -> None:
-    mark = pytest.mark.requirement(*arguments).mark if arguments else Mark("requirement", (), {})
-    item = SimpleNamespace(nodeid="test_it", get_closest_marker=lambda _: mark)
+    marker = pytest.mark.requirement(*arguments) if arguments else pytest.mark.requirement
+    item = SimpleNamespace(nodeid="test_it", get_closest_marker=lambda _: marker.mark)
     with pytest.raises(pytest.UsageError, match="names no requirement"):
         requirement_of(cast("pytest.Item", item))
 
