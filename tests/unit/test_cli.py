@@ -130,7 +130,7 @@ def test_missing_real_assets_name_the_ways_out(
 
 @pytest.mark.parametrize(
     ("name", "correct"),
-    [("onnxruntime-float32", 1766), ("torch-float32", 1766), ("torch-int8", None)],
+    [("onnxruntime-float32", 1766), ("torch-int8", None)],
 )
 def test_evaluate_gives_the_recorded_count(
     invoke: Invoke, pipeline: Pipeline, name: str, correct: int | None

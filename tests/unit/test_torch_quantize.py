@@ -223,10 +223,10 @@ print(json.dumps([record["method"]["weight_limit"], int((scores.argmax(1) == tes
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="oneDNN saturates on x86 alone")
-@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
 def test_without_vnni_the_model_stays_within_one_point_of_float(
-    pipeline: Pipeline, tmp_path: Path, variable: str
+    pipeline: Pipeline, tmp_path: Path
 ) -> None:
+    """Under oneDNN's former variable, which is the easier one to overlook."""
     arguments = [
         pipeline.artifact("folded").path("folded.onnx"),
         pipeline.artifact("calibration").path("images.npy"),
@@ -235,7 +235,7 @@ def test_without_vnni_the_model_stays_within_one_point_of_float(
     ]
     done = subprocess.run(  # noqa: S603 (our own words)
         [sys.executable, "-c", WITHOUT_VNNI, *map(str, arguments)],
-        env={**os.environ, variable: "AVX2"},
+        env={**os.environ, "DNNL_MAX_CPU_ISA": "AVX2"},
         capture_output=True,
         text=True,
         check=False,
