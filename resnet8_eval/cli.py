@@ -350,7 +350,7 @@ def report(
         Path | None, typer.Option("--output", "-o", help="HTML file to write. [default: beside it]")
     ] = None,
     diff: Annotated[
-        Path | None, typer.Option(help="Show what moved from RESULTS to this newer results.json.")
+        Path | None, typer.Option(help="Show what moved from this older results.json to RESULTS.")
     ] = None,
     markdown: Annotated[bool, typer.Option(help="Print Markdown for a CI job summary.")] = False,
     as_json: AsJson = False,
@@ -363,7 +363,7 @@ def report(
 
     found = read(results)
     if diff is not None:
-        typer.echo(difference(found, read(diff)))
+        typer.echo(difference(read(diff), found))
     elif markdown:
         typer.echo(markdown_.summary(found))
     elif as_json:

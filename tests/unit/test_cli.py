@@ -255,7 +255,10 @@ def test_report_is_rebuilt_from_results_alone(invoke: Invoke, recorded: Path) ->
 def test_report_prints_markdown_json_and_what_moved(invoke: Invoke, recorded: Path) -> None:
     assert read(invoke("report", recorded, "--json")) == results.read(recorded)
     assert "PyTorch" in invoke("report", recorded, "--markdown").stdout
-    assert invoke("report", recorded, "--diff", recorded).exit_code == 0
+    newer = recorded.with_name("newer.json")
+    results.write({**results.read(recorded), "created": "2099-01-01T00:00:00+00:00"}, newer)
+    moved = invoke("report", "--diff", recorded, newer).stdout
+    assert moved.index(results.read(recorded)["created"][:10]) < moved.index("2099-01-01")
     assert not recorded.with_name("report.html").exists()
 
 
