@@ -103,7 +103,7 @@ def test_with_workers_it_is_the_same(suite: Suite) -> None:
     [
         ("-k", "not conv_02"),
         ("--deselect", "acceptance/test_small.py::test_conv_02_small"),
-        ("-n2", "-k", "not conv_02"),
+        ("-n1", "-k", "not conv_02"),
     ],
     ids=["by expression", "by name", "with workers"],
 )
@@ -131,9 +131,8 @@ def test_what_came_after_the_first_failure_is_not_met(suite: Suite, words: tuple
     done = suite.run(*words)
     assert done.status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     assert done.verdicts["v1_0"] == "not met"
-    if "-n2" not in words:  # another worker may have come to the end of the others
-        assert "met" not in done.verdicts.values()
-        assert not done.results["complete"]
+    assert "met" not in done.verdicts.values()
+    assert not done.results["complete"]
 
 
 def test_only_the_failed_ones_run_again_is_no_complete_run(suite: Suite) -> None:
@@ -171,7 +170,7 @@ def test_collecting_leaves_the_reports_of_the_last_run_alone(suite: Suite) -> No
 
 def test_a_worker_that_crashes_takes_its_requirement_with_it(suite: Suite) -> None:
     suite.write({"PT-03": passing("PT-03", body="os._exit(3)")})
-    done = suite.run("-n2")
+    done = suite.run("-n1")
     assert done.status != pytest.ExitCode.OK
     assert done.verdicts["v1_1"] == "not met"
     assert "crashed" in done.reason("PT-03")
@@ -186,16 +185,16 @@ def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
     assert not done.results["complete"]
 
 
-def test_ctrl_c_with_workers_is_the_same(suite: Suite) -> None:
+def test_ctrl_c_with_a_worker_is_the_same(suite: Suite) -> None:
     interrupt = "os.kill(os.getppid(), signal.SIGINT); time.sleep(1)"
     suite.write({"PT-03": passing("PT-03", body=interrupt)})
-    done = suite.run("-n2")
+    done = suite.run("-n1")
     assert done.status == pytest.ExitCode.INTERRUPTED
     assert "met" not in (done.verdicts["v1_1"], done.verdicts["v1_2"])
     assert not done.results["complete"]
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_exit_from_within_a_test_meets_nothing(suite: Suite, words: tuple[str, ...]) -> None:
     suite.write({"PT-03": passing("PT-03", body="pytest.exit('planted', returncode=0)")})
     done = suite.run(*words)
@@ -206,7 +205,7 @@ def test_exit_from_within_a_test_meets_nothing(suite: Suite, words: tuple[str, .
 # --- tests that are not what they say ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_two_tests_of_one_requirement_are_refused(suite: Suite, words: tuple[str, ...]) -> None:
     suite.write(extra=passing("CAL-01").replace("_small", "_again"))
     done = suite.run(*words)
@@ -260,7 +259,7 @@ def test_a_name_that_says_another_requirement_meets_nothing(suite: Suite) -> Non
 # --- the stand-in --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_the_stand_in_never_gives_met(suite: Suite, words: tuple[str, ...]) -> None:
     done = suite.run("--assets=stand-in", *words)
     assert done.status == pytest.ExitCode.OK

@@ -47,7 +47,6 @@ def behave(settings: Settings, name: str, key: str) -> float:
         case "environment":
             text = "\n".join(f"{k}={v}" for k, v in os.environ.items())
             (settings.cache_dir / "environment").write_text(text)
-        case "heavy":
             (settings.cache_dir / "modules").write_text(" ".join(sys.modules))
         case "slow":
             time.sleep(0.3)
@@ -148,14 +147,12 @@ def test_a_crash_names_the_stage_and_a_log_that_keeps_its_last_words(
     assert "planted: last words of native code" in Path(log).read_text()
 
 
-def test_an_error_of_a_framework_is_told_with_its_type(run: Run) -> None:
-    error = run(stage("raise"))["raise"]
+def test_an_error_of_a_framework_gets_words_and_one_of_the_suite_has_them(run: Run) -> None:
+    failures = run(stage("raise"), stage("refuse"))
+    error = failures["raise"]
     assert isinstance(error, StageError)
     assert "ValueError: planted" in error.given
-
-
-def test_an_error_of_the_suite_passes_through(run: Run) -> None:
-    error = run(stage("refuse"))["refuse"]
+    error = failures["refuse"]
     assert isinstance(error, AssetError)
     assert (error.what, error.expected, error.given, error.next_step) == ("Planted.", "a", "b", "c")
 
@@ -170,7 +167,7 @@ def test_nothing_to_do_starts_nothing(run: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lane_s_environment_makes_results_repeatable(
+def test_a_lane_starts_with_an_environment_of_its_own_and_no_framework(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "123")
@@ -184,10 +181,6 @@ def test_a_lane_s_environment_makes_results_repeatable(
     assert expected["CUDA_VISIBLE_DEVICES"] == ""
     assert {key: found[key] for key in expected} == expected
     assert os.environ["PYTHONHASHSEED"] == "123"
-
-
-def test_a_lane_starts_without_any_framework(run: Run, tmp_path: Path) -> None:
-    run(stage("heavy"))
     modules = set((tmp_path / "modules").read_text().split())
     assert not modules & {"tensorflow", "keras", "torch", "onnxruntime"}
 
