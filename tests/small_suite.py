@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import pytest
 
+# A run in this process forgets the modules that it was the first to import; some would not bear it.
+import resnet8_eval.report.html
+import resnet8_eval.results  # noqa: F401
 from resnet8_eval.requirements import REGISTER, Requirement
 
 INI: Final = """
@@ -45,7 +48,15 @@ def locate(kind, **_):
     )
 
 
-assets.locate = locate
+honest = assets.locate
+
+
+def pytest_configure():
+    assets.locate = locate
+
+
+def pytest_unconfigure():
+    assets.locate = honest
 """
 
 
@@ -91,14 +102,27 @@ class Suite:
         text = "\n\n".join([head, *tests, extra])
         (self._pytester.path / "acceptance" / "test_small.py").write_text(text)
 
-    def run(self, *words: str, html: bool = False) -> Outcome:
-        """Run pytest on it in a process of its own; pytest-html takes part if asked."""
+    def run(self, *words: str, apart: bool = False, html: bool = False) -> Outcome:
+        """Run pytest on it.
+
+        Parameters
+        ----------
+        words
+            Options.
+        apart
+            Whether the run is to have a process of its own; one with workers has.
+        html
+            Whether pytest-html takes part.
+        """
         options = ["--reports-dir=reports", "--cache-dir=cache", "acceptance"]
         if not html:
             options += ["-p", "no:html"]
         # The test may itself be run by a worker.
         self._pytester._monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-        done = self._pytester.runpytest_subprocess(*words, *options, timeout=60)
+        if apart or any(word.startswith("-n") for word in words):
+            done = self._pytester.runpytest_subprocess(*words, *options, timeout=60)
+        else:
+            done = self._pytester.runpytest_inprocess(*words, *options)
         return Outcome(int(done.ret), "\n".join([*done.outlines, *done.errlines]), self.reports)
 
 

@@ -129,8 +129,8 @@ def test_a_class_that_does_not_add_up_is_seen(
 def test_no_accuracy_comes_of_scores_that_are_none(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], Any]
 ) -> None:
-    honest = runtimes.run
-    monkeypatch.setattr(runtimes, "run", lambda *words: spoil(honest(*words)))
+    scores = np.load(bench.artifact(f"scores/{ONNX}").path("scores.npy"))
+    monkeypatch.setattr(runtimes, "run", lambda *_: spoil(scores))
     with pytest.raises(ModelError, match="does not give one finite score for each class"):
         bench.remake(f"scores/{ONNX}")
 

@@ -247,7 +247,7 @@ def test_wrong_numbers_are_named_whether_or_not_they_cost_accuracy(
 
 
 def test_a_model_that_lost_its_accuracy_is_flagged(bench: Bench, tmp_path: Path) -> None:
-    name = "onnxruntime-int8"
+    name = "onnxruntime-uint8"
     disguise_onnx(bench, tmp_path, name, edited(stored(bench, name), change_scale(0.1)))
     bench.remake(f"scores/{name}", f"compare/{name}")
     compared = bench.artifact(f"compare/{name}").record

@@ -64,10 +64,10 @@ def suite(pytester: pytest.Pytester) -> Suite:
     return Suite(pytester)
 
 
-def told(suite: Suite, faults: dict[str, str], *words: str) -> Outcome:
+def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False) -> Outcome:
     """Plant a fault for each of these requirements, run, and see each of them told."""
     suite.write({name: planted(name, fault) for name, fault in faults.items()}, FIXTURES)
-    done = suite.run(*words)
+    done = suite.run(*words, apart=apart)
     assert done.status == pytest.ExitCode.TESTS_FAILED
     expected = {name: "not met" if name in faults else "met" for name in BY_ID}
     assert done.statuses() == expected
@@ -81,7 +81,7 @@ def told(suite: Suite, faults: dict[str, str], *words: str) -> Outcome:
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name not in FAILING])
 def test_what_pytest_lets_pass_fails_the_run_and_its_milestone(suite: Suite, fault: str) -> None:
-    assert "v1_1 not met: 4 of 5" in told(suite, {"PT-03": fault}).output
+    assert "v1_1 not met: 4 of 5" in told(suite, {"PT-03": fault}, apart=True).output
 
 
 @pytest.mark.parametrize("start", range(0, len(FAILING), 3))
@@ -178,7 +178,7 @@ def test_a_worker_that_crashes_takes_its_requirement_with_it(suite: Suite) -> No
 
 def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
     suite.write({"PT-03": passing("PT-03", body="raise KeyboardInterrupt")})
-    done = suite.run()
+    done = suite.run(apart=True)
     assert done.status == pytest.ExitCode.INTERRUPTED
     assert done.verdicts["v1_1"] == "not met"
     assert "met" not in {done.verdicts["v1_2"], *done.statuses(["PT-03", "PT-04"]).values()}
@@ -197,7 +197,7 @@ def test_ctrl_c_with_a_worker_is_the_same(suite: Suite) -> None:
 @pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_exit_from_within_a_test_meets_nothing(suite: Suite, words: tuple[str, ...]) -> None:
     suite.write({"PT-03": passing("PT-03", body="pytest.exit('planted', returncode=0)")})
-    done = suite.run(*words)
+    done = suite.run(*words, apart=True)
     assert done.status != pytest.ExitCode.OK
     assert done.verdicts["v1_1"] != "met"
 
@@ -284,16 +284,13 @@ DIVIDED = """
 import os
 from dataclasses import replace
 
-located = assets.locate
+located = locate
 real_ones = {real_ones}
 
 
 def locate(kind, **options):
     here = os.environ.get("PYTEST_XDIST_WORKER", "controller")
     return replace(located(kind, **options), kind="real" if here in real_ones else "stand-in")
-
-
-assets.locate = locate
 """
 
 

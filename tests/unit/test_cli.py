@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import cli, results, standin
+from resnet8_eval import cli, results, runtimes, standin
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.quantize import ort_quantize
 
@@ -172,12 +173,15 @@ def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeli
     assert quantized["size_bytes"] == paths[1].stat().st_size
 
 
-def test_compare_flags_a_drop(invoke: Invoke, pipeline: Pipeline, tmp_path: Path) -> None:
-    from tests.planted import edited, perturb
-
+def test_compare_flags_a_drop(
+    invoke: Invoke, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = model_path(pipeline, "onnxruntime-float32")
     bad = tmp_path / "bad.onnx"
-    bad.write_bytes(edited(good, perturb("Conv", 0, 1, 30)))
+    bad.touch()
+    scores = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))
+    found = {good: scores, bad: np.roll(scores, 1, axis=0)}
+    monkeypatch.setattr(runtimes, "scores", lambda path, *_, **__: found[path])
     done = invoke("compare", good, bad, "--assets", "stand-in")
     assert done.exit_code == 0
     baseline, dropped = done.stdout.splitlines()

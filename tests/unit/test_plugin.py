@@ -17,7 +17,7 @@ def suite(pytester: pytest.Pytester) -> Suite:
 
 @pytest.mark.parametrize("words", [(), ("-v",), ("-n2",)], ids=["alone", "verbose", "with workers"])
 def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None:
-    done = suite.run(*words, html=True)
+    done = suite.run(*words, html=True, apart=True)
     assert done.status == pytest.ExitCode.OK
     assert set(done.statuses().values()) == set(done.verdicts.values()) == {"met"}
     assert done.results["complete"]
