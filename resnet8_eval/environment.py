@@ -70,6 +70,11 @@ def cpu() -> dict[str, Any]:
     }
 
 
+def is_x86() -> bool:
+    """Whether this is a processor of the x86 family."""
+    return platform.machine().lower() in {"x86_64", "amd64", "i686", "i386"}
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SuiteError(Exception):
     """An error with the four things a reader needs.
@@ -58,3 +60,23 @@ class StageError(SuiteError):
 
 class ResultsError(SuiteError):
     """A results file cannot be read, or does not keep its contract."""
+
+
+def unreadable_model(path: Path, framework: str, error: Exception) -> ModelError:
+    """What to raise where a framework refuses a model file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    framework
+        Which framework was to open it.
+    error
+        What it raised.
+    """
+    return ModelError(
+        f"{path.name} cannot be opened.",
+        expected=f"a model that {framework} can load",
+        given=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        next_step="check that the file is whole and was written by the pinned versions",
+    )

@@ -92,6 +92,11 @@ FLOAT_CONFIGURATIONS: Final = {
 CONFIGURATIONS: Final = (*FLOAT_CONFIGURATIONS, *RECIPES)
 """Names of all configurations, in the order of the comparison table."""
 
+_REFERENCE_MODEL: Final = "onnxruntime-int8"
+REFERENCE: Final = {"onnxruntime": "reference/onnxruntime", "torch": "scores/torch-uint8"}
+"""Where the scores in reference arithmetic of a framework's models come from. Both of its models
+stand for the same numbers, so there is one for each framework; PyTorch's is a configuration."""
+
 
 class Pipeline:
     """The stages of one run, and the store that they are kept in.
@@ -259,11 +264,20 @@ def _stages(settings: Settings) -> list[Stage]:
                 decided_by,
             )
         )
+    stages.append(
+        Stage(
+            REFERENCE["onnxruntime"],
+            "onnxruntime",
+            (f"model/{_REFERENCE_MODEL}",),
+            _reference,
+            test,
+        )
+    )
     stages += [
         Stage(
             f"proof/{name}",
-            "torch" if recipe.framework == "torch" else "proof",
-            ("parameters", f"model/{name}", f"scores/{name}"),
+            recipe.framework,
+            ("parameters", f"model/{name}", f"scores/{name}", REFERENCE[recipe.framework]),
             functools.partial(_proof, recipe=name),
             test,
         )
@@ -283,7 +297,7 @@ def _stages(settings: Settings) -> list[Stage]:
     stages += [
         Stage(
             f"compare/{name}",
-            "onnxruntime",
+            "torch",  # needs no framework; this lane is the first to have nothing else to do
             tuple({f"scores/{BASELINE}": None, f"scores/{name}": None}),
             functools.partial(_compare, configuration=name),
             test,
@@ -415,6 +429,21 @@ def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
     }
 
 
+def _reference(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval import runtimes
+    from resnet8_eval.cifar10 import read_split
+
+    model = inputs.path(*_model_file(_REFERENCE_MODEL))
+    images = read_split(inputs.dataset, "test").images
+    np.save(
+        out / "scores.npy",
+        runtimes.scores(model, images, threads=runner.THREADS, execution="reference"),
+    )
+    return {"model": _REFERENCE_MODEL, "images": len(images)}
+
+
 def _proof(inputs: Inputs, out: Path, *, recipe: str) -> Record:
     import numpy as np
 
@@ -428,7 +457,7 @@ def _proof(inputs: Inputs, out: Path, *, recipe: str) -> Record:
         inputs.artifacts["parameters"].folder,
         read_split(inputs.dataset, "test"),
         np.load(inputs.path(f"scores/{recipe}", "scores.npy")),
-        runner.THREADS,
+        np.load(inputs.path(REFERENCE[RECIPES[recipe].framework], "scores.npy")),
     )
 
 

@@ -22,7 +22,6 @@ from resnet8_eval.pipeline import (
 )
 from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.requirements import MILESTONES, REGISTER, Requirement, of_milestone
-from resnet8_eval.runtimes import SESSION
 
 SCHEMA_VERSION: Final = 1
 Results = dict[str, Any]
@@ -289,7 +288,7 @@ def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
                 **recipe.describe(),
                 **pipeline.artifact("parameters").record["method"],
                 **({"engine": model["engine"]} if model.get("engine") else {}),
-                **({"session": SESSION} if recipe.framework == "onnxruntime" else {}),
+                **({"runs_as": model["runs_as"]} if model.get("runs_as") else {}),
             },
             "calibration_seed": pipeline.settings.calibration_seed,
             "quantized_ops": sum(model["quantized_ops"].values()),

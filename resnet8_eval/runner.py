@@ -7,6 +7,9 @@ crash in native code ends one lane and not the suite. Threads are divided among 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -55,8 +58,18 @@ def run(
     waiting = list(stages)
     finished = set(done)
     failures: dict[str, SuiteError] = {}
-    running: dict[Future[float], Stage] = {}
+    running: dict[Future[float], tuple[str, Stage | None]] = {}
     lanes: dict[str, Any] = {}
+    warm: set[str] = set()
+
+    def free(lane: str) -> bool:
+        return len(running) < SLOTS and lane not in {busy for busy, _ in running.values()}
+
+    def start(lane: str, stage: Stage | None, function: Callable[..., float], *words: Any) -> None:
+        if lane not in lanes:
+            lanes[lane] = _lane(lane, settings)
+        running[lanes[lane].submit(function, *words)] = (lane, stage)
+
     try:
         while waiting or running:
             for stage in list(waiting):
@@ -64,39 +77,68 @@ def run(
                 if broken:
                     waiting.remove(stage)
                     failures[stage.name] = _not_made(stage.name, broken[0], failures[broken[0]])
-                elif (
-                    len(running) < SLOTS
-                    and finished.issuperset(stage.needs)
-                    and stage.lane not in {other.lane for other in running.values()}
-                ):
+                elif free(stage.lane) and finished.issuperset(stage.needs):
                     waiting.remove(stage)
-                    if stage.lane not in lanes:
-                        lanes[stage.lane] = _lane(stage.lane, settings)
-                    running[
-                        lanes[stage.lane].submit(_make, settings, stage.name, stages[stage])
-                    ] = stage
+                    warm.add(stage.lane)
+                    start(stage.lane, stage, _make, settings, stage.name, stages[stage])
+            for lane in {stage.lane: None for stage in waiting if stage.lane in _WARM_UPS}:
+                if lane not in warm and free(lane):
+                    warm.add(lane)
+                    start(lane, None, _warm_up, lane)
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
-                stage = running.pop(future)
+                lane, made = running.pop(future)
                 try:
                     seconds = future.result()
                 except Exception as error:  # whatever a framework raises is this stage's failure
-                    failures[stage.name] = _explained(stage, error, settings)
                     if not isinstance(error, SuiteError):
-                        lanes.pop(stage.lane).shutdown(wait=False, kill_workers=True)
-                    announce(f"{stage.name} FAILED")
+                        lanes.pop(lane).shutdown(wait=False, kill_workers=True)
+                    if made is not None:
+                        failures[made.name] = _explained(made, error, settings)
+                        announce(f"{made.name} FAILED")
                 else:
-                    finished.add(stage.name)
-                    announce(f"{stage.name} {seconds:.1f} s")
+                    if made is not None:
+                        finished.add(made.name)
+                        announce(f"{made.name} {seconds:.1f} s")
+            needed = {stage.lane for stage in waiting} | {lane for lane, _ in running.values()}
+            for lane in set(lanes) - needed:
+                lanes.pop(lane).shutdown(wait=False)
     finally:
-        for lane in lanes.values():
-            lane.shutdown(wait=True, kill_workers=bool(running))
+        for executor in lanes.values():
+            executor.shutdown(wait=True, kill_workers=bool(running))
     return failures
+
+
+def _warm_up(lane: str) -> float:
+    """In a lane: import what its stages will need, while they wait for others.
+
+    A framework that cannot be imported is the first stage's to report.
+    """
+    with contextlib.suppress(Exception):
+        _WARM_UPS[lane]()
+    return 0.0
+
+
+def _import_onnxruntime() -> None:
+    import onnxruntime.quantization  # noqa: F401
+
+
+def _import_torch() -> None:
+    import torch
+
+    # Most of what torch.export needs is imported by the first call.
+    torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
+
+
+_WARM_UPS: Final = {"onnxruntime": _import_onnxruntime, "torch": _import_torch}
+"""Not Keras: conversion logs what TensorFlow says while it is imported."""
 
 
 def _make(settings: Settings, name: str, key: str) -> float:
     """In a lane: make one stage and return how long it took."""
     from resnet8_eval.pipeline import Pipeline
 
+    # A framework's half a million objects stay anyway; the collector need not walk them each time.
+    gc.freeze()
     pipeline = Pipeline(settings)
     if pipeline.key(name) != key:
         raise StageError(
@@ -126,6 +168,8 @@ def lane_environment() -> Mapping[str, str]:
     """Environment variables that a lane is started with."""
     return {
         "CUDA_VISIBLE_DEVICES": "",  # every figure here is a CPU figure
+        # loky would take a framework for a memory leak, and start its lane anew.
+        "LOKY_MAX_MEMORY_LEAK_SIZE": "1e12",
         "OMP_NUM_THREADS": str(THREADS),
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",  # tf2onnx numbers its constants in the order of a set
@@ -143,11 +187,20 @@ def log_path(lane: str, settings: Settings) -> Path:
 
 
 def _open_lane(log: str) -> None:
+    # Registered first, so called last.
+    atexit.register(_leave)
     # C++ libraries write to the descriptor, past sys.stderr.
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stderr.flush()
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def _leave() -> None:
+    """End without unloading the framework, which takes a second and frees nothing that stays."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _explained(stage: Stage, error: Exception, settings: Settings) -> SuiteError:

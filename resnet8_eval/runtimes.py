@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import torchscript
-from resnet8_eval.errors import ModelError
+from resnet8_eval.errors import ModelError, unreadable_model
+from resnet8_eval.onnx_session import Execution, open_session
 from resnet8_eval.preprocess import batches
 
 Framework = Literal["keras", "onnxruntime", "torch"]
-Execution = Literal["kernel", "reference"]
 Runtime = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 (n, 32, 32, 3) in [0, 255] to float32 probabilities (n, 10)."""
 
@@ -29,11 +29,6 @@ SUFFIXES: Final[dict[str, Framework]] = {
     ".pt2": "torch",
     ".pt": "torch",
 }
-
-SESSION: Final = {"session.qdqisint8allowed": "1"}
-"""Entries of every ONNX Runtime session. Without this one, on x86, it turns signed activations into
-unsigned ones, passes over each tensor that is read twice, and then leaves six of the nine
-convolutions of the int8 model in float."""
 
 
 def framework_of(path: Path) -> Framework:
@@ -70,8 +65,8 @@ def scores(
     threads
         Threads for the framework's operators.
     execution
-        ``"reference"`` makes ONNX Runtime compute quantize and dequantize as they are written,
-        without fusing them into integer kernels. A PyTorch file is what it was saved as.
+        For ONNX Runtime, see :func:`resnet8_eval.onnx_session.open_session`. A PyTorch file is what
+        it was saved as.
 
     Returns
     -------
@@ -117,7 +112,7 @@ def _open(path: Path, threads: int, execution: Execution) -> Runtime:
     if framework == "keras":
         return _keras(path, threads)
     if framework == "onnxruntime":
-        return _onnxruntime(path, threads, optimize=execution == "kernel")
+        return _onnxruntime(path, threads, execution)
     return _torch(path, threads)
 
 
@@ -146,46 +141,8 @@ def _set_tensorflow_threads(tf: Any, threads: int) -> None:
             return
 
 
-def onnx_session(
-    path: Path, threads: int, *, optimize: bool = True, save_to: Path | None = None
-) -> Any:
-    """Open an ONNX model with ONNX Runtime.
-
-    Parameters
-    ----------
-    path
-        ONNX model.
-    threads
-        Threads for its operators.
-    optimize
-        Whether ONNX Runtime may rewrite the graph, and so use integer kernels.
-    save_to
-        Where to save the graph as it was rewritten.
-
-    Raises
-    ------
-    ModelError
-        If ONNX Runtime refuses the model.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    for name, value in SESSION.items():
-        options.add_session_config_entry(name, value)
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if save_to is not None:
-        options.optimized_model_filepath = str(save_to)
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has no common base class for its errors
-        raise _unreadable(path, error) from error
-
-
-def _onnxruntime(path: Path, threads: int, *, optimize: bool) -> Runtime:
-    session = onnx_session(path, threads, optimize=optimize)
+def _onnxruntime(path: Path, threads: int, execution: Execution) -> Runtime:
+    session = open_session(path, threads, execution)
     name = session.get_inputs()[0].name
     return lambda batch: np.asarray(session.run(None, {name: batch})[0])
 
@@ -199,19 +156,10 @@ def _torch(path: Path, threads: int) -> Runtime:
             torch.export.load(path).module() if path.suffix == ".pt2" else torchscript.load(path)
         )
     except Exception as error:  # zip, JSON and TorchScript readers each raise their own
-        raise _unreadable(path, error) from error
+        raise unreadable_model(path, "torch", error) from error
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(batch)).numpy())
 
     return run
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{path.name} cannot be opened.",
-        expected=f"a model that {framework_of(path)} can load",
-        given=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-        next_step="check that the file is whole and was written by the pinned versions",
-    )

@@ -149,7 +149,7 @@ def _onnx_tensors(
     path: Path, names: list[str], images: NDArray[np.uint8], threads: int
 ) -> Iterator[Tensors]:
     """What the stored ONNX model holds for these tensors, dequantized."""
-    from resnet8_eval.runtimes import onnx_session
+    from resnet8_eval.onnx_session import open_session
 
     model = onnx.load(path)
     quantized = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
@@ -164,7 +164,7 @@ def _onnx_tensors(
     with tempfile.TemporaryDirectory() as folder:
         exposed = Path(folder) / "exposed.onnx"
         onnx.save(model, exposed)
-        session = onnx_session(exposed, threads, optimize=False)
+        session = open_session(exposed, threads, "reference")
     feed = session.get_inputs()[0].name
     for batch in batches(images):
         yield dict(zip(names, session.run(None, {feed: batch}), strict=True))

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from resnet8_eval.artifacts import Record
+from resnet8_eval.environment import is_x86
 from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import Recipe
 
 _WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
 _MOVING: Final = frozenset({"Transpose", "Reshape", "Flatten", "Relu"})
 """Operators that compute nothing new; ReLU is merged into the range that follows it."""
+RUNS_AS_UNSIGNED: Final = "unsigned activations: 128 added to each value and each zero point"
+"""See :func:`resnet8_eval.onnx_session.unsigned`."""
 
 
 def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
@@ -35,7 +38,8 @@ def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
     Returns
     -------
     dict
-        As :func:`census`, and ``kernels``: the operators of the graph as ONNX Runtime runs it.
+        As :func:`census`, and ``kernels``: the operators of the graph as ONNX Runtime runs it;
+        ``runs_as``: what is done to activations before that, or None.
     """
     import numpy as np
     import onnx
@@ -93,7 +97,12 @@ def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
                 "QDQDisableWeightAdjustForInt32Bias": True,
             },
         )
-    return {**census(path), "kernels": kernels(path)}
+    shifted = recipe.activations_dtype == "int8" and is_x86()
+    return {
+        **census(path),
+        "kernels": kernels(path),
+        "runs_as": RUNS_AS_UNSIGNED if shifted else None,
+    }
 
 
 def census(path: Path) -> Record:
@@ -158,11 +167,11 @@ def kernels(path: Path) -> dict[str, int]:
     """
     import onnx
 
-    from resnet8_eval.runtimes import onnx_session
+    from resnet8_eval.onnx_session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        onnx_session(path, 1, save_to=optimized)
+        open_session(path, 1, save_to=optimized)
         return dict(Counter(node.op_type for node in onnx.load(optimized).graph.node))
 
 

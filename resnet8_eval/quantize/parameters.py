@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ summed in 16 bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 =
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _HELD_BACK = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 """Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
-_X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
 
 
 def exact_weight_limit() -> int:
@@ -42,7 +40,7 @@ def exact_weight_limit() -> int:
     """
     cpu = environment.cpu()
     held_back = (cpu["onednn_max_cpu_isa"] or "").upper() in _HELD_BACK
-    exact = platform.machine().lower() not in _X86 or _VNNI & set(cpu["flags"])
+    exact = not environment.is_x86() or _VNNI & set(cpu["flags"])
     return WEIGHT_LIMIT if exact and not held_back else SATURATION_FREE_LIMIT
 
 

@@ -85,5 +85,5 @@ RECIPES: Final[dict[str, Recipe]] = {
 }
 """The four cells. PyTorch's integer kernels take unsigned activations and signed weights, whatever
 the cell is called; for unsigned weights it has none, so that cell is computed in reference
-arithmetic (``torch_quantize.unsigned_kernel_support`` asks it). ONNX Runtime's signed kernels need
-a session entry; see :func:`resnet8_eval.runtimes.onnx_session`."""
+arithmetic (``torch_quantize.unsigned_kernel_support`` asks it). How ONNX Runtime runs signed
+activations: :mod:`resnet8_eval.onnx_session`."""

@@ -1,4 +1,4 @@
-"""The scales and zero points that a stored model really holds, against those decided for it.
+"""The numbers that a stored model really holds, against those decided for it.
 
 Written by one hand and read by another: nothing here is shared with the code that writes a model
 but the parameters themselves. A wrong scale or a swapped axis computes alike in integers and in
@@ -41,8 +41,10 @@ def tensors(path: Path, parameters: Parameters, recipe: Recipe) -> list[Tensor]:
     Returns
     -------
     list of dict
-        ``name``, ``kind`` (``"activation"`` or ``"weight"``), ``dtype``, ``axis`` (of the scales;
-        None for one scale), ``scales`` and ``zero_points``.
+        ``name``, ``kind`` (``"activation"``, ``"weight"`` or ``"bias"``), ``dtype``, ``axis`` (of
+        the scales; None for one scale), ``scales`` and ``zero_points``. Weights and biases also
+        have ``values``, an array: the integers less their zero point, output channel first, and
+        the real numbers. A bias goes by the name of its layer's weight.
     """
     if recipe.framework == "onnxruntime":
         return _onnx_tensors(path)
@@ -64,14 +66,19 @@ def compare(found: Sequence[Tensor], parameters: Parameters, recipe: Recipe) -> 
     Returns
     -------
     list of Check
-        Weights and activations; a failure names the first tensor that differs, and how.
+        Weights, activations and biases; a failure names the first tensor that differs, and how.
     """
-    by_name = {entry["name"]: entry for entry in found}
+    by_name = {entry["name"]: entry for entry in found if entry["kind"] != "bias"}
     weight_zero = 128 if recipe.weights_dtype == "uint8" else 0
     signed = recipe.activations_dtype == "int8"
     weights = [
         _difference(by_name.get(name), scales, [weight_zero] * len(scales))
+        or _other_integers(by_name[name], parameters.integers[name])
         for name, scales in parameters.scales.items()
+    ]
+    stored_biases = {entry["name"]: entry for entry in found if entry["kind"] == "bias"}
+    biases = [
+        _other_bias(stored_biases.get(name), bias) for name, bias in _biases(parameters).items()
     ]
     activations = []
     for entry in found:
@@ -81,8 +88,9 @@ def compare(found: Sequence[Tensor], parameters: Parameters, recipe: Recipe) -> 
     weight_names = list(parameters.scales)
     activation_names = [entry["name"] for entry in found if entry["kind"] == "activation"]
     return [
-        _check("weights", weight_names, weights),
-        _check("activations", activation_names, activations),
+        _check("scales, zero points and integers of weights", weight_names, weights),
+        _check("scales and zero points of activations", activation_names, activations),
+        _check("biases", weight_names, biases),
     ]
 
 
@@ -127,7 +135,7 @@ def compare_weights(parameters: Parameters) -> Check:
 def _check(kind: str, names: Sequence[str], differences: Sequence[str | None]) -> Check:
     wrong = [f"{n}: {d}" for n, d in zip(names, differences, strict=True) if d is not None]
     return Check(
-        f"stored scales and zero points of {kind}",
+        f"stored {kind}",
         f"{len(names)} tensors as calibration decided them",
         f"{len(names) - len(wrong)} of them" + (f"; first wrong: {wrong[0]}" if wrong else ""),
         not wrong and bool(names),
@@ -158,48 +166,92 @@ def _difference(
     return None
 
 
+def _other_integers(entry: Tensor, integers: NDArray[np.int8]) -> str | None:
+    """How a stored weight's integers differ from those decided; None where they do not."""
+    if entry["values"].shape != integers.shape:
+        return f"shape {entry['values'].shape}, not {integers.shape}"
+    wrong = int((entry["values"] != integers).sum())
+    return f"{wrong} of {integers.size} integers are others" if wrong else None
+
+
+def _biases(parameters: Parameters) -> dict[str, NDArray[np.float32]]:
+    """The bias beside each weight, by the weight's name."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(parameters.model).graph
+    constants = {entry.name: entry for entry in graph.initializer}
+    return {
+        node.input[1]: numpy_helper.to_array(constants[node.input[2]])
+        for node in graph.node
+        if node.input[1:2] and node.input[1] in parameters.scales
+    }
+
+
+def _other_bias(entry: Tensor | None, bias: NDArray[np.float32]) -> str | None:
+    """How a stored bias differs by more than its rounding; None where it does not."""
+    if entry is None:
+        return "it is not stored"
+    # A float32 bias has no scale and must be equal.
+    tolerance = np.asarray(entry["scales"] or 0.0) * 0.5 * (1 + RELATIVE)
+    distance = np.abs(entry["values"] - bias.astype(np.float64)) - tolerance
+    worst = int(distance.argmax())
+    if distance[worst] > np.spacing(np.abs(bias[worst])):
+        return f"bias {worst} is {entry['values'][worst]:.6g}, not {bias[worst]:.6g}"
+    return None
+
+
 def _onnx_tensors(path: Path) -> list[Tensor]:
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
-    constants = {entry.name: entry for entry in graph.initializer}
+    constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
     readers = {name: node for node in graph.node for name in node.input}
+    makers = {name: node for node in graph.node for name in node.output}
     found = []
     for node in graph.node:
-        weight = node.op_type == "DequantizeLinear" and node.input[0] in constants
-        if node.op_type != "QuantizeLinear" and not weight:
-            continue
         reader = readers.get(node.output[0])
-        if weight and (reader is None or node.output[0] != reader.input[1]):
-            continue  # a bias
+        constant = node.op_type == "DequantizeLinear" and node.input[0] in constants
+        if node.op_type != "QuantizeLinear" and not (constant and reader is not None):
+            continue
+        scale, zero_point = (constants[name] for name in node.input[1:3])
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        scale = numpy_helper.to_array(constants[node.input[1]])
-        zero_point = numpy_helper.to_array(constants[node.input[2]])
         output_axis = 1 if reader is not None and reader.op_type == "Gemm" else 0
-        found.append(
-            {
-                "name": node.input[0].removesuffix("_quantized") if weight else node.input[0],
-                "kind": "weight" if weight else "activation",
-                "dtype": str(zero_point.dtype),
-                "axis": axis if scale.ndim else None,
-                "wrong_axis": bool(weight and scale.size > 1 and axis != output_axis),
-                "scales": [float(value) for value in scale.ravel()],
-                "zero_points": [int(value) for value in zero_point.ravel()],
-            }
-        )
+        entry = {
+            "name": node.input[0],
+            "kind": "activation",
+            "dtype": str(zero_point.dtype),
+            "axis": axis if scale.ndim else None,
+            "wrong_axis": False,
+            "scales": [float(value) for value in scale.ravel()],
+            "zero_points": [int(value) for value in zero_point.ravel()],
+        }
+        if constant and reader is not None:
+            integers = constants[node.input[0]].astype(np.int64)
+            maker = makers.get(reader.input[1])
+            weight = reader.input[1] if maker is None else maker.input[0]
+            entry["name"] = weight.removesuffix("_quantized")
+            if node.output[0] == reader.input[1]:
+                entry["kind"] = "weight"
+                entry["wrong_axis"] = bool(scale.size > 1 and axis != output_axis)
+                entry["values"] = np.moveaxis(integers, output_axis, 0) - int(zero_point.flat[0])
+            else:
+                entry["kind"] = "bias"
+                entry["values"] = (integers - zero_point) * scale.astype(np.float64)
+        found.append(entry)
     return found
 
 
 def _torch_tensors(path: Path, parameters: Parameters, recipe: Recipe) -> list[Tensor]:
-    from resnet8_eval.quantize.torch_quantize import network, stored_weights
+    from resnet8_eval.quantize.torch_quantize import network, stored_layers
 
     module = torchscript.load(path)
     plan = network(parameters, recipe, kernels=recipe.execution == "kernel")
     found = []
-    weights = stored_weights(module)
+    layers = stored_layers(module)
     for key, name in plan.weight_names().items():
-        weight = weights[key]
+        weight, bias = layers[key]
         found.append(
             {
                 "name": name,
@@ -209,6 +261,20 @@ def _torch_tensors(path: Path, parameters: Parameters, recipe: Recipe) -> list[T
                 "wrong_axis": weight.q_per_channel_axis() != 0,
                 "scales": weight.q_per_channel_scales().tolist(),
                 "zero_points": [int(value) for value in weight.q_per_channel_zero_points()],
+                "values": weight.int_repr().numpy().astype(np.int64)
+                - int(weight.q_per_channel_zero_points()[0]),
+            }
+        )
+        found.append(
+            {
+                "name": name,
+                "kind": "bias",
+                "dtype": "float32",
+                "axis": None,
+                "wrong_axis": False,
+                "scales": [],
+                "zero_points": [],
+                "values": bias.detach().numpy().astype(np.float64),
             }
         )
     outputs = []

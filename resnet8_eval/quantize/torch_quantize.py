@@ -110,7 +110,7 @@ def census(path: Path) -> Record:
         "float_ops": dict(in_float),
         "weights": {
             name: _DTYPE_NAMES.get(str(weight.dtype), str(weight.dtype))
-            for name, weight in stored_weights(module).items()
+            for name, (weight, _) in stored_layers(module).items()
         },
         "activations": sorted(activations),
     }
@@ -169,8 +169,8 @@ def _origin(value: Any) -> Any:
     return node
 
 
-def stored_weights(module: Any) -> dict[str, Any]:
-    """The weight of every convolution and matrix product of a loaded TorchScript network.
+def stored_layers(module: Any) -> dict[str, tuple[Any, Any]]:
+    """Weight and bias of every convolution and matrix product of a loaded TorchScript network.
 
     Parameters
     ----------
@@ -180,20 +180,20 @@ def stored_weights(module: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        Layer to tensor, quantized or not, output channel first.
+        Layer to two tensors: the weight, quantized or not, output channel first, and the bias.
     """
     import torch
 
     found = {}
     for name, part in module.named_modules():
         if hasattr(part, "_packed_params"):
-            weight = torch.ops.quantized.conv2d_unpack(part._packed_params)[0]
+            weight, bias = torch.ops.quantized.conv2d_unpack(part._packed_params)
         else:
             tensors = {
                 **dict(part.named_parameters(recurse=False)),
                 **dict(part.named_buffers(recurse=False)),
             }
-            weight = tensors.get("weight")
+            weight, bias = tensors.get("weight"), tensors.get("bias")
         if weight is not None:
-            found[name.removeprefix("layers.").removesuffix(".kernel")] = weight
+            found[name.removeprefix("layers.").removesuffix(".kernel")] = (weight, bias)
     return found
