@@ -159,6 +159,14 @@ class Store:
         finally:
             lock.release()
 
+    def discard(self, stage: str, key: str, made_before: float) -> None:
+        """Remove an artefact if it was made before a moment, in seconds since the epoch."""
+        folder = self._folder(stage, key)
+        with self.lock(folder.name):
+            found = _read(folder)
+            if found is not None and found.created < made_before:
+                shutil.rmtree(folder)
+
     def artifacts(self) -> Iterator[tuple[Path, Artifact | None]]:
         """Every artefact folder, with None for a damaged one."""
         for folder in sorted((self.root / "artifacts").glob("*/")):

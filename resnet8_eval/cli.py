@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -465,6 +466,7 @@ def run_stages(
     keras_model: Annotated[Path | None, typer.Option(help="Judge this model instead.")] = None,
     calibration_count: Count = 1000,
     calibration_seed: Seed = 0,
+    fresh: Annotated[bool, typer.Option(help="Make them anew, whatever the cache has.")] = False,
     kind: Kind = AssetsKind.REAL,
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
@@ -484,6 +486,8 @@ def run_stages(
     unknown = [name for name in stages if name not in pipeline.stages]
     if unknown:
         raise typer.BadParameter(f"there is no stage {unknown[0]}; run without one lists them")
+    if fresh:
+        pipeline.forget(stages, time.time())
     pipeline.prepare(stages)
     made = {name: pipeline.artifact(name) for name in stages}
     if as_json:

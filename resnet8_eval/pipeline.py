@@ -141,6 +141,21 @@ class Pipeline:
                 )
             )
 
+    def forget(self, names: Iterable[str], made_before: float) -> None:
+        """Remove these stages and those that they need from the cache, to have them made anew.
+
+        Parameters
+        ----------
+        names
+            Stage names.
+        made_before
+            Seconds since the epoch; what was made later stays, for another process of the same
+            run may have made it.
+        """
+        for name in self._closure(names):
+            self._made.pop(name, None)
+            self.store.discard(name, self.key(name), made_before)
+
     def artifact(self, name: str) -> Artifact:
         """The artefact of a stage, made now if it is missing.
 

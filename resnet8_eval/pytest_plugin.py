@@ -79,6 +79,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--calibration-seed", type=int, default=0, metavar="N", help="their seed (default 0)"
     )
     group.addoption(
+        "--fresh",
+        action="store_const",
+        const=math.inf,
+        help="make everything anew, whatever the cache has",
+    )
+    group.addoption(
+        "--layers",
+        action="store_true",
+        help="also measure each layer's noise and sensitivity, for the report",
+    )
+    group.addoption(
         "--cache-dir",
         type=Path,
         metavar="DIR",
@@ -108,6 +119,9 @@ def pytest_configure(config: pytest.Config) -> None:
             "a folder with an equals sign, such as --reports-dir=FOLDER: pytest takes a folder "
             "that stands alone for the place of its configuration"
         )
+    if config.option.fresh == math.inf:
+        # Workers are given the moment at which their run began, and make nothing twice.
+        config.option.fresh = time.time()
     run = AcceptanceRun(config)
     config.stash[_RUN] = run
     if not hasattr(config, "workerinput"):
@@ -499,6 +513,10 @@ class AcceptanceRun:
                 if (marker := item.get_closest_marker("requirement"))
                 for need in marker.kwargs.get("needs", ())
             ]
+            if self.config.getoption("--layers"):
+                needs += [name for name in self.pipeline.stages if name.startswith("layers/")]
+            if self.config.getoption("--fresh"):
+                self.pipeline.forget(needs, self.config.getoption("--fresh"))
             self.pipeline.prepare(dict.fromkeys(needs))
             self._prepared = True
         return self.pipeline

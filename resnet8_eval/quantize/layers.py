@@ -19,6 +19,7 @@ from resnet8_eval.quantize.recipes import Recipe
 
 NOISE_IMAGES: Final = 200
 Tensors = dict[str, NDArray[np.float32]]
+Answers = NDArray[np.integer[Any]]
 
 
 def sensitivity(
@@ -58,18 +59,19 @@ def sensitivity(
         parameters.activations,
     )
 
-    def answers(layers: list[str]) -> NDArray[np.integer]:
-        return simulation.logits(images, layers).argmax(axis=1)
+    def answers(layers: list[str]) -> tuple[Answers, dict[str, Answers]]:
+        unchanged, changed = simulation.logits_by_layer(images, layers)
+        return unchanged.argmax(axis=1), {k: v.argmax(axis=1) for k, v in changed.items()}
 
     def percent(hits: NDArray[np.bool_]) -> float:
         return 100 * float(hits.mean())
 
-    exact, whole = answers([]), answers(simulation.layers)
+    exact, quantized_alone = answers([])
+    whole, float_alone = answers(simulation.layers)
     in_float = percent(exact == labels)
     layers = []
     for name in simulation.layers:
-        alone = answers([name])
-        others = answers([other for other in simulation.layers if other != name])
+        alone, others = quantized_alone[name], float_alone[name]
         layers.append(
             {
                 "name": name,

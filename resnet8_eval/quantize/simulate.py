@@ -79,8 +79,47 @@ class Simulation:
         """
         chosen = set(self.layers if layers is None else layers)
         with torch.inference_mode():
-            parts = [self._run(torch.from_numpy(batch), chosen) for batch in batches(images)]
+            parts = [
+                self._score(self._run(torch.from_numpy(batch), chosen)) for batch in batches(images)
+            ]
             return torch.cat(parts).numpy()
+
+    def logits_by_layer(
+        self, images: NDArray[np.uint8], layers: Collection[str]
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        """The scores before softmax, and those with one layer changed, for each layer.
+
+        What comes before the changed layer is computed once for all.
+
+        Parameters
+        ----------
+        images
+            uint8 (N, 32, 32, 3).
+        layers
+            Names of the layers to quantize. A changed layer is left in float if it is one of them,
+            and quantized if not.
+
+        Returns
+        -------
+        unchanged : ndarray
+            float32 (N, 10).
+        changed : dict
+            Layer name to float32 (N, 10).
+        """
+        chosen = set(layers)
+        first = {node.name: place for place, node in enumerate(self._nodes)}
+        unchanged: list[torch.Tensor] = []
+        changed: dict[str, list[torch.Tensor]] = {name: [] for name in self.layers}
+        with torch.inference_mode():
+            for batch in batches(images):
+                values = self._run(torch.from_numpy(batch), chosen)
+                unchanged.append(self._score(values))
+                for name, parts in changed.items():
+                    rest = self._run(values[self._input], chosen ^ {name}, values, first[name])
+                    parts.append(self._score(rest))
+            return torch.cat(unchanged).numpy(), {
+                name: torch.cat(parts).numpy() for name, parts in changed.items()
+            }
 
     def _owners(self) -> dict[str, str]:
         """Each tensor's layer: the weighted one that last shaped it."""
@@ -94,9 +133,16 @@ class Simulation:
                     owner[node.output[0]] = max(before, key=self.layers.index)
         return owner
 
-    def _run(self, images: torch.Tensor, chosen: set[str]) -> torch.Tensor:
-        values = {self._input: images}
-        for node in self._nodes:
+    def _run(
+        self,
+        images: torch.Tensor,
+        chosen: set[str],
+        known: Mapping[str, torch.Tensor] = {},
+        first: int = 0,
+    ) -> dict[str, torch.Tensor]:
+        """Every tensor; those of the nodes before `first` are known."""
+        values = {**known, self._input: images}
+        for node in self._nodes[first:]:
             if node.op_type == "Softmax":
                 continue
             constants = self._rounded if node.name in chosen else self._float
@@ -106,6 +152,9 @@ class Simulation:
                 scale, zero_point, levels = self._grids[name]
                 y = torch.fake_quantize_per_tensor_affine(y, scale, zero_point, 0, levels)
             values[name] = y
+        return values
+
+    def _score(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return next(values[n.input[0]] for n in self._nodes if n.op_type == "Softmax")
 
 

@@ -57,6 +57,18 @@ def test_a_hit_is_what_was_made(store: Store) -> None:
     assert made.seconds >= 0
 
 
+def test_what_is_discarded_is_made_anew_unless_it_is_newer(store: Store) -> None:
+    make = Maker()
+    made = store.produce("stage", KEY, make)
+    store.discard("stage", KEY, made_before=made.created)
+    assert store.get("stage", KEY) == made
+    store.discard("stage", KEY, made_before=made.created + 1e-3)
+    assert store.get("stage", KEY) is None
+    store.discard("stage", KEY, made_before=made.created + 1e-3)  # nothing is there: no error
+    assert store.produce("stage", KEY, make).created > made.created
+    assert make.calls == 2
+
+
 def test_another_key_or_stage_is_another_artefact(store: Store) -> None:
     make = Maker()
     for stage, key in (("a", KEY), ("b", KEY), ("a", digest("another"))):

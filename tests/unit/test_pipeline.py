@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,19 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has(
     asked = Pipeline(pipeline.settings)
     asked.prepare(["verify/torch", "compare/torch-int8"])
     assert asked.artifact("verify/torch").record
+
+
+def test_what_is_forgotten_is_made_anew_with_all_that_it_needs(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    names = ("onnx", "folded", "calibration")
+    asked = borrowing(pipeline, tmp_path, *names)
+    began = time.time()
+    asked.forget(["folded"], began)
+    assert [name for name in names if asked.peek(name) is None] == ["onnx", "folded"]
+    again = asked.artifact("calibration")
+    asked.forget(["calibration"], again.created)
+    assert asked.peek("calibration") == again
 
 
 def test_an_artefact_that_vanished_is_made_again(fresh: Pipeline) -> None:

@@ -15,7 +15,7 @@ from resnet8_eval import runner
 from resnet8_eval.artifacts import Record
 from resnet8_eval.assets import Assets
 from resnet8_eval.errors import AssetError, StageError
-from resnet8_eval.pipeline import Inputs, Settings, Stage
+from resnet8_eval.pipeline import Inputs, Pipeline, Settings, Stage
 
 
 def never(inputs: Inputs, out: Path) -> Record:
@@ -58,27 +58,52 @@ class UnpicklableError(Exception):
         super().__init__(what)
 
 
+def warm_up(lane: str) -> float:
+    """What a lane does here instead of importing its framework; the log's folder is the cache's."""
+    cache = Path("/proc/self/fd/2").readlink().parents[1]
+    with (cache / "warmed").open("a") as warmed:
+        warmed.write(f"{lane} {os.getpid()}\n")
+    return 0.0
+
+
+def die(lane: str) -> float:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(lane)
+
+
 class Run:
     """The stages that were asked for, and what came of them."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self.said: list[str] = []
 
     def __call__(self, *stages: Stage, done: tuple[str, ...] = ()) -> dict[str, Any]:
         keyed = {stage: f"key of {stage.name}" for stage in stages}
-        return {**runner.run(keyed, self._settings, done, self.said.append)}
+        return {**runner.run(keyed, self.settings, done, self.said.append)}
 
     @property
     def made(self) -> dict[str, str]:
         """Name of each stage that a lane began, in order, to the process that it was in."""
-        lines = (self._settings.cache_dir / "made").read_text().splitlines()
+        return self._lines("made")
+
+    @property
+    def warmed(self) -> dict[str, str]:
+        """Name of each lane that was warmed up, to its process."""
+        return self._lines("warmed")
+
+    def _lines(self, name: str) -> dict[str, str]:
+        path = self.settings.cache_dir / name
+        lines = path.read_text().splitlines() if path.exists() else []
+        assert len({line.rsplit(" ", 1)[0] for line in lines}) == len(lines)  # each once
         return dict(line.rsplit(" ", 1) for line in lines)
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(runner, "_make", behave)
+    monkeypatch.setattr(runner, "_warm_up", warm_up)
+    monkeypatch.setattr(runner, "SLOTS", 2)
     nothing = Assets(
         "stand-in",
         tmp_path,
@@ -86,7 +111,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         user_model=False,
         dataset=tmp_path,
         dataset_md5={},
-        dataset_sha256={},
+        dataset_sha256={"test_batch": "", "data_batch_1": ""},
     )
     return Run(Settings(nothing, tmp_path))
 
@@ -191,3 +216,52 @@ def test_lanes_are_gone_afterwards(run: Run) -> None:
     for process in set(run.made.values()):
         stat = Path(f"/proc/{process}/stat")
         assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_lane_that_has_to_wait_is_warmed_up_once_and_then_used(run: Run) -> None:
+    assert run(stage("slow"), stage("b", "slow", lane="torch"), stage("c", "b", lane="torch")) == {}
+    assert list(run.warmed) == ["torch"]
+    assert run.warmed["torch"] == run.made["b"] == run.made["c"]
+
+
+def test_a_lane_that_has_work_at_once_is_not_warmed_up(run: Run) -> None:
+    run(stage("a", lane="torch"), stage("b", lane="onnxruntime"))
+    assert run.warmed == {}
+
+
+def test_keras_is_never_warmed_up(run: Run) -> None:
+    """What TensorFlow says while it is imported belongs into the conversion log."""
+    run(stage("slow", lane="torch"), stage("onnx", "slow"))
+    assert run.warmed == {}
+
+
+def test_a_warm_up_that_dies_takes_nothing_with_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_warm_up", die)
+    assert run(stage("slow"), stage("b", "slow", lane="torch")) == {}
+    assert list(run.made) == ["slow", "b"]
+
+
+def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(
+        stage("a"), stage("b", "a", lane="torch"), stage("slow", "b", lane="torch"), stage("d", "a")
+    )
+    assert len(set(run.made.values())) == 2
+
+
+def test_every_stage_is_made_once_and_every_framework_has_one_process(run: Run) -> None:
+    """By the pipeline's own table of stages."""
+    stages = list(Pipeline(run.settings).stages.values())
+    assert run(*stages) == {}
+    assert len(run.made) == len(stages)
+    processes: dict[str, set[str]] = {entry.lane: set() for entry in stages}
+    for entry in stages:
+        processes[entry.lane].add(run.made[entry.name])
+    assert {lane: len(found) for lane, found in processes.items()} == {
+        "keras": 1,
+        "onnxruntime": 1,
+        "torch": 1,
+    }

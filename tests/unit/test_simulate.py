@@ -37,6 +37,22 @@ def test_with_all_layers_quantized_it_is_the_reference_network(
     assert (found.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 2
 
 
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "quantized"])
+def test_one_layer_changed_is_the_network_run_anew(
+    simulation: Simulation, standin_test: Split, quantized: bool
+) -> None:
+    """What is taken over from the unchanged run is what would be computed again."""
+    images, names = standin_test.images[:150], simulation.layers
+    layers_ = names if quantized else []
+    unchanged, changed = simulation.logits_by_layer(images, layers_)
+    assert np.array_equal(unchanged, simulation.logits(images, layers_))
+    assert list(changed) == names
+    for name in names:
+        others = [n for n in names if n != name] if quantized else [name]
+        assert np.array_equal(changed[name], simulation.logits(images, others))
+        assert not np.array_equal(changed[name], unchanged)
+
+
 @pytest.mark.parametrize("name", ["onnxruntime-int8", "onnxruntime-uint8", "torch-int8"])
 def test_every_layer_has_its_noise_and_its_cost(pipeline: Pipeline, name: str) -> None:
     found = pipeline.artifact(f"layers/{name}").record["layers"]
