@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import batches
 
 Tensor = NDArray[np.float32]
@@ -48,10 +49,26 @@ class Probe:
         self._fed = hashlib.sha256()
 
     def run(self, images: NDArray[np.uint8]) -> Iterator[dict[str, Tensor]]:
-        """Yield the tensors of each batch of `images`, uint8 (N, 32, 32, 3)."""
+        """Yield the tensors of each batch of `images`, uint8 (N, 32, 32, 3).
+
+        Raises
+        ------
+        ModelError
+            If a value is not finite: no range could hold it.
+        """
         for batch in batches(images):
             self._fed.update(batch.data)
-            yield dict(zip(self._names, self._session.run(None, {self._input: batch}), strict=True))
+            outputs = self._session.run(None, {self._input: batch})
+            values = dict(zip(self._names, outputs, strict=True))
+            for name, value in values.items():
+                if not np.isfinite(value).all():
+                    raise ModelError(
+                        "The network overflows on the calibration images.",
+                        expected="finite values in every layer",
+                        given=f"NaN or infinity in {name}",
+                        next_step="check the size of the model's weights",
+                    )
+            yield values
 
     @property
     def fed_sha256(self) -> str:
