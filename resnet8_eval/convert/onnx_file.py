@@ -28,6 +28,7 @@ FOLDED_OPERATORS: Final = {
     "Softmax": 1,
 }
 """A ResNet8 as tf2onnx writes it, with its batch normalisations folded."""
+_WEIGHTED: Final = ("Conv", "Gemm")
 
 
 def demand_readable(path: Path) -> None:
@@ -80,16 +81,20 @@ def demand_resnet8(folded: Path, name: str) -> None:
         If its operators, their settings or its output are not a ResNet8's.
     """
     import onnx
+    from onnx import numpy_helper
 
     model = onnx.load(folded)
     _demand_finite(model, folded)
     graph = model.graph
+    zero = {t.name for t in graph.initializer if not numpy_helper.to_array(t).any()}
+    dead = [n.name for n in graph.node if n.op_type in _WEIGHTED and zero.issuperset(n.input[1:])]
     found = dict(Counter(node.op_type for node in graph.node))
     strange = [node.name or node.op_type for node in graph.node if not _plain(node)]
     outputs = [_shape(value) for value in graph.output]
     for wrong, given in [
         (found != FOLDED_OPERATORS, f"operators: {_counted(found)}"),
         (strange, f"without a bias, in groups or transposed: {', '.join(strange)}"),
+        (dead, f"all weights zero: {', '.join(dead)}"),
         (outputs != [(None, 10)], f"output of shape {', '.join(map(str, outputs))}"),
     ]:
         if wrong:

@@ -14,6 +14,9 @@ from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import batches
 
 Tensor = NDArray[np.float32]
+LARGEST = 1e8
+"""A value of a trained network is some thousands at most. TorchScript writes whole scales beyond a
+million as integers, and cannot read them back."""
 
 
 class Probe:
@@ -54,18 +57,18 @@ class Probe:
         Raises
         ------
         ModelError
-            If a value is not finite: no range could hold it.
+            If a value is not finite, or beyond what 8 bits are any use for.
         """
         for batch in batches(images):
             self._fed.update(batch.data)
             outputs = self._session.run(None, {self._input: batch})
             values = dict(zip(self._names, outputs, strict=True))
             for name, value in values.items():
-                if not np.isfinite(value).all():
+                if not (np.abs(value) < LARGEST).all():  # NaN is not, either
                     raise ModelError(
                         "The network overflows on the calibration images.",
-                        expected="finite values in every layer",
-                        given=f"NaN or infinity in {name}",
+                        expected=f"finite values below {LARGEST:,.0f} in every layer",
+                        given=f"{np.abs(value).max():.3g} in {name}",
                         next_step="check the size of the model's weights",
                     )
             yield values
