@@ -576,7 +576,7 @@ def _scores(
 
 
 def _demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
-    wanted = f"a readable file named {', '.join(f'*{suffix}' for suffix in suffixes)}"
+    wanted = f"a file named {', '.join(f'*{suffix}' for suffix in suffixes)}"
     if not model.is_file():
         raise ModelError(
             f"There is no file {model}.",
@@ -584,12 +584,12 @@ def _demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
             given="a folder" if model.is_dir() else "nothing of that name",
             next_step="check the path",
         )
-    if model.suffix not in suffixes or not os.access(model, os.R_OK):
+    if model.suffix not in suffixes:
         raise ModelError(
             f"{model.name} cannot be used here.",
             expected=wanted,
-            given=f"{model}, {'of another kind' if os.access(model, os.R_OK) else 'unreadable'}",
-            next_step="give another model, or let yourself read this one",
+            given=str(model),
+            next_step="give a model of such a kind",
         )
 
 
