@@ -29,6 +29,7 @@ def run(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Run a command on the stand-in, with `out` as the folder to write to."""
     monkeypatch.setenv("RESNET8_EVAL_CACHE", str(pipeline.settings.cache_dir))
     monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "400")  # one line to a message
 
     def run(command: str, *models: Path) -> Result:
         words = {
