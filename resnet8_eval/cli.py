@@ -195,9 +195,11 @@ def convert(
     """
     from resnet8_eval.convert import fold, keras_to_onnx, onnx_to_torch, structure
 
+    _demand_file(model, assets_.MODEL_SUFFIXES)
     with _whole_folder(output) as folder:
         with _working("Keras to ONNX"):
             record = keras_to_onnx.convert(model, folder)
+        structure.demand_resnet8(model.name, record["layers"])
         import numpy as np
 
         weights_file = folder / "keras_weights.npz"
@@ -218,7 +220,7 @@ def convert(
                 f"{model.name} was converted, but is no longer the same network.",
                 expected=broken[0].expected,
                 given=f"{broken[0].name}: {broken[0].observed}",
-                next_step="read conversion.log, and check that the model is a ResNet8",
+                next_step="check that no layer is all zero; converters leave such a layer out",
             )
     if as_json:
         _print_json({**record, "checks": [check.as_dict() for check in checks]})
@@ -315,10 +317,11 @@ def quantize(
     from resnet8_eval import calibration
     from resnet8_eval import quantize as quantize_
     from resnet8_eval.cifar10 import read_split
-    from resnet8_eval.convert import fold, keras_to_onnx
+    from resnet8_eval.convert import fold, keras_to_onnx, onnx_file
     from resnet8_eval.quantize.calibrate import calibrate
     from resnet8_eval.quantize.recipes import RECIPES
 
+    _demand_file(model, (*assets_.MODEL_SUFFIXES, ".onnx"))
     found = _locate(kind, assets_dir, cache_dir)
     train = read_split(found.dataset, "train")
     chosen = calibration.choose(train.labels, calibration_count, calibration_seed)
@@ -331,7 +334,9 @@ def quantize(
                 keras_to_onnx.convert(model, work)
                 source = work / "model.onnx"
         with _working("fold and calibrate"):
+            onnx_file.demand_readable(source)
             fold.fold(source, work / "folded.onnx")
+            onnx_file.demand_resnet8(work / "folded.onnx", model.name)
             calibrate(work / "folded.onnx", train.images[chosen.indices], work, THREADS)
         with _working(f"quantize to {dtype.value}"):
             record = quantize_.quantize(work, recipe, folder)
@@ -562,20 +567,34 @@ def _scores(
     """Scores of a stored model, the labels, and where the images come from."""
     from resnet8_eval import runtimes
     from resnet8_eval.cifar10 import read_split
+    from resnet8_eval.convert import onnx_file
 
-    if not model.is_file():
-        raise ModelError(
-            f"There is no file {model}.",
-            expected="a model file",
-            given=str(model),
-            next_step="check the path",
-        )
-    runtimes.framework_of(model)
+    _demand_file(model, tuple(runtimes.SUFFIXES))
+    if model.suffix == ".onnx":
+        onnx_file.demand_readable(model)
     found = _locate(kind, assets_dir, cache_dir)
     test = read_split(found.dataset, "test")
     with _working(f"evaluate {model.name}"):
         scores = runtimes.scores(model, test.images, threads=THREADS)
     return scores, test.labels, found
+
+
+def _demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
+    wanted = f"a file named {', '.join(f'*{suffix}' for suffix in suffixes)}"
+    if not model.is_file():
+        raise ModelError(
+            f"There is no file {model}.",
+            expected=wanted,
+            given="a folder" if model.is_dir() else "nothing of that name",
+            next_step="check the path",
+        )
+    if model.suffix not in suffixes:
+        raise ModelError(
+            f"{model.name} cannot be used here.",
+            expected=wanted,
+            given=str(model),
+            next_step="give a model of such a kind",
+        )
 
 
 @contextmanager

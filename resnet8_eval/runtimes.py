@@ -6,6 +6,7 @@ framework and sets its thread count; nothing else here does.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -78,7 +79,16 @@ def scores(
     ModelError
         If the model cannot be opened, or does not give finite scores of shape (N, 10).
     """
-    result = run(_open(path, threads, execution), images)
+    runtime = _open(path, threads, execution)
+    try:
+        result = run(runtime, images)
+    except Exception as error:  # each framework raises its own for images of another shape
+        raise ModelError(
+            f"{path.name} cannot be run on the images.",
+            expected="a network from float32 (N, 32, 32, 3), for any N, to one output (N, 10)",
+            given=f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}",
+            next_step="export the network with that input and output",
+        ) from error
     if result.shape != (len(images), 10) or not np.isfinite(result).all():
         raise ModelError(
             f"{path.name} does not give one finite score for each class.",
@@ -151,6 +161,8 @@ def _torch(path: Path, threads: int) -> Runtime:
     import torch
 
     torch.set_num_threads(threads)
+    if path.suffix == ".pt2":
+        _demand_export(path)
     try:
         module = (
             torch.export.load(path).module() if path.suffix == ".pt2" else torchscript.load(path)
@@ -163,3 +175,14 @@ def _torch(path: Path, threads: int) -> Runtime:
             return np.asarray(module(torch.from_numpy(batch)).numpy())
 
     return run
+
+
+def _demand_export(path: Path) -> None:
+    """Keep any other file from torch, which would go on to try its older, unpickling readers."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise unreadable_model(path, "torch", error) from error
+    if not any(name.endswith("/archive_format") for name in names):
+        raise unreadable_model(path, "torch", ValueError("no torch.export archive"))

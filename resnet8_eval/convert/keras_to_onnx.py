@@ -56,7 +56,26 @@ def load(path: Path) -> Any:
             given=f"input {shapes[0]}, output {shapes[1]}",
             next_step="give a network for 32×32 RGB images and ten classes",
         )
+    _demand_sound(model, path)
     return model
+
+
+def _demand_sound(model: Any, path: Path) -> None:
+    """Refuse weights that are no numbers, and variances that have no square root."""
+    import numpy as np
+
+    for layer in model.layers:
+        for weight in layer.weights:
+            value = np.asarray(weight)
+            negative = weight.name == "moving_variance" and (value < 0).any()
+            if negative or not np.isfinite(value).all():
+                raise ModelError(
+                    f"{path.name} has weights that cannot be computed with.",
+                    expected="finite weights, and variances of at least zero",
+                    given=f"{'a negative one' if negative else 'NaN or infinity'} in"
+                    f" {layer.name}/{weight.name}",
+                    next_step="train the model again, or take an earlier checkpoint",
+                )
 
 
 def convert(model_path: Path, folder: Path) -> Record:

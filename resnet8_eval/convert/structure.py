@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.artifacts import Record
 from resnet8_eval.checks import Check, at_most, equal
+from resnet8_eval.errors import ModelError
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -93,6 +94,34 @@ def verify_onnx(
         equal("ONNX weights that are not from Keras", [], ledger.unclaimed()),
     ]
     return checks, accounts
+
+
+def demand_resnet8(name: str, layers: list[dict[str, Any]]) -> None:
+    """Refuse a Keras network that was never a ResNet8, before it is called a bad conversion.
+
+    Parameters
+    ----------
+    name
+        What the user calls the model.
+    layers
+        As :func:`resnet8_eval.convert.keras_to_onnx.convert` records them.
+
+    Raises
+    ------
+    ModelError
+        If it has other convolutions, dense layers or number of parameters.
+    """
+    kernels = [tuple(e["weights"]["kernel"]) for e in layers if e["class"] == "Conv2D"]
+    dense = [tuple(e["weights"]["kernel"]) for e in layers if e["class"] == "Dense"]
+    parameters = sum(layer["parameters"] for layer in layers)
+    if (kernels, dense, parameters) != ([k for k, _ in CONVOLUTIONS], [DENSE], PARAMETERS):
+        raise ModelError(
+            f"{name} is not a ResNet8.",
+            expected=f"{len(CONVOLUTIONS)} convolutions, dense (64, 10), {PARAMETERS:,} parameters",
+            given=f"{len(kernels)} convolutions, dense {', '.join(map(str, dense)) or 'none'},"
+            f" {parameters:,} parameters",
+            next_step="give the network of MLPerf Tiny's image classification, with your weights",
+        )
 
 
 def parity(

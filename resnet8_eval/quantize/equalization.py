@@ -43,7 +43,10 @@ def equalize(model: onnx.ModelProto, images: NDArray[np.uint8], threads: int) ->
     groups = _groups(result, weights)
     ranges = _channel_ranges(result, groups, images, threads)
     for group in groups:
-        relative = [ranges[name] / ranges[name].max() for name in group if name in ranges]
+        alive = [ranges[name] for name in group if name in ranges and ranges[name].any()]
+        if not alive:  # a dead stream has nothing to make alike
+            continue
+        relative = [values / values.max() for values in alive]
         factor = np.max(relative, axis=0)
         factor = np.maximum(factor / factor.max(), FLOOR)
         for node in result.graph.node:

@@ -10,9 +10,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import batches
 
 Tensor = NDArray[np.float32]
+LARGEST = 1e8
+"""A value of a trained network is some thousands at most. At 1e13, TorchScript could not read back
+the scales that it had written."""
 
 
 class Probe:
@@ -48,10 +52,27 @@ class Probe:
         self._fed = hashlib.sha256()
 
     def run(self, images: NDArray[np.uint8]) -> Iterator[dict[str, Tensor]]:
-        """Yield the tensors of each batch of `images`, uint8 (N, 32, 32, 3)."""
+        """Yield the tensors of each batch of `images`, uint8 (N, 32, 32, 3).
+
+        Raises
+        ------
+        ModelError
+            If a value is not finite, or beyond what 8 bits are any use for.
+        """
         for batch in batches(images):
             self._fed.update(batch.data)
-            yield dict(zip(self._names, self._session.run(None, {self._input: batch}), strict=True))
+            outputs = self._session.run(None, {self._input: batch})
+            values = dict(zip(self._names, outputs, strict=True))
+            for name, value in values.items():
+                largest = max(float(value.max()), -float(value.min()))
+                if not largest < LARGEST:  # NaN is not, either
+                    raise ModelError(
+                        "The network overflows on the calibration images.",
+                        expected=f"finite values below {LARGEST:,.0f} in every layer",
+                        given=f"{largest:.3g} in {name}",
+                        next_step="check the size of the model's weights",
+                    )
+            yield values
 
     @property
     def fed_sha256(self) -> str:

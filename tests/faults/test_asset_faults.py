@@ -389,9 +389,18 @@ class Answer(http.server.BaseHTTPRequestHandler):
         page = site.pages[self.path]
         if site.fault == "hangs":
             time.sleep(1)
+        if site.fault == "redirects in a circle":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         self.send_response(404 if site.fault == "not found" else 200)
-        self.send_header("Content-Length", str(len(page)))
+        announced = len(page) + (site.fault == "announces more")
+        self.send_header("Content-Length", str(announced))
         self.end_headers()
+        if site.fault == "stalls half-way":
+            self.wfile.write(page[: len(page) // 2])
+            time.sleep(1)
         if site.fault == "cut":
             page = page[: len(page) // 2]
         elif site.fault == "other bytes":
@@ -448,8 +457,11 @@ def test_locate_downloads_only_what_is_missing(
         ("cut", "bytes read"),
         ("other bytes", "does not match the known hash"),
         ("web page", "does not match the known hash"),
-        ("not found", "404"),
+        ("not found", "404 Client Error"),  # a port may hold 404, too
         ("hangs", "timed out"),
+        ("stalls half-way", "timed out"),
+        ("announces more", "bytes read"),
+        ("redirects in a circle", "30 redirects"),
     ],
 )
 def test_a_failed_download_leaves_nothing_and_can_be_repeated(

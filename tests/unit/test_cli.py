@@ -90,8 +90,8 @@ def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
     [
         (["evaluate", "nothing.onnx"], "There is no file nothing.onnx."),
         (["compare", "nothing.onnx", "nothing.onnx"], "There is no file nothing.onnx."),
-        (["evaluate", "{tmp}/model.tflite"], "no kind of model that can be evaluated"),
-        (["evaluate", "{tmp}/model.onnx"], "model.onnx cannot be opened"),
+        (["evaluate", "{tmp}/model.tflite"], "model.tflite cannot be used here."),
+        (["evaluate", "{tmp}/model.onnx"], "model.onnx is not an ONNX model"),
         (["report", "nothing.json"], "nothing.json cannot be read"),
         (["report", "{tmp}/model.onnx"], "cannot be read"),
         (

@@ -1,0 +1,417 @@
+"""A user's own models: each is carried through, or refused in one sentence that says why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+from typer.testing import CliRunner, Result
+
+from resnet8_eval import cli, errors
+from resnet8_eval.convert import onnx_file
+from resnet8_eval.pipeline import Pipeline
+from tests.unit.test_keras_file import STANDIN
+
+Run = Callable[..., Result]
+COUNT = ("--calibration-count", "50")
+
+
+@pytest.fixture
+def run(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command on the stand-in, with `out` as the folder to write to."""
+    monkeypatch.setenv("RESNET8_EVAL_CACHE", str(pipeline.settings.cache_dir))
+    monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "400")  # one line to a message
+
+    def run(command: str, *models: Path) -> Result:
+        words = {
+            "convert": ["-o", tmp_path / "out", "--to", "onnx"],
+            "quantize": ["-o", tmp_path / "out", "--assets", "stand-in", *COUNT],
+        }.get(command, ["--assets", "stand-in"])
+        return CliRunner().invoke(cli.app, [str(word) for word in (command, *models, *words)])
+
+    return run
+
+
+def refused(done: Result, folder: Path, *parts: str) -> None:
+    """Hold a refusal to its form; nothing is left of what was begun."""
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.stdout == ""
+    for part in ("error: ", "expected:", "given:", "next:", *parts):
+        assert part in done.stderr
+    assert [
+        path.name for path in folder.iterdir() if path.name[0] == "." or path.name == "out"
+    ] == []
+
+
+# --- Keras ---------------------------------------------------------------------------------------
+
+Weights = NDArray[np.float32]
+
+
+def network(
+    size: tuple[int, int, int] = (32, 32, 3), classes: int = 10, first: Any = None, last: Any = None
+) -> Any:
+    from keras import Input, Model, layers
+
+    taken = x = Input(size)
+    x = first(x) if first else x
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    x = layers.Flatten()(x)
+    x = last(x) if last else x
+    return Model(taken, layers.Dense(classes, activation="softmax")(x))
+
+
+def rescaled() -> Any:
+    from keras import layers
+
+    return network(first=layers.Rescaling(1 / 255))
+
+
+def normalized() -> Any:
+    from keras import layers
+
+    return network(first=layers.Normalization(mean=[0.0] * 3, variance=[1.0] * 3))
+
+
+OTHER_NETWORKS: dict[str, tuple[Callable[[], Any], str]] = {
+    "another size": (lambda: network((28, 28, 3)), "input (None, 28, 28, 3)"),
+    "grey images": (lambda: network((32, 32, 1)), "input (None, 32, 32, 1)"),
+    "channels first": (lambda: network((3, 32, 32)), "input (None, 3, 32, 32)"),
+    "100 classes": (lambda: network(classes=100), "output (None, 100)"),
+    "rescaling built in": (rescaled, "a layer of class 'Rescaling'"),
+    "normalization built in": (normalized, "a layer of class 'Normalization'"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize(("make", "given"), OTHER_NETWORKS.values(), ids=OTHER_NETWORKS)
+def test_a_network_for_other_data_is_refused(
+    run: Run, tmp_path: Path, make: Callable[[], Any], given: str, suffix: str
+) -> None:
+    path = save(make(), tmp_path / f"own{suffix}")
+    for command in ("convert", "quantize", "evaluate"):
+        refused(run(command, path), tmp_path, given)
+
+
+def test_another_network_is_evaluated_but_not_converted(run: Run, tmp_path: Path) -> None:
+    path = save(network(), tmp_path / "own.keras")
+    refused(run("convert", path), tmp_path, "own.keras is not a ResNet8.", "1 convolutions")
+    refused(run("quantize", path), tmp_path, "own.keras is not a ResNet8", "1 Conv")
+    assert "own.keras" in run("evaluate", path).stdout
+
+
+def save(model: Any, path: Path) -> Path:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras calls its own .h5 format old
+        model.save(path)
+    return path
+
+
+def standin(path: Path, kind: str, weight: int, change: Callable[[Weights], Weights]) -> Path:
+    """Save the stand-in with one weight of its second layer of a kind changed."""
+    import keras
+
+    model = keras.saving.load_model(STANDIN, compile=False, safe_mode=True)
+    layer = [each for each in model.layers if type(each).__name__ == kind][kind != "Dense"]
+    weights = layer.get_weights()
+    weights[weight] = change(weights[weight].copy())
+    layer.set_weights(weights)
+    return save(model, path)
+
+
+def with_value(value: float) -> Callable[[Weights], Weights]:
+    def change(weights: Weights) -> Weights:
+        weights[..., 0] = value
+        return weights
+
+    return change
+
+
+UNSOUND = {
+    "NaN in a kernel": ("Conv2D", 0, with_value(np.nan), "NaN or infinity in conv2d_1/kernel"),
+    "infinity in a bias": ("Conv2D", 1, with_value(-np.inf), "NaN or infinity in conv2d_1/bias"),
+    "NaN in the last layer": ("Dense", 0, with_value(np.nan), "NaN or infinity in dense/kernel"),
+    "a negative variance": ("BatchNormalization", 3, with_value(-1), "a negative one in"),
+}
+
+
+@pytest.mark.parametrize(("kind", "weight", "change", "given"), UNSOUND.values(), ids=UNSOUND)
+def test_weights_that_cannot_be_computed_with_are_refused(
+    run: Run,
+    tmp_path: Path,
+    kind: str,
+    weight: int,
+    change: Callable[[Weights], Weights],
+    given: str,
+) -> None:
+    path = standin(tmp_path / "own.keras", kind, weight, change)
+    for command in ("convert", "quantize", "evaluate"):
+        refused(run(command, path), tmp_path, given)
+
+
+SOUND = {
+    "as it is": ("Conv2D", 0, lambda weights: weights),
+    "a channel of zeros": ("Conv2D", 0, with_value(0)),
+    "a channel without variance": ("BatchNormalization", 3, with_value(0)),
+    "a layer that gives its bias alone": ("BatchNormalization", 0, lambda weights: 0 * weights),
+    "a layer that ReLU silences": ("BatchNormalization", 1, lambda weights: weights - 1e6),
+}
+
+
+@pytest.mark.parametrize(("kind", "weight", "change"), SOUND.values(), ids=SOUND)
+def test_a_resnet8_of_ones_own_goes_all_the_way(
+    run: Run, tmp_path: Path, kind: str, weight: int, change: Callable[[Weights], Weights]
+) -> None:
+    path = standin(tmp_path / "own.keras", kind, weight, change)
+    done = run("quantize", path)
+    assert done.exit_code == 0, done.output
+    compared = run("compare", path, tmp_path / "out" / "model.onnx")
+    assert compared.exit_code == 0, compared.output
+    assert len(compared.stdout.splitlines()) == 2
+
+
+def test_a_network_that_overflows_is_refused(run: Run, tmp_path: Path) -> None:
+    path = standin(tmp_path / "own.keras", "BatchNormalization", 3, lambda weights: 0 * weights)
+    scaled = standin(
+        tmp_path / "own.keras", "BatchNormalization", 0, lambda weights: 1e30 * weights
+    )
+    assert path == scaled
+    refused(run("quantize", path), tmp_path, "overflows on the calibration images")
+
+
+# --- ONNX ----------------------------------------------------------------------------------------
+
+OwnOnnx = Callable[[Callable[[onnx.ModelProto], object]], Path]
+
+
+@pytest.fixture
+def own(pipeline: Pipeline, tmp_path: Path) -> OwnOnnx:
+    """Write the converted stand-in with a change."""
+
+    def own(change: Callable[[onnx.ModelProto], object]) -> Path:
+        model = onnx.load(pipeline.artifact("onnx").path("model.onnx"))
+        change(model)
+        path = tmp_path / "folder" / "own.onnx"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return own
+
+
+def kernel(model: onnx.ModelProto) -> onnx.TensorProto:
+    return max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+
+
+@pytest.mark.parametrize(
+    "place", ["{tmp}/secret", "../secret", "link", "inside", "nowhere", "/dev/zero"]
+)
+@pytest.mark.parametrize("command", ["quantize", "evaluate", "compare"])
+def test_weights_in_another_file_are_not_read(
+    run: Run, own: OwnOnnx, tmp_path: Path, command: str, place: str
+) -> None:
+    def move(model: onnx.ModelProto) -> None:
+        tensor = kernel(model)
+        content = tensor.raw_data
+        for name in ("secret", "folder/inside"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+        (tmp_path / "folder" / "link").symlink_to(tmp_path / "secret")
+        set_external_data(tensor, place.format(tmp=tmp_path), 0, len(content))
+        tensor.ClearField("raw_data")
+
+    path = own(move)
+    done = run(command, *([path] if command != "compare" else [path, path]))
+    refused(done, tmp_path, "data kept in another file")
+
+
+def infinite(model: onnx.ModelProto) -> None:
+    values = numpy_helper.to_array(kernel(model)).copy()
+    values.flat[0] = np.inf
+    kernel(model).CopyFrom(numpy_helper.from_array(values, kernel(model).name))
+
+
+def one_image(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def custom(model: onnx.ModelProto) -> None:
+    model.graph.node[1].domain = "own"
+    model.opset_import.append(helper.make_opsetid("own", 1))
+
+
+def branching(model: onnx.ModelProto) -> None:
+    model.graph.node[1].attribute.append(
+        helper.make_attribute("body", helper.make_graph([], "g", [], []))
+    )
+
+
+UNUSABLE = {
+    "infinite weights": (infinite, "NaN or infinite"),
+    "one image at a time": (one_image, "input of shape (1, 32, 32, 3)"),
+    "a custom operator": (custom, "the custom operator own."),
+    "a subgraph": (branching, "functions or subgraphs"),
+    "no graph": (lambda model: model.ClearField("graph"), "in "),
+    "a node that reads nothing": (lambda m: m.graph.node[1].ClearField("input"), "in "),
+}
+
+
+@pytest.mark.parametrize(("change", "given"), UNUSABLE.values(), ids=UNUSABLE)
+@pytest.mark.parametrize("command", ["quantize", "evaluate"])
+def test_an_unusable_onnx_model_is_refused(
+    run: Run,
+    own: OwnOnnx,
+    tmp_path: Path,
+    command: str,
+    change: Callable[[onnx.ModelProto], object],
+    given: str,
+) -> None:
+    refused(run(command, own(change)), tmp_path, "own.onnx is not an ONNX model", given)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html></html>", STANDIN.read_bytes()[:999]])
+@pytest.mark.parametrize("command", ["quantize", "evaluate"])
+def test_what_is_no_onnx_file_is_refused(
+    run: Run, tmp_path: Path, command: str, content: bytes
+) -> None:
+    path = tmp_path / "own.onnx"
+    path.write_bytes(content)
+    refused(run(command, path), tmp_path, "own.onnx is not an ONNX model")
+
+
+def test_a_huge_onnx_file_is_not_parsed(tmp_path: Path) -> None:
+    with (tmp_path / "own.onnx").open("wb") as file:
+        file.truncate(onnx_file.MAX_FILE_BYTES + 1)  # sparse
+    with pytest.raises(errors.ModelError, match="67,108,865 bytes"):
+        onnx_file.demand_readable(tmp_path / "own.onnx")
+
+
+def turned(model: onnx.ModelProto) -> None:
+    (dense,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    next(a for a in dense.attribute if a.name == "transB").i = 1
+
+
+def dead(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    for tensor in model.graph.initializer:
+        if tensor.name in node.input:
+            values = np.zeros_like(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def grouped(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(a for a in node.attribute if a.name == "group").i = 3
+
+
+NO_RESNET8 = {
+    "an operator too few": (lambda model: model.graph.node.pop(), "operators: "),
+    "a transposed matrix": (turned, "transposed"),
+    "convolution in groups": (grouped, "in groups"),
+    "a layer of zeros": (dead, "all weights zero"),
+    "two outputs": (lambda m: m.graph.output.append(m.graph.output[0]), "output of shape"),
+}
+
+
+@pytest.mark.parametrize(("change", "given"), NO_RESNET8.values(), ids=NO_RESNET8)
+def test_what_is_no_resnet8_is_not_quantized(
+    pipeline: Pipeline, tmp_path: Path, change: Callable[[onnx.ModelProto], object], given: str
+) -> None:
+    model = onnx.load(pipeline.artifact("folded").path("folded.onnx"))
+    path = tmp_path / "folded.onnx"
+    onnx.save(model, path)
+    onnx_file.demand_resnet8(path, "own.onnx")
+    change(model)
+    onnx.save(model, path)
+    with pytest.raises(errors.ModelError, match=r"own\.onnx is not a ResNet8") as caught:
+        onnx_file.demand_resnet8(path, "own.onnx")
+    assert given in caught.value.given
+
+
+# --- PyTorch -------------------------------------------------------------------------------------
+
+
+def traced(path: Path, size: tuple[int, ...], classes: int, *, twice: bool = False) -> Path:
+    import torch
+
+    from resnet8_eval import torchscript
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = torch.nn.Linear(int(np.prod(size)), classes)
+
+        def forward(self, images: torch.Tensor) -> Any:
+            scores = self.dense(images.flatten(1)).softmax(-1)
+            return (scores, scores) if twice else scores
+
+    with torchscript.deprecations_ignored():
+        torch.jit.save(torch.jit.trace(Own(), torch.zeros(2, *size)), str(path))
+    return path
+
+
+def test_a_torchscript_model_of_ones_own_is_evaluated(run: Run, tmp_path: Path) -> None:
+    path = traced(tmp_path / "own.pt", (32, 32, 3), 10)
+    assert "own.pt" in run("evaluate", path).stdout
+    refused(run("quantize", path), tmp_path, "own.pt cannot be used here.", "*.onnx")
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "twice", "what"),
+    [
+        ((28, 28, 3), 10, False, "own.pt cannot be run on the images."),
+        ((32, 32, 3), 10, True, "own.pt cannot be run on the images."),
+        ((32, 32, 3), 100, False, "own.pt does not give one finite score for each class."),
+    ],
+    ids=["another size", "two outputs", "100 classes"],
+)
+def test_a_torchscript_model_for_other_data_is_refused(
+    run: Run, tmp_path: Path, size: tuple[int, ...], classes: int, twice: bool, what: str
+) -> None:
+    path = traced(tmp_path / "own.pt", size, classes, twice=twice)
+    refused(run("evaluate", path), tmp_path, what)
+
+
+@pytest.mark.parametrize("name", ["own.pt", "own.pt2"])
+@pytest.mark.parametrize("content", [b"", b"<html></html>"], ids=["empty", "a web page"])
+def test_what_is_no_pytorch_file_is_refused(
+    run: Run, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(run("evaluate", tmp_path / name), tmp_path, f"{name} cannot be opened.")
+
+
+def test_a_torchscript_file_is_no_exported_program(run: Run, tmp_path: Path) -> None:
+    """torch.export.load would go on to its older readers, which unpickle."""
+    path = traced(tmp_path / "own.pt2", (32, 32, 3), 10)
+    refused(run("evaluate", path), tmp_path, "no torch.export archive")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["convert", "quantize", "evaluate"])
+def test_a_file_that_may_not_be_read(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    path = tmp_path / "own.h5"
+    path.touch()
+    # The tests may be run by a user who may read everything.
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: p != path and allowed(p, mode))
+    done = run(command, path)
+    assert done.exit_code == 2
+    assert "is not readable" in done.stderr
+    assert done.stdout == ""
