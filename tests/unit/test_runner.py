@@ -18,6 +18,9 @@ from resnet8_eval.errors import AssetError, StageError
 from resnet8_eval.pipeline import Inputs, Settings, Stage
 
 
+GROWN: list[bytes] = []
+
+
 def never(inputs: Inputs, out: Path) -> Record:
     raise AssertionError((inputs, out))
 
@@ -50,6 +53,9 @@ def behave(settings: Settings, name: str, key: str) -> float:
             (settings.cache_dir / "modules").write_text(" ".join(sys.modules))
         case "slow":
             time.sleep(0.3)
+        case "grow":
+            GROWN.append(b"x" * 400_000_000)
+            time.sleep(1.1)  # loky measures once in a second
     return 0.5
 
 
@@ -191,3 +197,9 @@ def test_lanes_are_gone_afterwards(run: Run) -> None:
     for process in set(run.made.values()):
         stat = Path(f"/proc/{process}/stat")
         assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_lane_that_comes_to_need_more_memory_goes_on(run: Run) -> None:
+    """One that imports a framework for its second stage is no leak to be ended and warned of."""
+    assert run(stage("small"), stage("grow"), stage("after")) == {}
+    assert len(set(run.made.values())) == 1
