@@ -156,7 +156,7 @@ def _open_lane(log: str, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this lane soon after its parent was killed; idle, it would hold its memory for minutes."""
+    """End this lane soon after its parent was killed, and not only when it has idled."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -37,10 +37,9 @@ def killed(cache: Path, step: int) -> bool:
 
         def die(event: str, arguments: tuple[Any, ...]) -> None:
             first = arguments[0] if arguments else None
-            if isinstance(first, str | os.PathLike) and str(first).startswith(f"{cache}/"):
-                # What is told is about to happen.
-                if next(steps) == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
+            inside = isinstance(first, str | os.PathLike) and str(first).startswith(f"{cache}/")
+            if inside and next(steps) == step:  # what is told is about to happen
+                os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(die)
         make_all(cache)

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval import assets, pipeline, runner
+from resnet8_eval import assets, pipeline
 from resnet8_eval.artifacts import Record, Store
-from resnet8_eval.pipeline import Inputs, Pipeline, Settings, Stage
+from resnet8_eval.pipeline import Inputs, Settings, Stage
 
 ROOT: Final = Path(__file__).parents[1]
 STAGES: Final = {
@@ -45,8 +45,6 @@ def plant() -> None:
     """Put these stages in the place of the product's, in this process."""
     pipeline._stages = stages  # type: ignore[assignment]
     assets.locate = locate  # type: ignore[assignment]
-    # A lane whose parent was killed is to be gone before the test is.
-    runner.IDLE_SECONDS = 2  # type: ignore[misc]
 
 
 def locate(kind: str = "stand-in", **_: object) -> assets.Assets:
@@ -121,7 +119,9 @@ def site(folder: Path, text: str = SITE) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
 
-def command_line(cache: Path, environment: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
+def command_line(
+    cache: Path, environment: Mapping[str, str], **options: Any
+) -> subprocess.Popen[str]:
     """Make every stage with ``python -m resnet8_eval run``."""
     words = ["run", *STAGES, "--assets", "stand-in", "--cache-dir", str(cache)]
     return subprocess.Popen(  # noqa: S603 (our own words)
@@ -134,6 +134,13 @@ def command_line(cache: Path, environment: Mapping[str, str], **options: Any) ->
         start_new_session=True,
         **options,
     )
+
+
+def ended_well(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that is to end with status 0, and return what it said."""
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    return said
 
 
 def made(cache: Path) -> dict[str, Any]:

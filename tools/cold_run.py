@@ -26,9 +26,8 @@ FIELDS_OF_TIME: Final = frozenset({"cache", "command", "created", "seconds", "ti
 
 def acceptance(*words: str) -> list[str]:
     """The acceptance run as a command, with more words of the command line."""
-    return [sys.executable, "-m", "pytest", "tests/acceptance", "-q", "-p", "no:cacheprovider"] + [
-        *words
-    ]
+    words_of_ours = ["tests/acceptance", "-q", "-p", "no:cacheprovider"]
+    return [sys.executable, "-m", "pytest", *words_of_ours, *words]
 
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -121,9 +120,7 @@ def outcome(cache: Path, reports: Path | None) -> dict[str, Any]:
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Names of what two outcomes do not share."""
-    return [
-        name for name in sorted({*one, *other}) if one.get(name, one) != other.get(name, other)
-    ]
+    return [name for name in sorted({*one, *other}) if one.get(name, one) != other.get(name, other)]
 
 
 def leftovers(cache: Path) -> list[str]:

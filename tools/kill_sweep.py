@@ -70,7 +70,9 @@ class Kill:
 def command(folder: Path) -> list[str]:
     """A run on the stand-in with its cache and its reports in a folder."""
     return cold_run.acceptance(
-        "--assets=stand-in", f"--cache-dir={folder / 'cache'}", f"--reports-dir={folder / 'reports'}"
+        "--assets=stand-in",
+        f"--cache-dir={folder / 'cache'}",
+        f"--reports-dir={folder / 'reports'}",
     )
 
 
@@ -159,7 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = whole_run(folder / "undisturbed")
         seconds = time.monotonic() - started
         print(f"undisturbed run: {seconds:.1f} s, {len(expected)} values to compare")
-        print(f"{'kill':>4} {'moment':>8}  {'killed':17} {'artefacts':>9}  {'half made':9}  next run")
+        print(
+            f"{'kill':>4} {'moment':>8}  {'killed':17} {'artefacts':>9}  {'half made':9}  next run"
+        )
         kills = plan(chosen.moments, seconds, chosen.seed)
         watchers = []
         for number, kill in enumerate(kills):

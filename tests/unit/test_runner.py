@@ -17,7 +17,6 @@ from resnet8_eval.assets import Assets
 from resnet8_eval.errors import AssetError, StageError
 from resnet8_eval.pipeline import Inputs, Settings, Stage
 
-
 GROWN: list[bytes] = []
 
 
