@@ -1,8 +1,8 @@
 """The pipeline in miniature: four quick stages in real lanes, and no framework.
 
-A process that finds the folder of :func:`site` on its path has these stages in the place of the
-product's; the lanes that it starts find it as well. So the command line, pytest and its workers
-run as they are, on stages that cost nothing. Each stage notes when it begins and ends.
+A process that finds the folder of :func:`site` on its path has these stages besides the product's;
+the lanes that it starts find it as well. So the command line, pytest and its workers run as they
+are, on stages that cost nothing. Each stage notes when it begins and ends.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ DEATH: Final = "SMALL_FLOW_DEATH"
 
 
 def plant() -> None:
-    """Put these stages in the place of the product's, in this process."""
-    pipeline._stages = stages  # type: ignore[assignment]
-    assets.locate = locate  # type: ignore[assignment]
+    """Put these stages behind the product's, in this process."""
+    honest = pipeline._stages
+    pipeline._stages = lambda settings: [*honest(settings), *stages(settings)]
+    assets.locate = locate
 
 
 def locate(kind: str = "stand-in", **_: object) -> assets.Assets:

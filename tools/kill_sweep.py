@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from resnet8_eval.artifacts import Store
 from tools import cold_run
 
 TARGETS: Final = ("group", "parent", "lane")
@@ -108,8 +109,7 @@ def killed_run(folder: Path, kill: Kill) -> int:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     kill.left = cold_run.leftovers(folder / "cache")
-    store = cold_run.Store(folder / "cache")
-    kill.artifacts = sum(found is not None for _, found in store.artifacts())
+    kill.artifacts = sum(found is not None for _, found in Store(folder / "cache").artifacts())
     return process.pid
 
 
