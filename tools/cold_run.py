@@ -95,14 +95,8 @@ def _kind(entry: Path, group: int) -> str:
     return "helper"
 
 
-def outcome(cache: Path, reports: Path | None) -> dict[str, Any]:
-    """All that a run says and leaves, but for times and places, by name.
-
-    Parameters
-    ----------
-    cache, reports
-        Where its artefacts and its ``results.json`` are; no reports of the command line.
-    """
+def outcome(cache: Path) -> dict[str, Any]:
+    """All artefacts of a cache, but for times, by name."""
     found: dict[str, Any] = {}
     for folder, artifact in Store(cache).artifacts():
         found[f"{folder.name}: whole"] = artifact is not None
@@ -111,11 +105,13 @@ def outcome(cache: Path, reports: Path | None) -> dict[str, Any]:
             for name, sha256 in artifact.files.items():
                 if name not in ARTIFACTS_OF_TIME:
                     found[f"{folder.name}: {name}"] = sha256
-    if reports is not None:
-        text = (reports / "results.json").read_text().replace(str(cache), "")
-        for name, value in _timeless(json.loads(text)).items():
-            found[f"results.json: {name}"] = value
     return found
+
+
+def results(cache: Path, reports: Path) -> dict[str, Any]:
+    """All that a run's ``results.json`` says, but for times and places, by name."""
+    said = json.loads((reports / "results.json").read_text().replace(str(cache), ""))
+    return {f"results.json: {name}": value for name, value in _timeless(said).items()}
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

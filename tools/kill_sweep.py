@@ -88,7 +88,8 @@ def whole_run(folder: Path) -> dict[str, Any]:
     status = cold_run.start(command(folder), folder).wait(LONGEST_RUN)
     if status:
         raise RunError(f"exit status {status}\n{(folder / 'output.txt').read_text()}")
-    return cold_run.outcome(folder / "cache", folder / "reports")
+    cache = folder / "cache"
+    return cold_run.outcome(cache) | cold_run.results(cache, folder / "reports")
 
 
 def killed_run(folder: Path, kill: Kill) -> int:
@@ -96,7 +97,9 @@ def killed_run(folder: Path, kill: Kill) -> int:
     process = cold_run.start(command(folder), folder)
     time.sleep(kill.moment)
     lanes = [one for one in cold_run.members(process.pid) if one.kind.endswith("lane")]
-    if kill.target == "lane" and lanes:
+    if process.poll() is not None:
+        kill.target = "(had ended)"
+    elif kill.target == "lane" and lanes:
         lane = random.Random(kill.moment).choice(lanes)  # noqa: S311 (not for secrets)
         kill.target = lane.kind
         os.kill(lane.pid, signal.SIGKILL)
