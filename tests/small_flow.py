@@ -32,7 +32,7 @@ STAGES: Final = {
 """Name of each to its lane and what it needs."""
 SITE: Final = "from tests import small_flow\nsmall_flow.plant()\n"
 BYTES: Final = 3000
-"""Size of the file that each stage writes."""
+"""Size of the file that each stage writes; its record is larger."""
 HALF: Final = "small_flow.half"
 """What a stage tells audit hooks when half of its file is written."""
 PAUSE = 0.05
@@ -84,7 +84,8 @@ def _make(inputs: Inputs, out: Path, *, name: str) -> Record:
         data.write(content)
     (out / "empty").touch()
     _note(cache, f"end {name} {os.getpid()}")
-    return {"name": name, "from": {need: inputs.record(need) for need in STAGES[name][1]}}
+    made_from = {need: inputs.record(need)["name"] for need in STAGES[name][1]}
+    return {"name": name, "from": made_from, "long": "." * BYTES}
 
 
 def _die(name: str) -> None:
@@ -121,10 +122,10 @@ def site(folder: Path, text: str = SITE) -> dict[str, str]:
 
 
 def command_line(
-    cache: Path, environment: Mapping[str, str], **options: Any
+    cache: Path, environment: Mapping[str, str], *more: str, **options: Any
 ) -> subprocess.Popen[str]:
     """Make every stage with ``python -m resnet8_eval run``."""
-    words = ["run", *STAGES, "--assets", "stand-in", "--cache-dir", str(cache)]
+    words = ["run", *STAGES, "--assets", "stand-in", "--cache-dir", str(cache), *more]
     return subprocess.Popen(  # noqa: S603 (our own words)
         [sys.executable, "-m", "resnet8_eval", *words],
         cwd=ROOT,
