@@ -245,6 +245,29 @@ def test_every_framework_reads_a_model_with_an_odd_name(
     assert (found.argmax(axis=1) == stored.argmax(axis=1)).all()
 
 
+SESSION: Final = """
+import sys, time
+from pathlib import Path
+from resnet8_eval.runtimes import onnx_session
+onnx_session(Path(sys.argv[1]), 1)
+time.sleep(0.5)
+"""
+
+
+def test_onnx_runtime_reports_to_nobody(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Its telemetry would leave a device's number, a session's number and what it is to send."""
+    watched = Watched(tmp_path / "site")
+    (tmp_path / "home").mkdir()
+    model = pipeline.artifact("folded").path("folded.onnx")
+    environment = {**watched.environment, "HOME": str(tmp_path / "home")}
+    for name in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    words = [sys.executable, "-c", SESSION, str(model)]
+    subprocess.run(words, env=environment, check=True, timeout=60)  # noqa: S603 (our own words)
+    assert watched.left_behind() == []
+    assert not list((tmp_path / "home").iterdir())
+
+
 DESCRIPTORS: Final = """
 import gc, os, sys
 from pathlib import Path
