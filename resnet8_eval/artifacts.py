@@ -8,6 +8,7 @@ producer leaves nothing that counts.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -22,6 +23,7 @@ from resnet8_eval.errors import StageError
 
 Record = dict[str, Any]
 RECORD_FILE = "record.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class Store:
         Raises
         ------
         StageError
-            If the store cannot be written to. Whatever `make` raises passes through, and leaves
-            nothing behind.
+            If the store cannot be written to, or is full. Whatever else `make` raises passes
+            through. Nothing is left behind.
         """
         folder = self._folder(stage, key)
         with self.lock(folder.name):
@@ -113,6 +115,16 @@ class Store:
                 record = make(partial)
                 _seal(partial, stage, key, record, time.perf_counter() - started)
                 partial.rename(folder)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise StageError(
+                    f"There is no room for the artefact of stage {stage}: {error.strerror}.",
+                    expected="a disk with some hundred megabytes free",
+                    given=str(self.root),
+                    next_step="make room (python -m resnet8_eval cache clear removes artefacts), "
+                    "or choose another cache folder with --cache-dir",
+                ) from error
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         made = _read(folder)

@@ -12,6 +12,8 @@ import contextlib
 import gc
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
@@ -31,7 +33,7 @@ SLOTS: Final = max(1, min(len(LANES), usable_cores()))
 THREADS: Final = max(1, usable_cores() // SLOTS)
 """Threads that each of them may use."""
 IDLE_SECONDS: Final = 60
-"""A lane without work ends after this long; so does one whose parent was killed."""
+"""A lane without work ends after this long."""
 
 
 def run(
@@ -159,7 +161,7 @@ def _lane(name: str, settings: Settings) -> Any:
         max_workers=1,
         timeout=IDLE_SECONDS,
         initializer=_open_lane,
-        initargs=(str(log),),
+        initargs=(str(log), os.getpid()),
         env=lane_environment(),
     )
 
@@ -168,8 +170,8 @@ def lane_environment() -> Mapping[str, str]:
     """Environment variables that a lane is started with."""
     return {
         "CUDA_VISIBLE_DEVICES": "",  # every figure here is a CPU figure
-        # loky would take a framework for a memory leak, and start its lane anew.
-        "LOKY_MAX_MEMORY_LEAK_SIZE": "1e12",
+        # loky takes a lane that imports a framework late for one that leaks, ends it, and warns.
+        "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
         "OMP_NUM_THREADS": str(THREADS),
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",  # tf2onnx numbers its constants in the order of a set
@@ -186,9 +188,10 @@ def log_path(lane: str, settings: Settings) -> Path:
     return settings.cache_dir / "logs" / f"{lane}-{os.getpid()}.log"
 
 
-def _open_lane(log: str) -> None:
+def _open_lane(log: str, parent: int) -> None:
     # Registered first, so called last.
     atexit.register(_leave)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # C++ libraries write to the descriptor, past sys.stderr.
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stderr.flush()
@@ -201,6 +204,13 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """End this lane soon after its parent was killed, and not only when it has idled."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _explained(stage: Stage, error: Exception, settings: Settings) -> SuiteError:

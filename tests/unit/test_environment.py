@@ -78,6 +78,8 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("convert/new.py", "", True),
         ("report/html.py", "a = 2\n", False),
         ("cli.py", "a = 2\n", False),
+        ("results.py", "a = 2\n", False),
+        ("pytest_plugin.py", "a = 2\n", False),
         ("convert/notes.md", "a = 2\n", False),
         ("convert/fold.py", "a = 1\n", False),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from resnet8_eval import pipeline as pipeline_
 from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.errors import StageError
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, Settings, model_path
-from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.quantize.recipes import RECIPES, Method, Recipe
 from resnet8_eval.runner import LANES
 from tests.planted import borrowing
 
@@ -112,8 +112,19 @@ def patched(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
         patched("code_sha256", "0" * 64),
         patched("cpu", {**environment.cpu(), "flags": ["avx2"]}),
         patched("cpu", {**environment.cpu(), "onednn_max_cpu_isa": "AVX2"}),
+        patched("cpu", {**environment.cpu(), "cores": 99}),
+        lambda patch: patch.setattr("platform.python_version", lambda: "3.11.0"),
+        lambda patch: patch.setattr("platform.machine", lambda: "aarch64"),
     ],
-    ids=["a package", "our own code", "what the processor can", "what oneDNN may use of it"],
+    ids=[
+        "a package",
+        "our own code",
+        "what the processor can",
+        "what oneDNN may use of it",
+        "cores",
+        "Python",
+        "kind of processor",
+    ],
 )
 def test_every_key_moves_with_the_environment(
     pipeline: Pipeline,
@@ -133,15 +144,29 @@ def test_no_key_moves_with_the_processor_s_name(
     assert moved(before, keys(pipeline.settings)) == set()
 
 
+@pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
 def test_a_recipe_moves_its_own_configuration_alone(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     before = keys(pipeline.settings)
-    other = replace(RECIPES["torch-int8"], weights_dtype="uint8")
+    change: dict[str, Any] = {field: "another"}
+    other = replace(RECIPES["torch-int8"], **change)
     monkeypatch.setattr(pipeline_, "RECIPES", {**RECIPES, "torch-int8": other})
     found = moved(before, keys(pipeline.settings))
     assert {"model/torch-int8", "scores/torch-int8", "compare/torch-int8"} <= found
     assert all(name.endswith("torch-int8") for name in found)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Method)])
+def test_the_method_moves_all_that_is_quantized(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    before = keys(pipeline.settings)
+    change: dict[str, Any] = {field: "another"}
+    monkeypatch.setattr(pipeline_, "Method", lambda: replace(Method(), **change))
+    found = moved(before, keys(pipeline.settings))
+    assert {"parameters", *QUANTIZED} <= found
+    assert not {"onnx", "torch", "calibration", "scores/torch-float32"} & found
 
 
 def test_keys_are_all_different(pipeline: Pipeline) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +119,19 @@ def test_it_says_in_its_help_what_its_options_do(pytester: pytest.Pytester) -> N
     for option in ("assets", "assets-dir", "keras-model", "requirement", "reports-dir"):
         assert f"--{option}" in found
     assert "no milestone is ever met on it" in re.sub(r"\s+", " ", found)
+
+
+def test_no_key_moves_with_how_a_run_is_called(
+    suite: Suite, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers are to run this code, whichever is installed.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    body = "with open('keys', 'a') as keys: print(*map(run.key, run.stages), file=keys)"
+    suite.write({"CAL-01": passing("CAL-01", body=body)})
+    ways: list[tuple[str, ...]] = [(), ("-vv",), ("-q", "--tb=short"), ("-n2",)]
+    for words in ways:
+        suite.run("--requirement=CAL-01", *words)
+        suite.reports.rename(suite.reports.with_name(f"reports of {words}"))
+    found = (pytester.path / "keys").read_text().splitlines()
+    assert len(found) == len(ways)
+    assert len(set(found)) == 1

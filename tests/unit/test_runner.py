@@ -17,6 +17,8 @@ from resnet8_eval.assets import Assets
 from resnet8_eval.errors import AssetError, StageError
 from resnet8_eval.pipeline import Inputs, Pipeline, Settings, Stage
 
+GROWN: list[bytes] = []
+
 
 def never(inputs: Inputs, out: Path) -> Record:
     raise AssertionError((inputs, out))
@@ -50,6 +52,9 @@ def behave(settings: Settings, name: str, key: str) -> float:
             (settings.cache_dir / "modules").write_text(" ".join(sys.modules))
         case "slow":
             time.sleep(0.3)
+        case "grow":
+            GROWN.append(b"x" * 400_000_000)
+            time.sleep(1.1)  # loky measures once in a second
     return 0.5
 
 
@@ -246,10 +251,23 @@ def test_a_warm_up_that_dies_takes_nothing_with_it(
 def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(
-        stage("a"), stage("b", "a", lane="torch"), stage("slow", "b", lane="torch"), stage("d", "a")
-    )
-    assert len(set(run.made.values())) == 2
+    ended: list[str] = []
+    honest = runner._lane
+
+    def lane(name: str, settings: Settings) -> Any:
+        executor = honest(name, settings)
+        shutdown = executor.shutdown
+
+        def tell(*words: Any, **options: Any) -> None:
+            ended.append(f"{name} after {len(run.said)}")
+            shutdown(*words, **options)
+
+        executor.shutdown = tell
+        return executor
+
+    monkeypatch.setattr(runner, "_lane", lane)
+    run(stage("a"), stage("b", "a", lane="torch"), stage("slow", "b", lane="torch"))
+    assert ended == ["keras after 1", "torch after 3"]
 
 
 def test_every_stage_is_made_once_and_every_framework_has_one_process(run: Run) -> None:
@@ -265,3 +283,9 @@ def test_every_stage_is_made_once_and_every_framework_has_one_process(run: Run) 
         "onnxruntime": 1,
         "torch": 1,
     }
+
+
+def test_a_lane_that_comes_to_need_more_memory_goes_on(run: Run) -> None:
+    """One that imports a framework for its second stage is no leak to be ended and warned of."""
+    assert run(stage("small"), stage("grow"), stage("after")) == {}
+    assert len(set(run.made.values())) == 1

@@ -1,0 +1,85 @@
+"""Many processes at once, on one cold cache: each artefact is made once, and all get the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from resnet8_eval.runner import SLOTS
+from tests import small_flow
+from tests.small_flow import STAGES, command_line, ended_well, made, site
+from tests.small_suite import Suite, passing
+
+ASKING = {"CAL-01": "last", "PT-03": "right", "ORT-03": "left", "PTQ-03": "first"}
+"""Requirements whose tests here ask for a stage."""
+
+
+@pytest.fixture
+def asking(pytester: pytest.Pytester) -> Suite:
+    """A suite in miniature that asks for the stages of the flow in miniature."""
+    suite = Suite(pytester)
+    suite.write(
+        {
+            name: passing(name, body=f"assert run.artifact({stage!r}).record['name'] == {stage!r}")
+            for name, stage in ASKING.items()
+        }
+    )
+    return suite
+
+
+def pytest_run(
+    cache: Path, reports: Path, environment: Mapping[str, str], *words: str
+) -> subprocess.Popen[str]:
+    """The tests that ask for a stage, in the folder of the suite."""
+    options = [f"--cache-dir={cache}", f"--reports-dir={reports}", "-p", "no:cacheprovider"]
+    # The flow in miniature is imported before pytest could rewrite the assertions of its modules.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    wanted = [f"--requirement={name}" for name in ASKING]
+    return subprocess.Popen(  # noqa: S603 (our own words)
+        [sys.executable, "-m", "pytest", "-p", "no:html", *words, *options, *wanted, "acceptance"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def assert_all_met(reports: Path) -> None:
+    results = json.loads((reports / "results.json").read_text())
+    statuses = {entry["id"]: entry["status"] for entry in results["requirements"]}
+    assert {name: statuses[name] for name in ASKING} == dict.fromkeys(ASKING, "met")
+
+
+@pytest.mark.parametrize(
+    ("commands", "suites"), [(1, 1), (4, 0), (7, 1)], ids=["2 at once", "4 at once", "8 at once"]
+)
+@pytest.mark.usefixtures("asking")
+def test_a_crowd_on_a_cold_cache_makes_each_artefact_once(
+    tmp_path: Path, commands: int, suites: int
+) -> None:
+    cache, environment = tmp_path / "cache", site(tmp_path / "site")
+    reports = [tmp_path / f"reports {number}" for number in range(suites)]
+    crowd = [command_line(cache, environment) for _ in range(commands)]
+    crowd += [pytest_run(cache, folder, environment, "-n2") for folder in reports]
+    said = [ended_well(process) for process in crowd]
+    assert small_flow.begun(cache) == dict.fromkeys(STAGES, 1)
+    assert small_flow.at_once(cache) <= SLOTS
+    assert set(made(cache)) == set(STAGES)
+    folders = {line for text in said[:commands] for line in text.splitlines() if " s" not in line}
+    assert len(folders) == len(STAGES)  # every command was given the same artefacts
+    for folder in reports:
+        assert_all_met(folder)
+
+
+@pytest.mark.usefixtures("asking")
+def test_more_workers_than_cores_start_no_more_lanes(tmp_path: Path) -> None:
+    cache, environment = tmp_path / "cache", site(tmp_path / "site")
+    ended_well(pytest_run(cache, tmp_path / "reports", environment, "-n8"))
+    assert small_flow.begun(cache) == dict.fromkeys(STAGES, 1)
+    assert small_flow.at_once(cache) <= SLOTS
+    assert_all_met(tmp_path / "reports")
