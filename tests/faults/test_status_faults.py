@@ -280,6 +280,18 @@ def test_a_failure_on_the_stand_in_fails_the_run(suite: Suite) -> None:
     assert "stand-in; 4 of 5 tests passed on it" in done.output
 
 
+def test_a_run_on_the_stand_in_that_stops_at_its_first_failure_leaves_its_report(
+    suite: Suite,
+) -> None:
+    suite.write({"CONV-02": planted("CONV-02", "fails")})
+    done = suite.run("--assets=stand-in", "-x")
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert set(done.verdicts.values()) == {"not evaluated"}
+    found = {entry["id"]: entry["outcome_on_standin"] for entry in done.results["requirements"]}
+    assert (found["CONV-01"], found["CONV-02"], found["CONV-03"]) == ("met", "not met", None)
+    assert not done.results["complete"]
+
+
 DIVIDED = """
 import os
 from dataclasses import replace
