@@ -32,7 +32,9 @@ def test_ranges_are_those_of_the_equalized_network(made: Path) -> None:
     wanted = equalize(small_network.network(), IMAGES, 1)
     equalized = onnx.load(made / EQUALIZED)
     assert equalized.SerializeToString() == wanted.SerializeToString()
-    assert Parameters.load(made).activations == activation_ranges(wanted, IMAGES, 1)[0]
+    found = Parameters.load(made).activations
+    assert found == activation_ranges(wanted, IMAGES, 1)[0]
+    assert found["images"] == (0.0, 255.0)  # the grid's integers are the pixels
 
 
 def test_weights_are_those_of_the_equalized_network_rounded(made: Path) -> None:
