@@ -16,7 +16,7 @@ Images = NDArray[np.uint8]
 
 CLASSES: Final = 10
 CHANNELS: Final = 4
-PADS: Final = [0, 1, 1, 0]
+PADS: Final = [1, 0, 2, 1]
 STRIDES: Final = (2, 1)
 KERNEL: Final = (3, 2)
 
