@@ -12,7 +12,7 @@ import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
 from resnet8_eval.requirements import BY_ID
-from tests.small_suite import Outcome, Suite, passing
+from tests.small_suite import Outcome, Suite, good, passing
 
 FIXTURES = """
 @pytest.fixture
@@ -29,13 +29,15 @@ def broken_teardown():
 def planted(requirement_id: str, fault: str) -> str:
     """The test of a requirement with one fault."""
     before, _, body = FAULTS[fault][0].partition("|")
+    body = body.replace("GOOD", str(good(BY_ID[requirement_id])))
     if before.startswith("fixture "):
         source = passing(requirement_id, body=body)
         return source.replace("(requirement, run)", f"(requirement, run, {before[8:]})")
     return passing(requirement_id, before, body)
 
 
-# Decorators and statements planted in a test, and what the reason must say.
+# Decorators and statements planted in a test, and what the reason must say. GOOD is a number that
+# would meet the requirement.
 FAULTS = {
     "skipped": ("@pytest.mark.skip(reason='planted')|", "planted"),
     "skipped while it runs": ("|pytest.skip('planted')", "planted"),
@@ -49,7 +51,7 @@ FAULTS = {
     "measures less than required": ("|requirement.judge(-1)", "measured -1"),
     "measures what is no number": ("|requirement.judge(float('nan'))", "measured nan"),
     "measures infinity": ("|requirement.judge(float('inf'))", "measured inf"),
-    "has evidence against it": ("|requirement.judge(100, [equal('planted', 1, 2)])", "planted"),
+    "has evidence against it": ("|requirement.judge(GOOD, [equal('planted', 1, 2)])", "planted"),
     "has no evidence": ("|requirement.judge_checks([])", "nothing was checked"),
     "warns": ("|__import__('warnings').warn('planted')", "planted"),
 }
