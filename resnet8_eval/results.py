@@ -254,7 +254,7 @@ def _requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> 
         "milestone": entry.milestone,
         "quantity": entry.quantity,
         "status": "not evaluated" if standin else found.status,
-        "outcome_on_standin": found.status if standin and outcome else None,
+        "outcome_on_standin": found.status if standin and found.status != "not evaluated" else None,
         "measured": measured,
         "threshold": entry.threshold,
         "direction": entry.direction,

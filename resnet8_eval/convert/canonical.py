@@ -63,7 +63,6 @@ def _drop_unused(model: onnx.ModelProto) -> None:
             wanted.update(node.input)
             kept.append(node)
     _replace(model.graph.node, reversed(kept))
-    _replace(model.graph.initializer, [e for e in model.graph.initializer if e.name in wanted])
 
 
 def _rename(model: onnx.ModelProto) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
 from resnet8_eval.requirements import BY_ID
-from tests.small_suite import Outcome, Suite, passing
+from tests.small_suite import Outcome, Suite, good, passing
 
 FIXTURES = """
 @pytest.fixture
@@ -29,13 +29,15 @@ def broken_teardown():
 def planted(requirement_id: str, fault: str) -> str:
     """The test of a requirement with one fault."""
     before, _, body = FAULTS[fault][0].partition("|")
+    body = body.replace("GOOD", str(good(BY_ID[requirement_id])))
     if before.startswith("fixture "):
         source = passing(requirement_id, body=body)
         return source.replace("(requirement, run)", f"(requirement, run, {before[8:]})")
     return passing(requirement_id, before, body)
 
 
-# Decorators and statements planted in a test, and what the reason must say.
+# Decorators and statements planted in a test, and what the reason must say. GOOD is a number that
+# would meet the requirement.
 FAULTS = {
     "skipped": ("@pytest.mark.skip(reason='planted')|", "planted"),
     "skipped while it runs": ("|pytest.skip('planted')", "planted"),
@@ -49,7 +51,7 @@ FAULTS = {
     "measures less than required": ("|requirement.judge(-1)", "measured -1"),
     "measures what is no number": ("|requirement.judge(float('nan'))", "measured nan"),
     "measures infinity": ("|requirement.judge(float('inf'))", "measured inf"),
-    "has evidence against it": ("|requirement.judge(100, [equal('planted', 1, 2)])", "planted"),
+    "has evidence against it": ("|requirement.judge(GOOD, [equal('planted', 1, 2)])", "planted"),
     "has no evidence": ("|requirement.judge_checks([])", "nothing was checked"),
     "warns": ("|__import__('warnings').warn('planted')", "planted"),
 }
@@ -278,6 +280,18 @@ def test_a_failure_on_the_stand_in_fails_the_run(suite: Suite) -> None:
     done = suite.run("--assets=stand-in")
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert "stand-in; 4 of 5 tests passed on it" in done.output
+
+
+def test_a_run_on_the_stand_in_that_stops_at_its_first_failure_leaves_its_report(
+    suite: Suite,
+) -> None:
+    suite.write({"CONV-02": planted("CONV-02", "fails")})
+    done = suite.run("--assets=stand-in", "-x")
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert set(done.verdicts.values()) == {"not evaluated"}
+    found = {entry["id"]: entry["outcome_on_standin"] for entry in done.results["requirements"]}
+    assert (found["CONV-01"], found["CONV-02"], found["CONV-03"]) == ("met", "not met", None)
+    assert not done.results["complete"]
 
 
 DIVIDED = """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval.calibration import choose, verify
+from resnet8_eval.calibration import choose, split, verify
 from resnet8_eval.checks import failed
 from resnet8_eval.errors import StageError
 
@@ -95,10 +95,19 @@ def test_each_fault_trips_its_check(fault: dict[str, np.ndarray], name: str) -> 
 
 
 def test_a_test_image_is_known_by_its_pixels_wherever_it_lies() -> None:
-    test = images(9, start=50)
+    test = images(90, start=50)
     planted = images(20)
-    planted[7] = test[8]
+    planted[7] = test[88]
     (check,) = failed(verify(planted, np.arange(20) % 10, 20, test))
     assert (check.name, check.observed) == ("images that are also test images", "1")
     planted[7, 31, 31, 2] ^= 1
     assert failed(verify(planted, np.arange(20) % 10, 20, test)) == []
+
+
+def test_images_that_validate_are_stratified_and_none_of_them_calibrates() -> None:
+    calibrating, validating = split(LABELS, 200, 1, 300)
+    assert calibrating.indices_sha256 == choose(LABELS, 200, seed=1).indices_sha256
+    assert len(set(validating.tolist())) == 300
+    assert not set(validating.tolist()) & set(calibrating.indices.tolist())
+    assert np.bincount(LABELS[validating]).tolist() == [30] * 10
+    assert not np.array_equal(validating, split(LABELS, 200, 2, 300)[1])

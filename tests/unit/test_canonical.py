@@ -46,4 +46,6 @@ def test_a_computed_shape_becomes_the_constant_that_it_always_is() -> None:
     model = canonical(network(12, computed=True))
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["AveragePool", "Reshape"]
+    (target,) = model.graph.initializer
+    assert numpy_helper.to_array(target).tolist() == [-1, 4]
     assert model.SerializeToString() == canonical(network(7, computed=False)).SerializeToString()

@@ -13,7 +13,14 @@ from resnet8_eval.checks import Check, at_most, equal, failed, from_records
 
 @pytest.mark.parametrize(
     ("expected", "observed", "ok"),
-    [(1, 1, True), (1, 2, False), ([], [], True), ("a", "b", False), ((1, 2), (1, 2), True)],
+    [
+        (1, 1, True),
+        (1, 2, False),
+        ([], [], True),
+        ("a", "b", False),
+        ((1, 2), (1, 2), True),
+        (1, "1", False),
+    ],
 )
 def test_equal(expected: object, observed: object, ok: bool) -> None:
     assert equal("it", expected, observed).ok is ok

@@ -108,6 +108,15 @@ def test_the_fingerprint_leaves_out_the_processor_s_name(monkeypatch: pytest.Mon
     assert environment.fingerprint() != before
 
 
+@pytest.mark.parametrize(("name", "other"), [("code_sha256", "0" * 64), ("packages", {})])
+def test_the_fingerprint_moves_with_code_and_packages(
+    monkeypatch: pytest.MonkeyPatch, name: str, other: object
+) -> None:
+    before = environment.fingerprint()
+    monkeypatch.setattr(environment, name, lambda: other)
+    assert environment.fingerprint() != before
+
+
 def test_the_description_is_json() -> None:
     found = environment.describe()
     assert json.loads(json.dumps(found)) == found

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize.equalization import FLOOR, equalize
 from resnet8_eval.quantize.graph import Probe, Weights, weighted
+from tests import small_network
 
 Tensor = NDArray[np.float32]
 
@@ -87,3 +88,19 @@ def test_no_channel_is_enlarged_without_end(
     for name in (n.input[1] for n in weighted(dead)):
         assert np.isfinite(after[name]).all()
         assert np.abs(after[name]).max() <= np.abs(weights[name]).max() / FLOOR * 1.001
+
+
+def test_a_shortcut_s_channels_are_scaled_with_those_that_it_is_added_to() -> None:
+    model, images = small_network.network(), small_network.images()
+    equalized = equalize(model, images, 1)
+    before, after = (seen(one, ["output"], images)["output"] for one in (model, equalized))
+    assert np.abs(before - after).max() < 1e-5
+
+    def least_used(one: onnx.ModelProto) -> float:
+        """What the narrowest channel uses of a range, in the tensor that it fills most."""
+        tensors = seen(one, ["first/relu", "second", "sum/relu", "mean"], images).values()
+        spans = [np.abs(values).max(axis=(0, 2, 3)) for values in tensors]
+        return float(np.max([span / span.max() for span in spans], axis=0).min())
+
+    assert least_used(model) < 0.9
+    assert least_used(equalized) > 0.999

@@ -46,6 +46,26 @@ def test_every_signed_activation_becomes_unsigned_and_the_file_stays(pipeline: P
     assert file_sha256(path) == before
 
 
+def test_a_shift_moves_zero_points_by_128(tmp_path: Path) -> None:
+    path = small(tmp_path, lambda _: None, INT8)
+    (moved,) = [
+        numpy_helper.to_array(entry)
+        for entry in onnx.load_from_string(bytes(unsigned(path))).graph.initializer  # type: ignore[arg-type]
+        if entry.name == "zero+128"
+    ]
+    assert str(moved.dtype) == "uint8"
+    assert int(moved) == 3 + 128
+
+
+def test_signed_kernels_are_allowed_where_they_are_asked_for(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    saved = tmp_path / "optimized.onnx"
+    open_session(stored(pipeline, "int8"), 1, "signed kernel", save_to=saved)
+    kinds = [node.op_type for node in onnx.load(saved).graph.node]
+    assert kinds.count("QLinearConv") == 9
+
+
 def convolutions(pipeline: Pipeline, folder: Path) -> Path:
     """The stored int8 model up to its first addition: integer arithmetic and nothing else."""
     model = onnx.load(stored(pipeline, "int8"))
@@ -115,8 +135,8 @@ def test_a_model_without_signed_activations_is_left_alone(pipeline: Pipeline, st
     assert unsigned(path) == str(path)
 
 
-def _kept(change: Callable[[list[Any]], None], tmp_path: Path, zero: Any) -> bool:
-    """Whether a small model of one quantize and one dequantize step is left alone."""
+def small(tmp_path: Path, change: Callable[[list[Any]], None], zero: Any) -> Path:
+    """A model of one quantize and one dequantize step, after `change`."""
     steps = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
@@ -136,7 +156,7 @@ def _kept(change: Callable[[list[Any]], None], tmp_path: Path, zero: Any) -> boo
     )
     path = tmp_path / "small.onnx"
     onnx.save(helper.make_model(graph), path)
-    return unsigned(path) == str(path)
+    return path
 
 
 INT8, INT16 = np.array(3, np.int8), np.array(3, np.int16)
@@ -171,8 +191,10 @@ LEFT_ALONE: dict[str, tuple[Callable[[list[Any]], None], Any]] = {
 def test_what_cannot_be_shifted_exactly_is_left_alone(
     tmp_path: Path, change: Callable[[list[Any]], None], zero: Any
 ) -> None:
-    assert not _kept(lambda _: None, tmp_path, INT8)
-    assert _kept(change, tmp_path, zero)
+    usual = small(tmp_path, lambda _: None, INT8)
+    assert unsigned(usual) != str(usual)
+    other = small(tmp_path, change, zero)
+    assert unsigned(other) == str(other)
 
 
 def test_reference_arithmetic_fuses_nothing_into_integer_kernels(

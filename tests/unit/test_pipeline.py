@@ -218,6 +218,18 @@ def test_a_record_is_what_the_stored_scores_say(pipeline: Pipeline, name: str) -
     assert compared["agreement_percent"] == pytest.approx(100 * (answers == baseline).mean())
 
 
+def test_calibration_images_are_training_images(pipeline: Pipeline) -> None:
+    import numpy as np
+
+    from resnet8_eval.cifar10 import read_split
+
+    made = pipeline.artifact("calibration")
+    train = read_split(pipeline.settings.assets.dataset, "train")
+    indices = np.load(made.path("indices.npy"))
+    assert np.array_equal(np.load(made.path("images.npy")), train.images[indices])
+    assert np.bincount(train.labels[indices]).tolist() == made.record["per_class"]
+
+
 # --- making --------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,25 @@ def test_one_wrong_scale_is_found_and_named(
     assert "wrong scale" in _check(pipeline, model, tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize(
+    ("argument", "steps", "said"),
+    [(1, 1, "1 of 432 integers are others"), (2, 3, "stored biases")],
+    ids=["an integer of a weight", "an integer of a bias"],
+)
+def test_one_other_number_is_found_and_named(
+    pipeline: Pipeline, tmp_path: Path, argument: int, steps: int, said: str
+) -> None:
+    model = _model(pipeline)
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = makers[first.input[argument]].input[0]
+    entry = next(entry for entry in model.graph.initializer if entry.name == name)
+    integers = numpy_helper.to_array(entry).copy()
+    integers.flat[0] += steps if integers.flat[0] < 0 else -steps
+    entry.CopyFrom(numpy_helper.from_array(integers, name))
+    assert said in _check(pipeline, model, tmp_path / "model.onnx")
+
+
 def test_a_swapped_axis_is_found_and_named(pipeline: Pipeline, tmp_path: Path) -> None:
     model = _model(pipeline)
     square = {e.name for e in model.graph.initializer if e.dims[:2] == [16, 16]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -12,7 +14,16 @@ from numpy.typing import NDArray
 
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import preprocess
-from resnet8_eval.quantize.ranges import BINS, Ranges, _cut, _pooled, activation_ranges
+from resnet8_eval.quantize.graph import Probe
+from resnet8_eval.quantize.ranges import (
+    BINS,
+    Ranges,
+    _cut,
+    _extremes,
+    _histograms,
+    _pooled,
+    activation_ranges,
+)
 from resnet8_eval.quantize.recipes import Method
 
 Images = NDArray[np.uint8]
@@ -67,6 +78,44 @@ def test_a_pooled_range_is_a_whole_number_of_64ths(
     before: tuple[float, float], pooled: tuple[float, float], expected: float
 ) -> None:
     assert _pooled(before, pooled) == pytest.approx((0.0, expected))
+
+
+class Seen:
+    """Stands for a probe: one tensor, whose values come in batches."""
+
+    def __init__(self, *batches: list[float]) -> None:
+        self._batches = [np.array(batch, np.float32) for batch in batches]
+
+    def run(self, _: Images) -> Iterator[dict[str, NDArray[np.float32]]]:
+        return ({"x": batch} for batch in self._batches)
+
+
+NONE = np.zeros((0, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        ([[3.0, -2.0], [1.0, -1.0]], (-2.0, 3.0)),
+        ([[1.0, -1.0], [3.0, -2.0]], (-2.0, 3.0)),
+        ([[2.0, 1.0]], (0.0, 2.0)),
+        ([[-2.0, -1.0]], (-2.0, 0.0)),
+    ],
+    ids=["first batch", "last batch", "all above zero", "all below zero"],
+)
+def test_extremes_are_those_of_all_batches_and_hold_zero(
+    batches: list[list[float]], expected: tuple[float, float]
+) -> None:
+    assert _extremes(cast("Probe", Seen(*batches)), ["x"], NONE) == {"x": expected}
+
+
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 5.0), (0.0, 2.0)])
+def test_a_histogram_counts_each_value_of_each_batch_in_its_bin(low: float, high: float) -> None:
+    bins = np.random.default_rng(2).integers(0, BINS, 500)
+    values = (low + (bins + 0.5) * (high - low) / BINS).tolist()
+    probe = cast("Probe", Seen(values[:200], values[200:], [high]))
+    found = _histograms(probe, {"x": (low, high)}, NONE)["x"]
+    assert found.tolist() == np.bincount([*bins, BINS - 1], minlength=BINS).tolist()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from resnet8_eval import requirements
 from resnet8_eval.requirements import BY_ID, MILESTONES, REGISTER, Requirement, of_milestone
 
 
@@ -80,6 +81,19 @@ def test_threshold(direction: str, measured: float, met: bool, margin: float) ->
 def test_the_issue_s_thresholds(name: str, barely: float, not_quite: float) -> None:
     assert BY_ID[name].is_met_by(barely)
     assert not BY_ID[name].is_met_by(not_quite)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FLAGGED_DROP_PP", 5),
+        ("EQUIVALENCE_MARGIN_PP", 0.5),
+        ("PARITY_ATOL", 1e-5),
+        ("MAX_KERNEL_DISAGREEMENT_PERCENT", 0.5),
+    ],
+)
+def test_no_tolerance_is_widened_unnoticed(name: str, value: float) -> None:
+    assert getattr(requirements, name) == value
 
 
 @pytest.mark.parametrize("entry", REGISTER, ids=lambda entry: entry.id)

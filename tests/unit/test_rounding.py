@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch.nn import functional
 
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize.graph import Probe, weighted
 from resnet8_eval.quantize.parameters import WEIGHT_LIMIT
-from resnet8_eval.quantize.rounding import Rounded, gptq, round_weights
+from resnet8_eval.quantize.recipes import Method
+from resnet8_eval.quantize.rounding import Rounded, _moments, gptq, round_weights
+from tests import small_network
 
 Matrix = NDArray[np.float64]
 
@@ -58,6 +64,78 @@ def test_nothing_leaves_the_range_even_when_errors_add_up() -> None:
     weight = np.full((1, 20), 1.49)
     rounded = gptq(weight, np.ones((20, 20)), np.array([0.01]))
     assert np.abs(rounded).max() <= WEIGHT_LIMIT
+
+
+def test_the_input_that_varies_most_is_rounded_first_and_the_others_make_up_for_it() -> None:
+    weight = random(6, 3)
+    covariance = np.array([[1.0, 0.9, 1.5], [0.9, 1.0, 1.6], [1.5, 1.6, 4.0]])
+    scale = np.abs(weight).max(axis=1) / 7
+    rounded, nearest = gptq(weight, covariance, scale, 7), np.round(weight / scale[:, None])
+    assert np.array_equal(rounded[:, 2], nearest[:, 2])
+    assert not np.array_equal(rounded, nearest)
+
+
+# --- a network in small --------------------------------------------------------------------------
+
+
+def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> None:
+    """Against another implementation of the windows of a convolution."""
+    model, images = small_network.network(), small_network.images()
+    names = ["planes", "first/relu", "flat"]
+    fed = {
+        name: torch.from_numpy(x) for name, x in next(Probe(model, names, 1).run(images)).items()
+    }
+    top, left, bottom, right = small_network.PADS
+    padded = functional.pad(fed["planes"], (left, right, top, bottom))
+    windows = {
+        "first/weight": functional.unfold(
+            padded, small_network.KERNEL, stride=small_network.STRIDES
+        ),
+        "second/weight": functional.unfold(fed["first/relu"], 3, padding=1),
+        "dense/weight": fed["flat"][:, :, None],
+    }
+    found = _moments(model, images, 1)
+    assert list(found) == list(windows)
+    for name, columns in windows.items():
+        rows = columns.transpose(1, 2).flatten(0, 1).double().numpy()
+        mean, covariance = found[name]
+        assert mean == pytest.approx(rows.mean(axis=0), rel=1e-5)
+        wanted = np.cov(rows.T, bias=True)
+        assert covariance == pytest.approx(wanted, abs=1e-4 * wanted.max())
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
+    model, images = small_network.network(), small_network.images()
+    method = Method(rounding=rounding, moment_stride=1)
+    rounded = round_weights(model, images, 1, method, limit=7).model
+    means = [
+        next(Probe(one, ["first"], 1).run(images))["first"].mean(axis=(0, 2, 3), dtype=np.float64)
+        for one in (model, rounded)
+    ]
+    assert not np.array_equal(
+        initializers(model)["first/weight"], initializers(rounded)["first/weight"]
+    )
+    assert means[1] == pytest.approx(means[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("limit", [7, 127])
+def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
+    granularity: Any, limit: int
+) -> None:
+    model, images = small_network.network(), small_network.images(4)
+    method = Method(granularity=granularity, rounding="nearest")
+    found = round_weights(model, images, 1, method, limit)
+    before, after = initializers(model), initializers(found.model)
+    for name, scale in found.scales.items():
+        largest = np.abs(found.integers[name].astype(int)).reshape(len(scale), -1).max(axis=1)
+        assert largest.max() == limit
+        assert (largest == limit).all() == (granularity == "per-channel")
+        assert len(set(scale.tolist())) == (1 if granularity == "per-tensor" else len(scale))
+        moved = np.abs(after[name] - before[name])
+        moved = moved.T if moved.ndim == 2 else moved.reshape(len(scale), -1)
+        assert (moved.max(axis=1) <= 0.501 * scale).all()
 
 
 @pytest.fixture(scope="module")

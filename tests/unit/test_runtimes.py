@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +75,21 @@ def test_scores_that_are_none_are_refused(
     with pytest.raises(ModelError, match="does not give one finite score for each class") as caught:
         scores(Path("model.onnx"), IMAGES, threads=1)
     assert given in caught.value.given
+
+
+@pytest.mark.parametrize("execution", ["kernel", "signed kernel", "reference"])
+def test_a_session_computes_as_it_was_asked_to(
+    monkeypatch: pytest.MonkeyPatch, execution: Any
+) -> None:
+    def session(path: Path, threads: int, arithmetic: str) -> Any:
+        asked.append((path.name, threads, arithmetic))
+        run = lambda _, feed: [np.zeros((len(feed["x"]), 10), np.float32)]  # noqa: E731
+        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=run)
+
+    asked: list[tuple[str, int, str]] = []
+    monkeypatch.setattr(runtimes, "open_session", session)
+    scores(Path("model.onnx"), IMAGES, threads=1, execution=execution)
+    assert asked == [("model.onnx", 1, execution)]
 
 
 def test_scores_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,12 @@ import pytest
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize import layers
+from resnet8_eval.quantize.graph import Probe
 from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
+from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.recipes import Method
 from resnet8_eval.quantize.simulate import Simulation, probabilities
+from tests import small_network
 
 
 @pytest.fixture
@@ -66,3 +70,21 @@ def test_every_layer_has_its_noise_and_its_cost(pipeline: Pipeline, name: str) -
 def test_noise_is_told_in_decibels() -> None:
     assert layers.decibels(100.0, 1.0) == pytest.approx(20)
     assert layers.decibels(1.0, 0.0) is None
+
+
+def test_a_sum_is_quantized_with_the_layer_before_it_and_with_no_other() -> None:
+    """Grids fine enough to change nothing, but for the sum's, on which everything is zero."""
+    model, images = small_network.network(), small_network.images()
+    exact = next(Probe(model, ["scores"], 1).run(images))["scores"]
+    ranges = activation_ranges(model, images, 1, Method(ranges="minmax"))[0]
+    fine = Simulation(model, model, ranges, levels=60_000)
+    coarse = Simulation(model, model, {**ranges, "sum/relu": (0.0, 1e9)}, levels=60_000)
+    assert fine.logits(images, []) == pytest.approx(exact, abs=1e-4)
+    assert fine.logits(images) == pytest.approx(exact, abs=1e-2)
+    assert coarse.logits(images, ["first", "dense"]) == pytest.approx(exact, abs=1e-2)
+    assert coarse.logits(images, ["second"]) != pytest.approx(exact, abs=1e-2)
+
+
+def test_probabilities_are_those_of_softmax() -> None:
+    found = probabilities(np.log(np.array([[1, 2, 5], [1e30, 1e30, 2e30]], np.float32)))
+    assert found == pytest.approx(np.array([[0.125, 0.25, 0.625], [0.25, 0.25, 0.5]]), abs=1e-6)

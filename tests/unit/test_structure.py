@@ -90,6 +90,11 @@ def add_dense(model: onnx.ModelProto) -> None:
     model.graph.node.append(onnx.helper.make_node("MatMul", ["dense", "extra"], ["more"]))
 
 
+def add_vector(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(10, np.float32), "extra"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["dense", "extra"], ["more"]))
+
+
 def retype(value: str, sizes: list[Any], kind: int = onnx.TensorProto.FLOAT) -> Any:
     def change(model: onnx.ModelProto) -> None:
         entry = getattr(model.graph, value)[0]
@@ -117,6 +122,7 @@ ONNX_FAULTS: dict[str, tuple[Callable[[onnx.ModelProto], object], set[str]]] = {
     "a convolution missing": (drop_convolution, {CONVOLUTIONS, KERNELS, IN_ONNX, LOST, FOREIGN}),
     "a convolution too many": (add_convolution, {CONVOLUTIONS, FOREIGN}),
     "a dense layer too many": (add_dense, {DENSE, FOREIGN}),
+    "a bias too many": (add_vector, {FOREIGN}),
     "a bias missing": (drop_bias, {KERNELS, IN_ONNX, LOST, FOREIGN}),
     "channels first": (retype("input", ["N", 3, 32, 32]), {INPUT}),
     "a fixed batch": (retype("input", [1, 32, 32, 3]), {INPUT}),

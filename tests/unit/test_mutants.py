@@ -1,0 +1,91 @@
+"""The list of mutants stays sound, and what plants them tells a killed one from a survivor."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tools.mutate import PACKAGE, ROOT, Mutant, judge, load
+
+MUTANTS = load()
+FAMILIES = (
+    "preprocess",
+    "cifar10",
+    "calibration",
+    "convert",
+    "quantize",
+    "runtimes",
+    "evaluate",
+    "statistics",
+    "analysis",
+    "requirements",
+    "checks",
+    "artifacts",
+    "environment",
+    "pipeline",
+    "results",
+    "pytest_plugin",
+)
+
+
+def test_there_are_enough_and_each_has_an_id_of_its_own() -> None:
+    assert len(MUTANTS) >= 70
+    assert [name for name, n in Counter(mutant.id for mutant in MUTANTS).items() if n > 1] == []
+    pairs = Counter((mutant.file, mutant.old, mutant.new) for mutant in MUTANTS)
+    assert [pair for pair, n in pairs.items() if n > 1] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_modules_has_mutants(family: str) -> None:
+    found = [m for m in MUTANTS if m.file.removesuffix(".py").split("/")[0] == family]
+    assert found, family
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
+def test_a_mutant_fits_the_code_and_names_tests_that_exist(mutant: Mutant) -> None:
+    source = (ROOT / PACKAGE / mutant.file).read_text(encoding="utf-8")
+    assert source.count(mutant.old) == 1, "`old` must occur once"
+    changed = ast.dump(ast.parse(mutant.applied(source)))
+    assert changed != ast.dump(ast.parse(source)), "`new` must be other code"
+    assert mutant.fault
+    assert mutant.tests
+    for test in mutant.tests:
+        path, _, name = test.partition("::")
+        assert f"def {name or 'test_'}" in (ROOT / path).read_text(encoding="utf-8")
+
+
+# --- the program that plants them ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict", "by"),
+    [
+        ("a - b", "killed", "test_it.py::test_sum"),
+        ("b + a", "survived", "all tests passed"),
+        ("a +", "broken", "error during collection"),
+    ],
+)
+def test_the_verdict_on_a_mutant(tmp_path: Path, new: str, verdict: str, by: str) -> None:
+    checkout, scratch = tmp_path / "checkout", tmp_path / "scratch"
+    (checkout / PACKAGE).mkdir(parents=True)
+    scratch.mkdir()
+    for name in ("__init__.py", "pytest_plugin.py"):  # an entry point; pytest always imports it
+        (checkout / PACKAGE / name).touch()
+    source = checkout / PACKAGE / "small.py"
+    source.write_text("def add(a, b):\n    return a + b\n")
+    (checkout / "test_it.py").write_text(
+        f"from {PACKAGE}.small import add\ndef test_sum():\n    assert add(2, 1) == 3\n"
+    )
+    mutant = Mutant("small", "small.py", "a + b", new, "a fault", ("test_it.py",))
+    found = judge(checkout, scratch, mutant.tests, mutant, None)
+    assert (found.verdict, by in found.by) == (verdict, True), found.by
+    assert source.read_text() == "def add(a, b):\n    return a + b\n"
+
+
+def test_a_mutant_that_does_not_fit_is_refused() -> None:
+    mutant = Mutant("twice", "small.py", "a", "b", "a fault", ("test_it.py",))
+    with pytest.raises(ValueError, match="'a' occurs 2 times"):
+        mutant.applied("a = a")

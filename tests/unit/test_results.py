@@ -1,0 +1,26 @@
+"""The results file: JSON or nothing, and honest about what is older than the run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from resnet8_eval import results
+from resnet8_eval.pipeline import Pipeline
+
+
+@pytest.mark.parametrize(("started", "word"), [(0.0, "miss"), (math.inf, "hit")])
+def test_what_is_older_than_the_run_came_from_the_cache(
+    pipeline: Pipeline, started: float, word: str
+) -> None:
+    built = results.build(pipeline, {}, complete=False, command="pytest", started=started)
+    assert {"onnx", "calibration", "scores/torch-int8"} <= set(built["cache"])
+    assert set(built["cache"].values()) == {word}
+
+
+def test_what_json_has_no_word_for_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        results.write({"measured": math.nan}, tmp_path / "results.json")
+    assert list(tmp_path.iterdir()) == []
