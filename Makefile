@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint types unit acceptance clean
+.PHONY: help report test lint types unit acceptance bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -29,6 +29,9 @@ unit: $(STAMP) ## Unit, fault and browser tests, on the stand-in or smaller
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
 	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in
 	$(PYTEST) tests/acceptance --assets auto
+
+bench: $(STAMP) ## Measure speed on the real assets, beside a plain script; some 15 minutes, on an idle machine
+	$(BIN)/python -m benchmarks.bench
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

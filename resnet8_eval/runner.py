@@ -63,6 +63,7 @@ def run(
     running: dict[Future[float], tuple[str, Stage | None]] = {}
     lanes: dict[str, Any] = {}
     warm: set[str] = set()
+    leaving: list[threading.Thread] = []
 
     def free(lane: str) -> bool:
         return len(running) < SLOTS and lane not in {busy for busy, _ in running.values()}
@@ -103,10 +104,14 @@ def run(
                         announce(f"{made.name} {seconds:.1f} s")
             needed = {stage.lane for stage in waiting} | {lane for lane, _ in running.values()}
             for lane in set(lanes) - needed:
-                lanes.pop(lane).shutdown(wait=False)
+                # A framework takes its time to leave; what comes next need not wait for it.
+                leaving.append(threading.Thread(target=lanes.pop(lane).shutdown))
+                leaving[-1].start()
     finally:
         for executor in lanes.values():
             executor.shutdown(wait=True, kill_workers=bool(running))
+        for thread in leaving:
+            thread.join()
     return failures
 
 

@@ -107,6 +107,9 @@ def export(module: torch.nn.Module, path: Path) -> None:
 
     example = (torch.zeros(2, 32, 32, 3),)
     program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("N")},))
+    for node in program.graph.nodes:
+        # Where the packages lie on this machine is no part of the model.
+        node.meta.pop("stack_trace", None)
     torch.export.save(program, path)
 
 

@@ -248,8 +248,8 @@ def test_every_framework_reads_a_model_with_an_odd_name(
 SESSION: Final = """
 import sys, time
 from pathlib import Path
-from resnet8_eval.runtimes import onnx_session
-onnx_session(Path(sys.argv[1]), 1)
+from resnet8_eval.onnx_session import open_session
+open_session(Path(sys.argv[1]), 1)
 time.sleep(0.5)
 """
 

@@ -178,7 +178,7 @@ def test_compare_flags_a_drop(
 ) -> None:
     good = model_path(pipeline, "onnxruntime-float32")
     bad = tmp_path / "bad.onnx"
-    bad.touch()
+    bad.write_bytes(good.read_bytes())
     scores = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))
     found = {good: scores, bad: np.roll(scores, 1, axis=0)}
     monkeypatch.setattr(runtimes, "scores", lambda path, *_, **__: found[path])

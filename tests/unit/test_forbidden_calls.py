@@ -14,7 +14,11 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     [
         ROOT / "conftest.py",
-        *(p for d in ("resnet8_eval", "tests", "tools") for p in (ROOT / d).rglob("*.py")),
+        *(
+            p
+            for d in ("resnet8_eval", "benchmarks", "tests", "tools")
+            for p in (ROOT / d).rglob("*.py")
+        ),
     ]
 )
 

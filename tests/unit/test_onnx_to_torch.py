@@ -175,6 +175,12 @@ def exported(pipeline: Pipeline) -> Path:
     return pipeline.artifact("torch").path("model.pt2")
 
 
+def test_an_export_does_not_tell_where_it_was_made(exported: Path) -> None:
+    content = exported.read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path.cwd()).encode() not in content
+
+
 def test_an_honest_export_passes(folded: Path, exported: Path) -> None:
     checks = onnx_to_torch.verify_export(folded, exported)
     assert len(checks) == 2

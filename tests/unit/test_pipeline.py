@@ -149,7 +149,7 @@ def test_a_recipe_moves_its_own_configuration_alone(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     before = keys(pipeline.settings)
-    change: dict[str, Any] = {field: "another"}
+    change: dict[str, Any] = {field: "onnxruntime" if field == "framework" else "another"}
     other = replace(RECIPES["torch-int8"], **change)
     monkeypatch.setattr(pipeline_, "RECIPES", {**RECIPES, "torch-int8": other})
     found = moved(before, keys(pipeline.settings))

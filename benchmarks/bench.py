@@ -1,0 +1,333 @@
+"""Measure the suite: cold, warm, by stage, by runtime, and as the work grows.
+
+    python -m benchmarks.bench [--repetitions 3] [--part NAME ...]
+
+On the real assets. Every figure is the median of whole processes, with the least and the most; runs
+that are compared take turns. Nothing else should run meanwhile: the load at the start is printed.
+The table goes to standard output, the figures to reports/benchmark.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.plain import STEPS
+from resnet8_eval import environment
+from resnet8_eval.assets import default_cache_dir, locate
+from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, Settings, model_path
+from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.runner import lane_environment
+
+ROOT: Final = Path(__file__).parents[1]
+Lines = Iterator[str]
+PRODUCT: Final = """
+import time, torch
+torch.set_num_threads({threads})
+a, times = torch.rand(2048, 2048), []
+for _ in range(8):
+    start = time.perf_counter()
+    a @ a
+    times.append(time.perf_counter() - start)
+print(2 * 2048**3 / min(times))
+"""
+
+
+class Bench:
+    """Runs commands and keeps what they took.
+
+    Parameters
+    ----------
+    folder
+        For caches and reports.
+    repetitions
+        Of each command.
+    """
+
+    def __init__(self, folder: Path, repetitions: int) -> None:
+        self.folder = folder
+        self.repetitions = repetitions
+        self.figures: dict[str, Any] = {}
+        cache = default_cache_dir()
+        self.assets = locate("real", assets_dir=None, cache_dir=cache, announce=print)
+
+    def once(self, *command: str, **variables: str) -> float:
+        """Seconds that a command takes; it must succeed."""
+        start = time.perf_counter()
+        done = subprocess.run(  # noqa: S603 (words of this file)
+            command,
+            cwd=ROOT,
+            env={**os.environ, "RESNET8_EVAL_CACHE": str(self.folder / "cache"), **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        return time.perf_counter() - start
+
+    def in_turn(self, **commands: Callable[[], float]) -> dict[str, list[float]]:
+        """Run each several times, in turn, so that a slow moment meets all of them."""
+        taken: dict[str, list[float]] = defaultdict(list)
+        for _ in range(self.repetitions):
+            for name, command in commands.items():
+                taken[name].append(command())
+        return dict(taken)
+
+    def acceptance(self, *words: str) -> float:
+        """A whole run of all three milestones."""
+        places = [f"--reports-dir={self.folder / 'reports'}", "-p", "no:cacheprovider"]
+        return self.once(sys.executable, "-m", "pytest", "tests/acceptance", *places, *words)
+
+    def cold(self, *words: str) -> float:
+        """The same with an empty cache."""
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+        return self.acceptance(*words)
+
+    def results(self) -> dict[str, Any]:
+        """What the last run left."""
+        found: dict[str, Any] = json.loads((self.folder / "reports" / "results.json").read_text())
+        return found
+
+
+def spread(taken: Sequence[float], digits: int = 1) -> str:
+    """Median, least and most."""
+    low, high = min(taken), max(taken)
+    return f"{statistics.median(taken):.{digits}f} | {low:.{digits}f}–{high:.{digits}f}"
+
+
+def whole_runs(bench: Bench) -> Lines:
+    """Cold, warm, and the plain script."""
+    stages: dict[str, list[float]] = defaultdict(list)
+
+    def cold() -> float:
+        taken = bench.cold()
+        for name, seconds in bench.results()["timing"].items():
+            stages[name].append(seconds)
+        return taken
+
+    steps: dict[str, list[float]] = defaultdict(list)
+
+    def plain() -> float:
+        folder = bench.folder / "plain"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for step in STEPS:
+            words = [str(bench.assets.dataset.parent), str(folder), step]
+            steps[step].append(bench.once(sys.executable, "-m", "benchmarks.plain", *words))
+        return sum(taken[-1] for taken in steps.values())
+
+    taken = bench.in_turn(cold=cold, warm=bench.acceptance, plain=plain)
+    collect = ["tests/acceptance", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    taken |= bench.in_turn(
+        collect=lambda: bench.once(sys.executable, "-m", "pytest", *collect),
+        help=lambda: bench.once(sys.executable, "-m", "resnet8_eval", "--help"),
+    )
+    bench.figures["whole"] = {**taken, "stages": dict(stages), "steps": dict(steps)}
+    titles = {
+        "cold": "suite, cold",
+        "warm": "suite, warm",
+        "plain": "plain script",
+        "collect": "`pytest --collect-only`",
+        "help": "`python -m resnet8_eval --help`",
+    }
+    yield from (
+        "| Whole process | Median, s | Least–most | Times the plain script |",
+        "|---|--:|--:|--:|",
+    )
+    base = statistics.median(taken["plain"])
+    for name, title in titles.items():
+        ratio = base / statistics.median(taken[name])
+        shown = f"{ratio:.1f}" if name in ("cold", "warm") else ""
+        yield f"| {title} | {spread(taken[name], 2)} | {shown} |"
+    yield from ("", "| Step of the plain script | Median, s | Least–most |", "|---|--:|--:|")
+    for name, seconds in steps.items():
+        yield f"| {name} | {spread(seconds)} |"
+    yield from ("", "| Stage of the suite, cold | Median, s | Least–most |", "|---|--:|--:|")
+    for name, seconds in sorted(stages.items(), key=lambda entry: -statistics.median(entry[1])):
+        if statistics.median(seconds) >= 0.1:
+            yield f"| {name} | {spread(seconds)} |"
+
+
+def by_runtime(bench: Bench) -> Lines:
+    """The suite's evaluation against each runtime alone, with all cores."""
+    pipeline = Pipeline(Settings(bench.assets, bench.folder / "cache"))
+    pipeline.prepare(f"scores/{name}" for name in CONFIGURATIONS)
+    rows: dict[str, Any] = {}
+    cases = [(n, "kernel") for n in CONFIGURATIONS] + [("onnxruntime-int8", "signed kernel")]
+    for name, execution in cases:
+        found: dict[int, Any] = {}
+        for threads in (1, environment.usable_cores()):
+            done = subprocess.run(  # noqa: S603 (words of this file)
+                [
+                    *(sys.executable, "-W", "ignore", "-m", "benchmarks.runtime"),
+                    *(str(model_path(pipeline, name)), str(bench.assets.dataset)),
+                    *(str(threads), execution),
+                ],
+                cwd=ROOT,
+                env={**os.environ, **lane_environment(), "OMP_NUM_THREADS": str(threads)},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            found[threads] = json.loads(done.stdout.splitlines()[-1])
+        rows[f"{name}, {execution}"] = found
+    bench.figures["runtimes"] = rows
+    yield "| Configuration | Threads | Suite, images/s | Runtime alone, best batch | Share |"
+    yield "|---|--:|--:|--:|--:|"
+    for name, by_threads in rows.items():
+        for threads, figures in by_threads.items():
+            size, rate = max(figures["alone"].items(), key=lambda entry: entry[1])
+            suite = figures["suite"]
+            best = f"{rate:.0f} at {size} | {100 * suite / rate:.0f} %"
+            yield f"| {name} | {threads} | {suite:.0f} | {best} |"
+
+
+def growth(bench: Bench) -> Lines:
+    """More images, more configurations, more workers."""
+    from resnet8_eval import runtimes
+    from resnet8_eval.cifar10 import read_split
+
+    cache = bench.folder / "cache"
+    pipeline = Pipeline(Settings(bench.assets, cache))
+    model = model_path(pipeline, "onnxruntime-float32")
+    images = read_split(bench.assets.dataset, "test").images
+    threads = environment.usable_cores()
+
+    def evaluation(times: int) -> Callable[[], float]:
+        def work() -> float:
+            many = np.concatenate([images] * times)
+            start = time.perf_counter()
+            runtimes.scores(model, many, threads=threads)
+            return time.perf_counter() - start
+
+        return work
+
+    seeds = itertools.count(100)
+
+    def configurations(count: int) -> Callable[[], float]:
+        """Calibrate, quantize, evaluate; with a seed of its own, nothing is in the cache."""
+
+        def work() -> float:
+            start = time.perf_counter()
+            for _ in range(max(1, count // len(RECIPES))):
+                seeded = Pipeline(Settings(bench.assets, cache, calibration_seed=next(seeds)))
+                names = [f"compare/{name}" for name in list(RECIPES)[:count]]
+                seeded.prepare(names)
+                seeded.artifact(names[-1])
+            return time.perf_counter() - start
+
+        return work
+
+    def workers(count: int) -> Callable[[], float]:
+        return lambda: bench.cold("-n", str(count))
+
+    parts = {
+        "images": bench.in_turn(**{str(n * len(images)): evaluation(n) for n in (1, 2, 4)}),
+        "configurations": bench.in_turn(**{str(n): configurations(n) for n in (1, 4, 16)}),
+        "workers": bench.in_turn(**{str(n): workers(n) for n in (1, 2)}),
+    }
+    bench.figures["growth"] = parts
+    titles = {
+        "images": "images, ONNX Runtime float32",
+        "configurations": "quantized configurations, after conversion",
+        "workers": "pytest-xdist workers, cold run",
+    }
+    yield from ("| What grows | To | Median, s | Least–most |", "|---|--:|--:|--:|")
+    for part, taken in parts.items():
+        for number, seconds in taken.items():
+            yield f"| {titles[part]} | {number} | {spread(seconds)} |"
+
+
+def floor(bench: Bench) -> Lines:
+    """What the multiplications alone would take at the measured rate of matrix products."""
+    import onnx
+
+    pipeline = Pipeline(Settings(bench.assets, bench.folder / "cache"))
+    path = pipeline.artifact("folded").path("folded.onnx")
+    operations = 2 * multiplications(onnx.shape_inference.infer_shapes(onnx.load(path)))
+    rates = {}
+    for threads in (1, environment.usable_cores()):
+        code = PRODUCT.format(threads=threads)
+        done = subprocess.run(  # noqa: S603 (words of this file)
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        rates[threads] = float(done.stdout)
+    bench.figures["floor"] = {"operations": operations, "rates": rates}
+    total = 10_000 * operations
+    yield (
+        f"One image takes {operations / 1e6:.1f} million operations (a multiplication and an "
+        f"addition each count), 10,000 images {total / 1e9:.0f} billion."
+    )
+    yield from (
+        "",
+        "| Threads | float32 matrix product, Gop/s | 10,000 images, s |",
+        "|--:|--:|--:|",
+    )
+    for threads, rate in rates.items():
+        yield f"| {threads} | {rate / 1e9:.0f} | {total / rate:.2f} |"
+
+
+def multiplications(model: Any) -> int:
+    """Multiplications of the convolutions and matrix products for one image.
+
+    Parameters
+    ----------
+    model
+        ONNX model with inferred shapes.
+    """
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in model.graph.value_info
+    }
+    weights = {entry.name: list(entry.dims) for entry in model.graph.initializer}
+    total = 0
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            total += int(np.prod(weights[node.input[1]])) * int(np.prod(shapes[node.output[0]][2:]))
+        elif node.op_type == "Gemm":
+            total += int(np.prod(weights[node.input[1]]))
+    return total
+
+
+PARTS: Final = {"whole": whole_runs, "runtimes": by_runtime, "growth": growth, "floor": floor}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the parts asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    chosen = parser.parse_args(arguments)
+    described = environment.describe()
+    print(f"{described['cpu']['model']}, {described['cpu']['cores']} cores, ", end="")
+    print(f"{', '.join(described['cpu']['flags'])}; Python {described['python']}; ", end="")
+    print(f"load {os.getloadavg()[0]:.2f}; {chosen.repetitions} repetitions")
+    with tempfile.TemporaryDirectory(prefix="resnet8-bench-") as folder:
+        bench = Bench(Path(folder), chosen.repetitions)
+        for name in chosen.part or PARTS:
+            print()
+            for line in PARTS[name](bench):
+                print(line, flush=True)
+    target = ROOT / "reports" / "benchmark.json"
+    target.write_text(json.dumps({"environment": described, **bench.figures}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
