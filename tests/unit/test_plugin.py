@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
+import junitparser
 import pytest
 
+from resnet8_eval.report import html
 from resnet8_eval.requirements import BY_ID, of_milestone
 from tests.small_suite import Suite, passing
 
@@ -38,8 +42,39 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
     page = (suite.reports / "report.html").read_text(encoding="utf-8")
     assert "CAL-01" in page
     assert "<th>Requirement</th>" in page
-    junit = (suite.reports / "junit.xml").read_text(encoding="utf-8")
-    assert 'name="requirement" value="CAL-01"' in junit
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_a_junit_reader_shows_each_requirement_and_its_numbers(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    body = "requirement.judge(84.25, [equal('images', 10, 9)])"
+    suite.write({"PT-05": passing("PT-05", body=body)})
+    suite.run(*words, apart=True)
+    found = {}
+    for group in junitparser.JUnitXml.fromfile(str(suite.reports / "junit.xml")):
+        for case in group:
+            properties = case.child(junitparser.Properties)
+            shown = {entry.name: entry.value for entry in properties}
+            found[shown["requirement"]] = (case, shown)
+    assert set(found) == set(BY_ID)
+    for name, (case, shown) in found.items():
+        entry = BY_ID[name]
+        assert (shown["milestone"], shown["threshold"]) == (entry.milestone, entry.required)
+        assert entry.is_met_by(float(shown["measured"])) == case.is_passed == (name != "PT-05")
+        assert json.loads(shown["evidence"])
+
+
+def test_workers_change_nothing_in_the_report_but_times(suite: Suite) -> None:
+    pages = []
+    first: dict[str, Any] = {}
+    for words in ((), ("-n2",)):
+        results = suite.run(*words, apart=True).results
+        first = first or results
+        times = {key: first[key] for key in ("created", "command", "timing", "cache")}
+        pages.append(html.page({**results, **times}))
+    assert "CAL-01" in pages[0]
+    assert pages[0] == pages[1]
 
 
 @pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
