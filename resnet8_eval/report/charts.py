@@ -238,6 +238,7 @@ _SHARED: Final = {
 _OF_CONFIGURATION: Final = {"model": "quantize", "scores": "evaluate on test", "compare": "compare"}
 """First part of the names of a configuration's own stages, and what they do."""
 _BESIDES: Final = {
+    "reference/onnxruntime": "reference arithmetic",
     "verify/onnx": "verify ONNX",
     "verify/torch": "verify PyTorch",
     "verify/preprocessing": "verify preprocessing",
@@ -281,7 +282,8 @@ def pipeline(results: Results) -> Drawing | None:
             if due or stage in timing:
                 boxes.append((stage, grid.box(kind, row, title if kind == "scores" else verb)))
     placed = dict(boxes)
-    besides = {**{stage: stage for stage in sorted(timing) if stage not in placed}, **_BESIDES}
+    others = {stage: stage for stage in sorted(timing) if stage not in {*placed, *_BESIDES}}
+    besides = {**_BESIDES, **others}
     for k, (stage, title) in enumerate(besides.items()):
         row, column = divmod(k, 6)
         boxes.append((stage, grid.free_box(column, len(names) + 0.2 + row, title)))

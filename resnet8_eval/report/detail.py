@@ -208,12 +208,18 @@ def recipes(results: Results) -> dict[str, Any] | None:
             "quantized operators": (found["census"] or {}).get("quantized_ops"),
             "float operators": (found["census"] or {}).get("float_ops"),
             "support": found["support"],
-            "integer kernels": found.get("kernels"),
+            "operators as ONNX Runtime runs them": found.get("kernels"),
             "kernels against reference": _against_reference(found),
             "images with a tie for first": found["ties"]["images"],
             "model SHA-256": found["model_sha256"],
         }
-        told.append({words.plain(key).replace("_", " "): said(v) for key, v in entries.items()})
+        told.append(
+            {
+                words.plain(key).replace("_", " "): said(value)
+                for key, value in entries.items()
+                if value is not None
+            }
+        )
     keys = dict.fromkeys(key for entries in told for key in entries)
     return {
         "columns": rows,

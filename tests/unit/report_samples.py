@@ -539,3 +539,4 @@ def _timing(configurations: list[dict[str, Any]]) -> Iterator[tuple[str, float]]
         if found["dtype"] != "float32":
             yield f"proof/{found['name']}", 1.2
     yield from (("verify/onnx", 0.62), ("verify/torch", 1.04), ("verify/preprocessing", 0.11))
+    yield ("reference/onnxruntime", 3.12)
