@@ -166,6 +166,10 @@ def _reads_otherwise(steps: list[Any]) -> None:
     steps.append(helper.make_node("Cast", ["q"], ["cast"], to=TensorProto.FLOAT))
 
 
+def _reads_the_zero_point_otherwise(steps: list[Any]) -> None:
+    steps.append(helper.make_node("Clip", ["q", "other", "zero"], ["clipped"]))
+
+
 def _other_zero_point(steps: list[Any]) -> None:
     steps[1].input[2] = "other"
 
@@ -180,6 +184,7 @@ def _has_an_output_type(steps: list[Any]) -> None:
 
 LEFT_ALONE: dict[str, tuple[Callable[[list[Any]], None], Any]] = {
     "read by something else": (_reads_otherwise, INT8),
+    "read by something else, with its zero point": (_reads_the_zero_point_otherwise, INT8),
     "another zero point": (_other_zero_point, INT8),
     "an output of the model": (_is_an_output, INT8),
     "a type of its own": (_has_an_output_type, INT8),
