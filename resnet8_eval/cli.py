@@ -7,6 +7,7 @@ command did what it says, 1 when it refused or failed, 2 when it was called wron
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import sys
@@ -22,8 +23,9 @@ import typer
 
 from resnet8_eval import assets as assets_
 from resnet8_eval.artifacts import Store
+from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import ModelError, SuiteError
-from resnet8_eval.runner import THREADS, lane_environment
+from resnet8_eval.runner import lane_environment
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,8 +125,8 @@ app.add_typer(cache_app, name="cache")
 
 def main() -> None:
     """Run the command line."""
-    # What the pipeline's own processes start with; frameworks read it when they are imported.
-    os.environ.update(lane_environment())
+    # Frameworks read it when they are imported. Here one works at a time, on all cores.
+    os.environ.update(lane_environment(usable_cores()))
     app()
 
 
@@ -275,9 +277,9 @@ def compare(
 
     reference, labels, source = _scores(baseline, kind, assets_dir, cache_dir)
     names = read_class_names(source.dataset)
+    measured = ((model, _scores(model, kind, assets_dir, cache_dir)[0]) for model in models)
     rows = []
-    for model in [baseline, *models]:
-        scores = _scores(model, kind, assets_dir, cache_dir)[0]
+    for model, scores in itertools.chain([(baseline, reference)], measured):
         rows.append(
             {
                 "model": str(model),
@@ -337,7 +339,7 @@ def quantize(
             onnx_file.demand_readable(source)
             fold.fold(source, work / "folded.onnx")
             onnx_file.demand_resnet8(work / "folded.onnx", model.name)
-            calibrate(work / "folded.onnx", train.images[chosen.indices], work, THREADS)
+            calibrate(work / "folded.onnx", train.images[chosen.indices], work, usable_cores())
         with _working(f"quantize to {dtype.value}"):
             record = quantize_.quantize(work, recipe, folder)
     if as_json:
@@ -575,7 +577,7 @@ def _scores(
     found = _locate(kind, assets_dir, cache_dir)
     test = read_split(found.dataset, "test")
     with _working(f"evaluate {model.name}"):
-        scores = runtimes.scores(model, test.images, threads=THREADS)
+        scores = runtimes.scores(model, test.images, threads=usable_cores())
     return scores, test.labels, found
 
 
