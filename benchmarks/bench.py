@@ -79,6 +79,7 @@ class Bench:
             cwd=ROOT,
             env={
                 **os.environ,
+                "PYTHONDONTWRITEBYTECODE": "",  # what Python compiles it keeps, as is usual
                 "RESNET8_EVAL_ASSETS": str(self.assets_dir),
                 "RESNET8_EVAL_CACHE": str(self.folder / "cache"),
             },
@@ -248,33 +249,40 @@ def growth(bench: Bench) -> Lines:
 
     seeds = itertools.count(100)
 
-    def configurations(count: int) -> Callable[[], float]:
+    def configurations(cells: int, *ranges: str) -> Callable[[], float]:
         """Calibrate, quantize, evaluate; with a seed of its own, nothing is in the cache."""
-
-        def work() -> float:
-            start = time.perf_counter()
-            for _ in range(max(1, count // len(RECIPES))):
-                seeded = Pipeline(Settings(bench.assets, cache, calibration_seed=next(seeds)))
-                names = [f"compare/{name}" for name in list(RECIPES)[:count]]
-                seeded.prepare(names)
-                for name in names:
-                    seeded.artifact(name)
-            return time.perf_counter() - start
-
-        return work
+        options = {
+            "--output": [str(bench.folder / "study")],
+            "--on": ["test"],
+            "--count": ["1000"],
+            "--cell": list(RECIPES)[:cells],
+            "--ranges": ranges,
+            "--granularity": ["per-channel", "per-tensor"][: len(ranges)],
+        }
+        words = [
+            word for name, values in options.items() for value in values for word in (name, value)
+        ]
+        study = (sys.executable, "-m", "resnet8_eval", "study", *words)
+        return lambda: bench.once(*study, "--seed", str(next(seeds)))
 
     def workers(count: int) -> Callable[[], float]:
         return lambda: bench.cold("-n", str(count))
 
     parts = {
         "images": bench.in_turn(**{str(n * len(images)): evaluation(n) for n in (1, 2, 4)}),
-        "configurations": bench.in_turn(**{str(n): configurations(n) for n in (1, 4, 16)}),
+        "configurations": bench.in_turn(
+            **{
+                "1": configurations(1, "percentile"),
+                "4": configurations(4, "percentile"),
+                "16": configurations(4, "percentile", "minmax"),
+            }
+        ),
         "workers": bench.in_turn(**{str(n): workers(n) for n in (1, 2)}),
     }
     bench.figures["growth"] = parts
     titles = {
         "images": "images, ONNX Runtime float32",
-        "configurations": "quantized configurations, after conversion",
+        "configurations": "configurations of a study, one calibration set",
         "workers": "pytest-xdist workers, cold run",
     }
     yield from ("| What grows | To | Median, s | Least–most |", "|---|--:|--:|--:|")

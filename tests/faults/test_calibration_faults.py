@@ -14,7 +14,7 @@ from resnet8_eval.calibration import CalibrationSet
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.preprocess import batches
 from resnet8_eval.quantize import calibrate, graph
-from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.ranges import observe
 from tests.planted import Bench, as_npy
 
 Floats = NDArray[np.float32]
@@ -152,7 +152,7 @@ def _fed(bench: Bench) -> str:
 
     images = np.load(bench.artifact("calibration").path("images.npy"))
     model = onnx.load(bench.artifact("parameters").path("rounded.onnx"))
-    return activation_ranges(model, images, 1)[1]
+    return observe(model, images, 1).fed_sha256
 
 
 @pytest.mark.parametrize("change", FEEDS.values(), ids=FEEDS)

@@ -11,7 +11,7 @@ from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize import layers
 from resnet8_eval.quantize.graph import Probe
 from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
-from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.ranges import activation_ranges, observe
 from resnet8_eval.quantize.recipes import Method
 from resnet8_eval.quantize.simulate import Simulation, probabilities
 from tests import small_network
@@ -76,7 +76,7 @@ def test_a_sum_is_quantized_with_the_layer_before_it_and_with_no_other() -> None
     """Grids fine enough to change nothing, but for the sum's, on which everything is zero."""
     model, images = small_network.network(), small_network.images()
     exact = next(Probe(model, ["scores"], 1).run(images))["scores"]
-    ranges = activation_ranges(model, images, 1, Method(ranges="minmax"))[0]
+    ranges = activation_ranges(model, observe(model, images, 1), Method(ranges="minmax"))
     fine = Simulation(model, model, ranges, levels=60_000)
     coarse = Simulation(model, model, {**ranges, "sum/relu": (0.0, 1e9)}, levels=60_000)
     assert fine.logits(images, []) == pytest.approx(exact, abs=1e-4)
