@@ -28,7 +28,7 @@ STATEMENTS = {
         570,
     ),
 }
-"""What is run, and how many modules it may import: a tenth more than it did when this was written."""
+"""What is run, and how many modules it may import: a tenth more than when this was written."""
 
 
 @pytest.mark.parametrize(("statement", "most"), STATEMENTS.values(), ids=STATEMENTS)
