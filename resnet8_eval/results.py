@@ -125,6 +125,7 @@ def build(
             name: "hit" if artifact.created < started else "miss"
             for name, artifact in available.items()
         },
+        "needs": {name: list(pipeline.stages[name].needs) for name in available},
     }
     validate(results)
     return results

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from resnet8_eval.report import charts, detail, table, words
+from resnet8_eval.report import charts, detail, flow, table, words
 from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
@@ -116,7 +116,7 @@ def _view(results: Results) -> dict[str, Any]:
         },
         "accuracy_plot": charts.accuracy_plot(results),
         "plane": charts.plane(results),
-        "pipeline": charts.pipeline(results),
+        "pipeline": flow.pipeline(results),
         "heat_map": detail.heat_map(results),
         "confusions": detail.confusions(results),
         "galleries": detail.galleries(results),

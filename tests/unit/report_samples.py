@@ -130,6 +130,7 @@ def all_met() -> Results:
             name: "hit" if name in {"onnx", "calibration", "folded"} else "miss"
             for name, _ in _timing(configurations)
         },
+        "needs": {name: _needs(name) for name, _ in _timing(configurations)},
     }
 
 
@@ -203,7 +204,7 @@ def missing() -> Results:
     results["configurations"] = results["configurations"][:2]
     results["calibration"] = None
     kept = ("onnx", "scores/keras-float32", "scores/onnxruntime-float32")
-    for part in ("timing", "cache"):
+    for part in ("timing", "cache", "needs"):
         results[part] = {name: results[part][name] for name in kept}
     for name in ("v1_1", "v1_2"):
         results["milestones"][name].update(verdict="not evaluated", met=0)
@@ -219,7 +220,13 @@ def incomplete() -> Results:
     """Nothing was measured before the run ended."""
     results = missing()
     results.update(
-        complete=False, configurations=[], baseline=None, conversion=None, timing={}, cache={}
+        complete=False,
+        configurations=[],
+        baseline=None,
+        conversion=None,
+        timing={},
+        cache={},
+        needs={},
     )
     results["milestones"]["v1_0"].update(
         verdict="not met", met=0, reason="not run: CONV-01, CONV-02"
@@ -270,6 +277,7 @@ def hostile() -> Results:
     )
     results["timing"][HOSTILE] = 1.0
     results["cache"][HOSTILE] = "hit"
+    results["needs"].update({HOSTILE: ["scores/torch-uint8"], "verify/onnx": [HOSTILE]})
     return results
 
 
@@ -540,3 +548,19 @@ def _timing(configurations: list[dict[str, Any]]) -> Iterator[tuple[str, float]]
             yield f"proof/{found['name']}", 1.2
     yield from (("verify/onnx", 0.62), ("verify/torch", 1.04), ("verify/preprocessing", 0.11))
     yield ("reference/onnxruntime", 3.12)
+
+
+def _needs(stage: str) -> list[str]:
+    kind, _, name = stage.partition("/")
+    sources = {"keras-float32": [], "onnxruntime-float32": ["onnx"], "torch-float32": ["torch"]}
+    return {
+        "folded": ["onnx"],
+        "torch": ["folded"],
+        "parameters": ["folded", "calibration"],
+        "model": ["parameters"],
+        "scores": sources.get(name, [f"model/{name}"]),
+        "compare": ["scores/keras-float32", f"scores/{name}"],
+        "proof": ["parameters", f"model/{name}", f"scores/{name}", "reference/onnxruntime"],
+        "reference": ["model/onnxruntime-int8"],
+        "verify": ["onnx", "scores/keras-float32", "scores/onnxruntime-float32"],
+    }.get(kind, [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -11,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from resnet8_eval.report import charts, html, markdown, terminal
+from resnet8_eval.report import html, markdown, terminal
 from resnet8_eval.results import validate
 from tests.unit import report_samples
 from tests.unit.test_report_golden import SAMPLES
@@ -165,23 +164,6 @@ def test_probable_cause_is_told_where_kernels_and_reference_part() -> None:
     visible = Page(html.section("made", report_samples.extended())).visible
     assert "9/10000 images differ (0.09 %); reference gets 8714 right" in visible
     assert visible.count("probable cause: kernels that saturate") == 2
-
-
-@pytest.mark.parametrize("sample", ALL)
-def test_labels_of_the_plane_do_not_overlap(sample: str) -> None:
-    plane = charts.plane(getattr(report_samples, sample)())
-    heights = sorted(p["label_y"] for p in plane["points"] if not p["alone"]) if plane else []
-    assert all(b - a >= 15.9 for a, b in itertools.pairwise(heights))
-
-
-def test_pipeline_shows_every_stage() -> None:
-    results = report_samples.extended()
-    results["timing"]["a new one"] = 3.0
-    drawing = charts.pipeline(results)
-    assert drawing is not None
-    assert {stage for stage, _, _ in drawing["stages"]} == set(results["timing"])
-    notes = [box["note"] for box in drawing["boxes"]]
-    assert notes.count("not made") == 0
 
 
 @pytest.mark.parametrize("theme", ["light", "dark", "print"])

@@ -20,6 +20,14 @@ def test_what_is_older_than_the_run_came_from_the_cache(
     assert set(built["cache"].values()) == {word}
 
 
+def test_every_stage_of_the_run_says_what_it_needed(pipeline: Pipeline) -> None:
+    built = results.build(pipeline, {}, complete=False, command="pytest", started=0.0)
+    assert set(built["needs"]) == set(built["timing"])
+    assert built["needs"]["parameters"] == ["folded", "calibration"]
+    del built["needs"]
+    results.validate(built)  # older runs did not record it
+
+
 def test_what_json_has_no_word_for_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         results.write({"measured": math.nan}, tmp_path / "results.json")
