@@ -67,6 +67,20 @@ def test_every_layer_has_its_noise_and_its_cost(pipeline: Pipeline, name: str) -
         assert entry["agreement_alone_percent"] > 95, entry
 
 
+def test_what_one_layer_costs_is_held_against_the_networks_own_accuracy(
+    pipeline: Pipeline,
+) -> None:
+    found = pipeline.artifact("sensitivity").record
+    assert (found["source"], found["calibrated"]) == ("train", 0)
+    assert found["images"] >= found["noise_images"] > 0
+    for entry in found["layers"]:
+        for cost, alone, whole in (
+            ("sensitivity_pp", "quantized_alone_percent", "float_percent"),
+            ("recovery_pp", "float_alone_percent", "quantized_percent"),
+        ):
+            assert entry[cost] == pytest.approx(entry[alone] - found[whole])
+
+
 def test_noise_is_told_in_decibels() -> None:
     assert layers.decibels(100.0, 1.0) == pytest.approx(20)
     assert layers.decibels(1.0, 0.0) is None
