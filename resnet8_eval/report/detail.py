@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -215,7 +214,7 @@ def recipes(results: Results) -> dict[str, Any] | None:
         }
         told.append(
             {
-                words.plain(key).replace("_", " "): said(value)
+                words.plain(key).replace("_", " "): words.said(value)
                 for key, value in entries.items()
                 if value is not None
             }
@@ -276,20 +275,7 @@ def environment(results: Results) -> list[tuple[str, str]]:
     entries += sorted(found["packages"].items())
     known = {"python", "platform", "cpu", "packages", "git_commit", "dirty"}
     entries += [(key, found[key]) for key in sorted(set(found) - known)]
-    return [(words.plain(name).replace("_", " "), said(value)) for name, value in entries]
-
-
-def said(value: object) -> str:
-    """A value of unknown shape in words."""
-    if value is None or value in ({}, []):
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{words.plain(key)}: {said(value[key])}" for key in sorted(value))
-    if isinstance(value, list | tuple):
-        return ", ".join(said(entry) for entry in value)
-    return words.plain(value if isinstance(value, str) else json.dumps(value))
+    return [(words.plain(name).replace("_", " "), words.said(value)) for name, value in entries]
 
 
 def date(results: Results) -> str:

@@ -198,7 +198,7 @@ def _recipes(results: Results) -> Pairs:
         recipe["operators"] = found["census"]
         if found["recipe"]:
             for key, value in recipe.items():
-                entries[f"{found['name']}: {words.plain(key).replace('_', ' ')}"] = detail.said(
+                entries[f"{found['name']}: {words.plain(key).replace('_', ' ')}"] = words.said(
                     value
                 )
     return entries
