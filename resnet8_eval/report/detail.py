@@ -15,13 +15,6 @@ _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
 _LEVEL = 0.05
 """A corrected p-value below this marks a class."""
-_LAYER_COLUMNS = {
-    "sqnr_weights_db": "Weights, dB",
-    "sqnr_output_db": "Output, dB",
-    "sensitivity_pp": "Sensitivity, pp",
-    "quantized_alone_percent": "Only it quantized, %",
-    "float_alone_percent": "Only it in float, %",
-}
 
 
 def heat_map(results: Results) -> dict[str, Any] | None:
@@ -135,51 +128,6 @@ def galleries(results: Results) -> list[dict[str, Any]]:
         if images:
             found.append({"row": row, "images": images, "lost": configuration["lost"]})
     return found
-
-
-def layers(results: Results) -> list[dict[str, Any]]:
-    """Noise and sensitivity layer by layer, where ``results.json`` holds them.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds; each configuration may have ``layers``, a list of
-        ``{"name", "sqnr_weights_db", "sqnr_output_db", "sensitivity_pp",
-        "quantized_alone_percent", "float_alone_percent"}``, any number of which may be None or
-        absent. A column that nothing is known of is left out.
-    """
-    found = []
-    for row in _measured(results):
-        entries = list(_configuration(row).get("layers") or ())
-        keys = [
-            key for key in _LAYER_COLUMNS if any(entry.get(key) is not None for entry in entries)
-        ]
-        if entries:
-            found.append(
-                {
-                    "row": row,
-                    "columns": [(key, _LAYER_COLUMNS[key]) for key in keys],
-                    "layers": [
-                        {
-                            "name": words.plain(entry["name"]),
-                            "cells": [_layer_cell(entries, entry, key) for key in keys],
-                        }
-                        for entry in entries
-                    ],
-                }
-            )
-    return found
-
-
-def _layer_cell(entries: list[Found], entry: Found, key: str) -> dict[str, Any]:
-    value, delta = entry.get(key), key.endswith("_pp")
-    if value is None:
-        text = words.NOTHING
-    elif delta:
-        text = words.signed(value)
-    else:
-        text = words.percent(value) if key.endswith("_percent") else f"{value:.1f}"
-    return {"text": text, "bar": _bar(entries, entry, key), "delta": delta}
 
 
 def recipes(results: Results) -> dict[str, Any] | None:
@@ -335,9 +283,3 @@ def _against_reference(configuration: Found) -> str | None:
     if share > MAX_KERNEL_DISAGREEMENT_PERCENT:
         text += f"; probable cause: {words.plain(found['probable_cause'])}"
     return text
-
-
-def _bar(entries: list[Found], entry: Found, key: str) -> float:
-    """Share of the largest of its column, in percent."""
-    largest = max((abs(other.get(key) or 0.0) for other in entries), default=0.0)
-    return round(100 * abs(entry.get(key) or 0.0) / largest, 1) if largest else 0.0

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from resnet8_eval.report import charts, detail, table, words
+from resnet8_eval.report import charts, detail, layers, table, words
 from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
@@ -120,7 +120,7 @@ def _view(results: Results) -> dict[str, Any]:
         "heat_map": detail.heat_map(results),
         "confusions": detail.confusions(results),
         "galleries": detail.galleries(results),
-        "layers": detail.layers(results),
+        "layers": layers.layers(results),
         "recipes": detail.recipes(results),
         "tensors": detail.tensors(results),
         "environment": detail.environment(results),

@@ -286,6 +286,26 @@ def hostile() -> Results:
 def extended() -> Results:
     """With the optional parts: changed images, layers, and which images are right."""
     results = all_met()
+    results["sensitivity"] = {
+        "source": "train",
+        "images": 4900,
+        "calibrated": 0,
+        "noise_images": 205,
+        "arithmetic": "8-bit integers simulated in float32",
+        "float_percent": 92.18,
+        "quantized_percent": 92.06,
+        "layers": [
+            {
+                "name": f"model/conv2d_{i}/BiasAdd",
+                "sensitivity_pp": 0.02 * (i - 4),
+                "recovery_pp": 0.02 * (5 - i),
+                "quantized_alone_percent": 92.18 + 0.02 * (i - 4),
+                "float_alone_percent": 92.06 + 0.02 * (5 - i),
+                "agreement_alone_percent": 99.8,
+            }
+            for i in range(9)
+        ],
+    }
     for k, found in enumerate(results["configurations"][3:]):
         found["changed"] = [
             {
@@ -302,10 +322,9 @@ def extended() -> Results:
         found["right_base64"] = base64.b64encode(_right_images(found["correct"], k)).decode()
         found["layers"] = [
             {
-                "name": f"conv2d_{i}" if i else "conv2d",
-                "sqnr_weights_db": 44.1 - 1.7 * i + k,
-                "sqnr_output_db": 38.2 - 2.3 * i + k,
-                "sensitivity_pp": round(-0.04 * ((7 * i + k) % 5), 2),
+                "name": f"model/conv2d_{i}/BiasAdd",
+                "sqnr_weights_db": 44.1 - 1.7 * i,
+                "sqnr_output_db": 38.2 - 2.3 * i + k // 2,
             }
             for i in range(9)
         ]

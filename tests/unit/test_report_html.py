@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from resnet8_eval.report import charts, html, markdown, terminal
+from resnet8_eval.report import charts, html, layers, markdown, terminal
 from resnet8_eval.results import validate
 from tests.unit import report_samples
 from tests.unit.test_report_golden import SAMPLES
@@ -165,6 +165,71 @@ def test_probable_cause_is_told_where_kernels_and_reference_part() -> None:
     visible = Page(html.section("made", report_samples.extended())).visible
     assert "9/10000 images differ (0.09 %); reference gets 8714 right" in visible
     assert visible.count("probable cause: kernels that saturate") == 2
+
+
+def test_layers_are_one_table_that_says_what_it_was_measured_on() -> None:
+    text = html.section("hurts", report_samples.extended())
+    visible = Page(text).visible
+    assert text.count('<table class="layers">') == 1
+    for words in (
+        "on 4900 images of the training split, none of which calibrated",
+        "8-bit integers simulated in float32",
+        "float32 has 92.18 %",
+        "every layer quantized 92.06 %",
+        "on 205 of these images",
+    ):
+        assert words in visible
+    assert 'title="model/conv2d_3/BiasAdd">conv2d_3<' in text
+
+
+def test_images_that_also_calibrated_are_owned_up_to() -> None:
+    results = report_samples.extended()
+    results["sensitivity"]["calibrated"] = 12
+    assert "12 of which also calibrated" in Page(html.section("hurts", results)).visible
+
+
+def test_a_bar_has_the_colour_of_its_sign_and_decibels_have_none() -> None:
+    text = html.section("hurts", report_samples.extended())
+    body = text.partition('<table class="layers">')[2].partition("</table>")[0]
+    bars = re.findall(r'class="number bar (\w+)" style="--bar: ([\d.]+)%">([^<]+)<', body)
+    assert len(bars) == 2 * 9
+    assert body.count('class="number">') == 4 + 3 * 9 + 1  # headings and dB
+    for kind, bar, shown in bars:
+        assert (kind == "worse") == shown.startswith("−")
+        assert (float(bar) == 0) == shown.startswith("±")
+    assert max(float(bar) for _, bar, _ in bars) == 100.0
+
+
+def test_configurations_whose_noise_reads_alike_share_a_column() -> None:
+    found = layers.layers(report_samples.extended())
+    assert found is not None
+    assert found["columns"][2:] == [
+        ("Weights, dB", "all configurations"),
+        ("Output, dB", "ONNX Runtime int8, uint8"),
+        ("Output, dB", "PyTorch int8, uint8"),
+    ]
+
+
+def test_results_without_the_terms_of_the_sensitivity_show_noise_alone() -> None:
+    results = report_samples.extended()
+    del results["sensitivity"]
+    visible = Page(html.section("hurts", results)).visible
+    assert "Sensitivity" not in visible
+    assert "Not in this results.json: what each layer costs in accuracy." in visible
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["m/a/BiasAdd", "m/b/MatMul/Fused"], ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        (["m/x/a", "m/x/b"], ["a", "b"]),
+        (["m/x/a", "m/y/a", "m/y/b"], ["m/x/a", "m/y/a", "m/y/b"]),
+        (["m/only"], ["only"]),
+    ],
+)
+def test_a_layer_is_called_by_its_own_part_of_the_path(names: list[str], short: list[str]) -> None:
+    assert list(layers.short_names(names).values()) == short
 
 
 @pytest.mark.parametrize("sample", ALL)
