@@ -346,6 +346,7 @@ def quantize(
         typer.echo(f"{recipe.name}: {output / recipe.file_name}")
         typer.echo(f"  quantized: {_counts(record['quantized_ops'])}")
         typer.echo(f"  in float:  {_counts(record['float_ops'])}")
+        typer.echo(f"  execution: {recipe.execution}")
 
 
 @app.command()

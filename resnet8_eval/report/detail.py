@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from resnet8_eval.report import table, words
+from resnet8_eval.report import execution, table, words
 from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
@@ -152,10 +152,10 @@ def recipes(results: Results) -> dict[str, Any] | None:
         entries = {
             **{k: v for k, v in found["recipe"].items() if k not in {"framework", "dtype"}},
             "calibration seed": found["calibration_seed"],
-            "quantized operators": (found["census"] or {}).get("quantized_ops"),
-            "float operators": (found["census"] or {}).get("float_ops"),
+            **execution.operators(found),
             "support": found["support"],
-            "operators as ONNX Runtime runs them": found.get("kernels"),
+            "operators as ONNX Runtime ran them": found.get("kernels"),
+            "operators in a default session": found.get("default_kernels"),
             "kernels against reference": _against_reference(found),
             "images with a tie for first": found["ties"]["images"],
             "model SHA-256": found["model_sha256"],

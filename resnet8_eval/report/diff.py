@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from resnet8_eval.report import detail, words
+from resnet8_eval.report import detail, execution, words
 from resnet8_eval.report.markdown import escape, grid
 from resnet8_eval.report.words import NOTHING, Results
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp
@@ -194,9 +194,12 @@ def _right(found: Found) -> int | None:
 def _recipes(results: Results) -> Pairs:
     entries = {}
     for found in results["configurations"]:
-        recipe = {**found["recipe"], "calibration seed": found["calibration_seed"]}
-        recipe["operators"] = found["census"]
         if found["recipe"]:
+            recipe = {
+                **found["recipe"],
+                "calibration seed": found["calibration_seed"],
+                **execution.operators(found),
+            }
             for key, value in recipe.items():
                 entries[f"{found['name']}: {words.plain(key).replace('_', ' ')}"] = words.said(
                     value

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from resnet8_eval.report import charts, detail, layers, table, words
+from resnet8_eval.report import charts, detail, execution, layers, table, words
 from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
@@ -83,7 +83,13 @@ def _environment() -> Environment:
         keep_trailing_newline=False,
     )
     environment.globals.update(
-        words=words, table=table, detail=detail, source=_source, title=TITLE, sections=SECTIONS
+        words=words,
+        table=table,
+        detail=detail,
+        definitions=execution.DEFINITIONS,
+        source=_source,
+        title=TITLE,
+        sections=SECTIONS,
     )
     return environment
 
@@ -108,6 +114,8 @@ def _view(results: Results) -> dict[str, Any]:
         "headline": _headline(results),
         "milestone_titles": MILESTONES,
         "rows": table.rows(results),
+        "size_note": table.size_note(results),
+        "deployment": execution.before_deploying(results),
         "requirements": requirements,
         "thresholds": {
             "accuracy": MIN_ACCURACY_PERCENT,

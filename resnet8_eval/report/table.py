@@ -85,7 +85,11 @@ COLUMNS: Final = (
         "Weights/activations",
         lambda c: words.plain(f"{c['weights_dtype']}/{c['activations_dtype']}"),
     ),
-    Column("execution", "Execution", lambda c: words.plain(c["execution"])),
+    Column(
+        "execution",
+        "Execution",
+        lambda c: words.plain(c["execution"] if c["recipe"] else c["dtype"]),
+    ),
     Column(
         "accuracy",
         "Accuracy, %",
@@ -165,6 +169,25 @@ def cell(row: Row, column: Column) -> str:
         if column.key in _OF_A_DIFFERENCE:
             return NOTHING
     return column.text(row.configuration)
+
+
+def size_note(results: Results) -> str | None:
+    """What a stored file holds besides its weights, where that was measured.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    for row in rows(results):
+        found = row.configuration or {}
+        if found.get("optimizer_bytes"):
+            return (
+                f"The file of {row.title} holds {words.kilobytes(found['weights_bytes'])} kB of "
+                f"weights; {words.kilobytes(found['optimizer_bytes'])} kB are optimizer state that "
+                "training left. Hold the other sizes against its weights."
+            )
+    return None
 
 
 def to_csv(results: Results) -> str:

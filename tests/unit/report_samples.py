@@ -27,6 +27,7 @@ RIGHT: Final = (893, 943, 819, 741, 867, 791, 926, 893, 924, 922)
 """What the float32 model gets right of 1000 images of each class; 8719 in all."""
 RIGHT_STANDIN: Final = (97, 99, 94, 91, 96, 93, 98, 97, 99, 98)
 """The same of 100 stand-in images of each class; 962 in all."""
+RUNS_AS: Final = "unsigned activations: 128 added to each value and each zero point"
 NODE_ID: Final = "tests/acceptance/test_{family}.py::test_{family}_{number}_{words}"
 HOSTILE: Final = (
     "</script><script>alert('x')</script> \"><img src=x onerror=alert(1)> {{ 7*7 }} &amp; `|*"
@@ -328,7 +329,6 @@ def extended() -> Results:
             }
             for i in range(9)
         ]
-        found["kernels"] = {"QLinearConv": 9}
         found["reference"] = (
             {
                 "disagreements": 9 + 60 * k,
@@ -510,6 +510,7 @@ def _configuration(
             "activations_dtype": activations or dtype,
             "execution": execution,
             "file_name": "model.onnx" if framework == "onnxruntime" else "model.pt",
+            **({"runs_as": RUNS_AS} if (framework, dtype) == ("onnxruntime", "int8") else {}),
         }
         if quantized
         else {},
@@ -551,8 +552,30 @@ def _configuration(
         "word": word,
         "quantized_ops": 10 if quantized else 0,
         "float_ops": 0 if quantized else None,
-        "census": {"quantized_ops": {"Conv": 9, "Gemm": 1}, "float_ops": {}} if quantized else None,
-        "support": None,
+        "census": {
+            "quantized_ops": {"Conv": 9, "Gemm": 1},
+            "float_ops": {},
+            "weights": {f"layer_{i}": dtype for i in range(10)},
+        }
+        if quantized
+        else None,
+        "support": {
+            "unsigned_weights": False,
+            "said": {"fbgemm": "found QUInt8", "onednn": "symmetric alone", "x86": "found QUInt8"},
+        }
+        if execution == "reference"
+        else None,
+        **({"weights_bytes": 314_664, "optimizer_bytes": 625_496} if framework == "keras" else {}),
+        **(
+            {
+                "kernels": {"QLinearConv": 9, "QLinearAdd": 3},
+                "default_kernels": {"Conv": 6, "QLinearConv": 3, "Add": 2, "QLinearAdd": 1}
+                if dtype == "int8"
+                else {"QLinearConv": 9, "QLinearAdd": 3},
+            }
+            if framework == "onnxruntime" and quantized
+            else {}
+        ),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from resnet8_eval.report import charts, html, layers, markdown, terminal
+from resnet8_eval.report import charts, detail, execution, html, layers, markdown, terminal
 from resnet8_eval.results import validate
 from tests.unit import report_samples
 from tests.unit.test_report_golden import SAMPLES
@@ -230,6 +230,63 @@ def test_results_without_the_terms_of_the_sensitivity_show_noise_alone() -> None
 )
 def test_a_layer_is_called_by_its_own_part_of_the_path(names: list[str], short: list[str]) -> None:
     assert list(layers.short_names(names).values()) == short
+
+
+def test_what_a_default_session_would_do_otherwise_is_told_where_it_would() -> None:
+    signed, reference = execution.before_deploying(report_samples.all_met())
+    assert (signed.row.title, reference.row.title) == ("ONNX Runtime int8", "PyTorch uint8")
+    assert "leaves 6 of 9 convolutions and 2 of 3 additions in float" in signed.short
+    assert "open_session" in signed.short
+    assert "session.qdqisint8allowed" in signed.more
+    assert reference.short.startswith("it was computed in float32")
+    assert "No engine of the installed PyTorch" in reference.more
+    assert "fbgemm, x86: “found QUInt8”" in reference.more
+
+
+def test_notes_on_deployment_come_from_the_records() -> None:
+    results = report_samples.all_met()
+    ort, torch = results["configurations"][3], results["configurations"][6]
+    ort["default_kernels"] = ort["kernels"]
+    torch["support"]["unsigned_weights"] = True
+    signed, reference = execution.before_deploying(results)
+    assert "A default session" not in signed.short
+    assert reference.more == ""
+    del ort["recipe"]["runs_as"]
+    torch["execution"] = "kernel"
+    assert execution.before_deploying(results) == []
+
+
+def test_execution_is_defined_where_something_was_quantized() -> None:
+    visible = Page(html.section("comparison", report_samples.all_met())).visible
+    for word, meaning in execution.DEFINITIONS.items():
+        assert f"{word} , {meaning}" in visible
+    assert "Execution" not in Page(html.section("comparison", report_samples.missing())).visible
+
+
+def test_operators_are_counted_alike_and_reference_arithmetic_is_float() -> None:
+    found = detail.recipes(report_samples.all_met())
+    assert found is not None
+    told = dict(found["rows"])
+    assert told["weighted layers with 8-bit weights"] == ["10 of 10"] * 4
+    assert told["operators on 8-bit tensors"] == ["10 (Conv: 9, Gemm: 1)"] * 4
+    assert told["arithmetic on 8-bit tensors"] == ["integer kernels"] * 3 + [
+        "float32, between dequantize and quantize steps"
+    ]
+
+
+def test_one_layer_with_float_weights_is_not_counted_among_those_of_8_bits() -> None:
+    found = report_samples.all_met()["configurations"][3]
+    found["census"]["weights"]["layer_4"] = "float32"
+    assert execution.operators(found)["weighted layers with 8-bit weights"] == "9 of 10"
+
+
+def test_optimizer_state_is_not_taken_for_weights() -> None:
+    results = report_samples.all_met()
+    visible = Page(html.section("comparison", results)).visible
+    assert "holds 314.7 kB of weights; 625.5 kB are optimizer state" in visible
+    assert "weights 314.7" in visible
+    results["configurations"][0]["optimizer_bytes"] = 0
+    assert "optimizer" not in html.section("comparison", results)
 
 
 @pytest.mark.parametrize("sample", ALL)
