@@ -494,7 +494,7 @@ class AcceptanceRun:
             pipeline,
             outcomes,
             complete=complete,
-            command=shlex.join(["pytest", *self.config.invocation_params.args]),
+            command=self._command(),
             started=self._started,
         )
         if not complete:
@@ -505,6 +505,12 @@ class AcceptanceRun:
             shutil.copyfile(log.path("conversion.log"), self.reports_dir / "conversion.log")
         if complete:
             shutil.rmtree(self.reports_dir / LAST_COMPLETE, ignore_errors=True)
+
+    def _command(self) -> str:
+        """What was called, with the kind of assets that ``auto`` came to."""
+        called = shlex.join(["pytest", *self.config.invocation_params.args])
+        kind = self.pipeline.settings.assets.kind
+        return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", called)
 
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -13,6 +15,7 @@ from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 Found = Mapping[str, Any]
 _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
+_TORCH_INDEX = "https://download.pytorch.org/whl"
 _LEVEL = 0.05
 """A corrected p-value below this marks a class."""
 
@@ -243,6 +246,36 @@ def commit(results: Results) -> str:
         return "not run from a git checkout"
     changed = ", with uncommitted changes" if found["dirty"] else ""
     return f"{words.plain(found['git_commit'])}{changed}"
+
+
+def local_builds(results: Results) -> list[str]:
+    """Commands that install builds which a version alone does not name, such as ``2.13.0+cpu``."""
+    packages = sorted(results["environment"]["packages"].items())
+    found = [
+        (words.plain(name), words.plain(version)) for name, version in packages if "+" in version
+    ]
+    return [
+        f"python -m pip install {shlex.quote(f'{name}=={version}')}"
+        + (f" --index-url {_TORCH_INDEX}/{version.split('+')[1]}" if name == "torch" else "")
+        for name, version in found
+    ]
+
+
+def data_fingerprint(results: Results) -> str:
+    """One short hash of all data files: what ``md5sum FILES | sha256sum`` starts with.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds; the files are taken in the order of their names.
+
+    Returns
+    -------
+    str
+        The first 16 of 64 hexadecimal digits.
+    """
+    lines = [f"{md5}  {name}\n" for name, md5 in sorted(results["assets"]["dataset_md5"].items())]
+    return hashlib.sha256("".join(lines).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def _measured(results: Results) -> list[table.Row]:

@@ -134,6 +134,7 @@ COLUMNS: Final = (
     Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c["flagged"] else "none"),
 )
 BY_KEY: Final = {column.key: column for column in COLUMNS}
+_WORDS: Final = ("degraded", "inconclusive", "equivalent", "improved")
 _OF_A_DIFFERENCE: Final = {"delta", "delta_interval", "mcnemar", "agreement", "flag"}
 
 
@@ -169,6 +170,11 @@ def cell(row: Row, column: Column) -> str:
         if column.key in _OF_A_DIFFERENCE:
             return NOTHING
     return column.text(row.configuration)
+
+
+def word_order(row: Row) -> int:
+    """Where a line stands when verdicts are sorted, from nothing known to better."""
+    return _WORDS.index(row.configuration["word"]) if row.configuration else -1
 
 
 def size_note(results: Results) -> str | None:

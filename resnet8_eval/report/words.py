@@ -87,9 +87,9 @@ def seconds(value: float) -> str:
     return "< 0.1" if value < 0.05 else f"{value:.1f}"
 
 
-def number(value: float, unit: str = "") -> str:
-    """Two decimals for percent, else as many digits as it has (ten at most)."""
-    text = f"{value:.2f}" if unit == "%" else f"{value:.10g}"
+def number(value: float, unit: str = "", digits: int = 2) -> str:
+    """So many decimals for percent, else as many digits as it has (ten at most)."""
+    text = f"{value:.{digits}f}" if unit == "%" else f"{value:.10g}"
     return text.replace("-", MINUS)
 
 
@@ -124,7 +124,15 @@ def measured(requirement: Mapping[str, Any]) -> str:
     value = requirement["measured"]
     if value is None:
         return NOTHING
-    return with_unit(number(value, requirement["unit"]), requirement["unit"])
+    text = number(value, requirement["unit"], _decimals(requirement))
+    return with_unit(text, requirement["unit"])
+
+
+def _decimals(requirement: Mapping[str, Any]) -> int:
+    """Two, and more where two would round a number onto the threshold that it misses."""
+    value, threshold = requirement["measured"], requirement["threshold"]
+    fine = (n for n in range(2, 10) if value == threshold or round(value, n) != threshold)
+    return next(fine, 10)
 
 
 def required(requirement: Mapping[str, Any]) -> str:
@@ -138,7 +146,7 @@ def margin(requirement: Mapping[str, Any]) -> str:
     if value is None:
         return NOTHING
     if unit == "%":
-        return f"{signed(value)} pp"
+        return f"{signed(value, _decimals(requirement))} pp"
     sign = "+" if value > 0 else "" if value else "±"
     return with_unit(f"{sign}{number(value)}", unit)
 

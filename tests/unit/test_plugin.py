@@ -172,3 +172,12 @@ def test_no_key_moves_with_how_a_run_is_called(
     found = (pytester.path / "keys").read_text().splitlines()
     assert len(found) == len(ways)
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("words", [("--assets=auto",), ("--assets", "auto")], ids=" ".join)
+def test_the_command_that_is_recorded_names_the_assets_that_were_used(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    command = suite.run("--requirement=CAL-01", *words).results["command"]
+    assert "auto" not in command
+    assert "--assets=real" in command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -287,6 +288,54 @@ def test_optimizer_state_is_not_taken_for_weights() -> None:
     assert "weights 314.7" in visible
     results["configurations"][0]["optimizer_bytes"] = 0
     assert "optimizer" not in html.section("comparison", results)
+
+
+def test_fingerprints_of_model_and_data_are_in_sight() -> None:
+    results = report_samples.all_met()
+    text = html.section("verdict", results)
+    before_details = text[: text.index("<details>")]
+    assert results["assets"]["model_sha256"] in before_details
+    known = "".join(f"{md5}  {n}\n" for n, md5 in sorted(results["assets"]["dataset_md5"].items()))
+    assert hashlib.sha256(known.encode()).hexdigest()[:16] in before_details
+    moved = report_samples.all_met()
+    moved["assets"]["dataset_md5"]["test_batch"] = "0" * 32
+    assert detail.data_fingerprint(moved) != detail.data_fingerprint(results)
+
+
+def test_a_build_that_the_pin_does_not_name_is_installed_first() -> None:
+    results = report_samples.all_met()
+    line = "pip install torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu"
+    visible = Page(html.section("made", results)).visible
+    assert visible.index(line) < visible.index("pip install -c constraints.txt")
+    results["environment"]["packages"]["torch"] = "2.13.0"
+    assert "--index-url" not in html.section("made", results)
+
+
+def test_gallery_says_which_images_it_shows_and_lists_them() -> None:
+    results = report_samples.extended()
+    shown = results["configurations"][3]["changed"]
+    results["configurations"][4]["lost"] = 6
+    text = html.section("hurts", results)
+    visible = Page(text).visible
+    assert "the 6 that it is surest of, among the 52 test images" in visible
+    assert "all 6 test images" in visible
+    answers = [report_samples.CLASSES[shown[0][key]] for key in ("baseline_answer", "answer")]
+    alt = f"float32 answers {answers[0]}, int8 answers {answers[1]}"
+    assert f'alt="Test image 17: true class {answers[0]}, {alt}"' in text
+    assert text.count("The same as a table") == 4
+
+
+def test_verdicts_sort_by_what_they_mean() -> None:
+    results = report_samples.flagged()
+    results["configurations"][4]["word"] = "improved"
+    results["configurations"][3]["word"] = "inconclusive"
+    results["configurations"].pop()
+    text = html.section("comparison", results)
+    found = re.findall(r'class="word" data-order="(-?\d)"><span[^>]*>.</span> ([\w ]+)', text)
+    assert [word for _, word in sorted(found, key=lambda pair: int(pair[0]))] == [
+        *("not evaluated", "degraded", "inconclusive"),
+        *("baseline", "equivalent", "equivalent", "improved"),
+    ]
 
 
 @pytest.mark.parametrize("sample", ALL)

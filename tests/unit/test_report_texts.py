@@ -154,3 +154,11 @@ def test_a_margin_reads_the_same_in_the_report_and_in_the_run(id_: str) -> None:
     )
     shown = {"EVAL-03": "+2.19 pp", "CAL-01": "±0 images", "CONV-01": "±0 checks"}
     assert words.margin(entry) == shown[id_]
+
+
+def test_rounding_does_not_carry_a_number_over_its_threshold() -> None:
+    (entry,) = [e for e in report_samples.all_met()["requirements"] if e["id"] == "EVAL-03"]
+    entry.update(measured=84.9996, margin=84.9996 - 85)
+    assert (words.measured(entry), words.margin(entry)) == ("84.9996 %", "−0.0004 pp")
+    entry.update(measured=85.0, margin=0.0)
+    assert (words.measured(entry), words.margin(entry)) == ("85.00 %", "±0.00 pp")
