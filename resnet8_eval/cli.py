@@ -348,6 +348,7 @@ def quantize(
         typer.echo(f"{recipe.name}: {output / recipe.file_name}")
         typer.echo(f"  quantized: {_counts(record['quantized_ops'])}")
         typer.echo(f"  in float:  {_counts(record['float_ops'])}")
+        typer.echo(f"  execution: {recipe.execution}")
 
 
 @app.command()
@@ -369,6 +370,13 @@ def report(
     from resnet8_eval.report.diff import diff as difference
     from resnet8_eval.results import read
 
+    asked = {"--output": output, "--diff": diff, "--markdown": markdown, "--json": as_json}
+    given = [name for name, value in asked.items() if value]
+    if len(given) > 1:
+        raise typer.BadParameter(
+            f"{' and '.join(given)} do not go together: --diff and --markdown print Markdown, "
+            "--json prints RESULTS as it is, and --output names the HTML file"
+        )
     found = read(results)
     if diff is not None:
         typer.echo(difference(read(diff), found))

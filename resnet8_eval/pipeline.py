@@ -422,6 +422,7 @@ def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
     from resnet8_eval import runtimes
     from resnet8_eval.artifacts import file_sha256
     from resnet8_eval.cifar10 import read_class_names, read_split
+    from resnet8_eval.convert import keras_file
     from resnet8_eval.evaluate import evaluate
 
     if configuration == BASELINE:
@@ -439,6 +440,7 @@ def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
     np.save(out / "scores.npy", scores)
     return {
         **evaluate(scores, test.labels, read_class_names(inputs.dataset)),
+        **(keras_file.array_bytes(path) if configuration == BASELINE else {}),
         "size_bytes": path.stat().st_size,
         "model_sha256": file_sha256(path),
     }
@@ -486,12 +488,17 @@ def _sensitivity(inputs: Inputs, out: Path) -> Record:
     train, settings = read_split(inputs.dataset, "train"), inputs.settings
     count, seed = settings.calibration_count, settings.calibration_seed
     rest = len(train.labels) - count
-    validating = split(train.labels, count, seed, min(5000, rest // 10))[1]
+    calibrating, validating = split(train.labels, count, seed, min(5000, rest // 10))
     images = train.images[validating]
-    np.save(out / "images.npy", images[:: max(1, len(images) // NOISE_IMAGES)])
-    return sensitivity(
-        inputs.artifacts["parameters"].folder, images, train.labels[validating], runner.THREADS
-    )
+    few = images[:: max(1, len(images) // NOISE_IMAGES)]
+    np.save(out / "images.npy", few)
+    folder = inputs.artifacts["parameters"].folder
+    return {
+        "source": "train",
+        "calibrated": len(np.intersect1d(calibrating.indices, validating)),
+        "noise_images": len(few),
+        **sensitivity(folder, images, train.labels[validating], runner.THREADS),
+    }
 
 
 def _layers(inputs: Inputs, out: Path, *, recipe: str) -> Record:

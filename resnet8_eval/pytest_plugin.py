@@ -16,7 +16,8 @@ import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ import pytest
 
 from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
+from resnet8_eval.report import words
 from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement, of_milestone
 
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
@@ -257,11 +259,17 @@ class Judge:
 
 def sentence(requirement: Requirement, measured: float) -> str:
     """Measured, required and margin in one line."""
-    unit = f" {requirement.unit}" if requirement.unit else ""
+    entry = _entry(requirement, measured)
     return (
-        f"{requirement.quantity}: measured {measured:.10g}{unit}, "
-        f"required {requirement.required}, margin {requirement.margin(measured):+.4g}{unit}"
+        f"{requirement.quantity}: measured {words.measured(entry)}, "
+        f"required {words.required(entry)}, margin {words.margin(entry)}"
     )
+
+
+def _entry(requirement: Requirement, measured: float) -> dict[str, Any]:
+    """A measurement in the form of results.json, as far as the report's words need it."""
+    margin = requirement.margin(measured)
+    return {**asdict(requirement), "measured": measured, "margin": margin}
 
 
 @pytest.fixture
@@ -342,19 +350,21 @@ def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> N
 @pytest.hookimpl(optionalhook=True)
 def pytest_html_results_table_header(cells: list[str]) -> None:
     """Columns for requirement, measured and required."""
-    cells[2:2] = ["<th>Requirement</th>", "<th>Measured</th>", "<th>Required</th>"]
+    numbers = (f'<th class="number">{name}</th>' for name in ("Measured", "Required"))
+    cells[2:2] = ["<th>Requirement</th>", *numbers]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -> None:
     """Fill those columns."""
     found = dict(getattr(report, "user_properties", ()))  # a collection report has none
-    measured = found.get("measured")
-    shown = ("", "") if measured is None else (f"{measured:.10g}", str(found["threshold"]))
-    from html import escape
-
+    name, shown = found.get("requirement", ""), ("", "")
+    if "measured" in found and name in BY_ID:
+        entry = _entry(BY_ID[name], float(found["measured"]))
+        shown = (words.measured(entry), words.required(entry))
     cells[2:2] = [
-        f"<td>{escape(str(text))}</td>" for text in (found.get("requirement", ""), *shown)
+        f"<td>{escape(name)}</td>",
+        *(f'<td class="number">{escape(text)}</td>' for text in shown),
     ]
 
 
@@ -484,7 +494,7 @@ class AcceptanceRun:
             pipeline,
             outcomes,
             complete=complete,
-            command=shlex.join(["pytest", *self.config.invocation_params.args]),
+            command=self._command(),
             started=self._started,
         )
         if not complete:
@@ -495,6 +505,12 @@ class AcceptanceRun:
             shutil.copyfile(log.path("conversion.log"), self.reports_dir / "conversion.log")
         if complete:
             shutil.rmtree(self.reports_dir / LAST_COMPLETE, ignore_errors=True)
+
+    def _command(self) -> str:
+        """What was called, with the kind of assets that ``auto`` came to."""
+        called = shlex.join(["pytest", *self.config.invocation_params.args])
+        kind = self.pipeline.settings.assets.kind
+        return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", called)
 
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts."""

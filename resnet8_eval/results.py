@@ -86,6 +86,7 @@ def build(
     available = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
     onnx = available.get("onnx")
     calibration = available.get("calibration")
+    sensitivity = available.get("sensitivity")
     results = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -115,6 +116,7 @@ def build(
             if f"compare/{name}" in available and f"scores/{name}" in available
         ],
         "calibration": None if calibration is None else calibration.record,
+        "sensitivity": None if sensitivity is None else sensitivity.record,
         "conversion": None
         if onnx is None
         else {
@@ -294,9 +296,10 @@ def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
             "calibration_seed": pipeline.settings.calibration_seed,
             "quantized_ops": sum(model["quantized_ops"].values()),
             "float_ops": sum(model["float_ops"].values()),
-            "census": {key: model[key] for key in ("quantized_ops", "float_ops")},
+            "census": {key: model[key] for key in ("quantized_ops", "float_ops", "weights")},
             "support": model.get("support"),
             "kernels": model.get("kernels"),
+            "default_kernels": model.get("default_kernels"),
             **_found_by(pipeline, f"proof/{name}", "reference", "tensors"),
             **_found_by(pipeline, f"layers/{name}", "layers"),
         }

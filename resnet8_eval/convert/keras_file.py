@@ -75,6 +75,37 @@ def describe(path: Path) -> list[dict[str, Any]]:
     return layers
 
 
+def array_bytes(path: Path) -> dict[str, int]:
+    """How much of a Keras file is weights, and how much what training left beside them.
+
+    Parameters
+    ----------
+    path
+        A whole model, ``.h5`` (Keras 2 or 3) or ``.keras``; nothing in it is run.
+
+    Returns
+    -------
+    dict
+        ``weights_bytes`` and ``optimizer_bytes``, as stored in arrays.
+    """
+    import h5py
+
+    sizes = {"weights_bytes": 0, "optimizer_bytes": 0}
+
+    def add(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            kind = "optimizer" if name.startswith("optimizer") else "weights"
+            sizes[f"{kind}_bytes"] += int(item.nbytes)
+
+    content = path.read_bytes()
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read("model.weights.h5")
+    with h5py.File(io.BytesIO(content), "r") as file:
+        file.visititems(add)
+    return sizes
+
+
 def _from_zip(path: Path) -> dict[str, Any]:
     import h5py
 

@@ -10,6 +10,7 @@ from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.report import words
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
 
@@ -115,8 +116,8 @@ def judge_deltas(requirement: Judge, run: Pipeline, *configurations: str) -> Non
         checks.append(
             Check(
                 f"{name}, delta from {baseline['accuracy_percent']:.2f} %",
-                f"{expected:+.2f} pp",
-                f"{delta:+.2f} pp",
+                f"{words.signed(expected)} pp",
+                f"{words.signed(delta)} pp",
                 abs(delta - expected) < 1e-9,
             )
         )

@@ -48,7 +48,7 @@ FAULTS = {
     "broken in teardown": ("fixture broken_teardown|", "planted in teardown"),
     "measures nothing": ("|return", "without measuring"),
     "fails": ("|raise RuntimeError('planted')", "planted"),
-    "measures less than required": ("|requirement.judge(-1)", "measured -1"),
+    "measures less than required": ("|requirement.judge(-1)", "measured −1"),
     "measures what is no number": ("|requirement.judge(float('nan'))", "measured nan"),
     "measures infinity": ("|requirement.judge(float('inf'))", "measured inf"),
     "has evidence against it": ("|requirement.judge(GOOD, [equal('planted', 1, 2)])", "planted"),

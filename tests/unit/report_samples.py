@@ -27,6 +27,7 @@ RIGHT: Final = (893, 943, 819, 741, 867, 791, 926, 893, 924, 922)
 """What the float32 model gets right of 1000 images of each class; 8719 in all."""
 RIGHT_STANDIN: Final = (97, 99, 94, 91, 96, 93, 98, 97, 99, 98)
 """The same of 100 stand-in images of each class; 962 in all."""
+RUNS_AS: Final = "unsigned activations: 128 added to each value and each zero point"
 NODE_ID: Final = "tests/acceptance/test_{family}.py::test_{family}_{number}_{words}"
 HOSTILE: Final = (
     "</script><script>alert('x')</script> \"><img src=x onerror=alert(1)> {{ 7*7 }} &amp; `|*"
@@ -155,7 +156,17 @@ def flagged() -> Results:
     results["configurations"][5] = _configuration(
         "torch", "int8", 1620, 151, 128_730, seed=3, activations="uint8"
     )
-    _fail(results, "ANL-02", 1, "ANL-02 not met: configurations that drop more than 5 pp: 1")
+    limit = "no lower than −5.00 pp"
+    _fail(
+        results,
+        "ANL-02",
+        1,
+        "ANL-02 not met: configurations that drop more than 5 pp: 1",
+        [
+            _check("onnxruntime-int8, delta from the baseline", limit, "−0.04 pp"),
+            _check("torch-int8, delta from the baseline", limit, "−14.69 pp", ok=False),
+        ],
+    )
     return results
 
 
@@ -284,6 +295,26 @@ def hostile() -> Results:
 def extended() -> Results:
     """With the optional parts: changed images, layers, and which images are right."""
     results = all_met()
+    results["sensitivity"] = {
+        "source": "train",
+        "images": 4900,
+        "calibrated": 0,
+        "noise_images": 205,
+        "arithmetic": "8-bit integers simulated in float32",
+        "float_percent": 92.18,
+        "quantized_percent": 92.06,
+        "layers": [
+            {
+                "name": f"model/conv2d_{i}/BiasAdd",
+                "sensitivity_pp": 0.02 * (i - 4),
+                "recovery_pp": 0.02 * (5 - i),
+                "quantized_alone_percent": 92.18 + 0.02 * (i - 4),
+                "float_alone_percent": 92.06 + 0.02 * (5 - i),
+                "agreement_alone_percent": 99.8,
+            }
+            for i in range(9)
+        ],
+    }
     for k, found in enumerate(results["configurations"][3:]):
         found["changed"] = [
             {
@@ -300,14 +331,12 @@ def extended() -> Results:
         found["right_base64"] = base64.b64encode(_right_images(found["correct"], k)).decode()
         found["layers"] = [
             {
-                "name": f"conv2d_{i}" if i else "conv2d",
-                "sqnr_weights_db": 44.1 - 1.7 * i + k,
-                "sqnr_output_db": 38.2 - 2.3 * i + k,
-                "sensitivity_pp": round(-0.04 * ((7 * i + k) % 5), 2),
+                "name": f"model/conv2d_{i}/BiasAdd",
+                "sqnr_weights_db": 44.1 - 1.7 * i,
+                "sqnr_output_db": 38.2 - 2.3 * i + k // 2,
             }
             for i in range(9)
         ]
-        found["kernels"] = {"QLinearConv": 9}
         found["reference"] = (
             {
                 "disagreements": 9 + 60 * k,
@@ -489,6 +518,7 @@ def _configuration(
             "activations_dtype": activations or dtype,
             "execution": execution,
             "file_name": "model.onnx" if framework == "onnxruntime" else "model.pt",
+            **({"runs_as": RUNS_AS} if (framework, dtype) == ("onnxruntime", "int8") else {}),
         }
         if quantized
         else {},
@@ -530,8 +560,30 @@ def _configuration(
         "word": word,
         "quantized_ops": 10 if quantized else 0,
         "float_ops": 0 if quantized else None,
-        "census": {"quantized_ops": {"Conv": 9, "Gemm": 1}, "float_ops": {}} if quantized else None,
-        "support": None,
+        "census": {
+            "quantized_ops": {"Conv": 9, "Gemm": 1},
+            "float_ops": {},
+            "weights": {f"layer_{i}": dtype for i in range(10)},
+        }
+        if quantized
+        else None,
+        "support": {
+            "unsigned_weights": False,
+            "said": {"fbgemm": "found QUInt8", "onednn": "symmetric alone", "x86": "found QUInt8"},
+        }
+        if execution == "reference"
+        else None,
+        **({"weights_bytes": 314_664, "optimizer_bytes": 625_496} if framework == "keras" else {}),
+        **(
+            {
+                "kernels": {"QLinearConv": 9, "QLinearAdd": 3},
+                "default_kernels": {"Conv": 6, "QLinearConv": 3, "Add": 2, "QLinearAdd": 1}
+                if dtype == "int8"
+                else {"QLinearConv": 9, "QLinearAdd": 3},
+            }
+            if framework == "onnxruntime" and quantized
+            else {}
+        ),
     }
 
 

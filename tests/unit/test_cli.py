@@ -262,6 +262,10 @@ def test_report_prints_markdown_json_and_what_moved(invoke: Invoke, recorded: Pa
     newer = recorded.with_name("newer.json")
     results.write({**results.read(recorded), "created": "2099-01-01T00:00:00+00:00"}, newer)
     moved = invoke("report", "--diff", recorded, newer).stdout
+    for other in ("--json", "--markdown"):
+        refused = invoke("report", "--diff", recorded, newer, other)
+        assert refused.exit_code == 2
+        assert "do not go together" in refused.stderr
     assert moved.index(results.read(recorded)["created"][:10]) < moved.index("2099-01-01")
     assert not recorded.with_name("report.html").exists()
 

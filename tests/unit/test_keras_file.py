@@ -219,3 +219,21 @@ def test_a_file_of_two_formats_is_read_as_keras_would_read_it(tmp_path: Path) ->
     path.write_bytes(path.read_bytes() + honest)
     assert zipfile.is_zipfile(path)
     assert "'Lambda'" in refusal(path)
+
+
+def weights(path: Path, optimizer: str) -> Path:
+    with h5py.File(path, "w") as file:
+        file["model_weights/conv/kernel"] = np.zeros((3, 3, 3, 16), np.float32)
+        file["model_weights/conv/bias"] = np.zeros(16, np.float32)
+        file[f"{optimizer}/momentum"] = np.zeros((3, 3, 3, 16), np.float32)
+    return path
+
+
+def test_what_training_left_beside_the_weights_is_told_apart(tmp_path: Path) -> None:
+    sizes = {"weights_bytes": 4 * (432 + 16), "optimizer_bytes": 4 * 432}
+    assert keras_file.array_bytes(weights(tmp_path / "a.h5", "optimizer_weights")) == sizes
+    inner = weights(tmp_path / "model.weights.h5", "optimizer/vars")
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.write(inner, inner.name)
+    assert keras_file.array_bytes(tmp_path / "a.keras") == sizes
+    assert keras_file.array_bytes(STANDIN)["weights_bytes"] == 4 * 78_666

@@ -28,7 +28,9 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
     assert done.results["complete"]
     assert done.results["command"].startswith("pytest ")
     for name, entry in BY_ID.items():
-        pattern = rf"{name} +met +{re.escape(entry.quantity)}: measured .*, required .*, margin \+"
+        pattern = (
+            rf"{name} +met +{re.escape(entry.quantity)}: measured .*, required .*, margin [+±]"
+        )
         assert len(re.findall(pattern, done.output)) == 1
     for line in ("v1_0 met: 6 of 6", "v1_1 met: 5 of 5", "v1_2 met: 12 of 12"):
         assert done.output.count(line) == 1
@@ -84,7 +86,7 @@ def test_a_failure_says_id_measured_required_and_margin(
     body = "requirement.judge(84.25, [equal('images', 10, 9), equal('labels', 1, 1)])"
     suite.write({"PT-05": passing("PT-05", body=body)})
     done = suite.run(*words)
-    sentence = "accuracy: measured 84.25 %, required > 85 %, margin -0.75 %"
+    sentence = "accuracy: measured 84.25 %, required > 85 %, margin −0.75 pp"
     assert re.search(rf"PT-05 +NOT MET +{re.escape(sentence)}", done.output)
     assert f"PT-05 not met: {sentence}" in done.output
     assert "images: expected 10, observed 9 [FAILED]" in done.output
@@ -170,3 +172,12 @@ def test_no_key_moves_with_how_a_run_is_called(
     found = (pytester.path / "keys").read_text().splitlines()
     assert len(found) == len(ways)
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("words", [("--assets=auto",), ("--assets", "auto")], ids=" ".join)
+def test_the_command_that_is_recorded_names_the_assets_that_were_used(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    command = suite.run("--requirement=CAL-01", *words).results["command"]
+    assert "auto" not in command
+    assert "--assets=real" in command

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -65,6 +67,39 @@ def test_every_layer_has_its_noise_and_its_cost(pipeline: Pipeline, name: str) -
         assert entry["sqnr_weights_db"] > 30, entry
         assert entry["sqnr_output_db"] > 15, entry
         assert entry["agreement_alone_percent"] > 95, entry
+
+
+def test_what_one_layer_costs_is_held_against_the_networks_own_accuracy(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four images of class 0, float32 gets four, the quantized network one."""
+
+    class Counting:
+        layers = ("conv",)
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def logits_by_layer(self, _: object, quantized: list[str]) -> Any:
+            right, right_otherwise = (1, 2) if quantized else (4, 3)
+            return logits(right), {"conv": logits(right_otherwise)}
+
+    def logits(right: int) -> Any:
+        return np.eye(10)[[0] * right + [1] * (4 - right)]
+
+    monkeypatch.setattr("resnet8_eval.quantize.simulate.Simulation", Counting)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    folder = pipeline.artifact("parameters").folder
+    found = layers.sensitivity(folder, images, np.zeros(4, np.int64), 1)
+    assert (found["float_percent"], found["quantized_percent"]) == (100.0, 25.0)
+    (entry,) = found["layers"]
+    assert (entry["sensitivity_pp"], entry["recovery_pp"]) == (-25.0, 25.0)
+
+
+def test_sensitivity_says_which_images_it_was_measured_on(pipeline: Pipeline) -> None:
+    found = pipeline.artifact("sensitivity").record
+    assert (found["source"], found["calibrated"]) == ("train", 0)
+    assert found["images"] >= found["noise_images"] > 0
 
 
 def test_noise_is_told_in_decibels() -> None:
