@@ -12,14 +12,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Literal, cast
 
-from resnet8_eval.errors import AssetError
+from resnet8_eval.errors import AssetError, changed_asset
 
 Kind = Literal["real", "stand-in"]
 State = Literal["verified", "missing", "damaged"]
@@ -295,6 +295,36 @@ def fetch(cache_dir: Path, *, manifest: Manifest | None = None) -> tuple[Path, P
     manifest = load_manifest() if manifest is None else manifest
     cache_dir = cache_dir.absolute()
     return _Search(manifest, [cache_dir], cache_dir).real(None, download=True)
+
+
+@contextmanager
+def unchanged(path: Path, sha256: str) -> Iterator[Path]:
+    """Lend a file to someone who reads it by its path, and vouch for what was read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        What `locate` found it to be.
+
+    Raises
+    ------
+    AssetError
+        On entering, if it is another by now; on leaving, if it was written to meanwhile.
+    """
+    try:
+        before, found = _signature(path), _sha256(path)
+    except OSError as error:
+        raise changed_asset(path, f"sha256 {sha256}", _in_one_line(error)) from error
+    if found != sha256:
+        raise changed_asset(path, f"sha256 {sha256}", f"sha256 {found}")
+    try:
+        yield path
+    finally:
+        # What a reader of half a file says is not to the point.
+        if not path.exists() or _signature(path) != before:
+            raise changed_asset(path, f"sha256 {sha256}", "written to while it was read")
 
 
 def _search(manifest: Manifest | None, assets_dir: Path | None, cache_dir: Path) -> _Search:
@@ -648,14 +678,13 @@ class _Memory:
 
     def sha256(self, path: Path) -> str:
         path = path.absolute()
-        status = path.stat()
-        # ctime besides mtime: the latter can be set back by hand.
-        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        signature = _signature(path)
+        _, modified, changed, _ = signature
         match self._load().get(str(path)):
             case {"signature": known, "sha256": str(checksum)} if known == signature:
                 return checksum
         checksum = _sha256(path)
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+        if time.time_ns() - max(modified, changed) > _SETTLED_NS:
             self._keep(str(path), {"signature": signature, "sha256": checksum})
         return checksum
 
@@ -677,6 +706,12 @@ class _Memory:
                 scratch.replace(self._path)
         except OSError:
             pass
+
+
+def _signature(path: Path) -> list[int]:
+    """What moves whenever a file does: ctime besides mtime, which can be set back by hand."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _sha256(path: Path) -> str:

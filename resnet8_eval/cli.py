@@ -22,7 +22,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from resnet8_eval import assets as assets_
-from resnet8_eval.artifacts import Store
+from resnet8_eval.artifacts import Store, size
 from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import ModelError, SuiteError
 from resnet8_eval.runner import lane_environment
@@ -91,6 +91,11 @@ class JudgedOn(StrEnum):
     TEST = "test"
 
 
+def _expanded(path: Path | None) -> Path | None:
+    """A shell leaves the ~ alone in a variable, and behind an equals sign."""
+    return None if path is None else path.expanduser().absolute()
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Kind = Annotated[AssetsKind, typer.Option("--assets", help="Which images (and baseline model).")]
 AssetsDir = Annotated[
@@ -103,6 +108,7 @@ CacheDir = Annotated[
     Path | None,
     typer.Option(
         envvar="RESNET8_EVAL_CACHE",
+        callback=_expanded,
         help="Where downloads and artefacts are kept. [default: the user's cache folder]",
         show_default=False,
     ),
@@ -513,27 +519,47 @@ def run_stages(
 
 
 @cache_app.command("show")
+@_reporting_errors
 def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """List the artefacts: what each is, its size, and whether it is whole."""
+    store = _store(cache_dir)
+    found = [(folder, artifact, False) for folder, artifact in store.artifacts()]
+    found += [(folder, None, True) for folder in store.unfinished()]
     rows: list[dict[str, Any]] = [
         {
             "folder": str(folder),
-            "stage": found.stage if found else None,
-            "bytes": _size(folder),
-            "whole": found is not None,
+            "stage": artifact.stage if artifact else None,
+            "bytes": size(folder),
+            "whole": artifact is not None,
+            "unfinished": unfinished,
         }
-        for folder, found in _store(cache_dir).artifacts()
+        for folder, artifact, unfinished in found
     ]
     if as_json:
         _print_json(rows)
         return
     for row in rows:
-        state = row["stage"] or "damaged; it will be made again"
-        typer.echo(f"{row['bytes'] / 1000:10,.1f} kB  {Path(row['folder']).name:60} {state}")
-    typer.echo(f"{sum(row['bytes'] for row in rows) / 1000:10,.1f} kB  in all")
+        broken = "unfinished" if row["unfinished"] else "damaged; not served, made anew when needed"
+        state = row["stage"] or broken
+        typer.echo(f"{_kilobytes(row['bytes'])}  {Path(row['folder']).name:60} {state}")
+    typer.echo(f"{_kilobytes(sum(row['bytes'] for row in rows))}  in all")
+
+
+@cache_app.command("size")
+@_reporting_errors
+def cache_size(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
+    """Say how much room the artefacts take, and the whole cache folder with its downloads."""
+    root = _store(cache_dir).root
+    found = {"artifacts": size(root / "artifacts"), "all": size(root)}
+    if as_json:
+        _print_json({"folder": str(root), "bytes": found})
+        return
+    typer.echo(f"{_kilobytes(found['artifacts'])}  artefacts")
+    typer.echo(f"{_kilobytes(found['all'])}  in all, with downloads, in {root}")
 
 
 @cache_app.command("verify")
+@_reporting_errors
 def cache_verify(cache_dir: CacheDir = None) -> None:
     """Hash every file of every artefact again; exit status 1 if one is damaged."""
     found = list(_store(cache_dir).artifacts())
@@ -546,8 +572,9 @@ def cache_verify(cache_dir: CacheDir = None) -> None:
 
 
 @cache_app.command("clear")
+@_reporting_errors
 def cache_clear(cache_dir: CacheDir = None) -> None:
-    """Remove every artefact. Downloaded assets stay."""
+    """Remove every artefact, and what runs left beside them. Downloaded assets stay."""
     typer.echo(f"{_store(cache_dir).clear()} artefacts removed")
 
 
@@ -555,8 +582,8 @@ def _store(cache_dir: Path | None) -> Store:
     return Store(cache_dir or assets_.default_cache_dir())
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:10,.1f} kB"
 
 
 def _locate(

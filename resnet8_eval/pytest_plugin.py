@@ -41,6 +41,10 @@ REPORT_FILES: Final = (
 LAST_COMPLETE: Final = "last-complete"
 
 
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()  # a shell leaves the ~ alone behind an equals sign
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options."""
     group = parser.getgroup("resnet8-eval", "ResNet8 acceptance")
@@ -93,13 +97,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cache-dir",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         help="where downloads and artefacts are kept (also: RESNET8_EVAL_CACHE)",
     )
     group.addoption(
         "--reports-dir",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         help="where report.html, results.json and the others go (default: reports/)",
     )

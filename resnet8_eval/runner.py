@@ -181,6 +181,8 @@ def lane_environment(threads: int = THREADS) -> Mapping[str, str]:
     """
     return {
         "CUDA_VISIBLE_DEVICES": "",  # every figure here is a CPU figure
+        "KERAS_BACKEND": "tensorflow",
+        "KERAS_HOME": os.devnull,  # nor what the user's keras.json says
         # loky takes a lane that imports a framework late for one that leaks, ends it, and warns.
         "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
         "OMP_NUM_THREADS": str(threads),

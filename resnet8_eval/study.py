@@ -321,9 +321,9 @@ def measure_all(
     from resnet8_eval.cifar10 import read_split
 
     folded = pipeline.artifact("folded").path("folded.onnx")
-    dataset = pipeline.settings.assets.dataset
-    train = read_split(dataset, "train")
-    test = read_split(dataset, "test") if on_test else None
+    assets = pipeline.settings.assets
+    train = read_split(assets.dataset, "train", assets.dataset_sha256)
+    test = read_split(assets.dataset, "test", assets.dataset_sha256) if on_test else None
     references: dict[bytes, NDArray[np.float32]] = {}
 
     def feed(task: Task) -> Images:
@@ -339,8 +339,8 @@ def measure_all(
 
     judged_on = "test" if on_test else f"{validation_count} training images"
     source = {
-        "model": pipeline.settings.assets.model_sha256,
-        "dataset": pipeline.settings.assets.dataset_sha256,
+        "model": assets.model_sha256,
+        "dataset": assets.dataset_sha256,
         "judged_on": judged_on,
     }
     rows = run(

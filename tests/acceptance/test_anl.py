@@ -9,13 +9,14 @@ from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
 from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.report import words
 from resnet8_eval.requirements import FLAGGED_DROP_PP
+from tests.acceptance.common import source_checks
 
 COMPARISONS = [f"compare/{name}" for name in CONFIGURATIONS]
 
 
 @pytest.mark.requirement("ANL-01", needs=COMPARISONS)
 def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
-    filled, checks = 0, []
+    filled, checks = 0, source_checks(run, *CONFIGURATIONS)
     for name in CONFIGURATIONS:
         scores = run.artifact(f"scores/{name}").record
         compared = run.artifact(f"compare/{name}").record

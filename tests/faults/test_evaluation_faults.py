@@ -55,7 +55,7 @@ def test_another_preprocessing_is_no_longer_the_known_count(
 def relabelled(change: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Any:
     honest = cifar10.read_split
 
-    def read(folder: Any, split: Any) -> Split:
+    def read(folder: Any, split: Any, *_: Any) -> Split:
         found = honest(folder, split)
         return Split(found.images, change(found.labels))
 
@@ -142,7 +142,7 @@ def test_a_part_of_the_test_set_is_not_the_whole(
     honest = cifar10.read_split
     with monkeypatch.context() as patch:
 
-        def half(folder: Any, split: Any) -> Split:
+        def half(folder: Any, split: Any, *_: Any) -> Split:
             found = honest(folder, split)
             return Split(found.images[:1000], found.labels[:1000])
 

@@ -29,6 +29,8 @@ COMMANDS = [
     ["quantize"],
     ["report"],
     ["run"],
+    ["cache", "show"],
+    ["cache", "size"],
 ]
 
 
@@ -295,3 +297,92 @@ def test_cache_shows_verifies_and_clears(
     assert "1 of 2 artefacts are whole" in done.stdout
     assert "2 artefacts removed" in invoke("cache", "clear", "--cache-dir", tmp_path).stdout
     assert read(invoke("cache", "show", "--cache-dir", tmp_path, "--json")) == []
+
+
+def test_cache_size_adds_up(invoke: Invoke, pipeline: Pipeline, tmp_path: Path) -> None:
+    from tests.planted import borrowing
+
+    borrowing(pipeline, tmp_path, "calibration")
+    (tmp_path / "download").write_bytes(b"x" * 5000)
+    rows = read(invoke("cache", "show", "--cache-dir", tmp_path, "--json"))
+    found = read(invoke("cache", "size", "--cache-dir", tmp_path, "--json"))
+    artifacts = rows[0]["bytes"]
+    assert found == {
+        "folder": str(tmp_path),
+        "bytes": {"artifacts": artifacts, "all": artifacts + 5000},
+    }
+    artefacts, everything = invoke("cache", "size", "--cache-dir", tmp_path).stdout.splitlines()
+    assert artefacts.split() == [f"{artifacts / 1000:,.1f}", "kB", "artefacts"]
+    assert everything.endswith(str(tmp_path))
+
+
+def record_without_an_end(path: Path) -> None:
+    path.mkdir()
+    (path / "record.json").write_text("[" * 200_000)
+
+
+def dangling_link_inside(path: Path) -> None:
+    path.mkdir()
+    (path / "data").symlink_to("nowhere")
+
+
+STRANGE: dict[str, Callable[[Path], object]] = {
+    "a file": Path.touch,
+    "a dangling link": lambda path: path.symlink_to("nowhere"),
+    "a link to a folder": lambda path: path.symlink_to("/usr"),
+    "a record without an end": record_without_an_end,
+    "a dangling link inside": dangling_link_inside,
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+def test_the_care_of_a_cache_bears_whatever_lies_in_it(
+    invoke: Invoke, tmp_path: Path, strange: Callable[[Path], object]
+) -> None:
+    (tmp_path / "artifacts").mkdir()
+    strange(tmp_path / "artifacts" / "a-key")
+    (row,) = read(invoke("cache", "show", "--cache-dir", tmp_path, "--json"))
+    assert (row["stage"], row["whole"], row["unfinished"]) == (None, False, False)
+    assert "damaged; not served" in invoke("cache", "show", "--cache-dir", tmp_path).stdout
+    assert invoke("cache", "size", "--cache-dir", tmp_path).exit_code == 0
+    done = invoke("cache", "verify", "--cache-dir", tmp_path)
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (
+        1,
+        f"damaged: {tmp_path / 'artifacts' / 'a-key'}",
+    )
+    assert "1 artefacts removed" in invoke("cache", "clear", "--cache-dir", tmp_path).stdout
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+def test_what_is_being_made_is_shown_and_is_not_damaged(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "a-key.partial").mkdir(parents=True)
+    assert invoke("cache", "verify", "--cache-dir", tmp_path).exit_code == 0
+    (row,) = read(invoke("cache", "show", "--cache-dir", tmp_path, "--json"))
+    assert (row["whole"], row["unfinished"]) == (False, True)
+    assert " unfinished\n" in invoke("cache", "show", "--cache-dir", tmp_path).stdout
+
+
+def test_a_cache_that_cannot_be_cleared_says_so(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "artifacts" / "a-key").mkdir(parents=True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    done = invoke("cache", "clear", "--cache-dir", tmp_path)
+    assert done.exit_code == 1
+    assert "The cache folder cannot be written to: Permission denied." in done.stderr
+
+
+@pytest.mark.parametrize("how", ["variable", "option"])
+def test_the_users_own_folder_may_be_written_as_a_tilde(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--cache-dir=~/cache"] if how == "option" else []
+    if how == "variable":
+        monkeypatch.setenv("RESNET8_EVAL_CACHE", "~/cache")
+    found = read(invoke("cache", "size", "--json", *words))
+    assert found["folder"] == str(tmp_path / "cache")

@@ -16,7 +16,7 @@ from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.errors import StageError
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, Settings, model_path
 from resnet8_eval.quantize.recipes import RECIPES, Method, Recipe
-from resnet8_eval.runner import LANES
+from resnet8_eval.runner import LANES, lane_environment
 from tests.planted import borrowing
 
 QUANTIZED = {f"{kind}/{name}" for kind in ("model", "scores", "compare") for name in RECIPES}
@@ -64,6 +64,11 @@ DECISIVE: dict[str, tuple[Change, set[str], set[str]]] = {
         dataset("data_batch_3"),
         {"calibration", "parameters", *QUANTIZED},
         {"onnx", "scores/keras-float32", "scores/torch-float32", "compare/torch-float32"},
+    ),
+    "the names of the classes": (
+        dataset("batches.meta"),
+        {"calibration", *EVERY_SCORE, *(f"compare/{name}" for name in CONFIGURATIONS)},
+        {"onnx", "folded", "torch"},
     ),
     "the calibration seed": (
         lambda settings: replace(settings, calibration_seed=7),
@@ -169,6 +174,15 @@ def test_the_method_moves_all_that_is_quantized(
     found = moved(before, keys(pipeline.settings))
     assert {"parameters", *QUANTIZED} <= found
     assert not {"onnx", "torch", "calibration", "scores/torch-float32"} & found
+
+
+@pytest.mark.parametrize("name", ["KERAS_BACKEND", "KERAS_HOME"])
+def test_what_would_decide_and_has_no_place_in_a_key_is_the_same_in_every_lane(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = lane_environment()[name]
+    monkeypatch.setenv(name, "another")
+    assert lane_environment()[name] == before
 
 
 def test_keys_are_all_different(pipeline: Pipeline) -> None:

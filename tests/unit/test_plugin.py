@@ -46,6 +46,15 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
     assert "<th>Requirement</th>" in page
 
 
+@pytest.mark.parametrize("option", ["--cache-dir", "--reports-dir"])
+def test_a_tilde_behind_an_equals_sign_is_the_users_own_folder(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = pytester.parseconfig(f"{option}=~/folder")
+    assert config.getoption(option) == Path("/home/someone/folder")
+
+
 @pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
 def test_a_junit_reader_shows_each_requirement_and_its_numbers(
     suite: Suite, words: tuple[str, ...]

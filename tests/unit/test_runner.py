@@ -117,7 +117,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         user_model=False,
         dataset=tmp_path,
         dataset_md5={},
-        dataset_sha256={"test_batch": "", "data_batch_1": ""},
+        dataset_sha256={"test_batch": "", "data_batch_1": "", "batches.meta": ""},
     )
     return Run(Settings(nothing, tmp_path))
 
