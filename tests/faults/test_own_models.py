@@ -16,7 +16,7 @@ from onnx.external_data_helper import set_external_data
 from typer.testing import CliRunner, Result
 
 from resnet8_eval import cli, errors
-from resnet8_eval.convert import onnx_file
+from resnet8_eval.convert import keras_file, keras_to_onnx, onnx_file
 from resnet8_eval.pipeline import Pipeline
 from tests.unit.test_keras_file import STANDIN
 
@@ -108,6 +108,36 @@ def test_another_network_is_evaluated_but_not_converted(run: Run, tmp_path: Path
     refused(run("convert", path), tmp_path, "own.keras is not a ResNet8.", "1 convolutions")
     refused(run("quantize", path), tmp_path, "own.keras is not a ResNet8", "1 Conv")
     assert "own.keras" in run("evaluate", path).stdout
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_all_that_keras_writes_of_known_layers_is_let_through(tmp_path: Path, suffix: str) -> None:
+    from keras import Input, Model, constraints, initializers, layers, regularizers
+
+    taken = x = Input((32, 32, 3))
+    x = layers.ZeroPadding2D(1)(x)
+    for number, name in enumerate(sorted(keras_file.KNOWN_PARTS & set(dir(initializers)))):
+        options = {"value": 1.0} if name == "Constant" else {}
+        initializer = getattr(initializers, name)(**options)
+        x = layers.Conv2D(2 + number, 3, activation="relu", kernel_initializer=initializer)(x)
+    x = layers.Dropout(0.1, seed=2**40)(layers.ReLU()(layers.BatchNormalization()(x)))
+    x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(2)(layers.Add()([x, x])))
+    for kernel, bias, constraint in [
+        (regularizers.L1(), regularizers.L2(), constraints.MaxNorm(3)),
+        (regularizers.L1L2(), None, constraints.MinMaxNorm()),
+        (None, None, constraints.NonNeg()),
+        (None, None, constraints.UnitNorm()),
+    ]:
+        x = layers.Dense(
+            9, kernel_regularizer=kernel, bias_regularizer=bias, kernel_constraint=constraint
+        )(x)
+    x = layers.Activation("relu")(layers.Flatten()(x))
+    model = Model(taken, layers.Softmax()(layers.Dense(10)(x)))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    path = save(model, tmp_path / f"own{suffix}")
+    found = {layer["class_name"] for layer in keras_file.describe(path)}
+    assert found == keras_file.KNOWN_LAYERS
+    assert keras_to_onnx.load(path).count_params() == model.count_params()
 
 
 def save(model: Any, path: Path) -> Path:
