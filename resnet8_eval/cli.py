@@ -314,7 +314,7 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Quantize a model statically, calibrated on training images."""
-    from resnet8_eval import calibration
+    from resnet8_eval import calibration, runtimes
     from resnet8_eval import quantize as quantize_
     from resnet8_eval.cifar10 import read_split
     from resnet8_eval.convert import fold, keras_to_onnx, onnx_file
@@ -335,6 +335,8 @@ def quantize(
                 source = work / "model.onnx"
         with _working("fold and calibrate"):
             onnx_file.demand_readable(source)
+            if source == model:  # nothing has run it yet, and its layers may not fit together
+                runtimes.scores(source, train.images[:1], threads=THREADS)
             fold.fold(source, work / "folded.onnx")
             onnx_file.demand_resnet8(work / "folded.onnx", model.name)
             calibrate(work / "folded.onnx", train.images[chosen.indices], work, THREADS)

@@ -1,8 +1,8 @@
 """What a Keras file says of itself, read before any framework opens it.
 
-A Keras file can name code to run (a Lambda layer, a custom object) anywhere in its description. That
-is plain JSON, so it is read first, and only a network of a sensible size that names nothing but what
-is listed below is opened at all.
+A Keras file can name code to run (a Lambda layer, a custom object) anywhere in its description.
+That is plain JSON, so it is read first, and only a network of a sensible size that names nothing
+but what is listed below is opened at all.
 """
 
 from __future__ import annotations
