@@ -129,17 +129,33 @@ def main() -> None:
 
 
 def _reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the suite's errors into a message and exit status 1."""
+    """Turn the suite's errors, and the system's about files, into a message and exit status 1."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
         except SuiteError as error:
-            typer.echo(f"error: {error}", err=True)
+            _tell(error)
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _tell(
+                SuiteError(
+                    f"A file or folder cannot be used: {error.strerror}.",
+                    expected="files that can be read, and folders that can be written to",
+                    given=str(error.filename),
+                    next_step="check the path and its permissions, or give another",
+                )
+            )
             raise typer.Exit(1) from error
 
     return wrapped
+
+
+def _tell(error: SuiteError) -> None:
+    typer.echo(f"error: {error}", err=True)
 
 
 @assets_app.callback(invoke_without_command=True)
