@@ -137,17 +137,33 @@ def main() -> None:
 
 
 def _reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the suite's errors into a message and exit status 1."""
+    """Turn the suite's errors, and the system's about files, into a message and exit status 1."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
         except SuiteError as error:
-            typer.echo(f"error: {error}", err=True)
+            _tell(error)
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _tell(
+                SuiteError(
+                    f"A file or folder cannot be used: {error.strerror}.",
+                    expected="files that can be read, and folders that can be written to",
+                    given=str(error.filename),
+                    next_step="check the path and its permissions, or give another",
+                )
+            )
             raise typer.Exit(1) from error
 
     return wrapped
+
+
+def _tell(error: SuiteError) -> None:
+    typer.echo(f"error: {error}", err=True)
 
 
 @assets_app.callback(invoke_without_command=True)
@@ -322,7 +338,7 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Quantize a model statically, calibrated on training images."""
-    from resnet8_eval import calibration
+    from resnet8_eval import calibration, runtimes
     from resnet8_eval import quantize as quantize_
     from resnet8_eval.cifar10 import read_split
     from resnet8_eval.convert import fold, keras_to_onnx, onnx_file
@@ -343,6 +359,8 @@ def quantize(
                 source = work / "model.onnx"
         with _working("fold and calibrate"):
             onnx_file.demand_readable(source)
+            if source == model:  # nothing has run it yet, and its layers may not fit together
+                runtimes.scores(source, train.images[:1], threads=THREADS)
             fold.fold(source, work / "folded.onnx")
             onnx_file.demand_resnet8(work / "folded.onnx", model.name)
             calibrate(work / "folded.onnx", train.images[chosen.indices], work, usable_cores())

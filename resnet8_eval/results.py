@@ -186,7 +186,7 @@ def read(path: Path) -> Results:
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(
             f"{path} cannot be read.",
             expected="a results.json written by this suite",

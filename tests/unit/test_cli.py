@@ -19,6 +19,7 @@ from resnet8_eval.quantize import ort_quantize
 
 Invoke = Callable[..., Result]
 
+LONG = 5000 * "x"
 COMMANDS = [
     [],
     ["assets"],
@@ -101,14 +102,29 @@ def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
             "of 9 images",
         ),
         (["assets", "--assets-dir", "{tmp}/nowhere"], "There is no folder"),
+        (["assets", "--assets-dir", "~nobody-of-that-name/x"], "There is no folder ~nobody"),
+        (["assets", "--assets-dir", LONG], "File name too long"),
+        (["assets", "--cache-dir", LONG], "File name too long"),
+        (["evaluate", f"{LONG}.onnx"], "File name too long"),
+        (["compare", f"{LONG}.onnx", f"{LONG}.onnx"], "File name too long"),
+        (["convert", f"{LONG}.h5", "-o", "{tmp}/out"], "File name too long"),
+        (["convert", "{tmp}/other.h5", "-o", "/proc/x/y"], "cannot be used: No such file"),
+        (["convert", "{tmp}/other.h5", "-o", "{tmp}/model.onnx/y"], "cannot be used: File exists"),
+        (["report", LONG], "cannot be read"),
+        (["report", "{tmp}/deep.json"], "RecursionError"),
+        (
+            ["quantize", "{tmp}/other.onnx", "-o", "{tmp}/out", "--calibration-seed", "-1"],
+            "--calibration-seed -1",
+        ),
     ],
-    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60],
 )
 def test_a_refusal_says_what_is_wrong_and_exits_with_1(
     invoke: Invoke, tmp_path: Path, words: list[str], what: str
 ) -> None:
-    for name in ("model.tflite", "model.onnx", "other.onnx"):
+    for name in ("model.tflite", "model.onnx", "other.onnx", "other.h5"):
         (tmp_path / name).write_text("no model")
+    (tmp_path / "deep.json").write_text(100_000 * "[")
     words = [word.format(tmp=tmp_path) for word in words]
     if words[0] in ("evaluate", "compare", "quantize"):
         words += ["--assets", "stand-in"]
@@ -270,6 +286,30 @@ def test_report_prints_markdown_json_and_what_moved(invoke: Invoke, recorded: Pa
         assert "do not go together" in refused.stderr
     assert moved.index(results.read(recorded)["created"][:10]) < moved.index("2099-01-01")
     assert not recorded.with_name("report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("{tmp}/nowhere/x.html", "No such file or directory"), ("{tmp}", "Is a directory")],
+)
+def test_a_report_that_cannot_be_written(
+    invoke: Invoke, recorded: Path, output: str, reason: str
+) -> None:
+    target = output.format(tmp=recorded.parent)
+    done = invoke("report", recorded, "-o", target)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: A file or folder cannot be used: {reason}.")
+    assert f"given:    {target}\n" in done.stderr
+
+
+def test_an_error_that_is_not_about_a_file_is_no_refusal(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("planted")
+
+    monkeypatch.setattr("resnet8_eval.assets.survey", fail)
+    assert isinstance(invoke("assets").exception, OSError)
 
 
 def test_report_refuses_results_that_break_the_contract(invoke: Invoke, recorded: Path) -> None:
