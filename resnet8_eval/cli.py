@@ -360,7 +360,7 @@ def quantize(
         with _working("fold and calibrate"):
             onnx_file.demand_readable(source)
             if source == model:  # nothing has run it yet, and its layers may not fit together
-                runtimes.scores(source, train.images[:1], threads=THREADS)
+                runtimes.scores(source, train.images[:1], threads=usable_cores())
             fold.fold(source, work / "folded.onnx")
             onnx_file.demand_resnet8(work / "folded.onnx", model.name)
             calibrate(work / "folded.onnx", train.images[chosen.indices], work, usable_cores())
