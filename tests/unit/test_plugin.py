@@ -51,7 +51,8 @@ def test_a_tilde_behind_an_equals_sign_is_the_users_own_folder(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    config = pytester.parseconfig(f"{option}=~/folder")
+    # Hypothesis warns when it is loaded into a process that has used it before.
+    config = pytester.parseconfig("-pno:hypothesispytest", f"{option}=~/folder")
     assert config.getoption(option) == Path("/home/someone/folder")
 
 
