@@ -101,7 +101,10 @@ Kind = Annotated[AssetsKind, typer.Option("--assets", help="Which images (and ba
 AssetsDir = Annotated[
     Path | None,
     typer.Option(
-        envvar="RESNET8_EVAL_ASSETS", help="Look for the assets here first.", show_default=False
+        envvar="RESNET8_EVAL_ASSETS",
+        help="Look for the assets here first.",
+        show_default=False,
+        readable=False,  # where pytest is given it, nobody but `assets` checks that
     ),
 ]
 CacheDir = Annotated[

@@ -24,6 +24,7 @@ from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.requirements import MILESTONES, REGISTER, Requirement, of_milestone
 
 SCHEMA_VERSION: Final = 1
+_MOST_LEVELS: Final = 50
 Results = dict[str, Any]
 Status = Literal["met", "not met", "not evaluated"]
 
@@ -186,6 +187,7 @@ def read(path: Path) -> Results:
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
+        _demand_shallow(results)
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(
             f"{path} cannot be read.",
@@ -195,6 +197,20 @@ def read(path: Path) -> Results:
         ) from error
     validate(results, str(path))
     return dict(results)
+
+
+def _demand_shallow(results: object) -> None:
+    """Refuse what nobody could walk through, such as the writers of reports, one call a level."""
+    level = [results]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            inner
+            for entry in level
+            if isinstance(entry, dict | list)
+            for inner in (entry.values() if isinstance(entry, dict) else entry)
+        ]
+    if level:
+        raise ValueError(f"nested more than {_MOST_LEVELS} levels deep")
 
 
 def write(results: Results, path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import reprlib
 import zipfile
 from collections.abc import Iterator
@@ -80,6 +81,8 @@ KNOWN_MODULES: Final = frozenset(
 )
 _NAMING: Final = frozenset({"class_name", "module", "registered_name"})
 """What Keras looks classes and functions up by."""
+_MOST_WEIGHTS: Final = 8
+"""Of one layer; batch normalisation has 4."""
 _MEMBERS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
 
 
@@ -234,6 +237,15 @@ def _demand_plain(file: Any, path: Path) -> None:
             reached.add(address)
             if isinstance(item, h5py.Group):
                 waiting.append(item)
+                named = sum(
+                    math.prod(item.attrs.get_id(key).shape)
+                    for key in item.attrs
+                    if key.startswith("weight_names")
+                )
+                # Keras reads a layer's weights by these names, all at once, as often as each is
+                # there; the optimizer's, which are many, it leaves.
+                if named > _MOST_WEIGHTS and name != "optimizer_weights":
+                    raise _refusal(path, f"a layer of {named:,} weights, {name!r}")
             elif item.external or item.is_virtual:
                 raise _refusal(path, f"data kept in another file, {name!r}")
             else:

@@ -45,7 +45,7 @@ def load(path: Path) -> Any:
         raise ModelError(
             f"Keras cannot load {path.name}.",
             expected="a whole model saved by Keras",
-            given=f"{type(error).__name__}: {error}",
+            given=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
             next_step="load it with keras.saving.load_model and save it again",
         ) from error
     shapes = (tuple(model.input_shape), tuple(model.output_shape))

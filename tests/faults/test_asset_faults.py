@@ -259,13 +259,14 @@ def test_a_given_folder_that_is_not_there(
 
 @pytest.mark.parametrize("command", ["run --assets auto", "assets"])
 @pytest.mark.parametrize("below", [".", "inside"])
+@pytest.mark.parametrize("mode", [0, 0o444], ids=["nothing", "only listing"])
 def test_a_given_folder_that_may_not_be_looked_into(
-    tmp_path: Path, below: str, command: str
+    tmp_path: Path, mode: int, below: str, command: str
 ) -> None:
     """It must not count as empty: `auto` would go on to the stand-in."""
     folder = tmp_path / "closed"
     (folder / "inside").mkdir(parents=True)
-    folder.chmod(0o444)  # what lies in it may be listed, and no more
+    folder.chmod(mode)
     words = [sys.executable, "-m", "resnet8_eval", *command.split()]
     done = subprocess.run(  # noqa: S603 (our own interpreter and words)
         [*words, "--assets-dir", folder / below, "--cache-dir", tmp_path / "cache"],

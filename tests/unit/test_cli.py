@@ -302,6 +302,19 @@ def test_a_report_that_cannot_be_written(
     assert f"given:    {target}\n" in done.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["--markdown"], ["--json"], ["--diff", "{results}"]])
+def test_results_nested_too_deep_for_a_report_are_refused(
+    invoke: Invoke, recorded: Path, words: list[str]
+) -> None:
+    """JSON's own reader takes 700 levels, and the page's template does not."""
+    built = json.loads(recorded.read_text())
+    built["environment"]["planted"] = json.loads(700 * "[" + 700 * "]")
+    recorded.write_text(json.dumps(built))
+    done = invoke("report", recorded, *(word.format(results=recorded) for word in words))
+    assert done.exit_code == 1
+    assert "nested more than 50 levels deep" in done.stderr
+
+
 def test_an_error_that_is_not_about_a_file_is_no_refusal(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:

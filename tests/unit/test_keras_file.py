@@ -273,6 +273,13 @@ def test_weights_that_unpack_to_huge_ones_are_refused(tmp_path: Path) -> None:
     assert "weights of 100,663,308 bytes" in refusal(path)
 
 
+def test_weights_that_are_named_again_and_again_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "model.h5")
+    with h5py.File(path, "a") as file:
+        file["model_weights"].create_group("conv2d").attrs["weight_names"] = 4000 * [b"kernel"]
+    assert "a layer of 4,000 weights, 'conv2d'" in refusal(path)
+
+
 def test_weights_without_an_architecture_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "model.h5", "w") as file:
         file["kernel"] = np.zeros(3)

@@ -209,8 +209,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path.write_bytes(STANDIN.read_bytes())
     with h5py.File(path, "a") as file:
         del file["model_weights"]["dense"]
-    with pytest.raises(ModelError, match="Keras cannot load"):
+    with pytest.raises(ModelError, match="Keras cannot load") as caught:
         keras_to_onnx.load(path)
+    assert len(str(caught.value).splitlines()) == 4
 
 
 @pytest.mark.parametrize("fault", ["operator", "shape", "cycle"])
