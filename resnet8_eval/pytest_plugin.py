@@ -16,15 +16,18 @@ import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
-from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement, of_milestone
+from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement
+
+if TYPE_CHECKING:
+    from resnet8_eval.results import Outcome
 
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 _RUN: Final = pytest.StashKey["AcceptanceRun"]()
@@ -136,29 +139,17 @@ def pytest_configure(config: pytest.Config) -> None:
             option.xmlpath = str(run.reports_dir / "junit.xml")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give a requirement test the marker of its milestone."""
-    requirement = requirement_of(item)
-    if requirement is not None:
-        item.add_marker(getattr(pytest.mark, requirement.milestone))
-        item.user_properties.append(("requirement", requirement.id))
-        item.user_properties.append(("milestone", requirement.milestone))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse two tests of one requirement; keep only those asked for by ``--requirement``."""
-    owners: dict[str, pytest.Item] = {}
-    for item in items:
-        requirement = requirement_of(item)
-        if requirement is not None and owners.setdefault(requirement.id, item) is not item:
-            message = (
-                f"{requirement.id} has two tests, {owners[requirement.id].nodeid} and "
-                f"{item.nodeid}; a requirement is met by exactly one"
-            )
-            if hasattr(config, "workerinput"):  # a worker's usage errors are not shown
-                print(f"ERROR: {message}", file=sys.__stderr__, flush=True)
-            raise pytest.UsageError(message)
+    """Give requirement tests the markers of their milestones; keep only those asked for."""
+    try:
+        _mark(items)
+    except pytest.UsageError as error:
+        if not hasattr(config, "workeroutput"):
+            raise
+        # A worker's usage error would be shown as an internal one; the controller raises it.
+        config.workeroutput["refused"] = str(error)
+        items.clear()
     wanted = config.getoption("--requirement")
     if wanted:
         chosen = [item for item in items if (r := requirement_of(item)) and r.id in wanted]
@@ -168,19 +159,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A requirement test that measured nothing does not pass; the suite's errors need no trace."""
+    """A requirement test passes by its number alone; the suite's errors need no trace."""
     try:
         result = yield
     except SuiteError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     requirement = requirement_of(pyfuncitem)
-    if requirement is not None and "measured" not in dict(pyfuncitem.user_properties):
-        pytest.fail(
-            f"{requirement.id} not met: its test ended without measuring {requirement.quantity}; "
-            "a requirement test must call requirement.judge",
-            pytrace=False,
-        )
+    if requirement is not None:
+        lacking = _shortfall(requirement, pyfuncitem.user_properties)
+        if lacking is not None:
+            pytest.fail(f"{requirement.id} not met: {lacking}", pytrace=False)
     return result
+
+
+def _mark(items: Iterable[pytest.Item]) -> None:
+    """Mark each requirement test; refuse two of one requirement, and one of another name."""
+    owners: dict[str, pytest.Item] = {}
+    for item in items:
+        requirement = requirement_of(item)
+        if requirement is None:
+            continue
+        if owners.setdefault(requirement.id, item) is not item:
+            raise pytest.UsageError(
+                f"{requirement.id} has two tests, {owners[requirement.id].nodeid} and "
+                f"{item.nodeid}; a requirement is met by exactly one"
+            )
+        if _id_in(item.nodeid) != requirement.id:
+            raise pytest.UsageError(
+                f"{item.nodeid}: the name of {requirement.id}'s test must begin with "
+                f"test_{requirement.id.lower().replace('-', '_')}_; the report of a crashed worker "
+                "carries nothing but the name"
+            )
+        item.add_marker(getattr(pytest.mark, requirement.milestone))
+        item.user_properties.append(("requirement", requirement.id))
+        item.user_properties.append(("milestone", requirement.milestone))
 
 
 def requirement_of(item: pytest.Item) -> Requirement | None:
@@ -307,7 +319,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput"):
         return
     run = session.config.stash[_RUN]
-    if not run.selected:
+    if not run.selected or exitstatus == pytest.ExitCode.USAGE_ERROR:
         return
     run.conclude(interrupted=exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
     if exitstatus == pytest.ExitCode.OK and not run.all_selected_met:
@@ -360,12 +372,49 @@ def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -
 
 @dataclass
 class _Seen:
-    """What the phases of one requirement test reported."""
+    """What was reported of one requirement test."""
 
     nodeid: str
+    phases: dict[str | None, str] = field(default_factory=dict)
     failure: str | None = None
-    passed: bool = False
-    properties: dict[str, Any] = field(default_factory=dict)
+    properties: list[tuple[str, Any]] = field(default_factory=list)
+
+    def note(self, report: pytest.TestReport) -> None:
+        """Note one report; that of a subtest, or of a crashed worker, ends no phase."""
+        # A crashed worker's report has none, and what was measured before stays of interest.
+        self.properties = list(report.user_properties) or self.properties
+        expected_to_fail = hasattr(report, "wasxfail")
+        if type(report) is pytest.TestReport:
+            self.phases[report.when] = "xfail" if expected_to_fail else report.outcome
+        if report.failed:
+            self.failure = _last_line(report)
+        elif report.skipped:
+            self.failure = f"was skipped: {_last_line(report)}"
+        elif expected_to_fail:
+            self.failure = "was marked as an expected failure"
+        elif not report.passed:
+            self.failure = f"ended as {report.outcome}"
+
+    def outcome(self, requirement: Requirement) -> Outcome:
+        """What that makes of the requirement; all three phases must have passed to meet it."""
+        from resnet8_eval.results import Outcome
+
+        numbers = _numbers(self.properties)
+        lacking = _shortfall(requirement, self.properties)
+        finished = {"setup", "call", "teardown"} <= self.phases.keys()
+        reason = self.failure or (lacking if finished else "did not finish")
+        by_number = "passed" if lacking is None else "failed"
+        decided = {"setup": "passed", "call": by_number, "teardown": "passed"}
+        # JSON has no word for what is not finite; the reason says what it was.
+        measured = numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
+        return Outcome(
+            status="met" if reason is None else "not met",
+            measured=measured,
+            evidence=json.loads(dict(self.properties).get("evidence", "[]")),
+            test=self.nodeid,
+            reason=reason,
+            decided=measured is not None and self.phases == decided,
+        )
 
 
 class AcceptanceRun:
@@ -430,14 +479,19 @@ class AcceptanceRun:
         """Note which requirements were selected (with workers)."""
         self._select(ids)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Refuse what a worker refused."""
+        refused = getattr(node, "workeroutput", {}).get("refused")
+        if refused is not None:
+            raise pytest.UsageError(refused)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what one phase of one test reports."""
-        properties = dict(report.user_properties)
-        name = properties.get("requirement") or _id_in(report.nodeid)
-        if name not in BY_ID:
+        """Note what is reported of a requirement test."""
+        name = _id_in(report.nodeid)
+        if name is None:
             return
-        seen = self._seen.setdefault(name, _Seen(report.nodeid))
-        seen.properties.update(properties)
+        self._seen.setdefault(name, _Seen(report.nodeid)).note(report)
         line = _requirement_line(report)
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if line and terminal and self.config.get_verbosity() == 0:
@@ -447,18 +501,10 @@ class AcceptanceRun:
                 terminal.currentfspath = None
             terminal.write_line(f"  {line}", green=report.passed, red=report.failed)
             self._heading = terminal.currentfspath = heading
-        if report.failed:
-            seen.failure = _last_line(report)
-        elif report.skipped:
-            seen.failure = f"was skipped: {_last_line(report)}"
-        elif hasattr(report, "wasxfail"):
-            seen.failure = "was marked as an expected failure"
-        elif report.when == "call":
-            seen.passed = True
 
     @property
     def all_selected_met(self) -> bool:
-        """Whether every selected requirement test ran, measured and passed."""
+        """Whether every selected requirement was measured and met."""
         outcomes = self._outcomes()
         return all(name in outcomes and outcomes[name].status == "met" for name in self.selected)
 
@@ -475,9 +521,9 @@ class AcceptanceRun:
             self._notes.append(f"No results were written. {self.once(error)}")
             return
         outcomes = self._outcomes()
-        touched = {BY_ID[name].milestone for name in self.selected}
-        due = {entry.id for milestone in touched for entry in of_milestone(milestone)}
-        complete = not interrupted and due <= set(outcomes)
+        complete = not interrupted and all(
+            name in outcomes and outcomes[name].decided for name in BY_ID
+        )
         for name in self.selected:
             outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
         self.results = results.build(
@@ -530,31 +576,18 @@ class AcceptanceRun:
     def _select(self, nodeids: Iterable[str]) -> None:
         self.selected.update(found for nodeid in nodeids if (found := _id_in(nodeid)))
 
-    def _outcomes(self) -> dict[str, Any]:
-        from resnet8_eval.results import Outcome
-
-        outcomes = {}
-        kinds = {str(seen.properties.get("assets", "")) for seen in self._seen.values()} - {""}
+    def _outcomes(self) -> dict[str, Outcome]:
+        outcomes = {name: seen.outcome(BY_ID[name]) for name, seen in self._seen.items()}
+        kinds = {str(dict(seen.properties).get("assets", "")) for seen in self._seen.values()}
         if self._pipeline is not None:
             kinds.add(self._pipeline.settings.assets.kind)
-        for name, seen in self._seen.items():
-            measured = seen.properties.get("measured")
-            if measured is not None and not math.isfinite(measured):
-                measured = None  # JSON has no word for it; the failure's message says what it was
-            reason = seen.failure
-            if reason is None and not seen.passed:
-                reason = "did not finish"
-            elif reason is None and measured is None:
-                reason = "measured nothing"
-            elif reason is None and len(kinds) > 1:
-                reason = f"ran while other tests used other assets ({', '.join(sorted(kinds))})"
-            outcomes[name] = Outcome(
-                status="met" if reason is None else "not met",
-                measured=measured,
-                evidence=json.loads(seen.properties.get("evidence", "[]")),
-                test=seen.nodeid,
-                reason=reason,
-            )
+        kinds.discard("")
+        if len(kinds) > 1:
+            reason = f"ran while other tests used other assets ({', '.join(sorted(kinds))})"
+            for name, found in outcomes.items():
+                outcomes[name] = replace(
+                    found, status="not met", reason=found.reason or reason, decided=False
+                )
         return outcomes
 
     def _set_aside(self) -> None:
@@ -598,6 +631,26 @@ def _id_in(nodeid: str) -> str | None:
     found = _IN_TEST_NAME.search(nodeid)
     name = f"{found[1].upper()}-{found[2]}" if found else None
     return name if name in BY_ID else None
+
+
+def _numbers(properties: Iterable[tuple[str, Any]]) -> list[float]:
+    return [value for key, value in properties if key == "measured"]
+
+
+def _shortfall(requirement: Requirement, properties: list[tuple[str, Any]]) -> str | None:
+    """What a test handed over that does not meet its requirement; None if all of it does."""
+    numbers = _numbers(properties)
+    if not numbers:
+        return (
+            f"its test ended without measuring {requirement.quantity}; "
+            "a requirement test must call requirement.judge"
+        )
+    if len(numbers) > 1:
+        return "its test judged more than once"
+    if not requirement.is_met_by(numbers[0]):
+        return sentence(requirement, numbers[0])
+    broken = [c["name"] for c in json.loads(dict(properties)["evidence"]) if not c["ok"]]
+    return f"failed: {', '.join(broken)}" if broken else None
 
 
 def _requirement_line(report: pytest.CollectReport | pytest.TestReport) -> str | None:

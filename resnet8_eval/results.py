@@ -44,6 +44,8 @@ class Outcome:
         Node ID of the test.
     reason
         Why it is not met, in one line.
+    decided
+        Whether its number settled it: measured, and nothing but the number kept it from *met*.
     """
 
     status: Status
@@ -51,6 +53,7 @@ class Outcome:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     test: str | None = None
     reason: str | None = None
+    decided: bool = False
 
 
 def build(
@@ -70,7 +73,7 @@ def build(
     outcomes
         By requirement ID; those that are absent were not evaluated.
     complete
-        Whether every requirement of each milestone that the run touched came to an outcome.
+        Whether the run ended by itself and the number of every requirement settled it.
     command
         What reproduces the run.
     started

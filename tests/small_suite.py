@@ -97,7 +97,11 @@ class Suite:
 
     def write(self, planted: Mapping[str, str] = {}, extra: str = "") -> None:
         """Write the tests: passing ones, but for those `planted` by requirement."""
-        head = "import os, signal, time\nimport pytest\nfrom resnet8_eval.checks import equal\n"
+        head = (
+            "import contextlib, os, signal, time\n"
+            "import pytest\n"
+            "from resnet8_eval.checks import equal\n"
+        )
         tests = [planted.get(entry.id, passing(entry.id)) for entry in REGISTER]
         text = "\n\n".join([head, *tests, extra])
         (self._pytester.path / "acceptance" / "test_small.py").write_text(text)

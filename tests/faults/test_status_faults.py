@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
-from resnet8_eval.requirements import BY_ID
+from resnet8_eval.requirements import BY_ID, of_milestone
 from tests.small_suite import Outcome, Suite, good, passing
 
 FIXTURES = """
@@ -23,12 +23,37 @@ def broken_setup():
 def broken_teardown():
     yield
     raise RuntimeError("planted in teardown")
+
+@pytest.fixture
+def ctrl_c_in_teardown():
+    yield
+    raise KeyboardInterrupt
+
+@pytest.fixture(scope="session")
+def ctrl_c_at_the_end():
+    yield
+    raise KeyboardInterrupt
+
+@pytest.fixture
+def exit_in_teardown():
+    yield
+    pytest.exit("planted")
+
+@pytest.fixture
+def exit_with_0_in_teardown():
+    yield
+    pytest.exit("planted", returncode=0)
+
+@pytest.fixture
+def crash_in_teardown():
+    yield
+    os._exit(3)
 """
 
 
 def planted(requirement_id: str, fault: str) -> str:
-    """The test of a requirement with one fault."""
-    before, _, body = FAULTS[fault][0].partition("|")
+    """The test of a requirement with one fault: decorators or a fixture, "|", statements."""
+    before, _, body = fault.partition("|")
     body = body.replace("GOOD", str(good(BY_ID[requirement_id])))
     if before.startswith("fixture "):
         source = passing(requirement_id, body=body)
@@ -54,8 +79,33 @@ FAULTS = {
     "has evidence against it": ("|requirement.judge(GOOD, [equal('planted', 1, 2)])", "planted"),
     "has no evidence": ("|requirement.judge_checks([])", "nothing was checked"),
     "warns": ("|__import__('warnings').warn('planted')", "planted"),
+    "swallows its verdict": (
+        "|with contextlib.suppress(BaseException): requirement.judge(-1)\n    return",
+        "measured -1",
+    ),
+    "swallows its evidence": (
+        "|with contextlib.suppress(BaseException):"
+        " requirement.judge(GOOD, [equal('planted', 1, 2)])\n    return",
+        "failed: planted",
+    ),
+    "judges again until it is good": (
+        "|with contextlib.suppress(BaseException): requirement.judge(-1)",
+        "more than once",
+    ),
+    "has a subtest that fails": (
+        "fixture subtests|with subtests.test(): assert False, 'planted'",
+        "planted",
+    ),
 }
 
+BY_NUMBER = {
+    "measures less than required",
+    "has evidence against it",
+    "swallows its verdict",
+    "swallows its evidence",
+}
+"""Those that leave a number, and nothing but the number keeps them from *met*."""
+FAILS = FAULTS["fails"][0]
 
 FAILING = [name for name in FAULTS if not name.startswith(("skipped", "expected to fail"))]
 """Those that make pytest itself fail; of the others, each is planted alone."""
@@ -68,7 +118,7 @@ def suite(pytester: pytest.Pytester) -> Suite:
 
 def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False) -> Outcome:
     """Plant a fault for each of these requirements, run, and see each of them told."""
-    suite.write({name: planted(name, fault) for name, fault in faults.items()}, FIXTURES)
+    suite.write({name: planted(name, FAULTS[fault][0]) for name, fault in faults.items()}, FIXTURES)
     done = suite.run(*words, apart=apart)
     assert done.status == pytest.ExitCode.TESTS_FAILED
     expected = {name: "not met" if name in faults else "met" for name in BY_ID}
@@ -77,7 +127,7 @@ def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False)
         assert FAULTS[fault][1] in done.reason(name)
     touched = {BY_ID[name].milestone for name in faults}
     assert done.verdicts == {m: "not met" if m in touched else "met" for m in done.verdicts}
-    assert done.results["complete"]
+    assert done.results["complete"] == all(fault in BY_NUMBER for fault in faults.values())
     return done
 
 
@@ -88,7 +138,7 @@ def test_what_pytest_lets_pass_fails_the_run_and_its_milestone(suite: Suite, fau
 
 @pytest.mark.parametrize("start", range(0, len(FAILING), 3))
 def test_what_fails_keeps_its_milestone_from_met(suite: Suite, start: int) -> None:
-    ids = ("CONV-01", "PT-03", "CAL-02")
+    ids = ("CONV-01", "PT-03", "CAL-02")  # one of each milestone
     told(suite, dict(zip(ids, FAILING[start : start + 3], strict=False)))
 
 
@@ -129,7 +179,7 @@ def test_a_requirement_without_a_test_is_not_met(suite: Suite) -> None:
 
 @pytest.mark.parametrize("words", [("-x",), ("--maxfail=1",)], ids=" ".join)
 def test_what_came_after_the_first_failure_is_not_met(suite: Suite, words: tuple[str, ...]) -> None:
-    suite.write({"CONV-01": planted("CONV-01", "fails")})
+    suite.write({"CONV-01": planted("CONV-01", FAILS)})
     done = suite.run(*words)
     assert done.status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     assert done.verdicts["v1_0"] == "not met"
@@ -138,7 +188,7 @@ def test_what_came_after_the_first_failure_is_not_met(suite: Suite, words: tuple
 
 
 def test_only_the_failed_ones_run_again_is_no_complete_run(suite: Suite) -> None:
-    suite.write({"CONV-01": planted("CONV-01", "fails")})
+    suite.write({"CONV-01": planted("CONV-01", FAILS)})
     suite.run()
     suite.write()
     done = suite.run("--lf")
@@ -147,6 +197,19 @@ def test_only_the_failed_ones_run_again_is_no_complete_run(suite: Suite) -> None
         "CONV-02": "not evaluated",
     }
     assert done.verdicts == {"v1_0": "not met", "v1_1": "not evaluated", "v1_2": "not evaluated"}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("plugin", ["terminal", "runner", "skipping", "cacheprovider", "junitxml"])
+def test_no_plugin_that_is_left_out_makes_a_milestone_met(
+    suite: Suite, plugin: str, workers: tuple[str, ...]
+) -> None:
+    suite.write(
+        {"PT-03": planted("PT-03", FAILS), "CAL-01": planted("CAL-01", "@pytest.mark.skip|")}
+    )
+    done = suite.run("-p", f"no:{plugin}", *workers, apart=True)
+    assert done.status != pytest.ExitCode.OK
+    assert not done.results or done.verdicts["v1_1"] == done.verdicts["v1_2"] == "not met"
 
 
 def test_nothing_selected_is_no_success(suite: Suite) -> None:
@@ -168,6 +231,40 @@ def test_collecting_leaves_the_reports_of_the_last_run_alone(suite: Suite) -> No
 
 
 # --- runs that came to a bad end -----------------------------------------------------------------
+
+# Planted in a requirement test; each breaks the run off after its number was good.
+BREAKS = {
+    "Ctrl-C in teardown": "fixture ctrl_c_in_teardown|",
+    "Ctrl-C in the teardown of the session": "fixture ctrl_c_at_the_end|",
+    "exit in teardown": "fixture exit_in_teardown|",
+    "exit with 0 in teardown": "fixture exit_with_0_in_teardown|",
+    "Ctrl-C after a subtest passed": (
+        "fixture subtests|requirement.judge(GOOD)\n"
+        "    with subtests.test(): pass\n"
+        "    raise KeyboardInterrupt"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("fault", BREAKS)
+def test_a_test_that_breaks_the_run_off_is_not_met(
+    suite: Suite, fault: str, words: tuple[str, ...]
+) -> None:
+    last = of_milestone("v1_0")[-1].id
+    suite.write({last: planted(last, BREAKS[fault])}, FIXTURES)
+    done = suite.run("-m", "v1_0", *words, apart=True)
+    assert done.status != pytest.ExitCode.OK
+    assert "met" not in {done.verdicts["v1_0"], *done.statuses([last]).values()}
+    assert not done.results["complete"]
+
+
+def test_a_crash_after_the_number_was_good_meets_nothing(suite: Suite) -> None:
+    suite.write({"ANL-02": planted("ANL-02", "fixture crash_in_teardown|")}, FIXTURES)
+    done = suite.run("-n2")
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert done.verdicts == {"v1_0": "met", "v1_1": "met", "v1_2": "not met"}
+    assert "crashed" in done.reason("ANL-02")
 
 
 def test_a_worker_that_crashes_takes_its_requirement_with_it(suite: Suite) -> None:
@@ -211,9 +308,9 @@ def test_exit_from_within_a_test_meets_nothing(suite: Suite, words: tuple[str, .
 def test_two_tests_of_one_requirement_are_refused(suite: Suite, words: tuple[str, ...]) -> None:
     suite.write(extra=passing("CAL-01").replace("_small", "_again"))
     done = suite.run(*words)
-    assert done.status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
     assert "CAL-01 has two tests" in done.output
-    assert done.results == {} or "met" not in done.verdicts.values()
+    assert done.results == {}
 
 
 def test_a_parametrised_requirement_test_is_two_tests(suite: Suite) -> None:
@@ -225,9 +322,12 @@ def test_a_parametrised_requirement_test_is_two_tests(suite: Suite) -> None:
     assert "CAL-01 has two tests" in done.output
 
 
-def test_a_marker_that_names_no_requirement_is_refused(suite: Suite) -> None:
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
+def test_a_marker_that_names_no_requirement_is_refused(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
     suite.write(extra="@pytest.mark.requirement('CAL-99')\ndef test_more(): pass\n")
-    done = suite.run()
+    done = suite.run(*words)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert "names no requirement" in done.output
 
@@ -250,12 +350,53 @@ def test_a_test_that_only_has_the_name_of_a_requirement_meets_nothing(suite: Sui
     assert done.statuses(["CAL-01"]) == {"CAL-01": "not met"}
 
 
-def test_a_name_that_says_another_requirement_meets_nothing(suite: Suite) -> None:
-    lying = passing("CAL-02").replace("test_cal_02", "test_cal_01")
-    suite.write({"CAL-01": "", "CAL-02": lying})
-    done = suite.run()
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("name", ["test_cal_01", "test_calibration", "test_cal_2", "test_CAL_02"])
+def test_a_name_that_does_not_say_its_requirement_is_refused(
+    suite: Suite, name: str, words: tuple[str, ...]
+) -> None:
+    skipped = passing("CAL-02", "@pytest.mark.skip").replace("test_cal_02", name)
+    suite.write({"CAL-01": "", "CAL-02": skipped})
+    done = suite.run("-m", "v1_2", *words)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert f"{name}_small: the name of CAL-02's test must begin with test_cal_02_" in done.output
+    assert done.results == {}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize(
+    ("outcome", "body", "reason"),
+    [("passed", "requirement.judge(12)", "measured 12 %"), ("rerun", "", "ended as rerun")],
+    ids=["a bad number passed", "a good one at the second try"],
+)
+def test_what_another_plugin_makes_of_a_report_meets_nothing(
+    suite: Suite,
+    pytester: pytest.Pytester,
+    outcome: str,
+    body: str,
+    reason: str,
+    workers: tuple[str, ...],
+) -> None:
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + REPORTED_AS.format(outcome=outcome))
+    suite.write({"EVAL-03": passing("EVAL-03", body=body)})
+    done = suite.run(*workers)
     assert done.status == pytest.ExitCode.TESTS_FAILED
-    assert done.verdicts["v1_2"] == "not met"
+    assert done.verdicts == {"v1_0": "not met", "v1_1": "met", "v1_2": "met"}
+    assert reason in done.reason("EVAL-03")
+
+
+REPORTED_AS = """
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if "eval_03" in item.name and call.when == "call":
+        report.outcome, report.longrepr = "{outcome}", None
+    return report
+"""
 
 
 # --- the stand-in --------------------------------------------------------------------------------
@@ -276,7 +417,7 @@ def test_the_stand_in_never_gives_met(suite: Suite, words: tuple[str, ...]) -> N
 
 
 def test_a_failure_on_the_stand_in_fails_the_run(suite: Suite) -> None:
-    suite.write({"PT-03": planted("PT-03", "fails")})
+    suite.write({"PT-03": planted("PT-03", FAILS)})
     done = suite.run("--assets=stand-in")
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert "stand-in; 4 of 5 tests passed on it" in done.output
@@ -285,7 +426,7 @@ def test_a_failure_on_the_stand_in_fails_the_run(suite: Suite) -> None:
 def test_a_run_on_the_stand_in_that_stops_at_its_first_failure_leaves_its_report(
     suite: Suite,
 ) -> None:
-    suite.write({"CONV-02": planted("CONV-02", "fails")})
+    suite.write({"CONV-02": planted("CONV-02", FAILS)})
     done = suite.run("--assets=stand-in", "-x")
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert set(done.verdicts.values()) == {"not evaluated"}
