@@ -24,22 +24,15 @@ import pytest
 
 from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
+from resnet8_eval.report.folder import ReportFolder
 from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement
 
 if TYPE_CHECKING:
     from resnet8_eval.results import Outcome
 
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
+_ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 _RUN: Final = pytest.StashKey["AcceptanceRun"]()
-REPORT_FILES: Final = (
-    "report.html",
-    "results.json",
-    "comparison.csv",
-    "comparison.md",
-    "junit.xml",
-    "conversion.log",
-)
-LAST_COMPLETE: Final = "last-complete"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -133,10 +126,10 @@ def pytest_configure(config: pytest.Config) -> None:
         # Other plugins read these when they are configured, after this hook.
         option = config.option
         if config.pluginmanager.hasplugin("html") and not option.htmlpath:
-            option.htmlpath = str(run.reports_dir / "report.html")
+            option.htmlpath = str(run.folder.path / "report.html")
             option.self_contained_html = True
         if config.pluginmanager.hasplugin("junitxml") and not option.xmlpath:
-            option.xmlpath = str(run.reports_dir / "junit.xml")
+            option.xmlpath = str(run.folder.path / "junit.xml")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -319,7 +312,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput"):
         return
     run = session.config.stash[_RUN]
-    if not run.selected or exitstatus == pytest.ExitCode.USAGE_ERROR:
+    if not run.selected:
         return
     run.conclude(interrupted=exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
     if exitstatus == pytest.ExitCode.OK and not run.all_selected_met:
@@ -330,9 +323,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Close with the comparison table and one verdict line for each milestone."""
     run = config.stash[_RUN]
-    if run.selected:
-        for line in run.closing_lines(terminalreporter._tw.fullwidth):
-            terminalreporter.write_line(line)
+    for line in run.closing_lines(terminalreporter._tw.fullwidth):
+        terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -428,13 +420,14 @@ class AcceptanceRun:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.reports_dir: Path = config.getoption("--reports-dir") or config.rootpath / "reports"
+        self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
         self.selected: set[str] = set()
         self.results: dict[str, Any] | None = None
         self._seen: dict[str, _Seen] = {}
         self._pipeline: Any = None
         self._notes: list[str] = []
         self._said: set[str] = set()
+        self._begun = False
         self._prepared = False
         self._heading: Path | None = None
         self._started = time.time()
@@ -468,8 +461,13 @@ class AcceptanceRun:
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
+    def pytest_sessionstart(self) -> None:
+        """Begin as soon as it is known that requirements are asked for."""
+        if _is_acceptance_run(self.config):
+            self._begin()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Note which requirements were selected (without workers)."""
         if not self.config.getoption("collectonly"):
             self._select(item.nodeid for item in session.items)
@@ -504,9 +502,11 @@ class AcceptanceRun:
 
     @property
     def all_selected_met(self) -> bool:
-        """Whether every selected requirement was measured and met."""
+        """Whether every selected requirement was measured and met, and the results say so."""
         outcomes = self._outcomes()
-        return all(name in outcomes and outcomes[name].status == "met" for name in self.selected)
+        return self.results is not None and all(
+            name in outcomes and outcomes[name].status == "met" for name in self.selected
+        )
 
     def conclude(self, *, interrupted: bool) -> None:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
@@ -517,7 +517,6 @@ class AcceptanceRun:
         try:
             pipeline = self.pipeline
         except SuiteError as error:
-            self._set_aside()
             self._notes.append(f"No results were written. {self.once(error)}")
             return
         outcomes = self._outcomes()
@@ -526,29 +525,32 @@ class AcceptanceRun:
         )
         for name in self.selected:
             outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
-        self.results = results.build(
+        made = results.build(
             pipeline,
             outcomes,
             complete=complete,
             command=shlex.join(["pytest", *self.config.invocation_params.args]),
             started=self._started,
         )
-        if not complete:
-            self._set_aside()
-        publish(self.results, self.reports_dir)
-        log = pipeline.peek("onnx")
-        if log is not None:
-            shutil.copyfile(log.path("conversion.log"), self.reports_dir / "conversion.log")
-        if complete:
-            shutil.rmtree(self.reports_dir / LAST_COMPLETE, ignore_errors=True)
+        try:
+            publish(made, self.folder.path)
+            log = pipeline.peek("onnx")
+            if log is not None:
+                shutil.copyfile(log.path("conversion.log"), self.folder.path / "conversion.log")
+        except OSError as error:
+            self._notes.append(f"The results could not be written. {error}")
+            return
+        self.folder.settle(made)
+        self.results = made
 
     def closing_lines(self, width: int) -> list[str]:
-        """The comparison table and the verdicts."""
-        if self.results is None:
-            return self._notes
+        """The comparison table and the verdicts, and what is kept of earlier runs."""
+        if not self._begun:
+            return []
         from resnet8_eval.report import terminal
 
-        return [*terminal.render(self.results, width), *self._notes]
+        shown = [] if self.results is None else terminal.render(self.results, width)
+        return [*shown, *self._notes, *self.folder.kept()]
 
     def prepared(self, items: Iterable[pytest.Item]) -> Any:
         """The pipeline, with all that the requirement tests among `items` need."""
@@ -573,8 +575,23 @@ class AcceptanceRun:
         self._said.add(str(error))
         return f"{error.what.splitlines()[0]} (said in full above)" if known else str(error)
 
+    def _begin(self) -> None:
+        """From here on, the folder holds nothing that an earlier run left."""
+        if self._begun:
+            return
+        try:
+            self.folder.clear()
+        except OSError as error:
+            raise pytest.UsageError(
+                f"The report files cannot be written to {self.folder.path}: {error}. Make room "
+                "there, or name another folder with --reports-dir=DIR"
+            ) from None
+        self._begun = True
+
     def _select(self, nodeids: Iterable[str]) -> None:
         self.selected.update(found for nodeid in nodeids if (found := _id_in(nodeid)))
+        if self.selected:
+            self._begin()
 
     def _outcomes(self) -> dict[str, Outcome]:
         outcomes = {name: seen.outcome(BY_ID[name]) for name, seen in self._seen.items()}
@@ -590,23 +607,6 @@ class AcceptanceRun:
                 )
         return outcomes
 
-    def _set_aside(self) -> None:
-        """Keep the files of the last complete run before an incomplete one replaces them."""
-        try:
-            was_complete = json.loads((self.reports_dir / "results.json").read_text())["complete"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        if was_complete:
-            aside = self.reports_dir / LAST_COMPLETE
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            for name in REPORT_FILES:
-                if (self.reports_dir / name).exists():
-                    (self.reports_dir / name).rename(aside / name)
-            self._notes.append(
-                f"This run is not complete; the last complete one is kept in {aside}"
-            )
-
     def _announce(self, line: str) -> None:
         """One line of progress, past pytest's capturing."""
         with self._uncaptured():
@@ -619,7 +619,7 @@ class AcceptanceRun:
 
 def _is_acceptance_run(config: pytest.Config) -> bool:
     """Whether the command line asks for requirement tests; decided before collection."""
-    return not config.getoption("collectonly") and bool(
+    return not any(getattr(config.option, name, None) for name in _ONLY_SHOWING) and bool(
         config.getoption("--requirement")
         or re.search(r"\bv1_[012]\b", config.getoption("-m") or "")
         or any("acceptance" in Path(str(argument)).parts for argument in config.args)

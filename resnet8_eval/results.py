@@ -71,7 +71,7 @@ def build(
     pipeline
         Whose artefacts hold the numbers; nothing is made.
     outcomes
-        By requirement ID; those that are absent were not evaluated.
+        By requirement ID; those that are absent were not asked for.
     complete
         Whether the run ended by itself and the number of every requirement settled it.
     command
@@ -93,6 +93,7 @@ def build(
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
+        "selected": [entry.id for entry in REGISTER if entry.id in outcomes],
         "complete": complete,
         "assets": {
             "kind": assets.kind,

@@ -118,7 +118,9 @@ class Suite:
         html
             Whether pytest-html takes part.
         """
-        options = ["--reports-dir=reports", "--cache-dir=cache", "acceptance"]
+        options = ["--cache-dir=cache", "acceptance"]
+        if not any(word.startswith("--reports-dir") for word in words):
+            options.append("--reports-dir=reports")
         if not html:
             options += ["-p", "no:html"]
         # The test may itself be run by a worker.
@@ -137,7 +139,7 @@ class Outcome:
         self.status = status
         self.output = output
         path = reports / "results.json"
-        self.results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
     @property
     def verdicts(self) -> dict[str, str]:

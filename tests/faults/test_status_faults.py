@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +14,7 @@ import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
 from resnet8_eval.requirements import BY_ID, of_milestone
-from tests.small_suite import Outcome, Suite, good, passing
+from tests.small_suite import CONFTEST, Outcome, Suite, good, passing
 
 FIXTURES = """
 @pytest.fixture
@@ -48,6 +50,10 @@ def exit_with_0_in_teardown():
 def crash_in_teardown():
     yield
     os._exit(3)
+
+@pytest.fixture(scope="session")
+def full_disk():
+    raise OSError(28, "No space left on device")
 """
 
 
@@ -220,14 +226,6 @@ def test_planning_a_run_meets_nothing(suite: Suite) -> None:
     done = suite.run("--setup-plan")
     assert done.status != pytest.ExitCode.OK
     assert "met" not in done.verdicts.values()
-
-
-def test_collecting_leaves_the_reports_of_the_last_run_alone(suite: Suite) -> None:
-    suite.run()
-    before = {path.name: path.read_bytes() for path in suite.reports.iterdir()}
-    done = suite.run("--collect-only")
-    assert done.status == pytest.ExitCode.OK
-    assert {path.name: path.read_bytes() for path in suite.reports.iterdir()} == before
 
 
 # --- runs that came to a bad end -----------------------------------------------------------------
@@ -465,34 +463,169 @@ def test_tests_that_ran_on_other_assets_than_the_report_says_meet_nothing(
 # --- what is left of earlier runs ----------------------------------------------------------------
 
 
-def test_an_incomplete_run_keeps_the_last_complete_one_and_says_so(suite: Suite) -> None:
-    suite.run(html=True)
-    complete = (suite.reports / "results.json").read_bytes()
-    kept = suite.reports / "last-complete"
-    for word in ("conv", "eval"):
-        done = suite.run("-k", word)
-        assert (kept / "results.json").read_bytes() == complete
-        assert {path.name for path in kept.iterdir()} == {
-            "report.html",
-            "results.json",
-            "comparison.csv",
-            "comparison.md",
-            "junit.xml",
-        }
-        assert not json.loads((suite.reports / "results.json").read_text())["complete"]
-        if word == "conv":
-            assert "the last complete one is kept in reports/last-complete" in done.output
-    suite.run()
-    assert not kept.exists()
-    assert json.loads((suite.reports / "results.json").read_text())["complete"]
+@dataclass(frozen=True)
+class Run:
+    """A run that is not complete, whatever its tests say, and the exit status it has to have."""
+
+    status: int
+    words: tuple[str, ...] = ()
+    plants: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    apart: bool = False
 
 
-def test_a_run_without_assets_leaves_no_verdict_of_an_earlier_one(
-    suite: Suite, pytester: pytest.Pytester
+NO_PT = {name: "" for name in BY_ID if name.startswith("PT-")}
+UNREADABLE = {"acceptance/test_more.py": "raise RuntimeError('planted')"}
+INTERNAL_ERROR = "\ndef pytest_runtest_logstart():\n    raise RuntimeError('planted')\n"
+END_ITSELF = (
+    "|worker = 'PYTEST_XDIST_WORKER' in os.environ\n"
+    "    os.kill(os.getppid() if worker else os.getpid(), {})\n"
+    "    time.sleep(1)"
+)
+INCOMPLETE = {
+    "one milestone": Run(0, ("-m", "v1_0")),
+    "some by expression": Run(0, ("-k", "not pt_")),
+    "one by its ID": Run(0, ("--requirement=CAL-01",)),
+    "nothing": Run(5, ("-k", "nothing")),
+    "all skipped": Run(1, plants=dict.fromkeys(BY_ID, "@pytest.mark.skip|")),
+    "all on a full disk": Run(1, plants=dict.fromkeys(BY_ID, "fixture full_disk|")),
+    "only set up": Run(1, ("--setup-only",)),
+    "only planned": Run(1, ("--setup-plan",)),
+    "one breaks": Run(1, plants={"PT-03": "|raise RuntimeError('planted')"}),
+    "stopped at the first": Run(1, ("-x",), {"PT-03": "|requirement.judge(12)"}),
+    "no tests of a milestone": Run(0, plants=NO_PT),
+    "a file that cannot be read": Run(2, plants=NO_PT, files=UNREADABLE),
+    "the same, and going on": Run(
+        1, ("--continue-on-collection-errors",), plants=NO_PT, files=UNREADABLE
+    ),
+    "without assets": Run(1, files={"no-assets": ""}),
+    "refused": Run(4, plants={"PT-03": "@pytest.mark.parametrize('requirement', [1, 2])|"}),
+    "interrupted": Run(2, plants={"PT-03": "|raise KeyboardInterrupt"}, apart=True),
+    "told to end": Run(-15, plants={"PT-03": END_ITSELF.format(15)}, apart=True),
+    "killed": Run(-9, plants={"PT-03": END_ITSELF.format(9)}, apart=True),
+    "pytest fails": Run(3, files={"conftest.py": CONFTEST + INTERNAL_ERROR}),
+}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("way", INCOMPLETE)
+def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
+    suite: Suite, pytester: pytest.Pytester, way: str, workers: tuple[str, ...]
 ) -> None:
+    assert suite.run(html=True).results["complete"]
+    before = files(suite.reports)
+    run = INCOMPLETE[way]
+    suite.write(
+        {name: fault and planted(name, fault) for name, fault in run.plants.items()}, FIXTURES
+    )
+    for name, text in run.files.items():
+        (pytester.path / name).write_text(text)
+    done = suite.run(*run.words, *workers, apart=run.apart)
+    assert done.status == (WITH_WORKERS.get(way, run.status) if workers else run.status)
+    assert files(suite.reports / "last-complete" / "real") == before
+    assert set(files(suite.reports)) <= set(before) - {"report.html"}
+    if done.results:
+        assert not done.results["complete"]
+    if done.status in {0, 1, 2, 4, 5}:  # otherwise pytest has no last words
+        assert "on the real assets is kept in reports/last-complete/real" in done.output
+
+
+WITH_WORKERS = {"stopped at the first": 2, "a file that cannot be read": 1}
+"""Where the exit status is another with workers."""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files directly in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_what_is_kept_outlives_any_number_of_runs(suite: Suite) -> None:
+    complete = suite.run().results
+    kept = suite.reports / "last-complete"
+    for words in (("-k", "conv_01"), ("-m", "v1_0"), ("-m", "v1_1"), ("--assets=stand-in",)):
+        done = suite.run(*words)
+        assert done.status == pytest.ExitCode.OK
+        assert json.loads((kept / "real" / "results.json").read_text()) == complete
+    assert done.results["complete"]
+    suite.run("-k", "conv_01")
+    assert {path.name for path in kept.iterdir()} == {"real", "stand-in"}
+    assert suite.run().results["complete"]
+    assert [path.name for path in kept.iterdir()] == ["stand-in"]
+    suite.run("--assets=stand-in")
+    assert [path.name for path in kept.iterdir()] == ["real"]
+
+
+def test_it_is_told_what_was_asked_for(suite: Suite) -> None:
+    assert suite.run().results["selected"] == list(BY_ID)
+    asked = suite.run("-m", "v1_1", "-n2").results["selected"]
+    assert asked == [entry.id for entry in of_milestone("v1_1")]
+
+
+@pytest.mark.parametrize(
+    "words", [("-p", "no:html", "-p", "no:junitxml"), ("--rootdir=.",)], ids=["no plugins", "plain"]
+)
+def test_no_report_of_an_earlier_run_stands_beside_other_results(
+    suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
+) -> None:
+    suite.run(html=True)
+    suite.write({"EVAL-03": planted("EVAL-03", FAILS)})
+    (pytester.path / "acceptance").rename(pytester.path / "small")
+    pytester.runpytest_inprocess(*words, "--reports-dir=reports", "--cache-dir=cache")
+    assert set(files(suite.reports)) == {"results.json", "comparison.csv", "comparison.md"}
+    assert "report.html" in files(suite.reports / "last-complete" / "real")
+
+
+SHOWN = ["--collect-only", "--fixtures", "--fixtures-per-test", "--markers", "--cache-show"]
+
+
+@pytest.mark.parametrize("word", [*SHOWN, "--help", "--no-such-option", "--requirement=CAL-99"])
+def test_what_runs_no_test_leaves_the_reports_alone(suite: Suite, word: str) -> None:
     suite.run()
-    Path(pytester.path / "no-assets").touch()
+    before = files(suite.reports)
+    suite.run(word)
+    assert files(suite.reports) == before
+    assert not (suite.reports / "last-complete").exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        ("--reports-dir=taken", "taken"),
+        ("--reports-dir=taken/reports", "taken"),
+        ("--reports-dir=/proc/reports", ""),
+        ("--reports-dir=reports", "reports/results.json/"),
+        ("--reports-dir=reports", "reports/report.html/"),
+        ("--reports-dir=reports", "reports/junit.xml/"),
+    ],
+)
+def test_a_folder_that_takes_no_reports_is_told_before_anything_runs(
+    suite: Suite, pytester: pytest.Pytester, options: str, made: str, workers: tuple[str, ...]
+) -> None:
+    if made.endswith("/"):
+        (pytester.path / made).mkdir(parents=True)
+    elif made:
+        (pytester.path / made).touch()
+    suite.write({"CONV-01": passing("CONV-01", body="open('ran', 'w').close()")})
+    done = suite.run(options, *workers)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert re.search(r"^ERROR: The report files cannot be written to ", done.output, re.MULTILINE)
+    assert "Traceback" not in done.output
+    assert not (pytester.path / "ran").exists()
+
+
+def test_results_that_cannot_be_written_are_no_success(suite: Suite) -> None:
+    into = "|os.mkdir('reports/results.json')"
+    suite.write({"ANL-02": planted("ANL-02", into)})
+    done = suite.run()
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert "The results could not be written" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_missing_assets_are_told_once(suite: Suite, pytester: pytest.Pytester) -> None:
+    (pytester.path / "no-assets").touch()
     done = suite.run("-rN")  # pytest's own summary repeats whole messages where CI is set
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert done.output.count("next:     fetch it") == 1
-    assert done.results == {} or "met" not in done.verdicts.values()
+    assert done.results == {}

@@ -101,6 +101,7 @@ def test_a_milestone_s_marker_selects_its_tests(suite: Suite, milestone: str) ->
     done = suite.run("-m", milestone)
     wanted = {entry.id for entry in of_milestone(milestone)}
     assert {name for name, status in done.statuses().items() if status == "met"} == wanted
+    assert set(done.results["selected"]) == wanted
     assert not done.results["complete"]
     assert done.verdicts == {
         name: "met" if name == milestone else "not evaluated" for name in done.verdicts
