@@ -169,15 +169,20 @@ def _mark(items: Iterable[pytest.Item]) -> None:
     """Mark each requirement test; refuse two of one requirement, and one of another name."""
     owners: dict[str, pytest.Item] = {}
     for item in items:
-        requirement = requirement_of(item)
-        if requirement is None:
+        requirement, named = requirement_of(item), _id_in(item.nodeid)
+        if requirement is None and named is None:
             continue
+        if requirement is None:
+            raise pytest.UsageError(
+                f"{item.nodeid}: its name says that it is the test of {named}, but it has no "
+                f'@pytest.mark.requirement("{named}")'
+            )
         if owners.setdefault(requirement.id, item) is not item:
             raise pytest.UsageError(
                 f"{requirement.id} has two tests, {owners[requirement.id].nodeid} and "
                 f"{item.nodeid}; a requirement is met by exactly one"
             )
-        if _id_in(item.nodeid) != requirement.id:
+        if named != requirement.id:
             raise pytest.UsageError(
                 f"{item.nodeid}: the name of {requirement.id}'s test must begin with "
                 f"test_{requirement.id.lower().replace('-', '_')}_; the report of a crashed worker "
@@ -510,38 +515,12 @@ class AcceptanceRun:
 
     def conclude(self, *, interrupted: bool) -> None:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
-        from resnet8_eval import results
-        from resnet8_eval.report import publish
-        from resnet8_eval.results import Outcome
-
         try:
-            pipeline = self.pipeline
+            self.results = self._published(interrupted)
         except SuiteError as error:
             self._notes.append(f"No results were written. {self.once(error)}")
-            return
-        outcomes = self._outcomes()
-        complete = not interrupted and all(
-            name in outcomes and outcomes[name].decided for name in BY_ID
-        )
-        for name in self.selected:
-            outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
-        made = results.build(
-            pipeline,
-            outcomes,
-            complete=complete,
-            command=shlex.join(["pytest", *self.config.invocation_params.args]),
-            started=self._started,
-        )
-        try:
-            publish(made, self.folder.path)
-            log = pipeline.peek("onnx")
-            if log is not None:
-                shutil.copyfile(log.path("conversion.log"), self.folder.path / "conversion.log")
         except OSError as error:
-            self._notes.append(f"The results could not be written. {error}")
-            return
-        self.folder.settle(made)
-        self.results = made
+            self._notes.append(f"Not all results could be written. {error}")
 
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
@@ -593,6 +572,32 @@ class AcceptanceRun:
         if self.selected:
             self._begin()
 
+    def _published(self, interrupted: bool) -> dict[str, Any]:
+        from resnet8_eval import results
+        from resnet8_eval.report import publish
+        from resnet8_eval.results import Outcome
+
+        pipeline = self.pipeline
+        outcomes = self._outcomes()
+        complete = not interrupted and all(
+            name in outcomes and outcomes[name].decided for name in BY_ID
+        )
+        for name in self.selected:
+            outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
+        made = results.build(
+            pipeline,
+            outcomes,
+            complete=complete,
+            command=shlex.join(["pytest", *self.config.invocation_params.args]),
+            started=self._started,
+        )
+        publish(made, self.folder.path)
+        log = pipeline.peek("onnx")
+        if log is not None:
+            shutil.copyfile(log.path("conversion.log"), self.folder.path / "conversion.log")
+        self.folder.settle(made)
+        return made
+
     def _outcomes(self) -> dict[str, Outcome]:
         outcomes = {name: seen.outcome(BY_ID[name]) for name, seen in self._seen.items()}
         kinds = {str(dict(seen.properties).get("assets", "")) for seen in self._seen.values()}
@@ -622,8 +627,14 @@ def _is_acceptance_run(config: pytest.Config) -> bool:
     return not any(getattr(config.option, name, None) for name in _ONLY_SHOWING) and bool(
         config.getoption("--requirement")
         or re.search(r"\bv1_[012]\b", config.getoption("-m") or "")
-        or any("acceptance" in Path(str(argument)).parts for argument in config.args)
+        or any("acceptance" in _in_checkout(config, argument).parts for argument in config.args)
     )
+
+
+def _in_checkout(config: pytest.Config, argument: str) -> Path:
+    """A path of the command line, from the root: the folders above it may have any name."""
+    path = config.invocation_params.dir / argument
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
 
 
 def _id_in(nodeid: str) -> str | None:

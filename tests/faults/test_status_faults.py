@@ -340,12 +340,15 @@ def test_a_marker_that_names_none_or_two_is_refused(arguments: tuple[Any, ...]) 
         requirement_of(cast("pytest.Item", item))
 
 
-def test_a_test_that_only_has_the_name_of_a_requirement_meets_nothing(suite: Suite) -> None:
-    suite.write({"CAL-01": "def test_cal_01_small(): pass"})
-    done = suite.run()
-    assert done.status == pytest.ExitCode.TESTS_FAILED
-    assert done.verdicts["v1_2"] == "not met"
-    assert done.statuses(["CAL-01"]) == {"CAL-01": "not met"}
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
+def test_a_test_that_only_has_the_name_of_a_requirement_is_refused(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    suite.write(extra="def test_cal_01_more(): pass")
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert "its name says that it is the test of CAL-01, but it has no" in done.output
+    assert done.results == {}
 
 
 @pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
@@ -619,7 +622,7 @@ def test_results_that_cannot_be_written_are_no_success(suite: Suite) -> None:
     suite.write({"ANL-02": planted("ANL-02", into)})
     done = suite.run()
     assert done.status == pytest.ExitCode.TESTS_FAILED
-    assert "The results could not be written" in done.output
+    assert "Not all results could be written" in done.output
     assert "Traceback" not in done.output
 
 
