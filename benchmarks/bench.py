@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -29,7 +30,7 @@ import numpy as np
 from benchmarks.plain import STEPS
 from resnet8_eval import environment
 from resnet8_eval.assets import default_cache_dir, locate
-from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, Settings, model_path
+from resnet8_eval.pipeline import BASELINE, CONFIGURATIONS, Pipeline, Settings, model_path
 from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.runner import lane_environment
 
@@ -64,14 +65,24 @@ class Bench:
         self.figures: dict[str, Any] = {}
         cache = default_cache_dir()
         self.assets = locate("real", assets_dir=None, cache_dir=cache, announce=print)
+        # Every run is given this folder, wherever the files lie, so that none downloads them.
+        self.assets_dir = folder / "assets"
+        self.assets_dir.mkdir()
+        for path in (self.assets.model, self.assets.dataset):
+            (self.assets_dir / path.name).symlink_to(path)
 
-    def once(self, *command: str, **variables: str) -> float:
+    def once(self, *command: str) -> float:
         """Seconds that a command takes; it must succeed."""
         start = time.perf_counter()
         done = subprocess.run(  # noqa: S603 (words of this file)
             command,
             cwd=ROOT,
-            env={**os.environ, "RESNET8_EVAL_CACHE": str(self.folder / "cache"), **variables},
+            env={
+                **os.environ,
+                "PYTHONDONTWRITEBYTECODE": "",  # what Python compiles it keeps, as is usual
+                "RESNET8_EVAL_ASSETS": str(self.assets_dir),
+                "RESNET8_EVAL_CACHE": str(self.folder / "cache"),
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -104,6 +115,12 @@ class Bench:
         return found
 
 
+def processor_seconds() -> float:
+    """What all processes that were started here, and have ended, took of any core."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def spread(taken: Sequence[float], digits: int = 1) -> str:
     """Median, least and most."""
     low, high = min(taken), max(taken)
@@ -114,8 +131,12 @@ def whole_runs(bench: Bench) -> Lines:
     """Cold, warm, and the plain script."""
     stages: dict[str, list[float]] = defaultdict(list)
 
+    processor: list[float] = []
+
     def cold() -> float:
+        before = processor_seconds()
         taken = bench.cold()
+        processor.append(processor_seconds() - before)
         for name, seconds in bench.results()["timing"].items():
             stages[name].append(seconds)
         return taken
@@ -127,7 +148,7 @@ def whole_runs(bench: Bench) -> Lines:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for step in STEPS:
-            words = [str(bench.assets.dataset.parent), str(folder), step]
+            words = [str(bench.assets_dir), str(folder), step]
             steps[step].append(bench.once(sys.executable, "-m", "benchmarks.plain", *words))
         return sum(taken[-1] for taken in steps.values())
 
@@ -137,7 +158,12 @@ def whole_runs(bench: Bench) -> Lines:
         collect=lambda: bench.once(sys.executable, "-m", "pytest", *collect),
         help=lambda: bench.once(sys.executable, "-m", "resnet8_eval", "--help"),
     )
-    bench.figures["whole"] = {**taken, "stages": dict(stages), "steps": dict(steps)}
+    bench.figures["whole"] = {
+        **taken,
+        "processor": processor,
+        "stages": dict(stages),
+        "steps": dict(steps),
+    }
     titles = {
         "cold": "suite, cold",
         "warm": "suite, warm",
@@ -146,14 +172,15 @@ def whole_runs(bench: Bench) -> Lines:
         "help": "`python -m resnet8_eval --help`",
     }
     yield from (
-        "| Whole process | Median, s | Least–most | Times the plain script |",
+        "| Whole process | Median, s | Least–most | Faster than the plain script |",
         "|---|--:|--:|--:|",
     )
     base = statistics.median(taken["plain"])
     for name, title in titles.items():
         ratio = base / statistics.median(taken[name])
-        shown = f"{ratio:.1f}" if name in ("cold", "warm") else ""
+        shown = f"{ratio:.1f} times" if name in ("cold", "warm") else ""
         yield f"| {title} | {spread(taken[name], 2)} | {shown} |"
+    yield f"| suite, cold: processor time, all cores | {spread(processor, 2)} |  |"
     yield from ("", "| Step of the plain script | Median, s | Least–most |", "|---|--:|--:|")
     for name, seconds in steps.items():
         yield f"| {name} | {spread(seconds)} |"
@@ -179,7 +206,7 @@ def by_runtime(bench: Bench) -> Lines:
                     *(str(threads), execution),
                 ],
                 cwd=ROOT,
-                env={**os.environ, **lane_environment(), "OMP_NUM_THREADS": str(threads)},
+                env={**os.environ, **lane_environment(threads)},
                 capture_output=True,
                 text=True,
                 check=True,
@@ -187,14 +214,16 @@ def by_runtime(bench: Bench) -> Lines:
             found[threads] = json.loads(done.stdout.splitlines()[-1])
         rows[f"{name}, {execution}"] = found
     bench.figures["runtimes"] = rows
-    yield "| Configuration | Threads | Suite, images/s | Runtime alone, best batch | Share |"
-    yield "|---|--:|--:|--:|--:|"
+    yield (
+        "| Configuration | Threads | Suite, images/s | Runtime alone, best batch | Share "
+        "| Runtime alone, all at once |"
+    )
+    yield "|---|--:|--:|--:|--:|--:|"
     for name, by_threads in rows.items():
         for threads, figures in by_threads.items():
-            size, rate = max(figures["alone"].items(), key=lambda entry: entry[1])
-            suite = figures["suite"]
-            best = f"{rate:.0f} at {size} | {100 * suite / rate:.0f} %"
-            yield f"| {name} | {threads} | {suite:.0f} | {best} |"
+            suite, rate = figures["suite"], figures["alone"]
+            best = f"{rate:.0f} at {figures['batch']} | {100 * suite / rate:.0f} %"
+            yield f"| {name} | {threads} | {suite:.0f} | {best} | {figures['at_once']:.0f} |"
 
 
 def growth(bench: Bench) -> Lines:
@@ -204,6 +233,7 @@ def growth(bench: Bench) -> Lines:
 
     cache = bench.folder / "cache"
     pipeline = Pipeline(Settings(bench.assets, cache))
+    pipeline.prepare(["folded", f"scores/{BASELINE}"])
     model = model_path(pipeline, "onnxruntime-float32")
     images = read_split(bench.assets.dataset, "test").images
     threads = environment.usable_cores()
@@ -219,32 +249,40 @@ def growth(bench: Bench) -> Lines:
 
     seeds = itertools.count(100)
 
-    def configurations(count: int) -> Callable[[], float]:
+    def configurations(cells: int, *ranges: str) -> Callable[[], float]:
         """Calibrate, quantize, evaluate; with a seed of its own, nothing is in the cache."""
-
-        def work() -> float:
-            start = time.perf_counter()
-            for _ in range(max(1, count // len(RECIPES))):
-                seeded = Pipeline(Settings(bench.assets, cache, calibration_seed=next(seeds)))
-                names = [f"compare/{name}" for name in list(RECIPES)[:count]]
-                seeded.prepare(names)
-                seeded.artifact(names[-1])
-            return time.perf_counter() - start
-
-        return work
+        options = {
+            "--output": [str(bench.folder / "study")],
+            "--on": ["test"],
+            "--count": ["1000"],
+            "--cell": list(RECIPES)[:cells],
+            "--ranges": ranges,
+            "--granularity": ["per-channel", "per-tensor"][: len(ranges)],
+        }
+        words = [
+            word for name, values in options.items() for value in values for word in (name, value)
+        ]
+        study = (sys.executable, "-m", "resnet8_eval", "study", *words)
+        return lambda: bench.once(*study, "--seed", str(next(seeds)))
 
     def workers(count: int) -> Callable[[], float]:
         return lambda: bench.cold("-n", str(count))
 
     parts = {
         "images": bench.in_turn(**{str(n * len(images)): evaluation(n) for n in (1, 2, 4)}),
-        "configurations": bench.in_turn(**{str(n): configurations(n) for n in (1, 4, 16)}),
+        "configurations": bench.in_turn(
+            **{
+                "1": configurations(1, "percentile"),
+                "4": configurations(4, "percentile"),
+                "16": configurations(4, "percentile", "minmax"),
+            }
+        ),
         "workers": bench.in_turn(**{str(n): workers(n) for n in (1, 2)}),
     }
     bench.figures["growth"] = parts
     titles = {
         "images": "images, ONNX Runtime float32",
-        "configurations": "quantized configurations, after conversion",
+        "configurations": "configurations of a study, one calibration set",
         "workers": "pytest-xdist workers, cold run",
     }
     yield from ("| What grows | To | Median, s | Least–most |", "|---|--:|--:|--:|")

@@ -2,8 +2,9 @@
 
     python -m benchmarks.runtime MODEL DATASET THREADS EXECUTION
 
-Prints JSON. The runtime alone is given batches that are float32 already, of several sizes, with one
-thread and with all. A process measures one thread count, because TensorFlow takes it once.
+Prints JSON. The runtime alone is given the same images as batches that are float32 already, of the
+size that a short trial finds best. A process measures one thread count, because TensorFlow takes it
+once.
 """
 
 from __future__ import annotations
@@ -24,34 +25,47 @@ from resnet8_eval.onnx_session import Execution
 
 BATCHES: Final = (25, 50, 100, 200)
 REPETITIONS: Final = 3
-ALONE_IMAGES: Final = 1000
+TRIAL_IMAGES: Final = 1000
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Median of some runs."""
-    taken = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    """What one run takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def measure(model: Path, dataset: Path, threads: int, execution: Execution) -> object:
-    """Images a second: the suite over all images, and the runtime alone for each batch size."""
+    """Images a second of the suite and of the runtime alone.
+
+    The suite and the runtime with its best batch size take turns; last comes the runtime with all
+    images in one batch.
+    """
     images = read_split(dataset, "test").images
     runtime = runtimes._open(model, threads, execution)
-    feed = images[:ALONE_IMAGES].astype(np.float32)
+    feed = images.astype(np.float32)
 
-    def alone(size: int) -> Callable[[], object]:
-        return lambda: [runtime(feed[start : start + size]) for start in range(0, len(feed), size)]
+    def alone(size: int, count: int) -> Callable[[], object]:
+        return lambda: [runtime(feed[start : start + size]) for start in range(0, count, size)]
 
-    for size in BATCHES:  # the first of each size does not count
-        runtime(feed[:size])
-    best = {size: len(feed) / seconds(alone(size)) for size in BATCHES}
+    def trial(size: int) -> float:
+        runtime(feed[:size])  # the first of each size does not count
+        work = alone(size, TRIAL_IMAGES)
+        return statistics.median(seconds(work) for _ in range(REPETITIONS))
+
+    best = min(BATCHES, key=trial)
+    taken = [
+        (seconds(lambda: runtimes.run(runtime, images)), seconds(alone(best, len(images))))
+        for _ in range(REPETITIONS)
+    ]
+    suite, runtime_alone = (
+        len(images) / statistics.median(column) for column in zip(*taken, strict=True)
+    )
     return {
-        "suite": len(images) / seconds(lambda: runtimes.run(runtime, images)),
-        "alone": best,
+        "suite": suite,
+        "alone": runtime_alone,
+        "batch": best,
+        "at_once": len(images) / seconds(alone(len(images), len(images))),
     }
 
 

@@ -1,9 +1,9 @@
 """Artefacts: keyed by all that decides them, locked, produced once, published whole.
 
-An artefact is a folder of files with a record. Its key is a hash of everything that could change
-its content, so a hit is never stale; its files are hashed when written and again when read, so a
-damaged one is never served; it is renamed into place only when complete, so an interrupted
-producer leaves nothing that counts.
+An artefact is a folder of files with a record. Its key is a hash of all that decides its content,
+and one that was made for another key or stage is not served. Its files are hashed when written and
+again when read, so one that is damaged counts as missing. It is renamed into place only when
+complete, so an interrupted producer leaves nothing that counts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from resnet8_eval.errors import StageError
 
 Record = dict[str, Any]
 RECORD_FILE = "record.json"
+SCHEDULING = "prepare"
+"""The lock that a run holds while its lanes are at work."""
+_PARTIAL = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -79,7 +84,9 @@ class Store:
         stage, key
             As given to :meth:`produce`.
         """
-        return _read(self._folder(stage, key))
+        found = _read(self._folder(stage, key))
+        # The folder's name has a part of the key, and no slash.
+        return found if found and (found.stage, found.key) == (stage, key) else None
 
     def produce(self, stage: str, key: str, make: Callable[[Path], Record]) -> Artifact:
         """Return the artefact, making it first where it is missing or damaged.
@@ -103,13 +110,14 @@ class Store:
         """
         folder = self._folder(stage, key)
         with self.lock(folder.name):
-            found = _read(folder)
+            found = self.get(stage, key)
             if found is not None:
                 return found
-            shutil.rmtree(folder, ignore_errors=True)
-            partial = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+            partial = folder.with_name(folder.name + _PARTIAL)
+            with self._writing():
+                _remove(folder)
+                _remove(partial)
+                partial.mkdir()
             try:
                 started = time.perf_counter()
                 record = make(partial)
@@ -127,7 +135,7 @@ class Store:
                 ) from error
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        made = _read(folder)
+        made = self.get(stage, key)
         if made is None:
             raise StageError(
                 f"The artefact of stage {stage} was damaged as soon as it was written.",
@@ -155,17 +163,10 @@ class Store:
 
         path = self._lock(name)
         lock = FileLock(path)
-        try:
+        with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             (self.root / "artifacts").mkdir(exist_ok=True)
             lock.acquire()
-        except OSError as error:
-            raise StageError(
-                f"The cache folder cannot be written to: {error.strerror or error}.",
-                expected="a writable folder",
-                given=str(self.root),
-                next_step="choose another with --cache-dir or RESNET8_EVAL_CACHE",
-            ) from error
         try:
             yield
         finally:
@@ -175,34 +176,84 @@ class Store:
         """Remove an artefact if it was made before a moment, in seconds since the epoch."""
         folder = self._folder(stage, key)
         with self.lock(folder.name):
-            found = _read(folder)
+            found = self.get(stage, key)
             if found is not None and found.created < made_before:
-                shutil.rmtree(folder)
+                with self._writing():
+                    _remove(folder)
 
     def artifacts(self) -> Iterator[tuple[Path, Artifact | None]]:
-        """Every artefact folder, with None for a damaged one."""
-        for folder in sorted((self.root / "artifacts").glob("*/")):
-            yield folder, _read(folder)
+        """Whatever stands where artefacts do, with None for what is damaged or none."""
+        for path in self._paths():
+            if path.suffix != _PARTIAL:
+                found = _read(path)
+                if found is not None or os.path.lexists(path):  # else removed meanwhile
+                    yield path, found
+
+    def unfinished(self) -> Iterator[Path]:
+        """What is being made just now, or was left by a process that was killed."""
+        return (path for path in self._paths() if path.suffix == _PARTIAL)
 
     def clear(self) -> int:
-        """Remove every artefact that no process is making; return how many."""
-        from filelock import FileLock, Timeout
+        """Remove all that no process is at work on; return how many artefacts that were.
 
+        Raises
+        ------
+        StageError
+            If something may not be removed.
+        """
         removed = 0
-        for folder in (self.root / "artifacts").glob("*/"):
-            try:
-                with FileLock(self._lock(folder.name), timeout=0):
-                    shutil.rmtree(folder)
-            except Timeout:
-                continue
-            removed += 1
+        with self._writing():
+            for path in self._paths():
+                with self._free(self._lock(path.name)) as free:
+                    if free:
+                        _remove(path)
+                        removed += 1
+            if (self.root / "logs").exists():
+                with self._free(self._lock(SCHEDULING)) as free:
+                    if free:
+                        _remove(self.root / "logs")
+            for lock in self.root.glob("locks/*.lock"):
+                with self._free(lock):
+                    pass
         return removed
 
+    def _paths(self) -> list[Path]:
+        return sorted((self.root / "artifacts").glob("*"))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StageError(
+                f"The cache folder cannot be written to: {error.strerror or error}.",
+                expected="a writable folder",
+                given=str(self.root),
+                next_step="choose another with --cache-dir or RESNET8_EVAL_CACHE",
+            ) from error
+
+    @contextmanager
+    def _free(self, path: Path) -> Iterator[bool]:
+        """Whether nobody holds a lock; then it is held meanwhile, and its file gone afterwards."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+            path.unlink(missing_ok=True)  # who waits for it sees that, and takes a new one
+        finally:
+            lock.release()
+
     def _lock(self, name: str) -> Path:
-        return self.root / "locks" / f"{name.removesuffix('.partial')}.lock"
+        return self.root / "locks" / f"{name.removesuffix(_PARTIAL)}.lock"
 
     def _folder(self, stage: str, key: str) -> Path:
-        return self.root / "artifacts" / f"{stage.replace('/', '-')}-{key[:20]}"
+        return self.root / "artifacts" / _folder_name(stage, key)
 
 
 def digest(value: object) -> str:
@@ -223,12 +274,39 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; no link is followed, and what is gone has none.
+
+    Parameters
+    ----------
+    path
+        What another process may change meanwhile.
+    """
+    inside = [] if path.is_symlink() else os.walk(path)
+    total = 0
+    for file in [path, *(Path(parent, name) for parent, _, names in inside for name in names)]:
+        with suppress(OSError):
+            status = file.lstat()
+            total += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return total
+
+
+def _folder_name(stage: str, key: str) -> str:
+    return f"{stage.replace('/', '-')}-{key[:20]}"
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file beside the record."""
+    paths = sorted(path for path in folder.iterdir() if path.name != RECORD_FILE)
+    return {path.name: file_sha256(path) for path in paths}
+
+
 def _seal(folder: Path, stage: str, key: str, record: Record, seconds: float) -> None:
     body = {
         "stage": stage,
         "key": key,
         "record": record,
-        "files": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        "files": _hashes(folder),
         "seconds": round(seconds, 3),
         "created": time.time(),
     }
@@ -236,13 +314,31 @@ def _seal(folder: Path, stage: str, key: str, record: Record, seconds: float) ->
 
 
 def _read(folder: Path) -> Artifact | None:
-    """Read an artefact back, or None unless every byte is as it was written."""
+    """Read an artefact back, or None unless all is as it was written, and nothing else is there."""
     try:
+        # A link leads out of the cache, and a pipe has no end.
+        regular = all(stat.S_ISREG(path.lstat().st_mode) for path in folder.iterdir())
+        if folder.is_symlink() or not regular:
+            return None
         body = json.loads((folder / RECORD_FILE).read_text())
         seal = body.pop("sha256")
-        intact = seal == digest(body) and all(
-            file_sha256(folder / name) == sha256 for name, sha256 in body["files"].items()
+        found = Artifact(folder=folder, **body)
+        intact = (
+            seal == digest(body)
+            and folder.name == _folder_name(found.stage, found.key)
+            and found.files == _hashes(folder)
+            and [type(found.record), type(found.seconds), type(found.created)]
+            == [dict, float, float]
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Artifact(folder=folder, **body) if intact else None
+    return found if intact else None
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or whatever stands in its place; a link is not followed."""
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -11,15 +11,16 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Literal, cast
 
-from resnet8_eval.errors import AssetError
+from resnet8_eval.errors import AssetError, changed_asset
 
 Kind = Literal["real", "stand-in"]
 State = Literal["verified", "missing", "damaged"]
@@ -30,6 +31,11 @@ MODEL_SUFFIXES: Final = (".h5", ".keras")
 
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
+_GRACE_SECONDS: Final = 60
+_SLOWEST: Final = 50_000
+"""Bytes a second, on the whole, that a download has to come at; CIFAR-10 may take an hour."""
+_PATIENCE_SECONDS: Final = 2
+"""How long another process is waited for without a word."""
 _SETTLED_NS: Final = 2 * 10**9
 """A younger file could change again without its time stamp moving."""
 
@@ -144,7 +150,7 @@ def default_cache_dir() -> Path:
     """Return the cache folder: RESNET8_EVAL_CACHE, else the one that the system gives the user."""
     given = os.environ.get("RESNET8_EVAL_CACHE")
     if given:
-        return Path(given).expanduser().absolute()
+        return _expanded(given).absolute()
     import pooch
 
     return Path(pooch.os_cache("resnet8-eval"))
@@ -215,7 +221,8 @@ def locate(
     download : bool
         Whether missing files may be downloaded. RESNET8_EVAL_OFFLINE=1 forbids it, too.
     announce : callable
-        Told, in one line, when "auto" turns to the stand-in.
+        Told, in one line, when "auto" turns to the stand-in, and when another process is waited
+        for.
     manifest : Manifest or None
         What to look for; by default, `load_manifest()`.
 
@@ -232,7 +239,7 @@ def locate(
         If a file is damaged, wherever it was found; if `assets_dir` or `keras_model` is not there;
         or if the cache cannot be written and has to be.
     """
-    search = _search(manifest, assets_dir, cache_dir)
+    search = _search(manifest, assets_dir, cache_dir, announce)
     user_model = None if keras_model is None else _user_model(keras_model)
     if kind != "stand-in":
         try:
@@ -294,21 +301,56 @@ def fetch(cache_dir: Path, *, manifest: Manifest | None = None) -> tuple[Path, P
     """
     manifest = load_manifest() if manifest is None else manifest
     cache_dir = cache_dir.absolute()
-    return _Search(manifest, [cache_dir], cache_dir).real(None, download=True)
+    return _Search(manifest, [cache_dir], cache_dir, _say).real(None, download=True)
 
 
-def _search(manifest: Manifest | None, assets_dir: Path | None, cache_dir: Path) -> _Search:
+@contextmanager
+def unchanged(path: Path, sha256: str) -> Iterator[Path]:
+    """Lend a file to someone who reads it by its path, and vouch for what was read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        What `locate` found it to be.
+
+    Raises
+    ------
+    AssetError
+        On entering, if it is another by now; on leaving, if it was written to meanwhile.
+    """
+    try:
+        before, found = _signature(path), _sha256(path)
+    except OSError as error:
+        raise changed_asset(path, f"sha256 {sha256}", _in_one_line(error)) from error
+    if found != sha256:
+        raise changed_asset(path, f"sha256 {sha256}", f"sha256 {found}")
+    try:
+        yield path
+    finally:
+        # What a reader of half a file says is not to the point.
+        if not path.exists() or _signature(path) != before:
+            raise changed_asset(path, f"sha256 {sha256}", "written to while it was read")
+
+
+def _search(
+    manifest: Manifest | None,
+    assets_dir: Path | None,
+    cache_dir: Path,
+    announce: Announce = _say,
+) -> _Search:
     manifest = load_manifest() if manifest is None else manifest
     cache_dir = cache_dir.absolute()
-    return _Search(manifest, _places(assets_dir, cache_dir), cache_dir)
+    return _Search(manifest, _places(assets_dir, cache_dir), cache_dir, announce)
 
 
 def _places(assets_dir: Path | None, cache_dir: Path) -> list[Path]:
     places = []
     given = assets_dir or os.environ.get("RESNET8_EVAL_ASSETS")
     if given:
-        explicit = Path(given).expanduser()
-        if not explicit.is_dir():
+        explicit = _expanded(given)
+        if _nature(explicit) != "a folder":
             raise AssetError(
                 f"There is no folder {explicit}.",
                 expected=f"a folder that holds assets, such as {DATASET_FOLDER}/",
@@ -327,8 +369,8 @@ def _checkouts() -> list[Path]:
 
 
 def _user_model(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    if path.suffix in MODEL_SUFFIXES and path.is_file() and os.access(path, os.R_OK):
+    path = _expanded(path).absolute()
+    if path.suffix in MODEL_SUFFIXES and _nature(path) == "a file" and os.access(path, os.R_OK):
         return path
     raise AssetError(
         f"{path} cannot be used as the Keras model.",
@@ -341,10 +383,13 @@ def _user_model(path: Path) -> Path:
 class _Search:
     """One search, in order, through `places`; `cache_dir` is where anything new is put."""
 
-    def __init__(self, manifest: Manifest, places: list[Path], cache_dir: Path) -> None:
+    def __init__(
+        self, manifest: Manifest, places: list[Path], cache_dir: Path, announce: Announce
+    ) -> None:
         self._manifest = manifest
         self._places = places
         self._cache = cache_dir
+        self._announce = announce
         self._memory = _Memory(cache_dir)
 
     def real(self, user_model: Path | None, download: bool) -> tuple[Path, Path]:
@@ -439,8 +484,7 @@ class _Search:
     # --- finding ---
 
     def _first(self, name: str) -> Path | None:
-        # `lexists`: a dangling link is something that was found, and must not pass in silence.
-        return next((p / name for p in self._places if os.path.lexists(p / name)), None)
+        return next((p / name for p in self._places if _present(p / name)), None)
 
     def _real_model(self) -> Path | None:
         entry = self._manifest.real.model
@@ -453,11 +497,11 @@ class _Search:
         archive = self._manifest.archive
         for place in self._places:
             folder, packed = place / DATASET_FOLDER, place / archive.name
-            if not os.path.lexists(folder) and os.path.lexists(packed):
+            if not _present(folder) and _present(packed):
                 self._demand(packed, archive, _REPLACE)
                 folder = self._cache / DATASET_FOLDER
                 self._make(folder, partial(_unpack, packed, self._manifest.real.dataset))
-            if os.path.lexists(folder):
+            if _present(folder):
                 self._demand_folder(folder, self._manifest.real)
                 return folder
         return None
@@ -530,15 +574,13 @@ class _Search:
 
         `make` writes it, under its own name, in an empty folder. If it is there, nothing happens.
         """
-        from filelock import FileLock
-
         if os.path.lexists(target):
             return
         # One fixed folder, so that what a killed process leaves there goes away with the next.
         scratch = self._cache / ".making"
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._cache / "making.lock"):
+            with self._locked(target.name):
                 if os.path.lexists(target):
                     return
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -557,6 +599,25 @@ class _Search:
                 next_step="Name another folder with RESNET8_EVAL_CACHE.",
             ) from error
 
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Keep other processes from making anything in the cache; say so if one has to wait."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._cache / "making.lock")
+        try:
+            lock.acquire(timeout=_PATIENCE_SECONDS)
+        except Timeout:
+            self._announce(
+                f"Waiting for another process, which downloads or makes files in {self._cache},"
+                f" before {name} can be."
+            )
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
 
 _REPLACE = "Delete {path}, or replace it by the original, {entry.url}. {entry.note}"
 _COMPLETE = "Delete the folder {path.parent}, or put the original {entry.name} there."
@@ -568,28 +629,77 @@ class _DownloadError(Exception):
 
 
 def _retrieve(entry: Entry, target: Path) -> None:
+    """Download a file, and end it when it is not what was promised in size or takes too long."""
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            _stream(entry, target)
+        except Exception as error:  # raised below
+            failures.append(error)
+
+    # A thread of its own: a server that sends a byte now and then passes every limit on one read,
+    # and one that does so in its head cannot be looked at from outside.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    seconds = _GRACE_SECONDS + entry.size / _SLOWEST
+    thread.join(seconds)
+    if thread.is_alive():
+        raise _DownloadError(f"not complete after {seconds:,.0f} s, so given up")
+    if failures:
+        raise failures[0]
+
+
+def _stream(entry: Entry, target: Path) -> None:
     import pooch
 
-    with ExitStack() as answers:  # pooch leaves them open when something goes wrong
+    with ExitStack() as answers:
+
+        def note(answer: Any, **_: object) -> None:
+            answers.enter_context(answer)  # pooch leaves it open when something goes wrong
+            if answer.is_redirect:
+                answer.close()  # or its page would be read to the end, wherever that is
+
         downloader = pooch.HTTPDownloader(
             progressbar=True,
             chunk_size=2**18,
             timeout=(_CONNECT_SECONDS, _READ_SECONDS),
-            hooks={"response": lambda answer, **_: answers.enter_context(answer)},
+            hooks={"response": note},
         )
+
+        def limited(url: str, output: str, _: object) -> None:
+            with Path(output).open("wb") as file:
+                downloader(url, _Limited(file, entry.size), None)
+
         try:
             pooch.retrieve(
                 entry.url,
                 known_hash=f"sha256:{entry.sha256}",
                 fname=target.name,
                 path=target.parent,
-                downloader=downloader,
+                downloader=limited,
             )
         except (OSError, ValueError) as error:  # the errors of `requests` are OSErrors
             cause: BaseException = error
             while cause.__context__ is not None:  # "no such host" is deep in "too many retries"
                 cause = cause.__context__
             raise _DownloadError(_in_one_line(cause)) from error
+
+
+class _Limited:
+    """A file that takes so many bytes and no more."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def write(self, chunk: bytes) -> None:
+        if self._file.tell() + len(chunk) > self._size:
+            raise ValueError(f"more was sent than the {self._size:,} bytes of the file")
+        self._file.write(chunk)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _unpack(archive: Path, entries: Iterable[Entry], folder: Path) -> None:
@@ -629,11 +739,39 @@ def _described(size: int, sha256: str) -> str:
     return f"{size:,} bytes, sha256 {sha256}"
 
 
+def _expanded(path: str | Path) -> Path:
+    """The path with the user's home in the place of a tilde."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user that there is not, who has no such file either
+        return Path(path)
+
+
+def _present(path: Path) -> bool:
+    """Whether anything has that name; a dangling link has, and must not pass in silence."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise AssetError(
+            f"It cannot be seen what is in {path.parent}.",
+            expected="a folder that may be read and searched",
+            given=_in_one_line(error),
+            next_step=f"Permit it with `chmod u+rx {path.parent}`, or name another folder with"
+            " --assets-dir or --cache-dir.",
+        ) from error
+    return True
+
+
 def _nature(path: Path) -> str:
-    if path.is_file():
-        return "a file"
-    if path.is_dir():
-        return "a folder"
+    try:
+        if path.is_file():
+            return "a file"
+        if path.is_dir():
+            return "a folder"
+    except OSError as error:
+        return error.strerror or type(error).__name__
     return "not a regular file" if os.path.lexists(path) else "no such file"
 
 
@@ -648,14 +786,13 @@ class _Memory:
 
     def sha256(self, path: Path) -> str:
         path = path.absolute()
-        status = path.stat()
-        # ctime besides mtime: the latter can be set back by hand.
-        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        signature = _signature(path)
+        _, modified, changed, _ = signature
         match self._load().get(str(path)):
             case {"signature": known, "sha256": str(checksum)} if known == signature:
                 return checksum
         checksum = _sha256(path)
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+        if time.time_ns() - max(modified, changed) > _SETTLED_NS:
             self._keep(str(path), {"signature": signature, "sha256": checksum})
         return checksum
 
@@ -677,6 +814,12 @@ class _Memory:
                 scratch.replace(self._path)
         except OSError:
             pass
+
+
+def _signature(path: Path) -> list[int]:
+    """What moves whenever a file does: ctime besides mtime, which can be set back by hand."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _sha256(path: Path) -> str:

@@ -56,8 +56,16 @@ def choose(labels: NDArray[np.integer], count: int, seed: int) -> CalibrationSet
     Raises
     ------
     StageError
-        If a class has fewer training images than asked for, or `count` is below ten.
+        If a class has fewer training images than asked for, `count` is below ten, or `seed` below
+        zero.
     """
+    if seed < 0:
+        raise StageError(
+            "A calibration set is drawn with a seed that is not negative.",
+            expected="a whole number from 0",
+            given=f"--calibration-seed {seed}",
+            next_step="choose another --calibration-seed",
+        )
     classes = 10
     wanted = [count // classes + (label < count % classes) for label in range(classes)]
     available = np.bincount(labels, minlength=classes)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from numbers import Real
+from typing import Any, Final
+
+MINUS: Final = "−"
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,41 @@ class Check:
 
 def equal(name: str, expected: object, observed: object) -> Check:
     """A check that holds when both sides are equal."""
-    return Check(name, str(expected), str(observed), bool(expected == observed))
+    return Check(name, said(expected), said(observed), bool(expected == observed))
 
 
 def at_most(name: str, limit: float, observed: float) -> Check:
     """A check that holds when `observed` is a number no larger than `limit`."""
-    return Check(name, f"at most {limit:g}", f"{observed:.3g}", bool(observed <= limit))
+    words = f"at most {_with_minus(f'{limit:g}')}", _with_minus(f"{observed:.3g}")
+    return Check(name, *words, bool(observed <= limit))
+
+
+def said(value: object) -> str:
+    """A value of any shape as one would write it: no brackets of Python's, no ``True``.
+
+    Parameters
+    ----------
+    value
+        Built-in types; entries of a list that repeat are counted, as in ``10 × int8``.
+    """
+    if value is None or (isinstance(value, Mapping | list) and not value):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Real):
+        return _with_minus(str(value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {said(value[key])}" for key in sorted(value))
+    if isinstance(value, tuple):
+        return f"({', '.join(map(said, value))})"
+    if isinstance(value, list):
+        runs = [(len(list(run)), text) for text, run in itertools.groupby(map(said, value))]
+        return ", ".join(text if count == 1 else f"{count} × {text}" for count, text in runs)
+    return str(value)
+
+
+def _with_minus(number: str) -> str:
+    return number.replace("-", MINUS)
 
 
 def failed(checks: Iterable[Check]) -> list[Check]:

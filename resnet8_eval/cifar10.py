@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import enum
 import functools
+import hashlib
 import pickletools
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import standin
-from resnet8_eval.errors import AssetError
+from resnet8_eval.errors import AssetError, changed_asset
 
 CLASS_NAMES: Final = (
     "airplane",
@@ -68,7 +70,9 @@ class Split:
     labels: NDArray[np.int64]
 
 
-def read_split(folder: Path, split: Literal["train", "test"]) -> Split:
+def read_split(
+    folder: Path, split: Literal["train", "test"], sha256: Mapping[str, str] | None = None
+) -> Split:
     """Read one split, in the files' own order.
 
     How many images a file holds is not checked here: its checksum says so.
@@ -79,6 +83,8 @@ def read_split(folder: Path, split: Literal["train", "test"]) -> Split:
         Holds `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`.
     split : {"train", "test"}
         The five training batches, one after the other, or the test batch.
+    sha256 : mapping of str to str, or None
+        Checksum by file name, which the bytes that are read must have; by default, any will do.
 
     Returns
     -------
@@ -88,11 +94,11 @@ def read_split(folder: Path, split: Literal["train", "test"]) -> Split:
     Raises
     ------
     AssetError
-        If a file is missing or is not what its name says, or if `batches.meta` numbers the classes
-        otherwise than `CLASS_NAMES`.
+        If a file is missing, is not what its name says or has another checksum, or if
+        `batches.meta` numbers the classes otherwise than `CLASS_NAMES`.
     """
-    read_class_names(folder)
-    batches = [read_batch(folder / name) for name in _SPLITS[split]]
+    read_class_names(folder, sha256)
+    batches = [read_batch(folder / name, sha256) for name in _SPLITS[split]]
     if len(batches) == 1:
         return batches[0]
     return Split(
@@ -101,13 +107,15 @@ def read_split(folder: Path, split: Literal["train", "test"]) -> Split:
     )
 
 
-def read_batch(path: Path) -> Split:
+def read_batch(path: Path, sha256: Mapping[str, str] | None = None) -> Split:
     """Read one of the six files of images.
 
     Parameters
     ----------
     path : Path
         A file named `data_batch_1` to `data_batch_5` or `test_batch`.
+    sha256 : mapping of str to str, or None
+        As for `read_split`.
 
     Returns
     -------
@@ -117,9 +125,9 @@ def read_batch(path: Path) -> Split:
     Raises
     ------
     AssetError
-        If the file cannot be read, or is not the batch that its name says.
+        If the file cannot be read, is not the batch that its name says, or has another checksum.
     """
-    return _read_batch(path, _stamp(path))
+    return _read_batch(path, None if sha256 is None else sha256[path.name], _stamp(path))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -132,10 +140,10 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=1)
-def _read_batch(path: Path, stamp: tuple[int, ...]) -> Split:
+def _read_batch(path: Path, sha256: str | None, stamp: tuple[int, ...]) -> Split:
     """Read it, or give back what was read last: a process asks for the test batch many times."""
     del stamp
-    content = _read(path, {"batch_label", "labels", "data", "filenames"})
+    content = _read(path, {"batch_label", "labels", "data", "filenames"}, sha256)
     title, expected = content["batch_label"], _TITLES.get(path.name)
     if type(title) is not str or title != expected:
         wanted = f"the title {expected!r}" if expected else f"one of the files {', '.join(_TITLES)}"
@@ -161,13 +169,15 @@ def _read_batch(path: Path, stamp: tuple[int, ...]) -> Split:
     return found
 
 
-def read_class_names(folder: Path) -> tuple[str, ...]:
+def read_class_names(folder: Path, sha256: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Read the ten class names from `batches.meta`.
 
     Parameters
     ----------
     folder : Path
         Holds `batches.meta`.
+    sha256 : mapping of str to str, or None
+        As for `read_split`.
 
     Returns
     -------
@@ -177,10 +187,11 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
     Raises
     ------
     AssetError
-        If the file cannot be read, or names other classes or another order.
+        If the file cannot be read, has another checksum, or names other classes or another order.
     """
     path = folder / "batches.meta"
-    names = _read(path, {"num_cases_per_batch", "label_names", "num_vis"})["label_names"]
+    keys = {"num_cases_per_batch", "label_names", "num_vis"}
+    names = _read(path, keys, None if sha256 is None else sha256[path.name])["label_names"]
     if type(names) is list and all(type(name) is str for name in names):
         for known in (CLASS_NAMES, standin.CLASSES):
             if tuple(names) == known:
@@ -188,10 +199,10 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
     raise _not_cifar(path, f"the classes {', '.join(CLASS_NAMES)}", reprlib.repr(names))
 
 
-def _read(path: Path, keys: set[str]) -> dict[str, Any]:
+def _read(path: Path, keys: set[str], sha256: str | None) -> dict[str, Any]:
     """Read a pickled dictionary that has exactly these keys."""
     try:
-        content = _unpickle(_bytes_of(path))
+        content = _unpickle(_bytes_of(path, sha256))
     except AssetError:
         raise
     except Exception as error:  # whatever the bytes bring about is the file's fault
@@ -206,7 +217,7 @@ def _read(path: Path, keys: set[str]) -> dict[str, Any]:
     return content
 
 
-def _bytes_of(path: Path) -> bytes:
+def _bytes_of(path: Path, sha256: str | None) -> bytes:
     if not path.is_file():  # opening a pipe would wait for ever
         given = "something else" if path.exists() else "no such file"
         raise _not_cifar(path, "a regular file", given)
@@ -214,6 +225,8 @@ def _bytes_of(path: Path) -> bytes:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise _not_cifar(path, f"at most {MAX_BYTES:,} bytes", "more")
+    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise changed_asset(path, f"sha256 {sha256}", f"sha256 {found}")
     return content
 
 

@@ -7,6 +7,7 @@ command did what it says, 1 when it refused or failed, 2 when it was called wron
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import sys
@@ -21,9 +22,10 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from resnet8_eval import assets as assets_
-from resnet8_eval.artifacts import Store
+from resnet8_eval.artifacts import Store, size
+from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import ModelError, SuiteError
-from resnet8_eval.runner import THREADS, lane_environment
+from resnet8_eval.runner import lane_environment
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,6 +91,11 @@ class JudgedOn(StrEnum):
     TEST = "test"
 
 
+def _expanded(path: Path | None) -> Path | None:
+    """A shell leaves the ~ alone in a variable, and behind an equals sign."""
+    return None if path is None else path.expanduser().absolute()
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Kind = Annotated[AssetsKind, typer.Option("--assets", help="Which images (and baseline model).")]
 AssetsDir = Annotated[
@@ -101,6 +108,7 @@ CacheDir = Annotated[
     Path | None,
     typer.Option(
         envvar="RESNET8_EVAL_CACHE",
+        callback=_expanded,
         help="Where downloads and artefacts are kept. [default: the user's cache folder]",
         show_default=False,
     ),
@@ -123,23 +131,39 @@ app.add_typer(cache_app, name="cache")
 
 def main() -> None:
     """Run the command line."""
-    # What the pipeline's own processes start with; frameworks read it when they are imported.
-    os.environ.update(lane_environment())
+    # Frameworks read it when they are imported. Here one works at a time, on all cores.
+    os.environ.update(lane_environment(usable_cores()))
     app()
 
 
 def _reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the suite's errors into a message and exit status 1."""
+    """Turn the suite's errors, and the system's about files, into a message and exit status 1."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
         except SuiteError as error:
-            typer.echo(f"error: {error}", err=True)
+            _tell(error)
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _tell(
+                SuiteError(
+                    f"A file or folder cannot be used: {error.strerror}.",
+                    expected="files that can be read, and folders that can be written to",
+                    given=str(error.filename),
+                    next_step="check the path and its permissions, or give another",
+                )
+            )
             raise typer.Exit(1) from error
 
     return wrapped
+
+
+def _tell(error: SuiteError) -> None:
+    typer.echo(f"error: {error}", err=True)
 
 
 @assets_app.callback(invoke_without_command=True)
@@ -275,9 +299,9 @@ def compare(
 
     reference, labels, source = _scores(baseline, kind, assets_dir, cache_dir)
     names = read_class_names(source.dataset)
+    measured = ((model, _scores(model, kind, assets_dir, cache_dir)[0]) for model in models)
     rows = []
-    for model in [baseline, *models]:
-        scores = _scores(model, kind, assets_dir, cache_dir)[0]
+    for model, scores in itertools.chain([(baseline, reference)], measured):
         rows.append(
             {
                 "model": str(model),
@@ -314,7 +338,7 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Quantize a model statically, calibrated on training images."""
-    from resnet8_eval import calibration
+    from resnet8_eval import calibration, runtimes
     from resnet8_eval import quantize as quantize_
     from resnet8_eval.cifar10 import read_split
     from resnet8_eval.convert import fold, keras_to_onnx, onnx_file
@@ -335,9 +359,11 @@ def quantize(
                 source = work / "model.onnx"
         with _working("fold and calibrate"):
             onnx_file.demand_readable(source)
+            if source == model:  # nothing has run it yet, and its layers may not fit together
+                runtimes.scores(source, train.images[:1], threads=usable_cores())
             fold.fold(source, work / "folded.onnx")
             onnx_file.demand_resnet8(work / "folded.onnx", model.name)
-            calibrate(work / "folded.onnx", train.images[chosen.indices], work, THREADS)
+            calibrate(work / "folded.onnx", train.images[chosen.indices], work, usable_cores())
         with _working(f"quantize to {dtype.value}"):
             record = quantize_.quantize(work, recipe, folder)
     if as_json:
@@ -346,6 +372,7 @@ def quantize(
         typer.echo(f"{recipe.name}: {output / recipe.file_name}")
         typer.echo(f"  quantized: {_counts(record['quantized_ops'])}")
         typer.echo(f"  in float:  {_counts(record['float_ops'])}")
+        typer.echo(f"  execution: {recipe.execution}")
 
 
 @app.command()
@@ -367,6 +394,13 @@ def report(
     from resnet8_eval.report.diff import diff as difference
     from resnet8_eval.results import read
 
+    asked = {"--output": output, "--diff": diff, "--markdown": markdown, "--json": as_json}
+    given = [name for name, value in asked.items() if value]
+    if len(given) > 1:
+        raise typer.BadParameter(
+            f"{' and '.join(given)} do not go together: --diff and --markdown print Markdown, "
+            "--json prints RESULTS as it is, and --output names the HTML file"
+        )
     found = read(results)
     if diff is not None:
         typer.echo(difference(read(diff), found))
@@ -503,27 +537,47 @@ def run_stages(
 
 
 @cache_app.command("show")
+@_reporting_errors
 def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """List the artefacts: what each is, its size, and whether it is whole."""
+    store = _store(cache_dir)
+    found = [(folder, artifact, False) for folder, artifact in store.artifacts()]
+    found += [(folder, None, True) for folder in store.unfinished()]
     rows: list[dict[str, Any]] = [
         {
             "folder": str(folder),
-            "stage": found.stage if found else None,
-            "bytes": _size(folder),
-            "whole": found is not None,
+            "stage": artifact.stage if artifact else None,
+            "bytes": size(folder),
+            "whole": artifact is not None,
+            "unfinished": unfinished,
         }
-        for folder, found in _store(cache_dir).artifacts()
+        for folder, artifact, unfinished in found
     ]
     if as_json:
         _print_json(rows)
         return
     for row in rows:
-        state = row["stage"] or "damaged; it will be made again"
-        typer.echo(f"{row['bytes'] / 1000:10,.1f} kB  {Path(row['folder']).name:60} {state}")
-    typer.echo(f"{sum(row['bytes'] for row in rows) / 1000:10,.1f} kB  in all")
+        broken = "unfinished" if row["unfinished"] else "damaged; not served, made anew when needed"
+        state = row["stage"] or broken
+        typer.echo(f"{_kilobytes(row['bytes'])}  {Path(row['folder']).name:60} {state}")
+    typer.echo(f"{_kilobytes(sum(row['bytes'] for row in rows))}  in all")
+
+
+@cache_app.command("size")
+@_reporting_errors
+def cache_size(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
+    """Say how much room the artefacts take, and the whole cache folder with its downloads."""
+    root = _store(cache_dir).root
+    found = {"artifacts": size(root / "artifacts"), "all": size(root)}
+    if as_json:
+        _print_json({"folder": str(root), "bytes": found})
+        return
+    typer.echo(f"{_kilobytes(found['artifacts'])}  artefacts")
+    typer.echo(f"{_kilobytes(found['all'])}  in all, with downloads, in {root}")
 
 
 @cache_app.command("verify")
+@_reporting_errors
 def cache_verify(cache_dir: CacheDir = None) -> None:
     """Hash every file of every artefact again; exit status 1 if one is damaged."""
     found = list(_store(cache_dir).artifacts())
@@ -536,8 +590,9 @@ def cache_verify(cache_dir: CacheDir = None) -> None:
 
 
 @cache_app.command("clear")
+@_reporting_errors
 def cache_clear(cache_dir: CacheDir = None) -> None:
-    """Remove every artefact. Downloaded assets stay."""
+    """Remove every artefact, and what runs left beside them. Downloaded assets stay."""
     typer.echo(f"{_store(cache_dir).clear()} artefacts removed")
 
 
@@ -545,8 +600,8 @@ def _store(cache_dir: Path | None) -> Store:
     return Store(cache_dir or assets_.default_cache_dir())
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:10,.1f} kB"
 
 
 def _locate(
@@ -575,7 +630,7 @@ def _scores(
     found = _locate(kind, assets_dir, cache_dir)
     test = read_split(found.dataset, "test")
     with _working(f"evaluate {model.name}"):
-        scores = runtimes.scores(model, test.images, threads=THREADS)
+        scores = runtimes.scores(model, test.images, threads=usable_cores())
     return scores, test.labels, found
 
 

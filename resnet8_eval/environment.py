@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -21,10 +22,26 @@ PACKAGES: Final = (
     "torch",
     "numpy",
     "scipy",
+    "statsmodels",
     "h5py",
+    "pillow",
 )
 CPU_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """Instruction sets that decide which integer kernels run."""
+_KERNEL_VARIABLES: Final = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "OPENBLAS_CORETYPE",
+    "TF_XLA_FLAGS",
+    "XLA_FLAGS",
+)
+"""Environment variables by which a user makes a library take other kernels than its own choice."""
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container reads its share of the processor (Linux, cgroup v2): quota and period in µs."""
 _NOT_PRODUCING: Final = ("report", "cli.py", "pytest_plugin.py", "__main__.py", "results.py")
 """Parts of the package that only show what was produced."""
 
@@ -49,8 +66,8 @@ def cpu() -> dict[str, Any]:
     -------
     dict
         ``model``, ``flags`` (of :data:`CPU_FLAGS`, those present; read from ``/proc/cpuinfo``,
-        empty where there is none), ``cores``, and ``onednn_max_cpu_isa`` if that environment
-        variable holds oneDNN back.
+        empty where there is none), ``cores``, ``onednn_max_cpu_isa`` if that environment
+        variable holds oneDNN back, and ``variables``, those others that choose kernels.
     """
     fields: dict[str, str] = {}
     try:
@@ -67,6 +84,7 @@ def cpu() -> dict[str, Any]:
         # oneDNN still reads the name from before it was called oneDNN.
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA")
         or os.environ.get("DNNL_MAX_CPU_ISA"),
+        "variables": {name: os.environ[name] for name in _KERNEL_VARIABLES if name in os.environ},
     }
 
 
@@ -76,8 +94,15 @@ def is_x86() -> bool:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, or its container's quota if that is less."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = map(int, _QUOTA.read_text().split())
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return cores
+    return min(cores, math.ceil(quota / period))
 
 
 @functools.cache

@@ -62,6 +62,24 @@ class ResultsError(SuiteError):
     """A results file cannot be read, or does not keep its contract."""
 
 
+def changed_asset(path: Path, expected: str, given: str) -> AssetError:
+    """What to raise where a file is no longer what was verified before.
+
+    Parameters
+    ----------
+    path
+        The file.
+    expected, given
+        What it was, and what it is.
+    """
+    return AssetError(
+        f"{path} changed after it had been verified.",
+        expected=expected,
+        given=given,
+        next_step="run again, and leave the file alone meanwhile; what was read is not kept",
+    )
+
+
 def unreadable_model(path: Path, framework: str, error: Exception) -> ModelError:
     """What to raise where a framework refuses a model file.
 

@@ -8,13 +8,19 @@ from typing import Any, Final, Literal
 from resnet8_eval.environment import is_x86
 from resnet8_eval.errors import unreadable_model
 
-Execution = Literal["kernel", "signed kernel", "reference"]
+Execution = Literal["kernel", "signed kernel", "reference", "default"]
 
 SIGNED_ALLOWED: Final = {"session.qdqisint8allowed": "1"}
 """Entries of a session with integer kernels. Without this one, on x86, ONNX Runtime turns signed
 activations into unsigned ones, passes over each tensor that is read twice, and then leaves six of
 the nine convolutions of the int8 model in float."""
 _REFERENCE: Final = {"session.disable_quant_qdq": "1"}
+_ENTRIES: Final[dict[Execution, dict[str, str]]] = {
+    "kernel": SIGNED_ALLOWED,
+    "signed kernel": SIGNED_ALLOWED,
+    "reference": _REFERENCE,
+    "default": {},
+}
 
 
 def open_session(
@@ -32,7 +38,7 @@ def open_session(
         ``"kernel"``: integer kernels, the fast ones of this processor: on x86, signed activations
         run as unsigned ones (:func:`unsigned`). ``"signed kernel"``: integer kernels on the model
         as it is stored. ``"reference"``: quantize and dequantize as they are written, with float32
-        operators between them.
+        operators between them. ``"default"``: what a session without any entry makes of the model.
     save_to
         Where to save the graph as ONNX Runtime rewrote it.
 
@@ -51,7 +57,7 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    for name, value in (_REFERENCE if execution == "reference" else SIGNED_ALLOWED).items():
+    for name, value in _ENTRIES[execution].items():
         options.add_session_config_entry(name, value)
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from resnet8_eval import environment, runner
-from resnet8_eval.artifacts import Artifact, Record, Store, digest
-from resnet8_eval.assets import Assets
+from resnet8_eval.artifacts import SCHEDULING, Artifact, Record, Store, digest
+from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.errors import StageError, SuiteError
 from resnet8_eval.quantize.parameters import exact_weight_limit
 from resnet8_eval.quantize.recipes import RECIPES, Method
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
+
+if TYPE_CHECKING:
+    from resnet8_eval.cifar10 import Split
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,33 @@ class Stage:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage may read: the assets and the artefacts that it needs."""
+    """What a stage may read: the assets and the artefacts that it needs.
+
+    The stage's key names the assets by checksum, so each is held against it when it is read: what
+    was verified before the run may have changed since.
+    """
 
     settings: Settings
     artifacts: dict[str, Artifact]
 
+    def model(self) -> AbstractContextManager[Path]:
+        """The Keras model, for as long as it is being read."""
+        return unchanged(self.settings.assets.model, self.settings.assets.model_sha256)
+
+    def split(self, name: Literal["train", "test"]) -> Split:
+        """Images and labels of a split."""
+        from resnet8_eval.cifar10 import read_split
+
+        assets = self.settings.assets
+        return read_split(assets.dataset, name, assets.dataset_sha256)
+
     @property
-    def dataset(self) -> Path:
-        """Folder of the CIFAR-10 files."""
-        return self.settings.assets.dataset
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; the index is the label."""
+        from resnet8_eval.cifar10 import read_class_names
+
+        assets = self.settings.assets
+        return read_class_names(assets.dataset, assets.dataset_sha256)
 
     def path(self, stage: str, name: str) -> Path:
         """A file of a needed artefact."""
@@ -130,7 +152,7 @@ class Pipeline:
         if all(self.peek(name) for name in wanted):
             return
         # One process schedules at a time; another that wants the same finds it made.
-        with self.store.lock("prepare"):
+        with self.store.lock(SCHEDULING):
             missing = [name for name in wanted if not self.peek(name)]
             self._failures.update(
                 runner.run(
@@ -229,12 +251,12 @@ class Pipeline:
 def _stages(settings: Settings) -> list[Stage]:
     """The table of stages, those on the longest path first."""
     assets = settings.assets
-    test = {"test": assets.dataset_sha256["test_batch"]}
+    test = {name: assets.dataset_sha256[name] for name in ("test_batch", "batches.meta")}
     train = {n: s for n, s in assets.dataset_sha256.items() if n.startswith("data_batch")}
     model = {"model": assets.model_sha256}
     calibration = {
-        "train": train,
-        "test": test,
+        **train,
+        **test,
         "count": settings.calibration_count,
         "seed": settings.calibration_seed,
     }
@@ -361,7 +383,8 @@ def _model_file(configuration: str) -> tuple[str, str]:
 def _onnx(inputs: Inputs, out: Path) -> Record:
     from resnet8_eval.convert import keras_to_onnx
 
-    return keras_to_onnx.convert(inputs.settings.assets.model, out)
+    with inputs.model() as model:
+        return keras_to_onnx.convert(model, out)
 
 
 def _folded(inputs: Inputs, out: Path) -> Record:
@@ -382,9 +405,8 @@ def _calibration(inputs: Inputs, out: Path) -> Record:
     import numpy as np
 
     from resnet8_eval import calibration
-    from resnet8_eval.cifar10 import read_split
 
-    train, test = read_split(inputs.dataset, "train"), read_split(inputs.dataset, "test")
+    train, test = inputs.split("train"), inputs.split("test")
     settings = inputs.settings
     chosen = calibration.choose(train.labels, settings.calibration_count, settings.calibration_seed)
     images, labels = train.images[chosen.indices], train.labels[chosen.indices]
@@ -421,37 +443,39 @@ def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
 
     from resnet8_eval import runtimes
     from resnet8_eval.artifacts import file_sha256
-    from resnet8_eval.cifar10 import read_class_names, read_split
+    from resnet8_eval.convert import keras_file
     from resnet8_eval.evaluate import evaluate
 
-    if configuration == BASELINE:
-        path = inputs.settings.assets.model
-    else:
-        path = inputs.path(*_model_file(configuration))
     recipe = RECIPES.get(configuration)
-    test = read_split(inputs.dataset, "test")
-    scores = runtimes.scores(
-        path,
-        test.images,
-        threads=runner.THREADS,
-        execution=recipe.execution if recipe else "kernel",
+    test = inputs.split("test")
+    lent: AbstractContextManager[Path] = (
+        inputs.model()
+        if configuration == BASELINE
+        else nullcontext(inputs.path(*_model_file(configuration)))
     )
+    with lent as path:
+        scores = runtimes.scores(
+            path,
+            test.images,
+            threads=runner.THREADS,
+            execution=recipe.execution if recipe else "kernel",
+        )
+        model = {
+            **(keras_file.array_bytes(path) if configuration == BASELINE else {}),
+            "size_bytes": path.stat().st_size,
+            "model_sha256": file_sha256(path),
+        }
     np.save(out / "scores.npy", scores)
-    return {
-        **evaluate(scores, test.labels, read_class_names(inputs.dataset)),
-        "size_bytes": path.stat().st_size,
-        "model_sha256": file_sha256(path),
-    }
+    return {**evaluate(scores, test.labels, inputs.class_names), **model}
 
 
 def _reference(inputs: Inputs, out: Path) -> Record:
     import numpy as np
 
     from resnet8_eval import runtimes
-    from resnet8_eval.cifar10 import read_split
 
     model = inputs.path(*_model_file(_REFERENCE_MODEL))
-    images = read_split(inputs.dataset, "test").images
+    images = inputs.split("test").images
     np.save(
         out / "scores.npy",
         runtimes.scores(model, images, threads=runner.THREADS, execution="reference"),
@@ -462,7 +486,6 @@ def _reference(inputs: Inputs, out: Path) -> Record:
 def _proof(inputs: Inputs, out: Path, *, recipe: str) -> Record:
     import numpy as np
 
-    from resnet8_eval.cifar10 import read_split
     from resnet8_eval.quantize.proof import prove
 
     del out
@@ -470,7 +493,7 @@ def _proof(inputs: Inputs, out: Path, *, recipe: str) -> Record:
         RECIPES[recipe],
         inputs.path(*_model_file(recipe)),
         inputs.artifacts["parameters"].folder,
-        read_split(inputs.dataset, "test"),
+        inputs.split("test"),
         np.load(inputs.path(f"scores/{recipe}", "scores.npy")),
         np.load(inputs.path(REFERENCE[RECIPES[recipe].framework], "scores.npy")),
     )
@@ -480,18 +503,22 @@ def _sensitivity(inputs: Inputs, out: Path) -> Record:
     import numpy as np
 
     from resnet8_eval.calibration import split
-    from resnet8_eval.cifar10 import read_split
     from resnet8_eval.quantize.layers import NOISE_IMAGES, sensitivity
 
-    train, settings = read_split(inputs.dataset, "train"), inputs.settings
+    train, settings = inputs.split("train"), inputs.settings
     count, seed = settings.calibration_count, settings.calibration_seed
     rest = len(train.labels) - count
-    validating = split(train.labels, count, seed, min(5000, rest // 10))[1]
+    calibrating, validating = split(train.labels, count, seed, min(5000, rest // 10))
     images = train.images[validating]
-    np.save(out / "images.npy", images[:: max(1, len(images) // NOISE_IMAGES)])
-    return sensitivity(
-        inputs.artifacts["parameters"].folder, images, train.labels[validating], runner.THREADS
-    )
+    few = images[:: max(1, len(images) // NOISE_IMAGES)]
+    np.save(out / "images.npy", few)
+    folder = inputs.artifacts["parameters"].folder
+    return {
+        "source": "train",
+        "calibrated": len(np.intersect1d(calibrating.indices, validating)),
+        "noise_images": len(few),
+        **sensitivity(folder, images, train.labels[validating], runner.THREADS),
+    }
 
 
 def _layers(inputs: Inputs, out: Path, *, recipe: str) -> Record:
@@ -516,15 +543,14 @@ def _compare(inputs: Inputs, out: Path, *, configuration: str) -> Record:
 
     from resnet8_eval import gallery
     from resnet8_eval.analysis import compare
-    from resnet8_eval.cifar10 import read_class_names, read_split
 
     del out  # the record says it all
-    test = read_split(inputs.dataset, "test")
+    test = inputs.split("test")
     scores, baseline = (
         np.load(inputs.path(f"scores/{name}", "scores.npy")) for name in (configuration, BASELINE)
     )
     return {
-        **compare(scores, baseline, test.labels, read_class_names(inputs.dataset)),
+        **compare(scores, baseline, test.labels, inputs.class_names),
         "right_base64": gallery.right_base64(test.labels, scores),
         "changed": gallery.newly_wrong(test.images, test.labels, baseline, scores),
     }

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BATCH_SIZE = 100
-"""Images in one batch. Larger batches fall out of the processor's cache: 10,000 at once is five
-times slower in ONNX Runtime and three times slower in PyTorch (``make bench``)."""
+"""Images in one batch. Larger ones fall out of the processor's cache: 10,000 at once take two to
+three times as long (``docs/performance.md``)."""
 
 
 def preprocess(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -16,7 +16,8 @@ import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ import pytest
 
 from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
+from resnet8_eval.report import words
 from resnet8_eval.report.folder import ReportFolder
 from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement
 
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 _RUN: Final = pytest.StashKey["AcceptanceRun"]()
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()  # a shell leaves the ~ alone behind an equals sign
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,13 +93,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cache-dir",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         help="where downloads and artefacts are kept (also: RESNET8_EVAL_CACHE)",
     )
     group.addoption(
         "--reports-dir",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         help="where report.html, results.json and the others go (default: reports/)",
     )
@@ -267,11 +273,17 @@ class Judge:
 
 def sentence(requirement: Requirement, measured: float) -> str:
     """Measured, required and margin in one line."""
-    unit = f" {requirement.unit}" if requirement.unit else ""
+    entry = _entry(requirement, measured)
     return (
-        f"{requirement.quantity}: measured {measured:.10g}{unit}, "
-        f"required {requirement.required}, margin {requirement.margin(measured):+.4g}{unit}"
+        f"{requirement.quantity}: measured {words.measured(entry)}, "
+        f"required {words.required(entry)}, margin {words.margin(entry)}"
     )
+
+
+def _entry(requirement: Requirement, measured: float) -> dict[str, Any]:
+    """A measurement in the form of results.json, as far as the report's words need it."""
+    margin = requirement.margin(measured)
+    return {**asdict(requirement), "measured": measured, "margin": margin}
 
 
 @pytest.fixture
@@ -351,19 +363,21 @@ def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> N
 @pytest.hookimpl(optionalhook=True)
 def pytest_html_results_table_header(cells: list[str]) -> None:
     """Columns for requirement, measured and required."""
-    cells[2:2] = ["<th>Requirement</th>", "<th>Measured</th>", "<th>Required</th>"]
+    numbers = (f'<th class="number">{name}</th>' for name in ("Measured", "Required"))
+    cells[2:2] = ["<th>Requirement</th>", *numbers]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -> None:
     """Fill those columns."""
     found = dict(getattr(report, "user_properties", ()))  # a collection report has none
-    measured = found.get("measured")
-    shown = ("", "") if measured is None else (f"{measured:.10g}", str(found["threshold"]))
-    from html import escape
-
+    name, shown = found.get("requirement", ""), ("", "")
+    if "measured" in found and name in BY_ID:
+        entry = _entry(BY_ID[name], float(found["measured"]))
+        shown = (words.measured(entry), words.required(entry))
     cells[2:2] = [
-        f"<td>{escape(str(text))}</td>" for text in (found.get("requirement", ""), *shown)
+        f"<td>{escape(name)}</td>",
+        *(f'<td class="number">{escape(text)}</td>' for text in shown),
     ]
 
 
@@ -522,6 +536,12 @@ class AcceptanceRun:
         except OSError as error:
             self._notes.append(f"Not all results could be written. {error}")
 
+    def _command(self) -> str:
+        """What was called, with the kind of assets that ``auto`` came to."""
+        called = shlex.join(["pytest", *self.config.invocation_params.args])
+        kind = self.pipeline.settings.assets.kind
+        return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", called)
+
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
         if not self._begun:
@@ -588,7 +608,7 @@ class AcceptanceRun:
             pipeline,
             outcomes,
             complete=complete,
-            command=shlex.join(["pytest", *self.config.invocation_params.args]),
+            command=self._command(),
             started=self._started,
         )
         publish(made, self.folder.path)

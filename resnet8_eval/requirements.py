@@ -40,6 +40,7 @@ is rounded: over five calibration seeds, 0 to 24 of 10,000 images (0.24 %). Kern
 change some 15 %.
 """
 
+_SIGNS: Final[dict[Direction, str]] = {">=": "≥", ">": ">", "==": "="}
 _COMPARE: Final[dict[Direction, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
     ">": operator.gt,
@@ -85,8 +86,12 @@ class Requirement:
     @property
     def required(self) -> str:
         """The condition, such as ``"> 85 %"``."""
-        sign = {">=": "≥", ">": ">", "==": "="}[self.direction]
-        return f"{sign} {self.threshold:g} {self.unit}".strip()
+        return condition(self.direction, self.threshold, self.unit)
+
+
+def condition(direction: Direction, threshold: float, unit: str) -> str:
+    """What must hold, in words, such as ``"> 85 %"``."""
+    return f"{_SIGNS[direction]} {threshold:g} {unit}".strip()
 
 
 def _checks(id_: str, milestone: Milestone, title: str) -> Requirement:

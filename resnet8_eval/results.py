@@ -89,6 +89,7 @@ def build(
     available = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
     onnx = available.get("onnx")
     calibration = available.get("calibration")
+    sensitivity = available.get("sensitivity")
     results = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,6 +120,7 @@ def build(
             if f"compare/{name}" in available and f"scores/{name}" in available
         ],
         "calibration": None if calibration is None else calibration.record,
+        "sensitivity": None if sensitivity is None else sensitivity.record,
         "conversion": None
         if onnx is None
         else {
@@ -129,6 +131,7 @@ def build(
             name: "hit" if artifact.created < started else "miss"
             for name, artifact in available.items()
         },
+        "needs": {name: list(pipeline.stages[name].needs) for name in available},
     }
     validate(results)
     return results
@@ -187,7 +190,7 @@ def read(path: Path) -> Results:
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(
             f"{path} cannot be read.",
             expected="a results.json written by this suite",
@@ -297,9 +300,10 @@ def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
             "calibration_seed": pipeline.settings.calibration_seed,
             "quantized_ops": sum(model["quantized_ops"].values()),
             "float_ops": sum(model["float_ops"].values()),
-            "census": {key: model[key] for key in ("quantized_ops", "float_ops")},
+            "census": {key: model[key] for key in ("quantized_ops", "float_ops", "weights")},
             "support": model.get("support"),
             "kernels": model.get("kernels"),
+            "default_kernels": model.get("default_kernels"),
             **_found_by(pipeline, f"proof/{name}", "reference", "tensors"),
             **_found_by(pipeline, f"layers/{name}", "layers"),
         }

@@ -171,17 +171,28 @@ def _lane(name: str, settings: Settings) -> Any:
     )
 
 
-def lane_environment() -> Mapping[str, str]:
-    """Environment variables that a lane is started with."""
+def lane_environment(threads: int = THREADS) -> Mapping[str, str]:
+    """Environment variables that a process with a framework is started with.
+
+    Parameters
+    ----------
+    threads
+        Threads that the framework may use.
+    """
     return {
         "CUDA_VISIBLE_DEVICES": "",  # every figure here is a CPU figure
+        "KERAS_BACKEND": "tensorflow",
+        "KERAS_HOME": os.devnull,  # nor what the user's keras.json says
         # loky takes a lane that imports a framework late for one that leaks, ends it, and warns.
         "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
-        "OMP_NUM_THREADS": str(THREADS),
+        "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",  # tf2onnx numbers its constants in the order of a set
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_ENABLE_ONEDNN_OPTS": "1",
+        # TensorFlow takes a number of threads once, before the conversion that runs first.
+        "TF_NUM_INTEROP_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": str(threads),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         # torch.export.load would fall back to unpickling whatever a file holds.
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",

@@ -9,6 +9,7 @@ and kept once.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import statistics
 import tempfile
@@ -118,7 +119,8 @@ def recipe_tasks(
             replace(Method(), ranges=cut, granularity=granularity),  # type: ignore[arg-type]
             tuple(cells),
         )
-        for cut, granularity, count, seed in product(ranges, granularities, counts, seeds)
+        # Tasks of one calibration set follow one another, and share what is collected on it.
+        for count, seed, cut, granularity in product(counts, seeds, ranges, granularities)
     ]
 
 
@@ -150,14 +152,17 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         ``divergence`` (mean Kullback–Leibler divergence from float32, in nats).
     """
     from resnet8_eval import quantize, runtimes
-    from resnet8_eval.quantize.calibrate import calibrate
+    from resnet8_eval.quantize.calibrate import decide
+    from resnet8_eval.quantize.parameters import exact_weight_limit
 
+    collected = _collected(
+        folded, images.calibration.tobytes(), task.method.equalize, task.method.moment_stride
+    )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / "folded.onnx").write_bytes(folded)
         if task.kind == "bits":
-            return [_simulate(task, folder, images)]
-        calibrate(folder / "folded.onnx", images.calibration, folder, 1, task.method)
+            return [_simulate(task, collected, folder, images)]
+        decide(collected, folder, task.method, exact_weight_limit())
         rows = []
         for cell in task.cells:
             recipe = RECIPES[cell]
@@ -178,6 +183,21 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         return rows
 
 
+@functools.lru_cache(maxsize=1)
+def _collected(folded: bytes, images: bytes, equalize: bool, moment_stride: int) -> Any:
+    """What tasks with the same calibration set share, once for each process."""
+    import onnx
+
+    from resnet8_eval.quantize.calibrate import collect
+
+    return collect(
+        onnx.load_from_string(folded),
+        np.frombuffer(images, np.uint8).reshape(-1, 32, 32, 3),
+        1,
+        Method(equalize=equalize, moment_stride=moment_stride),
+    )
+
+
 def judge(scores: NDArray[np.float32], images: Images) -> Row:
     """Hold probabilities (N, 10) against the labels and against the float32 network's."""
     answers, reference = scores.argmax(axis=1), images.reference.astype(np.float64)
@@ -191,22 +211,20 @@ def judge(scores: NDArray[np.float32], images: Images) -> Row:
     }
 
 
-def _simulate(task: Task, folder: Path, images: Images) -> Row:
+def _simulate(task: Task, collected: Any, folder: Path, images: Images) -> Row:
     import onnx
     import torch
 
-    from resnet8_eval.quantize.calibrate import calibrate
-    from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
-    from resnet8_eval.quantize.ranges import activation_ranges
+    from resnet8_eval.quantize.calibrate import decide
+    from resnet8_eval.quantize.parameters import Parameters
     from resnet8_eval.quantize.simulate import Simulation, probabilities
 
     torch.set_num_threads(1)
     limit = 2 ** (task.weight_bits - 1) - 1
     levels = 2**task.activation_bits - 1
-    calibrate(folder / "folded.onnx", images.calibration, folder, 1, task.method, limit)
-    model = onnx.load(folder / EQUALIZED)
-    ranges, _ = activation_ranges(model, images.calibration, 1, task.method, levels)
-    simulation = Simulation(model, onnx.load(Parameters.load(folder).model), ranges, levels)
+    decide(collected, folder, task.method, limit, levels)
+    found = Parameters.load(folder)
+    simulation = Simulation(collected.model, onnx.load(found.model), found.activations, levels)
     return {
         "weight_bits": task.weight_bits,
         "activation_bits": task.activation_bits,
@@ -303,9 +321,9 @@ def measure_all(
     from resnet8_eval.cifar10 import read_split
 
     folded = pipeline.artifact("folded").path("folded.onnx")
-    dataset = pipeline.settings.assets.dataset
-    train = read_split(dataset, "train")
-    test = read_split(dataset, "test") if on_test else None
+    assets = pipeline.settings.assets
+    train = read_split(assets.dataset, "train", assets.dataset_sha256)
+    test = read_split(assets.dataset, "test", assets.dataset_sha256) if on_test else None
     references: dict[bytes, NDArray[np.float32]] = {}
 
     def feed(task: Task) -> Images:
@@ -321,8 +339,8 @@ def measure_all(
 
     judged_on = "test" if on_test else f"{validation_count} training images"
     source = {
-        "model": pipeline.settings.assets.model_sha256,
-        "dataset": pipeline.settings.assets.dataset_sha256,
+        "model": assets.model_sha256,
+        "dataset": assets.dataset_sha256,
         "judged_on": judged_on,
     }
     rows = run(

@@ -17,6 +17,30 @@ from resnet8_eval.errors import ModelError
 
 MAX_FILE_BYTES: Final = 64 * 2**20
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
+KNOWN_PARTS: Final = frozenset(
+    {
+        "onnx.ModelProto.graph",
+        "onnx.ModelProto.metadata_props",
+        "onnx.ModelProto.opset_import",
+        "onnx.GraphProto.initializer",
+        "onnx.GraphProto.input",
+        "onnx.GraphProto.metadata_props",
+        "onnx.GraphProto.node",
+        "onnx.GraphProto.output",
+        "onnx.GraphProto.value_info",
+        "onnx.NodeProto.attribute",
+        "onnx.NodeProto.metadata_props",
+        "onnx.AttributeProto.t",
+        "onnx.TensorProto.metadata_props",
+        "onnx.ValueInfoProto.metadata_props",
+        "onnx.ValueInfoProto.type",
+        "onnx.TypeProto.tensor_type",
+        "onnx.TypeProto.Tensor.shape",
+        "onnx.TensorShapeProto.dim",
+    }
+)
+"""The fields that hold messages in a network's file. Among the others are functions, subgraphs,
+training steps and sparse tensors, which all can hold tensors, and weights in another file."""
 FOLDED_OPERATORS: Final = {
     "Transpose": 1,
     "Conv": 9,
@@ -46,23 +70,16 @@ def demand_readable(path: Path) -> None:
         that no ResNet8 has, takes something else than batches of 32x32 RGB images, or has weights
         that are not finite.
     """
-    import onnx
-
     if path.stat().st_size > MAX_FILE_BYTES:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")
     try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf has no public base class for its errors
-        raise _refusal(path, f"{type(error).__name__}: {error}") from error
-    _demand_simple(model, path)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _refusal(path, str(error).splitlines()[0]) from error
-    taken = [_shape(value) for value in model.graph.input]
-    if taken not in ([(None, 32, 32, 3)], [(None, None, None, None)]):
-        raise _refusal(path, f"input of shape {', '.join(map(str, taken))}")
-    _demand_finite(model, path)
+        given = _fault(path)
+    # protobuf, onnx and NumPy raise a dozen kinds for a damaged file.
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise _refusal(path, f"{type(error).__name__}: {first:.200}") from error
+    if given:
+        raise _refusal(path, given)
 
 
 def demand_resnet8(folded: Path, name: str) -> None:
@@ -83,9 +100,10 @@ def demand_resnet8(folded: Path, name: str) -> None:
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(folded)
-    _demand_finite(model, folded)
-    graph = model.graph
+    graph = onnx.load(folded).graph
+    infinite = _infinite(graph)
+    if infinite:
+        raise _refusal(folded, infinite)
     zero = {t.name for t in graph.initializer if not numpy_helper.to_array(t).any()}
     dead = [n.name for n in graph.node if n.op_type in _WEIGHTED and zero.issuperset(n.input[1:])]
     found = dict(Counter(node.op_type for node in graph.node))
@@ -107,39 +125,51 @@ def demand_resnet8(folded: Path, name: str) -> None:
             )
 
 
-def _demand_simple(model: Any, path: Path) -> None:
-    if model.functions or any(
-        attribute.HasField("g") or attribute.graphs
-        for node in model.graph.node
-        for attribute in node.attribute
-    ):
-        raise _refusal(path, "functions or subgraphs")
+def _fault(path: Path) -> str | None:
+    """What is wrong with a file, in a few words; None if nothing is."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for tensor in _tensors(model):
+        if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return f"data kept in another file, {tensor.name!r}"
+    unknown = {field for field, _ in _parts(model)} - KNOWN_PARTS
+    if unknown:
+        return f"parts that no ResNet8 needs: {', '.join(sorted(unknown))}"
     for node in model.graph.node:
         if node.domain not in KNOWN_DOMAINS:
-            raise _refusal(path, f"the custom operator {node.domain}.{node.op_type}")
-    for tensor in _tensors(model.graph):
-        if tensor.external_data:
-            raise _refusal(path, f"data kept in another file, {tensor.name!r}")
+            return f"the custom operator {node.domain}.{node.op_type}"
+    onnx.checker.check_model(model, full_check=True)
+    taken = [_shape(value) for value in model.graph.input]
+    if taken not in ([(None, 32, 32, 3)], [(None, None, None, None)]):
+        return f"input of shape {', '.join(map(str, taken))}"
+    return _infinite(model)
 
 
-def _demand_finite(model: Any, path: Path) -> None:
+def _infinite(message: Any) -> str | None:
     from onnx import numpy_helper
 
-    for tensor in _tensors(model.graph):
+    for tensor in _tensors(message):
         value = numpy_helper.to_array(tensor)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise _refusal(path, f"weights that are NaN or infinite, {tensor.name!r}")
+            return f"weights that are NaN or infinite, {tensor.name!r}"
+    return None
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+def _tensors(message: Any) -> Iterator[Any]:
+    import onnx
+
+    return (part for _, part in _parts(message) if isinstance(part, onnx.TensorProto))
+
+
+def _parts(message: Any) -> Iterator[tuple[str, Any]]:
+    """Every message inside a message, and the full name of the field that holds it."""
+    for field, value in message.ListFields():
+        # Text is decoded only when it is looked at, and here none may be left that cannot be.
+        for entry in value if field.is_repeated else [value]:
+            if field.message_type:
+                yield field.full_name, entry
+                yield from _parts(entry)
 
 
 def _plain(node: Any) -> bool:

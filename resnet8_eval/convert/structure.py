@@ -83,7 +83,7 @@ def verify_onnx(
         equal("output", "(N, 10) float32", _interface(graph.output)),
         equal("convolutions", len(CONVOLUTIONS), len(convolutions)),
         equal("dense layers", 1, len(dense)),
-        equal("kernels (HWIO) and strides, in order", CONVOLUTIONS, tuple(kernels)),
+        equal("kernels (HWIO) and strides, in order", list(CONVOLUTIONS), kernels),
         equal("parameters in Keras", PARAMETERS, sum(layer["parameters"] for layer in layers)),
         equal("parameters found in ONNX", PARAMETERS, sum(a["found"] for a in accounts)),
         equal(

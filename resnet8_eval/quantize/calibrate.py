@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,11 +19,29 @@ from resnet8_eval.quantize.parameters import (
     Parameters,
     exact_weight_limit,
 )
-from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.ranges import Observed, activation_ranges, observe
 from resnet8_eval.quantize.recipes import Method
-from resnet8_eval.quantize.rounding import round_weights
+from resnet8_eval.quantize.rounding import Moments, input_moments, round_weights
 
 DEFAULT_METHOD: Final = Method()
+
+
+class Statistics(NamedTuple):
+    """All that is measured on the calibration images, before anything is decided.
+
+    Attributes
+    ----------
+    model
+        The float32 network, equalized if it is to be.
+    observed
+        Its activations.
+    moments
+        Of the inputs of its layers.
+    """
+
+    model: onnx.ModelProto
+    observed: Observed
+    moments: Moments
 
 
 def calibrate(
@@ -57,16 +75,59 @@ def calibrate(
     dict
         ``method``, and ``fed_sha256``, the hash of the bytes fed when the ranges were found.
     """
-    limit = limit or exact_weight_limit()
-    model = _with_global_pool(onnx.load(folded))
+    statistics = collect(onnx.load(folded), images, threads, method)
+    return decide(statistics, folder, method, limit or exact_weight_limit())
+
+
+def collect(
+    folded: onnx.ModelProto, images: NDArray[np.uint8], threads: int, method: Method
+) -> Statistics:
+    """Run the calibration images through the network.
+
+    Parameters
+    ----------
+    folded, images, threads
+        As in :func:`calibrate`.
+    method
+        Its ``equalize`` and ``moment_stride`` count here; methods that differ in nothing else can
+        share what is collected.
+    """
+    model = _with_global_pool(folded)
     if method.equalize:
         model = equalize(model, images, threads)
-    activations, fed_sha256 = activation_ranges(model, images, threads, method)
-    rounded = round_weights(model, images, threads, method, limit)
+    return Statistics(
+        model,
+        observe(model, images, threads),
+        input_moments(model, images[:: method.moment_stride], threads),
+    )
+
+
+def decide(
+    statistics: Statistics, folder: Path, method: Method, limit: int, levels: int = 255
+) -> Record:
+    """Decide every quantization parameter from what was collected.
+
+    Parameters
+    ----------
+    statistics
+        From :func:`collect`.
+    folder, method, limit
+        As in :func:`calibrate`.
+    levels
+        Largest integer of the activations' grids.
+
+    Returns
+    -------
+    dict
+        As :func:`calibrate`.
+    """
+    model, observed, moments = statistics
+    activations = activation_ranges(model, observed, method, levels)
+    rounded = round_weights(model, moments, method, limit)
     onnx.save(model, folder / EQUALIZED)
     onnx.save(rounded.model, folder / MODEL)
     Parameters(folder / MODEL, activations, rounded.scales, rounded.integers).save(folder)
-    return {"method": _describe(method, limit), "fed_sha256": fed_sha256}
+    return {"method": _describe(method, limit), "fed_sha256": observed.fed_sha256}
 
 
 def _describe(method: Method, limit: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
 from resnet8_eval.quantize.recipes import Recipe
 
 NOISE_IMAGES: Final = 200
+SIMULATED: Final = "8-bit integers simulated in float32"
 Tensors = dict[str, NDArray[np.float32]]
 Answers = NDArray[np.integer[Any]]
 
@@ -42,9 +43,10 @@ def sensitivity(
     Returns
     -------
     dict
-        ``images``; accuracies ``float_percent`` and ``quantized_percent`` of the whole network;
-        ``layers``, each with ``name``, ``float_alone_percent`` (every other layer quantized),
-        ``quantized_alone_percent``, ``sensitivity_pp`` (the latter minus ``float_percent``) and
+        ``images``, ``arithmetic``; accuracies ``float_percent`` and ``quantized_percent`` of the
+        whole network; ``layers``, each with ``name``, ``float_alone_percent`` (every other layer
+        quantized), ``recovery_pp`` (that minus ``quantized_percent``),
+        ``quantized_alone_percent``, ``sensitivity_pp`` (that minus ``float_percent``) and
         ``agreement_alone_percent`` (share of images classed as in float with it alone quantized).
     """
     import torch
@@ -68,7 +70,7 @@ def sensitivity(
 
     exact, quantized_alone = answers([])
     whole, float_alone = answers(simulation.layers)
-    in_float = percent(exact == labels)
+    in_float, in_integers = percent(exact == labels), percent(whole == labels)
     layers = []
     for name in simulation.layers:
         alone, others = quantized_alone[name], float_alone[name]
@@ -76,6 +78,7 @@ def sensitivity(
             {
                 "name": name,
                 "float_alone_percent": percent(others == labels),
+                "recovery_pp": percent(others == labels) - in_integers,
                 "quantized_alone_percent": percent(alone == labels),
                 "sensitivity_pp": percent(alone == labels) - in_float,
                 "agreement_alone_percent": percent(alone == exact),
@@ -83,8 +86,9 @@ def sensitivity(
         )
     return {
         "images": len(labels),
+        "arithmetic": SIMULATED,
         "float_percent": in_float,
-        "quantized_percent": percent(whole == labels),
+        "quantized_percent": in_integers,
         "layers": layers,
     }
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from resnet8_eval.artifacts import Record
 from resnet8_eval.environment import is_x86
+from resnet8_eval.onnx_session import Execution, open_session
 from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import Recipe
 
@@ -38,8 +39,9 @@ def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
     Returns
     -------
     dict
-        As :func:`census`, and ``kernels``: the operators of the graph as ONNX Runtime runs it;
-        ``runs_as``: what is done to activations before that, or None.
+        As :func:`census`, and ``kernels``: the operators of the graph as ONNX Runtime runs it here;
+        ``default_kernels``: the same in a session that is opened without any of our settings;
+        ``runs_as``: what is done to activations before the former, or None.
     """
     import numpy as np
     import onnx
@@ -101,6 +103,7 @@ def quantize(parameters: Parameters, recipe: Recipe, path: Path) -> Record:
     return {
         **census(path),
         "kernels": kernels(path),
+        "default_kernels": kernels(path, "default"),
         "runs_as": RUNS_AS_UNSIGNED if shifted else None,
     }
 
@@ -152,13 +155,15 @@ def census(path: Path) -> Record:
     }
 
 
-def kernels(path: Path) -> dict[str, int]:
+def kernels(path: Path, execution: Execution = "kernel") -> dict[str, int]:
     """Count the operators of a model's graph as ONNX Runtime optimizes it for this processor.
 
     Parameters
     ----------
     path
         An ONNX file.
+    execution
+        How the session is opened; see :func:`resnet8_eval.onnx_session.open_session`.
 
     Returns
     -------
@@ -167,11 +172,9 @@ def kernels(path: Path) -> dict[str, int]:
     """
     import onnx
 
-    from resnet8_eval.onnx_session import open_session
-
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        open_session(path, 1, save_to=optimized)
+        open_session(path, 1, execution, save_to=optimized)
         return dict(Counter(node.op_type for node in onnx.load(optimized).graph.node))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -24,14 +24,26 @@ images: cutting the few largest values buys every other one a finer step."""
 Ranges = dict[str, tuple[float, float]]
 
 
-def activation_ranges(
-    model: onnx.ModelProto,
-    images: NDArray[np.uint8],
-    threads: int,
-    method: Method = DEFAULT_METHOD,
-    levels: int = 255,
-) -> tuple[Ranges, str]:
-    """Collect histograms of every activation and cut each as `method` says.
+class Observed(NamedTuple):
+    """What the activations were on the calibration images; every method cuts its ranges from it.
+
+    Attributes
+    ----------
+    extremes
+        Tensor name to its smallest (at most 0) and largest (at least 0) value.
+    histograms
+        Tensor name to counts of values in :data:`BINS` bins between its extremes.
+    fed_sha256
+        Hash of all the bytes that the network was fed.
+    """
+
+    extremes: Ranges
+    histograms: dict[str, NDArray[np.int64]]
+    fed_sha256: str
+
+
+def observe(model: onnx.ModelProto, images: NDArray[np.uint8], threads: int) -> Observed:
+    """Collect a histogram of every activation.
 
     Parameters
     ----------
@@ -41,6 +53,33 @@ def activation_ranges(
         Calibration images, uint8 (N, 32, 32, 3).
     threads
         Threads for ONNX Runtime.
+    """
+    measured = [
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Add", "Relu", "GlobalAveragePool")
+        and node.output[0] not in _into_relu(model)
+    ]
+    probe = Probe(model, measured, threads)
+    extremes = _extremes(probe, measured, images)
+    fed_sha256 = probe.fed_sha256
+    return Observed(extremes, _histograms(probe, extremes, images), fed_sha256)
+
+
+def activation_ranges(
+    model: onnx.ModelProto,
+    observed: Observed,
+    method: Method = DEFAULT_METHOD,
+    levels: int = 255,
+) -> Ranges:
+    """Cut the range of every activation as `method` says.
+
+    Parameters
+    ----------
+    model
+        The network that was observed.
+    observed
+        From :func:`observe`.
     method
         Its ``ranges`` and ``percentile`` count here.
     levels
@@ -48,33 +87,28 @@ def activation_ranges(
 
     Returns
     -------
-    ranges : dict
+    dict
         Tensor name to (lowest, highest). The input spans exactly 0–255, so that its integers are
         the pixels themselves. A tensor that goes straight into a ReLU takes the ReLU's range.
-    fed_sha256 : str
-        Hash of all the bytes that the network was fed.
     """
     nodes = list(model.graph.node)
-    relu = {node.input[0]: node.output[0] for node in nodes if node.op_type == "Relu"}
-    measured = [
-        node.output[0]
-        for node in nodes
-        if node.op_type in ("Conv", "Add", "Relu", "GlobalAveragePool")
-        and node.output[0] not in relu
-    ]
-    probe = Probe(model, measured, threads)
-    extremes = _extremes(probe, measured, images)
-    fed_sha256 = probe.fed_sha256
-    histograms = _histograms(probe, extremes, images)
-    ranges = {name: _cut(*extremes[name], histograms[name], method, levels) for name in measured}
-    ranges |= {before: ranges[after] for before, after in relu.items()}
+    ranges = {
+        name: _cut(*extremes, observed.histograms[name], method, levels)
+        for name, extremes in observed.extremes.items()
+    }
+    ranges |= {before: ranges[after] for before, after in _into_relu(model).items()}
     ranges[model.graph.input[0].name] = (0.0, 255.0)
     for node in nodes:
         if node.op_type == "GlobalAveragePool":
             ranges[node.output[0]] = _pooled(ranges[node.input[0]], ranges[node.output[0]])
         if node.op_type in _SAME_GRID:
             ranges[node.output[0]] = ranges[node.input[0]]
-    return ranges, fed_sha256
+    return ranges
+
+
+def _into_relu(model: onnx.ModelProto) -> dict[str, str]:
+    """Tensors that go straight into a ReLU, and what comes out of it."""
+    return {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
 
 
 def _extremes(

@@ -33,10 +33,13 @@ class Rounded(NamedTuple):
     integers: dict[str, NDArray[np.int8]]
 
 
+Moments = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Weight name to the mean, shape (in,), and covariance, shape (in, in), of its layer's inputs."""
+
+
 def round_weights(
     model: onnx.ModelProto,
-    images: NDArray[np.uint8],
-    threads: int,
+    moments: Moments,
     method: Method = DEFAULT_METHOD,
     limit: int = WEIGHT_LIMIT,
 ) -> Rounded:
@@ -52,19 +55,16 @@ def round_weights(
     ----------
     model
         Folded float32 network.
-    images
-        Calibration images, uint8 (N, 32, 32, 3).
-    threads
-        Threads for ONNX Runtime.
+    moments
+        Of its inputs, from :func:`input_moments`.
     method
-        Its ``granularity``, ``rounding``, ``correct_bias`` and ``moment_stride`` count here.
+        Its ``granularity``, ``rounding`` and ``correct_bias`` count here.
     limit
         Largest magnitude of a rounded weight.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     weights = Weights(result)
-    moments = _moments(model, images[:: method.moment_stride], threads)
     scales, integers = {}, {}
     for node in weighted(result):
         name, bias = node.input[1], node.input[2]
@@ -131,10 +131,18 @@ def gptq(
     return result
 
 
-def _moments(
-    model: onnx.ModelProto, images: NDArray[np.uint8], threads: int
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Mean and covariance of the inputs of every weighted layer, by weight name."""
+def input_moments(model: onnx.ModelProto, images: NDArray[np.uint8], threads: int) -> Moments:
+    """Mean and covariance of the inputs of every weighted layer.
+
+    Parameters
+    ----------
+    model
+        Folded float32 network.
+    images
+        Calibration images, uint8 (N, 32, 32, 3).
+    threads
+        Threads for ONNX Runtime.
+    """
     nodes = weighted(model)
     count = dict.fromkeys((node.input[1] for node in nodes), 0)
     total: dict[str, Any] = {name: np.float64(0) for name in count}

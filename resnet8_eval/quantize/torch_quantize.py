@@ -11,9 +11,25 @@ from resnet8_eval.artifacts import Record
 from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import Recipe
 
-_WEIGHTED: Final = frozenset({"conv2d", "_convolution", "linear", "addmm", "matmul"})
-_KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu", "qlinear_pointwise"})
-_EIGHT_BIT: Final = frozenset({"aten::quantize_per_tensor", "prim::GetAttr"})
+_TWO_OPERANDS: Final = frozenset({"conv2d", "_convolution", "linear", "matmul", "add"})
+_KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu"})
+_PRODUCT: Final = "onednn::qlinear_pointwise"
+_COMPUTING_NOTHING: Final = frozenset(
+    {
+        *("permute", "pad", "flatten", "relu"),
+        *("quantize_per_tensor", "dequantize", "int_repr", "_make_per_tensor_quantized_tensor"),
+        *("q_scale", "q_zero_point", "q_per_channel_scales", "q_per_channel_zero_points", "to"),
+        "qlinear_prepack",
+    }
+)
+"""Operators that move, convert or describe tensors; ReLU is merged into the range that follows."""
+_EIGHT_BIT: Final = frozenset(
+    {
+        "aten::quantize_per_tensor",
+        "aten::_make_per_tensor_quantized_tensor",
+        *(f"quantized::{name}" for name in _KERNELS),
+    }
+)
 _DTYPES: Final = {12: "int8", 13: "uint8"}
 """c10::ScalarType of qint8 and quint8, as a TorchScript graph has them."""
 _DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
@@ -75,10 +91,11 @@ def network(parameters: Parameters, recipe: Recipe, *, kernels: bool) -> Any:
 
 
 def census(path: Path) -> Record:
-    """Count what a stored TorchScript network computes in integers and what in float.
+    """Count what a stored TorchScript network computes from 8-bit tensors and what from float ones.
 
-    A weighted operator counts as quantized if it is an integer kernel, or if both its input and
-    its weight come out of 8-bit tensors.
+    An operator is quantized if every tensor that it computes with is an 8-bit one or comes out of
+    one, as in the census of an ONNX model. In reference arithmetic such an operator still computes
+    in float32; the recipe's ``execution`` tells.
 
     Parameters
     ----------
@@ -98,13 +115,13 @@ def census(path: Path) -> Record:
     activations = set()
     for node in graph.nodes():
         space, _, operator = node.kind().partition("::")
-        if space in ("quantized", "onednn") and operator in _KERNELS:
-            quantized[operator] += 1
-        elif space == "aten" and operator in _WEIGHTED:
-            from_eight_bits = all(_is_dequantized(value) for value in list(node.inputs())[:2])
-            (quantized if from_eight_bits else in_float)[operator] += 1
-        elif operator == "quantize_per_tensor":
+        if operator == "quantize_per_tensor":
             activations.add(_DTYPES[list(node.inputs())[-1].toIValue()])
+        if space == "prim" or operator in _COMPUTING_NOTHING:
+            continue
+        operands = list(node.inputs())[: 2 if operator in _TWO_OPERANDS else 1]
+        exact = node.kind() in (*_EIGHT_BIT, _PRODUCT) or all(map(_is_eight_bit, operands))
+        (quantized if exact else in_float)[operator] += 1
     return {
         "quantized_ops": dict(quantized),
         "float_ops": dict(in_float),
@@ -149,16 +166,16 @@ def unsigned_kernel_support() -> dict[str, Any]:
     return {"unsigned_weights": "accepted" in said.values(), "said": said}
 
 
-def _is_dequantized(value: Any) -> bool:
-    """Whether a value comes out of an 8-bit tensor.
+def _is_eight_bit(value: Any) -> bool:
+    """Whether a value is an 8-bit tensor, or comes out of one.
 
     ``dequantize`` of a float tensor is that tensor, so what goes into it counts as well. The dtype
     of a stored tensor is reported with the weights.
     """
     node = _origin(value)
     if node.kind() != "aten::dequantize":
-        return False
-    return _origin(next(iter(node.inputs()))).kind() in _EIGHT_BIT
+        return node.kind() in _EIGHT_BIT
+    return _origin(next(iter(node.inputs()))).kind() in (*_EIGHT_BIT, "prim::GetAttr")
 
 
 def _origin(value: Any) -> Any:

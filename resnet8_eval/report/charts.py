@@ -6,8 +6,10 @@ without shrinking its letters; vertical places are in pixels.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+import string
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from resnet8_eval.report import table, words
@@ -15,10 +17,14 @@ from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import FLAGGED_DROP_PP, MIN_ACCURACY_PERCENT
 
 Drawing = dict[str, Any]
+Room = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 _MARKS: Final = {"float32": "circle", "int8": "square", "uint8": "diamond"}
 _LINE: Final = 16
 """Height of a line of text in pixels."""
+_NARROW: Final = 260
+"""Width in pixels of the plane on a narrow phone."""
 
 
 class Axis:
@@ -87,7 +93,7 @@ def accuracy_plot(results: Results) -> Drawing | None:
     ]
     limits = [limit for found in rows for limit in found["accuracy_ci95_percent"]]
     axis = Axis([*limits, *(value for _, value, _ in lines)], margin=0.05)
-    top, step = _LINE * len(lines) + 8, 30
+    top, step = _LINE * len(lines) + 8, 38
     dots = [
         {
             "label": words.configuration(found),
@@ -99,7 +105,6 @@ def accuracy_plot(results: Results) -> Drawing | None:
             "x": axis.percent(found["accuracy_percent"]),
             "low": axis.percent(found["accuracy_ci95_percent"][0]),
             "high": axis.percent(found["accuracy_ci95_percent"][1]),
-            "to_left": axis.share(found["accuracy_percent"]) > 0.5,
         }
         for i, found in enumerate(rows)
     ]
@@ -109,22 +114,19 @@ def accuracy_plot(results: Results) -> Drawing | None:
         "top": top,
         "bottom": bottom,
         "dots": dots,
+        # Every label stands left of its line, above the lines that begin there.
         "lines": [
-            {
-                "kind": kind,
-                "label": label,
-                "x": axis.percent(value),
-                "to_left": axis.share(value) > 0.5,
-                "y": _LINE * i + 12,
-            }
-            for i, (kind, value, label) in enumerate(sorted(lines, key=lambda line: line[1]))
+            {"kind": kind, "label": label, "x": axis.percent(value), "y": _LINE * i + 12}
+            for i, (kind, value, label) in enumerate(
+                sorted(lines, key=lambda line: line[1], reverse=True)
+            )
         ],
-        "ticks": [{"x": axis.percent(value), "label": f"{value:g}"} for value in axis.ticks(7)],
+        "ticks": [{"x": axis.percent(value), "label": f"{value:g}"} for value in axis.ticks(5)],
     }
 
 
 def plane(results: Results) -> Drawing | None:
-    """Every configuration by the size of its model and its accuracy.
+    """Every configuration by the size of its model, in powers of ten, and its accuracy.
 
     Parameters
     ----------
@@ -134,38 +136,47 @@ def plane(results: Results) -> Drawing | None:
     Returns
     -------
     dict or None
-        Places of points, labels, intervals and ticks; None where nothing was measured.
+        Places of points, of the letters that name them, of intervals and ticks; None where nothing
+        was measured.
     """
     rows = _measured(results)
     if not rows:
         return None
-    height, bottom = 300, 262
-    sizes = Axis([found["size_bytes"] / 1000 for found in rows], margin=0.1, start=0)
+    top, bottom = 16, 262
+    sizes = Axis([math.log10(found["size_bytes"] / 1000) for found in rows], margin=0.06)
     accuracies = Axis(
         [limit for found in rows for limit in found["accuracy_ci95_percent"]], margin=0.06
     )
 
     def y(value: float) -> float:
-        return round(bottom - accuracies.share(value) * (bottom - 20), 2)
+        return round(bottom - accuracies.share(value) * (bottom - top), 2)
 
     points = [
         {
+            "letter": letter,
             "label": words.configuration(found),
+            "size": words.kilobytes(found["size_bytes"]),
+            "accuracy": words.percent(found["accuracy_percent"]),
             "mark": _MARKS.get(found["dtype"], "circle"),
             "flagged": found["flagged"],
-            "share": sizes.share(found["size_bytes"] / 1000),
+            "share": sizes.share(math.log10(found["size_bytes"] / 1000)),
+            "x": sizes.percent(math.log10(found["size_bytes"] / 1000)),
             "y": y(found["accuracy_percent"]),
             "low": y(found["accuracy_ci95_percent"][0]),
             "high": y(found["accuracy_ci95_percent"][1]),
         }
-        for found in rows
+        for letter, found in zip(_letters(), rows, strict=False)
     ]
-    _spread(_stand_beside(points), _LINE, _LINE, bottom - _LINE)
+    _nest(points)
+    _name(points)
     return {
-        "height": height,
+        "height": bottom + 38,
         "bottom": bottom,
         "points": points,
-        "x_ticks": [{"x": sizes.percent(v), "label": f"{v:g}"} for v in sizes.ticks(5)[1:]],
+        "x_ticks": [
+            {"x": sizes.percent(math.log10(v)), "label": f"{v:g}"}
+            for v in _log_ticks(sizes.low, sizes.high)
+        ],
         "y_ticks": [{"y": y(v), "label": f"{v:g}"} for v in accuracies.ticks(6)],
     }
 
@@ -174,222 +185,69 @@ def _measured(results: Results) -> list[Mapping[str, Any]]:
     return [row.configuration for row in table.rows(results) if row.configuration is not None]
 
 
-def _stand_beside(points: list[Drawing]) -> list[Drawing]:
-    """Give every label a side, and return those that still need a height.
+def _letters() -> Iterator[str]:
+    """A to Z, and on with A1."""
+    return (f"{letter}{n or ''}" for n in itertools.count() for letter in string.ascii_uppercase)
 
-    A point by itself carries its label on top of its interval; those of a group stand beside it.
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round values between two powers of ten; more of them where the scale is short."""
+    powers = range(math.floor(low), math.ceil(high))
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = [k * 10.0**n for n in powers for k in steps if low <= math.log10(k) + n <= high]
+        if len(ticks) > 2:
+            break
+    return ticks
+
+
+def _nest(points: list[Drawing]) -> None:
+    """Have a mark that stands where others do reach around them, for all to be seen."""
+    for i, point in enumerate(points):
+        point["around"] = sum(
+            math.hypot(_NARROW * (point["share"] - other["share"]), point["y"] - other["y"]) < 5
+            for other in points[i + 1 :]
+        )
+
+
+def _name(points: list[Drawing]) -> None:
+    """Put every point's letter beside it, clear of marks, of other letters and of their leaders.
+
+    What is clear on the narrowest drawing is clear on any, for only the gaps grow.
     """
-    beside = []
-    for group in _crowds(points, "share", 0.15):
-        to_left = group[0]["share"] > 0.4
-        for point in group:
-            point["to_left"] = to_left
-            point["x"] = f"{100 * point['share']:.2f}%"
-            point["label_x"] = f"{100 * group[0 if to_left else -1]['share']:.2f}%"
-            point["alone"] = len(group) == 1
-            point["label_y"] = round(point["high"] - 10, 2)
-        beside += group if len(group) > 1 else []
-    return beside
+    marks = [_room(point, 0, 0, 7 + 4 * point["around"]) for point in points]
+    letters: list[Room] = []
+    for point in sorted(points, key=lambda point: (point["share"], point["letter"])):
+        near = 14 + 4 * point["around"]
+        elsewhere = [mark for mark in marks if not _overlap(mark, _room(point, 0, 0, 1))]
+        dx, dy = _place(point, near, [*marks, *letters], [*elsewhere, *letters])
+        point.update(dx=round(dx, 1), dy=round(dy, 1), leads=math.hypot(dx, dy) > 1.2 * near)
+        letters.append(_room(point, dx, dy, 7))
 
 
-def _crowds(points: list[Drawing], key: str, near: float) -> list[list[Drawing]]:
-    """Points by `key`, in groups whose neighbours are nearer than `near`."""
-    order = sorted(points, key=lambda point: (point[key], point["label"]))
-    groups = [order[:1]]
-    for point in order[1:]:
-        if point[key] - groups[-1][-1][key] < near:
-            groups[-1].append(point)
-        else:
-            groups.append([point])
-    return groups
+def _place(
+    point: Drawing, near: float, taken: list[Room], not_crossed: list[Room]
+) -> tuple[float, float]:
+    """The nearest of the clearest places for a letter."""
+
+    def cost(place: tuple[float, float]) -> float:
+        letter = _room(point, *place, 7)
+        leader = [_room(point, k * place[0], k * place[1], 2) for k in (0.25, 0.5, 0.75)]
+        return sum(_overlap(letter, other) for other in taken) + sum(
+            _overlap(part, other) for part in leader for other in not_crossed
+        )
+
+    sides = ((1, 0), (-1, 0), (0.75, -0.9), (-0.75, -0.9), (0.75, 0.9), (-0.75, 0.9))
+    reaches = (near, near + 12, near + 24)
+    return min(((dx * reach, dy * reach) for reach in reaches for dx, dy in sides), key=cost)
 
 
-def _spread(points: list[Drawing], gap: float, low: float, high: float) -> None:
-    """Give every point a height for its label, no two of them closer than `gap`."""
-    if not points:
-        return
-    order: list[Drawing] = []
-    for crowd in _crowds(points, "y", gap):
-        # the labels of one side stay together
-        order += sorted(crowd, key=lambda p: (p["to_left"], p["y"], -p["share"], p["label"]))
-    heights = [point["y"] for point in order]
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    # They were only pushed down; move them up by half of it, and keep them on the drawing.
-    shift = sum(h - p["y"] for h, p in zip(heights, order, strict=True)) / len(order)
-    shift = min(max(shift, heights[-1] - high), heights[0] - low)
-    for point, h in zip(order, heights, strict=True):
-        point["label_y"] = round(h - shift, 2)
+def _room(point: Drawing, dx: float, dy: float, half: float) -> Room:
+    """What a square around a place beside a point takes of the narrowest drawing."""
+    x, y = _NARROW * point["share"] + dx, point["y"] + dy
+    return x - half, y - half, x + half, y + half
 
 
-_BOX_HEIGHT: Final = 38
-_GAP: Final = 28
-_ROW: Final = 50
-_TOP: Final = 30
-_COLUMNS: Final = {"assets": 118, "convert": 118, "fold": 118, "prepare": 150}
-"""Columns of the stages that all configurations share, and their widths in pixels."""
-_SHARED: Final = {
-    "onnx": ("convert", 1, "Keras to ONNX"),
-    "folded": ("fold", 2, "fold batch norm"),
-    "torch": ("prepare", 2, "ONNX to PyTorch"),
-    "calibration": ("convert", 4.5, "calibration set"),
-    "parameters": ("prepare", 4.5, "parameters"),
-}
-_OF_CONFIGURATION: Final = {"model": "quantize", "scores": "evaluate on test", "compare": "compare"}
-"""First part of the names of a configuration's own stages, and what they do."""
-_BESIDES: Final = {
-    "reference/onnxruntime": "reference arithmetic",
-    "verify/onnx": "verify ONNX",
-    "verify/torch": "verify PyTorch",
-    "verify/preprocessing": "verify preprocessing",
-}
-_FLOAT_SOURCES: Final = {
-    "keras-float32": "assets",
-    "onnxruntime-float32": "convert",
-    "torch-float32": "prepare",
-}
-
-
-def pipeline(results: Results) -> Drawing | None:
-    """The stages of the run as boxes, with their durations and whether the cache had them.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-
-    Returns
-    -------
-    dict or None
-        Boxes, arrows, and `stages`: every stage with its seconds and cache word, in the order of
-        the flow. None where no stage was made.
-    """
-    timing = results["timing"]
-    if not timing:
-        return None
-    names = _configuration_names(results)
-    own = dict(_OF_CONFIGURATION)
-    for stage in sorted(timing):
-        kind, _, name = stage.partition("/")
-        if name in names:
-            own.setdefault(kind, {"proof": "prove"}.get(kind, kind))
-    grid = _Grid({**_COLUMNS, **{kind: 150 if kind == "scores" else 98 for kind in own}})
-    boxes = [(stage, grid.box(*place)) for stage, place in _SHARED.items()]
-    for row, (name, title) in enumerate(names.items()):
-        for kind, verb in own.items():
-            stage = f"{kind}/{name}"
-            due = kind in _OF_CONFIGURATION and (kind != "model" or _is_quantized(name))
-            if due or stage in timing:
-                boxes.append((stage, grid.box(kind, row, title if kind == "scores" else verb)))
-    placed = dict(boxes)
-    others = {stage: stage for stage in sorted(timing) if stage not in {*placed, *_BESIDES}}
-    besides = {**_BESIDES, **others}
-    for k, (stage, title) in enumerate(besides.items()):
-        row, column = divmod(k, 6)
-        boxes.append((stage, grid.free_box(column, len(names) + 0.2 + row, title)))
-    made = [stage for stage in timing if results["cache"].get(stage) == "miss"]
-    longest = max(timing.values()) or 1.0
-    return {
-        "width": grid.width,
-        "height": max(box["y"] for _, box in boxes) + _BOX_HEIGHT + 2,
-        "box_height": _BOX_HEIGHT,
-        "boxes": [{**box, **_state(results, stage, box, longest)} for stage, box in boxes],
-        "assets": [
-            grid.box("assets", 0, "Keras model"),
-            grid.box("assets", 4.5, "training images"),
-        ],
-        "arrows": _arrows(grid, list(names)),
-        "headings": [{"x": grid.left[key], "text": own.get(key, key)} for key in grid.left],
-        "stages": [
-            (stage, timing[stage], results["cache"].get(stage))
-            for stage, _ in boxes
-            if stage in timing
-        ],
-        "made": len(made),
-        "made_seconds": sum(timing[stage] for stage in made),
-        "hits": len(timing) - len(made),
-    }
-
-
-class _Grid:
-    """Columns of boxes, from left to right.
-
-    Parameters
-    ----------
-    widths
-        Of each column in pixels.
-    """
-
-    def __init__(self, widths: Mapping[str, int]) -> None:
-        self.widths = dict(widths)
-        self.left: dict[str, int] = {}
-        x = 1
-        for key, width in self.widths.items():
-            self.left[key] = x
-            x += width + _GAP
-        self.width = x - _GAP + 1
-
-    def box(self, column: str, row: float, title: str) -> Drawing:
-        """A box in a column."""
-        return self._box(self.left[column], row, self.widths[column], title)
-
-    def free_box(self, place: int, row: float, title: str) -> Drawing:
-        """A box in a row without columns."""
-        return self._box(1 + place * (150 + _GAP), row, 150, title)
-
-    def arrow(self, start: tuple[str, float], end: tuple[str, float]) -> str:
-        """Out at the right, down or up before the last gap ends, in at the left."""
-        (source, from_row), (target, to_row) = start, end
-        x, last = self.left[source] + self.widths[source], self.left[target]
-        y, to = (_TOP + _ROW * row + _BOX_HEIGHT / 2 for row in (from_row, to_row))
-        return f"M{x} {y:g}H{last - 12}V{to:g}H{last - 2}"
-
-    @staticmethod
-    def _box(x: int, row: float, width: int, title: str) -> Drawing:
-        most = width // 7
-        short = title if len(title) <= most else f"{title[: most - 1]}…"
-        return {"x": x, "y": round(_TOP + _ROW * row, 1), "width": width, "title": short}
-
-
-def _configuration_names(results: Results) -> dict[str, str]:
-    """Names and titles: first the usual seven, then any other."""
-    found = {
-        f"{framework}-{dtype}": words.configuration({"framework": framework, "dtype": dtype})
-        for framework, dtype in table.CELLS
-    }
-    others = (c["name"] for c in results["configurations"] if c["name"] not in found)
-    return {**found, **{name: words.plain(name) for name in others}}
-
-
-def _is_quantized(name: str) -> bool:
-    return name not in _FLOAT_SOURCES
-
-
-def _state(results: Results, stage: str, box: Drawing, longest: float) -> Drawing:
-    seconds = results["timing"].get(stage)
-    if seconds is None:
-        return {"kind": "absent", "note": "not made", "bar": 0}
-    hit = results["cache"].get(stage) == "hit"
-    return {
-        "kind": "hit" if hit else "miss",
-        "note": f"{'cached' if hit else 'made'}, {words.seconds(seconds)} s",
-        "bar": round((box["width"] - 2) * seconds / longest, 1),
-    }
-
-
-def _arrows(grid: _Grid, names: list[str]) -> list[str]:
-    arrows = [
-        grid.arrow(("assets", 0), ("convert", 1)),
-        grid.arrow(("convert", 1), ("fold", 2)),
-        grid.arrow(("fold", 2), ("prepare", 2)),
-        grid.arrow(("fold", 2), ("prepare", 4.5)),
-        grid.arrow(("assets", 4.5), ("convert", 4.5)),
-        grid.arrow(("convert", 4.5), ("prepare", 4.5)),
-    ]
-    for row, name in enumerate(names):
-        if _is_quantized(name):
-            arrows.append(grid.arrow(("prepare", 4.5), ("model", row)))
-        source = _FLOAT_SOURCES.get(name, "model")
-        arrows.append(grid.arrow((source, row), ("scores", row)))
-        arrows.append(grid.arrow(("scores", row), ("compare", row)))
-    return arrows
+def _overlap(one: Room, other: Room) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from resnet8_eval.report import table, words
+from resnet8_eval.report import execution, table, words
 from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
@@ -16,13 +17,6 @@ _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
 _LEVEL = 0.05
 """A corrected p-value below this marks a class."""
-_LAYER_COLUMNS = {
-    "sqnr_weights_db": "Weights, dB",
-    "sqnr_output_db": "Output, dB",
-    "sensitivity_pp": "Sensitivity, pp",
-    "quantized_alone_percent": "Only it quantized, %",
-    "float_alone_percent": "Only it in float, %",
-}
 
 
 def heat_map(results: Results) -> dict[str, Any] | None:
@@ -138,51 +132,6 @@ def galleries(results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def layers(results: Results) -> list[dict[str, Any]]:
-    """Noise and sensitivity layer by layer, where ``results.json`` holds them.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds; each configuration may have ``layers``, a list of
-        ``{"name", "sqnr_weights_db", "sqnr_output_db", "sensitivity_pp",
-        "quantized_alone_percent", "float_alone_percent"}``, any number of which may be None or
-        absent. A column that nothing is known of is left out.
-    """
-    found = []
-    for row in _measured(results):
-        entries = list(_configuration(row).get("layers") or ())
-        keys = [
-            key for key in _LAYER_COLUMNS if any(entry.get(key) is not None for entry in entries)
-        ]
-        if entries:
-            found.append(
-                {
-                    "row": row,
-                    "columns": [(key, _LAYER_COLUMNS[key]) for key in keys],
-                    "layers": [
-                        {
-                            "name": words.plain(entry["name"]),
-                            "cells": [_layer_cell(entries, entry, key) for key in keys],
-                        }
-                        for entry in entries
-                    ],
-                }
-            )
-    return found
-
-
-def _layer_cell(entries: list[Found], entry: Found, key: str) -> dict[str, Any]:
-    value, delta = entry.get(key), key.endswith("_pp")
-    if value is None:
-        text = words.NOTHING
-    elif delta:
-        text = words.signed(value)
-    else:
-        text = words.percent(value) if key.endswith("_percent") else f"{value:.1f}"
-    return {"text": text, "bar": _bar(entries, entry, key), "delta": delta}
-
-
 def recipes(results: Results) -> dict[str, Any] | None:
     """Every quantized configuration's recipe and operator census, as one table.
 
@@ -205,17 +154,17 @@ def recipes(results: Results) -> dict[str, Any] | None:
         entries = {
             **{k: v for k, v in found["recipe"].items() if k not in {"framework", "dtype"}},
             "calibration seed": found["calibration_seed"],
-            "quantized operators": (found["census"] or {}).get("quantized_ops"),
-            "float operators": (found["census"] or {}).get("float_ops"),
+            **execution.operators(found),
             "support": found["support"],
-            "operators as ONNX Runtime runs them": found.get("kernels"),
+            "operators as ONNX Runtime ran them": found.get("kernels"),
+            "operators in a default session": found.get("default_kernels"),
             "kernels against reference": _against_reference(found),
             "images with a tie for first": found["ties"]["images"],
             "model SHA-256": found["model_sha256"],
         }
         told.append(
             {
-                words.plain(key).replace("_", " "): said(value)
+                words.plain(key).replace("_", " "): words.said(value)
                 for key, value in entries.items()
                 if value is not None
             }
@@ -276,20 +225,7 @@ def environment(results: Results) -> list[tuple[str, str]]:
     entries += sorted(found["packages"].items())
     known = {"python", "platform", "cpu", "packages", "git_commit", "dirty"}
     entries += [(key, found[key]) for key in sorted(set(found) - known)]
-    return [(words.plain(name).replace("_", " "), said(value)) for name, value in entries]
-
-
-def said(value: object) -> str:
-    """A value of unknown shape in words."""
-    if value is None or value in ({}, []):
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{words.plain(key)}: {said(value[key])}" for key in sorted(value))
-    if isinstance(value, list | tuple):
-        return ", ".join(said(entry) for entry in value)
-    return words.plain(value if isinstance(value, str) else json.dumps(value))
+    return [(words.plain(name).replace("_", " "), words.said(value)) for name, value in entries]
 
 
 def date(results: Results) -> str:
@@ -309,6 +245,36 @@ def commit(results: Results) -> str:
         return "not run from a git checkout"
     changed = ", with uncommitted changes" if found["dirty"] else ""
     return f"{words.plain(found['git_commit'])}{changed}"
+
+
+def local_builds(results: Results) -> list[str]:
+    """Commands that install builds which a version alone does not name, such as ``2.13.0+cpu``."""
+    packages = sorted(results["environment"]["packages"].items())
+    found = [
+        (words.plain(name), words.plain(version)) for name, version in packages if "+" in version
+    ]
+    return [
+        f"python -m pip install {shlex.quote(f'{name}=={version}')}"
+        + f"  # {version.partition('+')[2]} build, from the project's own index"
+        for name, version in found
+    ]
+
+
+def data_fingerprint(results: Results) -> str:
+    """One short hash of all data files: what ``md5sum FILES | sha256sum`` starts with.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds; the files are taken in the order of their names.
+
+    Returns
+    -------
+    str
+        The first 16 of 64 hexadecimal digits.
+    """
+    lines = [f"{md5}  {name}\n" for name, md5 in sorted(results["assets"]["dataset_md5"].items())]
+    return hashlib.sha256("".join(lines).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def _measured(results: Results) -> list[table.Row]:
@@ -349,9 +315,3 @@ def _against_reference(configuration: Found) -> str | None:
     if share > MAX_KERNEL_DISAGREEMENT_PERCENT:
         text += f"; probable cause: {words.plain(found['probable_cause'])}"
     return text
-
-
-def _bar(entries: list[Found], entry: Found, key: str) -> float:
-    """Share of the largest of its column, in percent."""
-    largest = max((abs(other.get(key) or 0.0) for other in entries), default=0.0)
-    return round(100 * abs(entry.get(key) or 0.0) / largest, 1) if largest else 0.0

@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from resnet8_eval.report import detail, words
+from resnet8_eval.report import detail, execution, table, words
 from resnet8_eval.report.markdown import escape, grid
 from resnet8_eval.report.words import NOTHING, Results
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp
@@ -16,6 +16,18 @@ Found = Mapping[str, Any]
 Pairs = dict[str, str]
 
 _ABSENT: Final = "not there"
+_NOT_COMPARED: Final = "Not compared: one run is on the stand-in, the other is not."
+_TOLD: Final = (
+    "execution",
+    "delta",
+    "delta_interval",
+    "mcnemar",
+    "agreement",
+    "size",
+    "word",
+    "flag",
+)
+"""Columns of the comparison that can move while the accuracies stay."""
 
 
 def diff(old: Results, new: Results) -> str:
@@ -31,8 +43,8 @@ def diff(old: Results, new: Results) -> str:
     Returns
     -------
     str
-        Markdown: verdicts, requirements, accuracies, recipes, versions and fingerprints, of each
-        only what differs. Durations and cache hits are left out.
+        Markdown: verdicts, requirements, accuracies, what the comparison says of them, recipes,
+        versions and fingerprints, of each only what differs. Durations and cache hits are left out.
     """
     blocks = [
         "# What moved",
@@ -51,6 +63,8 @@ def diff(old: Results, new: Results) -> str:
         _moved("ID", _requirements(old), _requirements(new)),
         "## Accuracies",
         _accuracies(old, new),
+        "## Comparison with the baseline",
+        _comparison(old, new),
         "## Recipes",
         _moved("Recipe", _recipes(old), _recipes(new)),
         "## Versions and machine",
@@ -104,7 +118,7 @@ def _on_standin(requirement: Found) -> str:
 
 def _accuracies(old: Results, new: Results) -> str:
     if words.is_standin(old) != words.is_standin(new):
-        return "Not compared: one run is on the stand-in, the other is not."
+        return _NOT_COMPARED
     before = {found["name"]: found for found in old["configurations"]}
     after = {found["name"]: found for found in new["configurations"]}
     comparable = old["assets"]["dataset_md5"] == new["assets"]["dataset_md5"]
@@ -125,8 +139,6 @@ def _accuracies(old: Results, new: Results) -> str:
                 if one and two
                 else NOTHING,
                 *(paired or (NOTHING, NOTHING, NOTHING)),
-                f"{escape(one['word']) if one else NOTHING} → "
-                f"{escape(two['word']) if two else NOTHING}",
             ]
         )
     parts = []
@@ -139,7 +151,6 @@ def _accuracies(old: Results, new: Results) -> str:
             "95 % interval, pp",
             "Lost, gained",
             "McNemar p",
-            "Verdict",
         ]
         parts.append(grid(headers, lines, [1, 2, 3, 4, 5, 6]))
         if unpaired:
@@ -153,6 +164,24 @@ def _accuracies(old: Results, new: Results) -> str:
     if same and lines:
         parts.append(f"The same in both: {', '.join(same)}.")
     return "\n\n".join(parts)
+
+
+def _comparison(old: Results, new: Results) -> str:
+    """What the comparison says of each configuration that both runs have, besides its accuracy."""
+    if words.is_standin(old) != words.is_standin(new):
+        return _NOT_COMPARED
+    names = {found["name"] for found in old["configurations"]}
+    names &= {found["name"] for found in new["configurations"]}
+    return _moved("Configuration", _told(old, names), _told(new, names))
+
+
+def _told(results: Results, names: set[str]) -> Pairs:
+    return {
+        f"{row.configuration['name']}: {column.header}": table.cell(row, column)
+        for row in table.rows(results)
+        if row.configuration is not None and row.configuration["name"] in names
+        for column in (table.BY_KEY[key] for key in _TOLD)
+    }
 
 
 def _same(one: Found, two: Found) -> bool:
@@ -194,11 +223,14 @@ def _right(found: Found) -> int | None:
 def _recipes(results: Results) -> Pairs:
     entries = {}
     for found in results["configurations"]:
-        recipe = {**found["recipe"], "calibration seed": found["calibration_seed"]}
-        recipe["operators"] = found["census"]
         if found["recipe"]:
+            recipe = {
+                **found["recipe"],
+                "calibration seed": found["calibration_seed"],
+                **execution.operators(found),
+            }
             for key, value in recipe.items():
-                entries[f"{found['name']}: {words.plain(key).replace('_', ' ')}"] = detail.said(
+                entries[f"{found['name']}: {words.plain(key).replace('_', ' ')}"] = words.said(
                     value
                 )
     return entries

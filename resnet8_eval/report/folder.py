@@ -88,7 +88,7 @@ class ReportFolder:
             results = json.loads((self.path / "results.json").read_text(encoding="utf-8"))
             kind = _kind(results)
             return kind if results["complete"] is True and kind in KINDS else None
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
 
     def _keep(self, kind: str) -> None:

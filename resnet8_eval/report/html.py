@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from resnet8_eval.report import charts, detail, table, words
+from resnet8_eval.report import charts, detail, execution, flow, layers, table, words
 from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
@@ -83,7 +83,13 @@ def _environment() -> Environment:
         keep_trailing_newline=False,
     )
     environment.globals.update(
-        words=words, table=table, detail=detail, source=_source, title=TITLE, sections=SECTIONS
+        words=words,
+        table=table,
+        detail=detail,
+        definitions=execution.DEFINITIONS,
+        source=_source,
+        title=TITLE,
+        sections=SECTIONS,
     )
     return environment
 
@@ -108,6 +114,8 @@ def _view(results: Results) -> dict[str, Any]:
         "headline": _headline(results),
         "milestone_titles": MILESTONES,
         "rows": table.rows(results),
+        "size_note": table.size_note(results),
+        "deployment": execution.before_deploying(results),
         "requirements": requirements,
         "thresholds": {
             "accuracy": MIN_ACCURACY_PERCENT,
@@ -116,11 +124,11 @@ def _view(results: Results) -> dict[str, Any]:
         },
         "accuracy_plot": charts.accuracy_plot(results),
         "plane": charts.plane(results),
-        "pipeline": charts.pipeline(results),
+        "pipeline": flow.pipeline(results),
         "heat_map": detail.heat_map(results),
         "confusions": detail.confusions(results),
         "galleries": detail.galleries(results),
-        "layers": detail.layers(results),
+        "layers": layers.layers(results),
         "recipes": detail.recipes(results),
         "tensors": detail.tensors(results),
         "environment": detail.environment(results),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from resnet8_eval.report import table, words
+from resnet8_eval.report import execution, table, words
 from resnet8_eval.report.words import Results
 
 _COLUMNS: Final = tuple(column for column in table.COLUMNS if column.key != "interval")
@@ -21,7 +21,13 @@ def comparison(results: Results) -> str:
     results
         What ``results.json`` holds.
     """
-    return _joined("# Comparison", *_warnings(results), _baseline(results), _comparison(results))
+    return _joined(
+        "# Comparison",
+        *_warnings(results),
+        _baseline(results),
+        _comparison(results),
+        *_notes(results),
+    )
 
 
 def summary(results: Results) -> str:
@@ -39,6 +45,7 @@ def summary(results: Results) -> str:
         "## Comparison",
         _baseline(results),
         _comparison(results),
+        *_notes(results),
         "## Requirements not met",
         _not_met(results),
     )
@@ -103,6 +110,21 @@ def _comparison(results: Results) -> str:
         [[escape(table.cell(row, column)) for column in _COLUMNS] for row in table.rows(results)],
         [i for i, column in enumerate(_COLUMNS) if column.is_number],
     )
+
+
+def _notes(results: Results) -> list[str]:
+    blocks = []
+    size = table.size_note(results)
+    if size:
+        blocks.append(escape(size))
+    if any(found["recipe"] for found in results["configurations"]):
+        meanings = [f"*{word}*, {meaning}" for word, meaning in execution.DEFINITIONS.items()]
+        blocks.append(f"Execution: {'; '.join(meanings)}.")
+    blocks += [
+        f"Before you deploy **{escape(note.row.title)}**: {escape(note.short)}"
+        for note in execution.before_deploying(results)
+    ]
+    return blocks
 
 
 def _not_met(results: Results) -> str:

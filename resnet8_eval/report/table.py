@@ -85,7 +85,11 @@ COLUMNS: Final = (
         "Weights/activations",
         lambda c: words.plain(f"{c['weights_dtype']}/{c['activations_dtype']}"),
     ),
-    Column("execution", "Execution", lambda c: words.plain(c["execution"])),
+    Column(
+        "execution",
+        "Execution",
+        lambda c: words.plain(c["execution"] if c["recipe"] else c["dtype"]),
+    ),
     Column(
         "accuracy",
         "Accuracy, %",
@@ -130,6 +134,7 @@ COLUMNS: Final = (
     Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c["flagged"] else "none"),
 )
 BY_KEY: Final = {column.key: column for column in COLUMNS}
+_WORDS: Final = ("degraded", "inconclusive", "equivalent", "improved")
 _OF_A_DIFFERENCE: Final = {"delta", "delta_interval", "mcnemar", "agreement", "flag"}
 
 
@@ -165,6 +170,30 @@ def cell(row: Row, column: Column) -> str:
         if column.key in _OF_A_DIFFERENCE:
             return NOTHING
     return column.text(row.configuration)
+
+
+def word_order(row: Row) -> int:
+    """Where a line stands when verdicts are sorted, from nothing known to better."""
+    return _WORDS.index(row.configuration["word"]) if row.configuration else -1
+
+
+def size_note(results: Results) -> str | None:
+    """What a stored file holds besides its weights, where that was measured.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    for row in rows(results):
+        found = row.configuration or {}
+        if found.get("optimizer_bytes"):
+            return (
+                f"The file of {row.title} holds {words.kilobytes(found['weights_bytes'])} kB of "
+                f"weights; {words.kilobytes(found['optimizer_bytes'])} kB are optimizer state that "
+                "training left. Hold the other sizes against its weights."
+            )
+    return None
 
 
 def to_csv(results: Results) -> str:

@@ -6,14 +6,18 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from resnet8_eval import checks
+from resnet8_eval.requirements import condition
+
 Results = Mapping[str, Any]
 """What ``results.json`` holds."""
 
-MINUS: Final = "−"
+MINUS: Final = checks.MINUS
 NOTHING: Final = "–"
 """Stands where there is no number."""
 FRAMEWORKS: Final = {"keras": "Keras", "onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
-_SIGNS: Final = {"==": "=", ">=": "≥", ">": ">"}
+_MOST: Final = 6
+"""Broken checks that a shortfall names: each configuration besides the baseline may have one."""
 STANDIN_TITLE: Final = "STAND-IN RUN: NOT A VERDICT"
 STANDIN_TEXT: Final = (
     "Model and images are the small stand-ins that come with the suite, not the pretrained ResNet8 "
@@ -36,6 +40,11 @@ def plain(text: object) -> str:
         "".join("�" if unicodedata.category(c) in {"Cc", "Cf"} else c for c in word)
         for word in str(text).split()
     )
+
+
+def said(value: object) -> str:
+    """A value of unknown shape, as one line."""
+    return plain(checks.said(value))
 
 
 def percent(value: float | None) -> str:
@@ -78,9 +87,9 @@ def seconds(value: float) -> str:
     return "< 0.1" if value < 0.05 else f"{value:.1f}"
 
 
-def number(value: float, unit: str = "") -> str:
-    """Two decimals for percent, else as many digits as it has (ten at most)."""
-    text = f"{value:.2f}" if unit == "%" else f"{value:.10g}"
+def number(value: float, unit: str = "", digits: int = 2) -> str:
+    """So many decimals for percent, else as many digits as it has (ten at most)."""
+    text = f"{value:.{digits}f}" if unit == "%" else f"{value:.10g}"
     return text.replace("-", MINUS)
 
 
@@ -115,24 +124,29 @@ def measured(requirement: Mapping[str, Any]) -> str:
     value = requirement["measured"]
     if value is None:
         return NOTHING
-    return with_unit(number(value, requirement["unit"]), requirement["unit"])
+    text = number(value, requirement["unit"], _decimals(requirement))
+    return with_unit(text, requirement["unit"])
+
+
+def _decimals(requirement: Mapping[str, Any]) -> int:
+    """Two, and more where two would round a number onto the threshold that it misses."""
+    value, threshold = requirement["measured"], requirement["threshold"]
+    fine = (n for n in range(2, 10) if value == threshold or round(value, n) != threshold)
+    return next(fine, 10)
 
 
 def required(requirement: Mapping[str, Any]) -> str:
     """The condition, such as ``> 85 %``."""
-    sign = _SIGNS.get(requirement["direction"], requirement["direction"])
-    return with_unit(f"{sign} {number(requirement['threshold'])}", requirement["unit"])
+    return condition(requirement["direction"], requirement["threshold"], requirement["unit"])
 
 
 def margin(requirement: Mapping[str, Any]) -> str:
-    """How far the measured number lies on the good side of the threshold."""
+    """How far the measured number lies on the good side of the threshold, such as ``+2.19 pp``."""
     value, unit = requirement["margin"], requirement["unit"]
     if value is None:
         return NOTHING
-    if value == 0 and requirement["direction"] == "==":
-        return "exact"
     if unit == "%":
-        return f"{signed(value)} pp"
+        return f"{signed(value, _decimals(requirement))} pp"
     sign = "+" if value > 0 else "" if value else "±"
     return with_unit(f"{sign}{number(value)}", unit)
 
@@ -174,10 +188,10 @@ def shortfall(requirement: Mapping[str, Any]) -> str:
     parts += [
         f"{plain(check['name'])}: expected {plain(check['expected'])}, "
         f"observed {plain(check['observed'])}"
-        for check in broken[:3]
+        for check in broken[:_MOST]
     ]
-    if len(broken) > 3:
-        parts.append(f"and {len(broken) - 3} more")
+    if len(broken) > _MOST:
+        parts.append(f"and {len(broken) - _MOST} more")
     return "; ".join(parts) or reason(requirement)
 
 

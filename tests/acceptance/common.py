@@ -6,16 +6,33 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.checks import Check, equal, from_records
-from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.pipeline import BASELINE, Pipeline, model_path
 from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.report import words
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
 
 def scores_record(run: Pipeline, configuration: str) -> dict[str, Any]:
     """What the evaluation of one configuration recorded."""
     return run.artifact(f"scores/{configuration}").record
+
+
+def source_checks(run: Pipeline, *configurations: str) -> list[Check]:
+    """Whether scores come from the very models that are said to have given them."""
+    return [
+        equal(
+            f"{name}, sha256 of the model that gave the scores",
+            # The user's file may be another by now; this run speaks of the one that it was given.
+            run.settings.assets.model_sha256
+            if name == BASELINE
+            else file_sha256(model_path(run, name)),
+            scores_record(run, name)["model_sha256"],
+        )
+        for name in configurations
+    ]
 
 
 def fact_checks(run: Pipeline, configuration: str) -> list[Check]:
@@ -47,7 +64,7 @@ def judge_whole_test_set(
         for name in configurations
         for record in [scores_record(run, name)]
     ]
-    requirement.judge(min(shares), [*counts, *(checks or [])])
+    requirement.judge(min(shares), [*counts, *source_checks(run, *configurations), *(checks or [])])
 
 
 def proof_checks(run: Pipeline, *configurations: str) -> list[Check]:
@@ -115,8 +132,8 @@ def judge_deltas(requirement: Judge, run: Pipeline, *configurations: str) -> Non
         checks.append(
             Check(
                 f"{name}, delta from {baseline['accuracy_percent']:.2f} %",
-                f"{expected:+.2f} pp",
-                f"{delta:+.2f} pp",
+                f"{words.signed(expected)} pp",
+                f"{words.signed(delta)} pp",
                 abs(delta - expected) < 1e-9,
             )
         )

@@ -7,14 +7,16 @@ import pytest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
 from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.report import words
 from resnet8_eval.requirements import FLAGGED_DROP_PP
+from tests.acceptance.common import source_checks
 
 COMPARISONS = [f"compare/{name}" for name in CONFIGURATIONS]
 
 
 @pytest.mark.requirement("ANL-01", needs=COMPARISONS)
 def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
-    filled, checks = 0, []
+    filled, checks = 0, source_checks(run, *CONFIGURATIONS)
     for name in CONFIGURATIONS:
         scores = run.artifact(f"scores/{name}").record
         compared = run.artifact(f"compare/{name}").record
@@ -36,15 +38,21 @@ def test_anl_02_flags(requirement: Judge, run: Pipeline) -> None:
     for name in CONFIGURATIONS:
         compared = run.artifact(f"compare/{name}").record
         scores = run.artifact(f"scores/{name}").record
-        drop = 100 * (baseline["correct"] - scores["correct"]) / scores["total"]
-        dropped = drop > FLAGGED_DROP_PP
+        delta = 100 * (scores["correct"] - baseline["correct"]) / scores["total"]
+        dropped = delta < -FLAGGED_DROP_PP
         drops += dropped
-        checks.append(
+        checks += [
             Check(
-                f"{name}, drop of {drop:.2f} pp",
+                f"{name}, delta from the baseline",
+                f"no lower than {words.signed(-FLAGGED_DROP_PP)} pp",
+                f"{words.signed(delta)} pp",
+                not dropped,
+            ),
+            Check(
+                f"{name}, flagged if its delta is lower than that, and only then",
                 "flagged" if dropped else "not flagged",
                 "flagged" if compared["flagged"] else "not flagged",
                 compared["flagged"] is dropped,
-            )
-        )
+            ),
+        ]
     requirement.judge(drops, checks)

@@ -41,6 +41,7 @@ def pytest_html_results_summary(prefix):
 def broken():
     raise RuntimeError("the session ended")
 """
+SAMPLES = ("extended", "one_failed", "flagged", "standin", "missing", "incomplete", "hostile")
 TEST = """
 def {name}(record_property{fixture}):
     record_property("requirement", {id!r})
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder with every report that these tests read."""
     found = tmp_path_factory.mktemp("reports")
-    for sample in ("extended", "one_failed", "flagged", "standin", "incomplete", "hostile"):
+    for sample in SAMPLES:
         results = getattr(report_samples, sample)()
         (found / f"{sample}.html").write_text(html.page(results), encoding="utf-8")
     for sample in ("one_failed", "standin"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +92,121 @@ def test_axe_finds_no_violation(
     ] == []
 
 
+def rectangles(driver: Any, selector: str) -> list[tuple[float, float, float, float]]:
+    """Left, top, right and bottom of every element that is not folded away."""
+    return [
+        tuple(found)
+        for found in driver.execute_script(
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".filter((e) => e.checkVisibility()).map((e) => {"
+            "const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; })",
+            selector,
+        )
+    ]
+
+
+@pytest.mark.parametrize("page", ["flagged.html", "missing.html"])
+def test_phone_shows_the_answer_without_scrolling_sideways(
+    chromium: Any, folder: Path, page: str
+) -> None:
+    browser.look(chromium, browser.PHONE)
+    chromium.get((folder / page).as_uri())
+    found = rectangles(chromium, ".comparison-table :is(th[scope=row], td:not(.none), .unit)")
+    assert len(found) > 20
+    assert all(left >= 0 and right <= browser.PHONE for left, _, right, _ in found)
+    cards = [row.text for row in all_of(chromium, ".comparison-table tbody tr")]
+    if page == "flagged.html":
+        (flagged,) = [card for card in cards if "flagged" in card]
+        for words in ("PyTorch", "int8", "▼ degraded", "−14.69 pp", "128.7 kB"):
+            assert words in flagged
+        answer, delta = (
+            find(chromium, f".comparison-table tr.flagged {selector}").location["y"]
+            for selector in (".word", "[data-label=agreement]")
+        )
+        assert answer < delta
+    else:
+        assert sum("not evaluated" in card for card in cards) == 5
+
+
+def test_headings_of_cards_are_seen_while_they_have_the_focus(chromium: Any, folder: Path) -> None:
+    browser.look(chromium, browser.PHONE)
+    chromium.get((folder / "flagged.html").as_uri())
+    heading = find(chromium, ".comparison-table thead")
+    assert heading.value_of_css_property("clip-path") != "none"
+    find(chromium, ".comparison-table thead button").send_keys(KEYS["Enter"])
+    assert heading.value_of_css_property("clip-path") == "none"
+
+
+def test_heat_map_is_seen_whole_on_a_phone(chromium: Any, folder: Path) -> None:
+    browser.look(chromium, 390)
+    chromium.get((folder / "extended.html").as_uri())
+    ((left, _, right, _),) = rectangles(chromium, ".heat")
+    assert left >= 0
+    assert right <= 390
+
+
+@pytest.mark.parametrize("page", ["extended.html", "flagged.html"])
+@pytest.mark.parametrize("width", [browser.DESK, 390, browser.PHONE])
+def test_no_text_of_a_chart_is_cut_or_crossed(
+    chromium: Any, folder: Path, width: int, page: str
+) -> None:
+    browser.look(chromium, width)
+    chromium.get((folder / page).as_uri())
+    figures = rectangles(chromium, "figure:has(> .accuracies, > .plane)")
+    assert len(figures) == 2
+    for selector, (left, _, right, _) in zip((".accuracies", ".plane svg"), figures, strict=True):
+        texts = rectangles(chromium, f"{selector} text")
+        assert texts
+        assert all(text[0] >= left and text[2] <= right for text in texts)
+    for text, line in itertools.product(
+        rectangles(chromium, ".accuracies text"), rectangles(chromium, ".accuracies > line.line")
+    ):
+        assert not _meet(text, line)
+    for text, line in itertools.product(
+        rectangles(chromium, ".plane .tick"), rectangles(chromium, ".plane .interval")
+    ):
+        assert not _meet(text, line)
+    for one, other in itertools.combinations(rectangles(chromium, ".chart .tick"), 2):
+        assert not _meet(one, other)
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def test_what_goes_on_to_the_side_says_so_until_its_end(chromium: Any, folder: Path) -> None:
+    browser.look(chromium, 390)
+    chromium.get((folder / INSIDE_PYTEST_HTML).as_uri())
+    browser.unfold(chromium)
+    settled = "requestAnimationFrame(() => setTimeout(arguments[arguments.length - 1], 50))"
+    chromium.execute_async_script(settled)
+    wide, said = chromium.execute_script(
+        "const all = [...document.querySelectorAll('.scroll')];"
+        "const names = (found) => found.map((e) => e.ariaLabel);"
+        "return [names(all.filter((e) => e.scrollWidth > e.clientWidth + 1)),"
+        "names(all.filter((e) => getComputedStyle(e, '::after').content.includes('side')))]"
+    )
+    assert wide == said
+    assert {"Drawing of the pipeline", "Table of tests"} <= set(said)
+    region = find(chromium, ".scroll.more")
+    chromium.execute_script("arguments[0].scrollLeft = 1e6", region)
+    chromium.execute_async_script(settled)
+    assert "more" not in region.get_attribute("class").split()
+
+
+@pytest.mark.parametrize("page", ["extended.html", "flagged.html"])
+def test_no_table_is_cut_at_a_desk(chromium: Any, folder: Path, page: str) -> None:
+    chromium.get((folder / page).as_uri())
+    browser.unfold(chromium)
+    assert (
+        chromium.execute_script(
+            "return [...document.querySelectorAll('.scroll')]"
+            ".filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.ariaLabel)"
+        )
+        == []
+    )
+
+
 def test_comparison_sorts_by_keyboard_below_the_baseline(chromium: Any, folder: Path) -> None:
     chromium.get((folder / "flagged.html").as_uri())
     heading = find(chromium, ".sortable-table th:nth-child(5)")
@@ -109,6 +226,14 @@ def test_comparison_sorts_by_keyboard_below_the_baseline(chromium: Any, folder: 
     assert heading.get_attribute("aria-sort") is None
     names = [e.text for e in all_of(chromium, ".sortable-table tbody th")]
     assert names[1:] == sorted(names[1:])
+
+
+def test_verdicts_sort_by_what_they_mean(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / "flagged.html").as_uri())
+    find(chromium, ".sortable-table th:nth-child(10) button").click()
+    words = [e.text.split(maxsplit=1)[1] for e in all_of(chromium, ".sortable-table .word")]
+    assert words[:2] == ["baseline", "degraded"]
+    assert set(words[2:]) == {"equivalent"}
 
 
 def test_requirements_filter_by_milestone_and_status(chromium: Any, folder: Path) -> None:
@@ -230,6 +355,50 @@ def test_page_reads_without_scripts(chromium: Any, folder: Path) -> None:
 
 def test_prints(chromium: Any, folder: Path) -> None:
     chromium.get((folder / "extended.html").as_uri())
-    printed = chromium.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
-    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    printed = chromium.execute_cdp_cmd(
+        "Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True}
+    )
+    pdf = base64.b64decode(printed["data"])
+    assert pdf.startswith(b"%PDF")
+    boxes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)
+    upright = [float(width) < float(height) for width, height in boxes]
+    assert upright == sorted(upright, reverse=True)  # how it was made comes last, on wide pages
+    assert upright.count(True) <= 9
+    assert 1 <= upright.count(False) <= 4
     assert all_of(chromium, "details[open]") == []
+
+
+@pytest.mark.parametrize("page", ["extended.html", "flagged.html", INSIDE_PYTEST_HTML])
+def test_paper_is_wide_enough_and_legible(chromium: Any, folder: Path, page: str) -> None:
+    chromium.get((folder / page).as_uri())
+    paper = {"deviceScaleFactor": 1, "mobile": False, "height": 1000}
+    for section, width in ((":not([aria-labelledby=made])", 688), ("[aria-labelledby=made]", 1017)):
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**paper, "width": width})
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
+        cells = f"section{section} :is(th, td, svg.chart, pre, dd)"
+        # whatever is wider makes the browser shrink every page
+        assert max(right for _, _, right, _ in rectangles(chromium, cells)) <= width
+        sizes = chromium.execute_script(
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".map((e) => parseFloat(getComputedStyle(e).fontSize))",
+            f"section{section} :is(th, td)",
+        )
+        assert min(sizes) >= 9.9  # 7.5 pt
+    for one, other in itertools.combinations(rectangles(chromium, ".pairs table"), 2):
+        assert not _meet(one, other)
+
+
+def test_paper_unfolds_the_evidence_that_does_not_hold(chromium: Any, folder: Path) -> None:
+    chromium.get((folder / INSIDE_PYTEST_HTML).as_uri())
+    assert not find(chromium, ".on-paper").is_displayed()
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
+    unfolded = [e.get_attribute("id") for e in all_of(chromium, ".evidence[open]")]
+    assert unfolded == ["evidence-CAL-02"]
+    assert find(chromium, ".on-paper").is_displayed()
+    assert all_of(chromium, "details.confusion[open]")
+    # a button is left out where a heading is repeated on the next page
+    assert {
+        button.value_of_css_property("display") for button in all_of(chromium, "th button")
+    } == {"contents"}

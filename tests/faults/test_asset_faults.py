@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import gzip
 import http.server
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +45,7 @@ from tests.small_assets import (
     put_files,
     text,
 )
+from tests.small_flow import as_user
 
 FUZZ_EXAMPLES = int(os.environ.get("RESNET8_EVAL_FUZZ_EXAMPLES", "300"))
 """For a long run: RESNET8_EVAL_FUZZ_EXAMPLES=10000 pytest tests/faults/test_asset_faults.py"""
@@ -251,6 +257,46 @@ def test_a_given_folder_that_is_not_there(
     refusal(lambda: find("auto"), tmp_path / "typo", "RESNET8_EVAL_ASSETS")
 
 
+@pytest.mark.parametrize("command", ["run --assets auto", "assets"])
+@pytest.mark.parametrize("below", [".", "inside"])
+def test_a_given_folder_that_may_not_be_looked_into(
+    tmp_path: Path, below: str, command: str
+) -> None:
+    """It must not count as empty: `auto` would go on to the stand-in."""
+    folder = tmp_path / "closed"
+    (folder / "inside").mkdir(parents=True)
+    folder.chmod(0o444)  # what lies in it may be listed, and no more
+    words = [sys.executable, "-m", "resnet8_eval", *command.split()]
+    done = subprocess.run(  # noqa: S603 (our own interpreter and words)
+        [*words, "--assets-dir", folder / below, "--cache-dir", tmp_path / "cache"],
+        preexec_fn=as_user,
+        env={**os.environ, "RESNET8_EVAL_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    folder.chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    for part in (str(folder / below), "Permission denied", "--assets-dir"):
+        assert part in done.stderr
+    assert "stand-in" not in done.stderr
+
+
+def test_a_folder_of_a_user_that_there_is_not(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = Path("~nobody-of-that-name/assets")
+    refusal(lambda: find("auto", assets_dir=nowhere), nowhere, "--assets-dir")
+    refusal(lambda: find("auto", keras_model=nowhere / "own.h5"), nowhere, "--keras-model")
+    monkeypatch.setenv("RESNET8_EVAL_CACHE", str(nowhere))
+    assert assets.default_cache_dir() == nowhere.absolute()
+
+
+def test_a_name_longer_than_any_file_has(find: Find) -> None:
+    long = Path("/" + 300 * "x")
+    refusal(lambda: find("auto", assets_dir=long), "File name too long")
+    refusal(lambda: find("auto", keras_model=long.with_suffix(".h5")), "File name too long")
+
+
 @pytest.mark.parametrize("name", ["none.h5", "folder.h5", "model.onnx", "dangling.keras"])
 def test_an_unusable_keras_model(tmp_path: Path, find: Find, name: str) -> None:
     (tmp_path / "folder.h5").mkdir()
@@ -373,6 +419,7 @@ class Site:
     fault: str = ""
     requests: list[str] = field(default_factory=list)
     url: str = ""
+    sent: int = 0
 
 
 class Quiet(http.server.ThreadingHTTPServer):
@@ -386,6 +433,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site = self.server.site
         site.requests.append(self.path)
+        if self.path not in site.pages:
+            self.send_error(404)
+            return
         page = site.pages[self.path]
         if site.fault == "hangs":
             time.sleep(1)
@@ -394,10 +444,25 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", self.path)
             self.end_headers()
             return
+        if site.fault == "a byte now and then, in its head":
+            self.trickle(b"HTTP/1.0 200 OK\r\nX-Long: " + 999 * b"x")
+            return
+        if site.fault.startswith("endless"):
+            self.send_response(302 if "redirect" in site.fault else 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(1000):
+                    self.wfile.write(bytes(2**16))
+                    site.sent += 2**16
+            return
         self.send_response(404 if site.fault == "not found" else 200)
         announced = len(page) + (site.fault == "announces more")
         self.send_header("Content-Length", str(announced))
         self.end_headers()
+        if site.fault == "a byte now and then":
+            self.trickle(page)
+            return
         if site.fault == "stalls half-way":
             self.wfile.write(page[: len(page) // 2])
             time.sleep(1)
@@ -408,6 +473,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
         elif site.fault == "web page":
             page = b"<html>".ljust(len(page))
         self.wfile.write(page)
+
+    def trickle(self, content: bytes) -> None:
+        with contextlib.suppress(OSError):
+            for byte in content[:40]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -462,6 +533,10 @@ def test_locate_downloads_only_what_is_missing(
         ("stalls half-way", "timed out"),
         ("announces more", "bytes read"),
         ("redirects in a circle", "30 redirects"),
+        ("a byte now and then", "given up"),
+        ("a byte now and then, in its head", "given up"),
+        ("endless", "more was sent than"),
+        ("endless redirects", "404 Client Error"),
     ],
 )
 def test_a_failed_download_leaves_nothing_and_can_be_repeated(
@@ -474,17 +549,40 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(
     reason: str,
 ) -> None:
     monkeypatch.setattr(assets, "_READ_SECONDS", 0.3)
+    if fault.startswith("a byte"):
+        monkeypatch.setattr(assets, "_GRACE_SECONDS", 0.3)
     manifest = small.manifest(site.url)
     site.fault = fault
     error = refusal(lambda: find(manifest=manifest), reason, "model.h5", "cifar.tar.gz")
     assert isinstance(error, MissingAssetError)
     assert error.given.count(reason) == 2  # one failure does not hide the other
     assert contents(tmp_path / "cache") == set()
+    assert site.sent < 2**24  # what fits into the system's buffers
     said: list[str] = []
     assert find("auto", manifest=manifest, announce=said.append).kind == "stand-in"
     assert reason in said[0]
     site.fault = ""
+    monkeypatch.setattr(assets, "_GRACE_SECONDS", 60)
     assert find(manifest=manifest).kind == "real"
+
+
+def test_who_waits_for_another_process_says_so(
+    tmp_path: Path, small: SmallAssets, find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "_PATIENCE_SECONDS", 0.1)
+    small.put_model(tmp_path / "given")
+    small.put_archive(tmp_path / "given")
+    (tmp_path / "cache").mkdir()
+    said: list[str] = []
+    with ThreadPoolExecutor() as threads:
+        with FileLock(tmp_path / "cache" / "making.lock"):
+            found = threads.submit(find, announce=said.append)
+            while not said and not found.done():
+                time.sleep(0.01)
+        assert found.result(timeout=60).kind == "real"
+    assert len(said) == 1
+    assert said[0].startswith("Waiting for another process")
+    assert str(tmp_path / "cache") in said[0]
 
 
 def test_a_failed_download_leaves_a_good_cache_alone(

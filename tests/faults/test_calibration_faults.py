@@ -14,7 +14,7 @@ from resnet8_eval.calibration import CalibrationSet
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.preprocess import batches
 from resnet8_eval.quantize import calibrate, graph
-from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.ranges import observe
 from tests.planted import Bench, as_npy
 
 Floats = NDArray[np.float32]
@@ -82,7 +82,7 @@ def test_a_test_image_among_them_is_seen(
     honest = cifar10.read_split
     chosen = np.load(bench.artifact("calibration").path("indices.npy"))
 
-    def read(folder: Any, split: Any) -> Split:
+    def read(folder: Any, split: Any, *_: Any) -> Split:
         found = honest(folder, split)
         if split == "train":
             found.images[chosen[:count]] = honest(folder, "test").images[100 : 100 + count]
@@ -99,7 +99,7 @@ def test_images_from_the_test_split_are_all_seen(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = cifar10.read_split
-    monkeypatch.setattr(cifar10, "read_split", lambda folder, _: honest(folder, "test"))
+    monkeypatch.setattr(cifar10, "read_split", lambda folder, *_: honest(folder, "test"))
     bench.remake("calibration")
     assert "images that are also test images: expected 0, observed 1000" in bench.verdict("CAL-01")
 
@@ -152,7 +152,7 @@ def _fed(bench: Bench) -> str:
 
     images = np.load(bench.artifact("calibration").path("images.npy"))
     model = onnx.load(bench.artifact("parameters").path("rounded.onnx"))
-    return activation_ranges(model, images, 1)[1]
+    return observe(model, images, 1).fed_sha256
 
 
 @pytest.mark.parametrize("change", FEEDS.values(), ids=FEEDS)

@@ -55,7 +55,7 @@ def test_another_preprocessing_is_no_longer_the_known_count(
 def relabelled(change: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Any:
     honest = cifar10.read_split
 
-    def read(folder: Any, split: Any) -> Split:
+    def read(folder: Any, split: Any, *_: Any) -> Split:
         found = honest(folder, split)
         return Split(found.images, change(found.labels))
 
@@ -142,13 +142,13 @@ def test_a_part_of_the_test_set_is_not_the_whole(
     honest = cifar10.read_split
     with monkeypatch.context() as patch:
 
-        def half(folder: Any, split: Any) -> Split:
+        def half(folder: Any, split: Any, *_: Any) -> Split:
             found = honest(folder, split)
             return Split(found.images[:1000], found.labels[:1000])
 
         patch.setattr(cifar10, "read_split", half)
         bench.remake(f"scores/{ONNX}")
-    assert "share of the test set scored: measured 50 %" in bench.verdict("EVAL-01")
+    assert "share of the test set scored: measured 50.00 %" in bench.verdict("EVAL-01")
 
 
 def test_a_confusion_matrix_that_lost_images_is_seen(bench: Bench) -> None:
@@ -160,7 +160,7 @@ def test_a_confusion_matrix_that_lost_images_is_seen(bench: Bench) -> None:
 
 def test_an_accuracy_at_the_threshold_is_not_above_it(bench: Bench) -> None:
     bench.plant(f"scores/{TORCH}", {"accuracy_percent": 85.0})
-    assert "measured 85 %, required > 85 %, margin +0 %" in bench.verdict("PT-05")
+    assert "measured 85.00 %, required > 85 %, margin ±0.00 pp" in bench.verdict("PT-05")
 
 
 # --- the comparison ------------------------------------------------------------------------------
@@ -189,6 +189,10 @@ def test_a_drop_of_more_than_five_points_is_flagged_and_fails(
     said = bench.verdict("ANL-02")
     if flagged:
         assert "configurations that drop more than 5 pp: measured 1" in said
+        assert (
+            "torch-int8, delta from the baseline: expected no lower than −5.00 pp, "
+            f"observed −{images / 20:.2f} pp [FAILED]"
+        ) in said
         assert f"drops {images / 20:.2f} pp" in compared["flag_reason"]
     else:
         assert said == ""
@@ -200,7 +204,9 @@ def test_a_flag_that_does_not_fit_the_drop_is_seen(bench: Bench, images: int) ->
     with_wrong_answers(bench, "torch-int8", images)
     wrong = not bench.artifact("compare/torch-int8").record["flagged"]
     bench.plant("compare/torch-int8", {"flagged": wrong})
-    assert f"torch-int8, drop of {images / 20:.2f} pp" in bench.verdict("ANL-02")
+    assert "torch-int8, flagged if its delta is lower than that, and only then" in bench.verdict(
+        "ANL-02"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import cli, errors
-from resnet8_eval.convert import onnx_file
+from resnet8_eval import cli, errors, runtimes
+from resnet8_eval.convert import keras_file, keras_to_onnx, onnx_file
 from resnet8_eval.pipeline import Pipeline
+from tests.faults.test_asset_faults import FUZZ_EXAMPLES
 from tests.unit.test_keras_file import STANDIN
 
 Run = Callable[..., Result]
@@ -108,6 +112,36 @@ def test_another_network_is_evaluated_but_not_converted(run: Run, tmp_path: Path
     refused(run("convert", path), tmp_path, "own.keras is not a ResNet8.", "1 convolutions")
     refused(run("quantize", path), tmp_path, "own.keras is not a ResNet8", "1 Conv")
     assert "own.keras" in run("evaluate", path).stdout
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_all_that_keras_writes_of_known_layers_is_let_through(tmp_path: Path, suffix: str) -> None:
+    from keras import Input, Model, constraints, initializers, layers, regularizers
+
+    taken = x = Input((32, 32, 3))
+    x = layers.ZeroPadding2D(1)(x)
+    for number, name in enumerate(sorted(keras_file.KNOWN_PARTS & set(dir(initializers)))):
+        options = {"value": 1.0} if name == "Constant" else {}
+        initializer = getattr(initializers, name)(**options)
+        x = layers.Conv2D(2 + number, 3, activation="relu", kernel_initializer=initializer)(x)
+    x = layers.Dropout(0.1, seed=2**40)(layers.ReLU()(layers.BatchNormalization()(x)))
+    x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(2)(layers.Add()([x, x])))
+    for kernel, bias, constraint in [
+        (regularizers.L1(), regularizers.L2(), constraints.MaxNorm(3)),
+        (regularizers.L1L2(), None, constraints.MinMaxNorm()),
+        (None, None, constraints.NonNeg()),
+        (None, None, constraints.UnitNorm()),
+    ]:
+        x = layers.Dense(
+            9, kernel_regularizer=kernel, bias_regularizer=bias, kernel_constraint=constraint
+        )(x)
+    x = layers.Activation("relu")(layers.Flatten()(x))
+    model = Model(taken, layers.Softmax()(layers.Dense(10)(x)))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    path = save(model, tmp_path / f"own{suffix}")
+    found = {layer["class_name"] for layer in keras_file.describe(path)}
+    assert found == keras_file.KNOWN_LAYERS
+    assert keras_to_onnx.load(path).count_params() == model.count_params()
 
 
 def save(model: Any, path: Path) -> Path:
@@ -237,6 +271,60 @@ def test_weights_in_another_file_are_not_read(
     refused(done, tmp_path, "data kept in another file")
 
 
+def elsewhere(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Make it a tensor that lies in a file that does not exist."""
+    tensor.CopyFrom(numpy_helper.from_array(np.zeros(1, np.float32), "planted"))
+    set_external_data(tensor, "secret", 0, 4)
+    tensor.ClearField("raw_data")
+    return tensor
+
+
+def sparse(model: onnx.ModelProto) -> onnx.AttributeProto:
+    """Append a constant that is kept as a sparse tensor."""
+    values = helper.make_tensor("v", onnx.TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("i", onnx.TensorProto.INT64, [1], [0])
+    node = helper.make_node(
+        "Constant", [], ["c"], sparse_value=helper.make_sparse_tensor(values, indices, [4])
+    )
+    model.graph.node.append(node)
+    return model.graph.node[-1].attribute[0]
+
+
+HIDDEN: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "a sparse constant": lambda m: sparse(m).sparse_tensor.values.CopyFrom(
+        elsewhere(onnx.TensorProto())
+    ),
+    "indices of a sparse constant": lambda m: sparse(m).sparse_tensor.indices.CopyFrom(
+        elsewhere(onnx.TensorProto())
+    ),
+    "a list of sparse constants": lambda m: elsewhere(sparse(m).sparse_tensors.add().values),
+    "a sparse initializer": lambda m: elsewhere(m.graph.sparse_initializer.add().values),
+    "a constant": lambda m: elsewhere(m.graph.node[1].attribute.add().t),
+    "a list of constants": lambda m: elsewhere(m.graph.node[1].attribute.add().tensors.add()),
+    "training": lambda m: elsewhere(m.training_info.add().algorithm.initializer.add()),
+    "the start of training": lambda m: elsewhere(
+        m.training_info.add().initialization.node.add().attribute.add().t
+    ),
+    "a function": lambda m: elsewhere(m.functions.add().node.add().attribute.add().t),
+    "a subgraph": lambda m: elsewhere(m.graph.node[1].attribute.add().g.initializer.add()),
+    "a subgraph of many": lambda m: elsewhere(
+        m.graph.node[1].attribute.add().graphs.add().initializer.add()
+    ),
+    "without a place": lambda m: m.graph.initializer.add(
+        name="planted", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL
+    ),
+}
+
+
+@pytest.mark.parametrize("change", HIDDEN.values(), ids=HIDDEN)
+def test_weights_in_another_file_are_found_wherever_a_file_can_hold_weights(
+    own: OwnOnnx, change: Callable[[onnx.ModelProto], object]
+) -> None:
+    with pytest.raises(errors.ModelError, match="is not an ONNX model") as caught:
+        onnx_file.demand_readable(own(change))
+    assert "data kept in another file, 'planted'" in caught.value.given
+
+
 def infinite(model: onnx.ModelProto) -> None:
     values = numpy_helper.to_array(kernel(model)).copy()
     values.flat[0] = np.inf
@@ -258,11 +346,26 @@ def branching(model: onnx.ModelProto) -> None:
     )
 
 
+def text(model: onnx.ModelProto) -> None:
+    model.graph.initializer.add(
+        name="planted", data_type=onnx.TensorProto.STRING, dims=[1], string_data=[b"\xff\xfe"]
+    )
+
+
+def of_no_type(model: onnx.ModelProto) -> None:
+    kernel(model).data_type = 9999
+
+
 UNUSABLE = {
     "infinite weights": (infinite, "NaN or infinite"),
     "one image at a time": (one_image, "input of shape (1, 32, 32, 3)"),
     "a custom operator": (custom, "the custom operator own."),
-    "a subgraph": (branching, "functions or subgraphs"),
+    "a subgraph": (branching, "no ResNet8 needs: onnx.AttributeProto.g"),
+    "a function": (lambda m: m.functions.add(), "no ResNet8 needs: onnx.ModelProto.functions"),
+    "training": (lambda m: m.training_info.add(), "onnx.ModelProto.training_info"),
+    "a sparse tensor": (sparse, "onnx.AttributeProto.sparse_tensor"),
+    "text that is none": (text, "UnicodeDecodeError"),
+    "weights of no type": (of_no_type, "in "),
     "no graph": (lambda model: model.ClearField("graph"), "in "),
     "a node that reads nothing": (lambda m: m.graph.node[1].ClearField("input"), "in "),
 }
@@ -279,6 +382,30 @@ def test_an_unusable_onnx_model_is_refused(
     given: str,
 ) -> None:
     refused(run(command, own(change)), tmp_path, "own.onnx is not an ONNX model", given)
+
+
+@settings(
+    max_examples=FUZZ_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_a_mutated_onnx_model_is_evaluated_or_refused(own: OwnOnnx, data: st.DataObject) -> None:
+    path = own(lambda model: None)
+    content = bytearray(path.read_bytes())
+    weights = [bytes(t.raw_data) for t in onnx.load(path).graph.initializer]
+    where = [(content.index(each), len(each)) for each in weights if len(each) > 16]
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(content) - sum(size for _, size in where) - 1))
+        # Positions are counted outside the weights, where most mutations would be sound.
+        for start, size in sorted(where):
+            position += size if position >= start else 0
+        content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(errors.ModelError):
+        onnx_file.demand_readable(path)
+        runtimes.scores(path, np.zeros((2, 32, 32, 3), np.uint8), threads=1)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html></html>", STANDIN.read_bytes()[:999]])
@@ -314,6 +441,18 @@ def dead(model: onnx.ModelProto) -> None:
 def grouped(model: onnx.ModelProto) -> None:
     node = next(node for node in model.graph.node if node.op_type == "Conv")
     next(a for a in node.attribute if a.name == "group").i = 3
+
+
+def test_a_network_that_cannot_be_run_is_not_quantized(
+    run: Run, own: OwnOnnx, tmp_path: Path
+) -> None:
+    """ONNX's checker does not see that a kernel has fewer channels than it is fed."""
+
+    def narrow(model: onnx.ModelProto) -> None:
+        values = numpy_helper.to_array(kernel(model))[:, ::2].copy()
+        kernel(model).CopyFrom(numpy_helper.from_array(values, kernel(model).name))
+
+    refused(run("quantize", own(narrow)), tmp_path, "own.onnx cannot be run on the images.")
 
 
 NO_RESNET8 = {

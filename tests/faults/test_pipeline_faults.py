@@ -15,8 +15,9 @@ import pytest
 
 from resnet8_eval import runner
 from resnet8_eval.errors import AssetError, StageError
-from resnet8_eval.pipeline import Pipeline
-from tests.planted import borrowing
+from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
+from resnet8_eval.quantize.recipes import RECIPES
+from tests.planted import Bench, borrowing
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_the_root_cause_is_told_by_all_that_need_it_and_the_rest_is_made(
 ) -> None:
     damaged_images.prepare(["compare/onnxruntime-int8", "folded"])
     assert damaged_images.peek("folded")
-    with pytest.raises(AssetError, match="is not the CIFAR-10 file that its name says") as root:
+    with pytest.raises(AssetError, match="test_batch changed after it had been verified") as root:
         damaged_images.artifact("calibration")
     for name, need in (
         ("parameters", "calibration"),
@@ -63,6 +64,92 @@ def test_a_failure_is_not_remembered_beyond_the_run(
     shutil.copyfile(source, damaged_images.settings.assets.dataset / "test_batch")
     again = Pipeline(damaged_images.settings).artifact("calibration")
     assert again.files == pipeline.artifact("calibration").files
+
+
+SCORES = [f"scores/{name}" for name in CONFIGURATIONS]
+JUDGING = [
+    *SCORES,
+    "reference/onnxruntime",
+    *(f"proof/{name}" for name in RECIPES),
+    *(f"compare/{name}" for name in CONFIGURATIONS),
+]
+READERS = {
+    "the model": ["onnx", "scores/keras-float32"],
+    "data_batch_4": ["calibration", "sensitivity"],
+    "test_batch": ["calibration", "sensitivity", *JUDGING],
+    "batches.meta": ["calibration", "sensitivity", *JUDGING],
+}
+
+
+def test_these_stages_read_these_files(pipeline: Pipeline) -> None:
+    """So say the keys."""
+    assets = pipeline.settings.assets
+    sums = {"the model": assets.model_sha256, **assets.dataset_sha256}
+    for file, stages in READERS.items():
+        found = [s.name for s in pipeline.stages.values() if sums[file] in s.decided_by.values()]
+        assert set(found) == set(stages)
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        (file, stage)
+        for file, stages in READERS.items()
+        for stage in stages
+        if (file, stage) != ("test_batch", "sensitivity")  # it keeps clear of what calibrates
+    ],
+)
+def test_what_changed_after_it_was_verified_is_not_read(
+    pipeline: Pipeline, tmp_path: Path, file: str, stage: str
+) -> None:
+    """Else the numbers of one file would lie under the key of another, and stay there."""
+    honest = pipeline.settings.assets
+    copy = replace(honest, model=tmp_path / "my.h5", dataset=tmp_path / "cifar-10-batches-py")
+    shutil.copyfile(honest.model, copy.model)
+    shutil.copytree(honest.dataset, copy.dataset)
+    needs = set(pipeline.stages[stage].needs)
+    made = borrowing(pipeline, tmp_path / "cache", *needs, assets=copy)
+    path = copy.model if file == "the model" else copy.dataset / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(AssetError, match="changed after it had been verified") as caught:
+        made.make(stage)
+    assert str(path) in caught.value.what
+    assert {found.stage for _, found in made.store.artifacts() if found} == needs
+
+
+def test_the_artefact_of_another_configuration_is_made_anew(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Whole folders copied over others: each is sealed, and none is what it is said to be."""
+    names = [f"{kind}/{name}" for kind in ("scores", "compare") for name in CONFIGURATIONS]
+    made = borrowing(pipeline, tmp_path, *names)
+    for kind in ("scores", "compare"):
+        good = made.artifact(f"{kind}/onnxruntime-float32").folder
+        for name in ("onnxruntime-int8", "torch-int8"):
+            folder = made.artifact(f"{kind}/{name}").folder
+            shutil.rmtree(folder)
+            shutil.copytree(good, folder)
+    again = Pipeline(made.settings)
+    assert [name for name in names if again.peek(name) is None] == [
+        "scores/onnxruntime-int8",
+        "scores/torch-int8",
+        "compare/onnxruntime-int8",
+        "compare/torch-int8",
+    ]
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_scores_of_another_model_are_seen(bench: Bench, name: str) -> None:
+    bench.plant(f"scores/{name}", {"model_sha256": "0" * 64})
+    said = f"{name}, sha256 of the model that gave the scores: expected"
+    assert said in bench.verdict("ANL-01")
+    own = {"onnxruntime-float32": "EVAL-01", "torch-float32": "PT-03"}
+    if name in RECIPES:
+        own[name] = "ORT-03" if RECIPES[name].framework == "onnxruntime" else "PTQ-03"
+    if name in own:
+        assert said in bench.verdict(own[name])
 
 
 def test_a_damaged_artefact_is_made_again_and_nothing_else(

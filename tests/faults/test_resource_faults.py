@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import resource
 import shutil
@@ -21,7 +20,17 @@ from resnet8_eval.errors import StageError
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, model_path
 from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.runtimes import scores
-from tests.small_flow import BYTES, ROOT, SITE, STAGES, command_line, ended_well, made, site
+from tests.small_flow import (
+    BYTES,
+    ROOT,
+    SITE,
+    STAGES,
+    as_user,
+    command_line,
+    ended_well,
+    made,
+    site,
+)
 
 ODD: Final = "münchen ü 日本"
 
@@ -65,12 +74,6 @@ def test_another_error_of_the_system_is_not_taken_for_a_full_disk(tmp_path: Path
 # --- folders that may only be read ---------------------------------------------------------------
 
 
-def _as_user() -> None:
-    """For a process that is about to start: root, too, is to obey permissions."""
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
-
-
 @pytest.fixture
 def sealed() -> Iterator[Callable[[Path], None]]:
     """Take the right to write from all below a folder, and give it back afterwards."""
@@ -81,7 +84,7 @@ def sealed() -> Iterator[Callable[[Path], None]]:
         _permit(folder, 0o555)
         program = "import sys; open(sys.argv[1], 'w')"
         probe = [sys.executable, "-c", program, str(folder / "probe")]
-        tried = subprocess.run(probe, preexec_fn=_as_user, check=False, stderr=subprocess.PIPE)  # noqa: S603 (our own words)
+        tried = subprocess.run(probe, preexec_fn=as_user, check=False, stderr=subprocess.PIPE)  # noqa: S603 (our own words)
         assert b"PermissionError" in tried.stderr, (
             "This system lets a process write where it has no permission, so that nothing can be "
             "tested in a folder that may only be read. Run the tests as a user who is not root."
@@ -106,10 +109,10 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has_and_nothing_else(
     cache, environment = tmp_path / "cache", site(tmp_path / "site")
     before = ended_well(command_line(cache, environment))
     sealed(cache)
-    after = ended_well(command_line(cache, environment, preexec_fn=_as_user))
+    after = ended_well(command_line(cache, environment, preexec_fn=as_user))
     assert after in before  # without the lines on what was made
     assert after.count(str(cache)) == len(STAGES)
-    lacking = command_line(cache, environment, "--calibration-seed=7", preexec_fn=_as_user)
+    lacking = command_line(cache, environment, "--calibration-seed=7", preexec_fn=as_user)
     said = lacking.communicate(timeout=60)[0]
     assert lacking.returncode == 1
     assert said.startswith("error: The cache folder cannot be written to: Permission denied.")
@@ -193,7 +196,7 @@ def test_the_acceptance_run_from_a_checkout_that_may_only_be_read(
         [sys.executable, "-m", "pytest", "tests/acceptance", *options],
         cwd=checkout,
         env=watched.environment,
-        preexec_fn=_as_user,
+        preexec_fn=as_user,
         capture_output=True,
         text=True,
         check=False,

@@ -79,7 +79,7 @@ FAULTS = {
     "broken in teardown": ("fixture broken_teardown|", "planted in teardown"),
     "measures nothing": ("|return", "without measuring"),
     "fails": ("|raise RuntimeError('planted')", "planted"),
-    "measures less than required": ("|requirement.judge(-1)", "measured -1"),
+    "measures less than required": ("|requirement.judge(-1)", "measured −1"),
     "measures what is no number": ("|requirement.judge(float('nan'))", "measured nan"),
     "measures infinity": ("|requirement.judge(float('inf'))", "measured inf"),
     "has evidence against it": ("|requirement.judge(GOOD, [equal('planted', 1, 2)])", "planted"),
@@ -87,7 +87,7 @@ FAULTS = {
     "warns": ("|__import__('warnings').warn('planted')", "planted"),
     "swallows its verdict": (
         "|with contextlib.suppress(BaseException): requirement.judge(-1)\n    return",
-        "measured -1",
+        "measured −1",
     ),
     "swallows its evidence": (
         "|with contextlib.suppress(BaseException):"

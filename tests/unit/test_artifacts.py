@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resnet8_eval.artifacts import RECORD_FILE, Artifact, Store, digest, file_sha256
+from resnet8_eval.artifacts import RECORD_FILE, Artifact, Store, digest, file_sha256, size
 from resnet8_eval.errors import StageError
 
 KEY = digest("a key")
@@ -74,13 +76,41 @@ def test_another_key_or_stage_is_another_artefact(store: Store) -> None:
     for stage, key in (("a", KEY), ("b", KEY), ("a", digest("another"))):
         store.produce(stage, key, make)
     assert make.calls == 3
+    assert all(store.get(stage, key) for stage, key in (("a", KEY), ("a", digest("another"))))
     assert store.get("a", digest("a third")) is None
 
 
 def test_nothing_is_there_before_it_is_made(store: Store) -> None:
     assert store.get("a", KEY) is None
     assert list(store.artifacts()) == []
+    assert store.clear() == 0
     assert not store.root.exists()
+
+
+def test_what_lies_under_another_name_is_not_served(store: Store) -> None:
+    """Whole, and sealed, but not what was asked for."""
+    make = Maker()
+    good = store.produce("scores/onnxruntime-float32", KEY, make)
+    folder = store.produce("scores/onnxruntime-int8", KEY, make).folder
+    shutil.rmtree(folder)
+    shutil.copytree(good.folder, folder)
+    assert store.get("scores/onnxruntime-int8", KEY) is None
+    assert [found for _, found in store.artifacts()] == [good, None]
+    again = store.produce("scores/onnxruntime-int8", KEY, make)
+    assert (again.stage, make.calls) == ("scores/onnxruntime-int8", 3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"), [("scores-torch/int8", KEY), ("scores/torch-int8", KEY[:-1] + "_")]
+)
+def test_what_has_the_same_name_is_not_served_for_another(
+    store: Store, stage: str, key: str
+) -> None:
+    """A folder's name holds no slash, and a part of the key."""
+    store.produce("scores/torch-int8", KEY, Maker())
+    assert store.get(stage, key) is None
+    made = store.produce(stage, key, Maker())
+    assert (made.stage, made.key) == (stage, key)
 
 
 def edit_record(change: Callable[[dict[str, Any]], object]) -> Callable[[Artifact], object]:
@@ -90,6 +120,34 @@ def edit_record(change: Callable[[dict[str, Any]], object]) -> Callable[[Artifac
         made.path(RECORD_FILE).write_text(json.dumps(body))
 
     return edit
+
+
+def seal_again(change: Callable[[dict[str, Any]], object]) -> Callable[[Artifact], object]:
+    """Edit a record as someone would who can compute its seal."""
+
+    def edit(body: dict[str, Any]) -> None:
+        del body["sha256"]
+        change(body)
+        body["sha256"] = digest(body)
+
+    return edit_record(edit)
+
+
+def replaced(name: str, put: Callable[[Path], object]) -> Callable[[Artifact], object]:
+    """Put something in the place of a file, or of the whole folder if `name` is empty."""
+
+    def replace(made: Artifact) -> None:
+        path = made.folder / name
+        away = made.folder.parents[1] / "away"
+        path.rename(away)
+        put(path)
+
+    return replace
+
+
+def link_to_what_it_was(path: Path) -> None:
+    root = next(parent for parent in path.parents if (parent / "away").exists())
+    path.symlink_to(root / "away")
 
 
 DAMAGE: dict[str, Callable[[Artifact], object]] = {
@@ -106,6 +164,24 @@ DAMAGE: dict[str, Callable[[Artifact], object]] = {
     "a record that is no text": lambda made: made.path(RECORD_FILE).write_bytes(b"\xff\xfe\x00"),
     "an empty record": lambda made: made.path(RECORD_FILE).write_bytes(b""),
     "no record": lambda made: made.path(RECORD_FILE).unlink(),
+    "a record too deep": lambda made: made.path(RECORD_FILE).write_text("[" * 200_000),
+    "a part of the record too deep": lambda made: made.path(RECORD_FILE).write_text(
+        f'{{"sha256": "", "record": {"[" * 900 + "]" * 900}}}'
+    ),
+    "a field too many": seal_again(lambda body: body.update(more=1)),
+    "a field too few": seal_again(lambda body: body.pop("seconds")),
+    "a field of another kind": seal_again(lambda body: body.update(created="today")),
+    "a file too many": lambda made: made.path("more.txt").write_text("more"),
+    "a folder too many": lambda made: made.path("more").mkdir(),
+    "a dangling link too many": lambda made: made.path("more").symlink_to("nowhere"),
+    "a pipe too many": lambda made: os.mkfifo(made.path("more")),
+    "a pipe for the record": replaced(RECORD_FILE, os.mkfifo),
+    "a link for a file": replaced("data.bin", link_to_what_it_was),
+    "a link for the record": replaced(RECORD_FILE, link_to_what_it_was),
+    "a file for the folder": replaced("", Path.touch),
+    "a pipe for the folder": replaced("", os.mkfifo),
+    "a link for the folder": replaced("", link_to_what_it_was),
+    "a dangling link for the folder": replaced("", lambda path: path.symlink_to("nowhere")),
 }
 
 
@@ -122,6 +198,100 @@ def test_what_is_damaged_is_not_served_and_is_made_anew(
     assert make.calls == 2
     assert make.found == []  # the second time, too, it starts from an empty folder
     assert (again.record, again.files) == (first.record, first.files)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_clear_takes_away_what_is_damaged_and_follows_no_link(
+    store: Store, damage: Callable[[Artifact], object]
+) -> None:
+    damage(store.produce("a", KEY, Maker()))
+    away = store.root / "away"
+    before = sorted(away.iterdir()) if away.is_dir() else None
+    assert store.clear() == 1
+    assert folders(store) == []
+    assert before is None or sorted(away.iterdir()) == before
+
+
+@pytest.mark.parametrize("obstacle", [Path.touch, os.mkfifo, lambda path: path.symlink_to("..")])
+def test_what_stands_in_the_way_of_a_producer_goes_away(
+    store: Store, obstacle: Callable[[Path], object]
+) -> None:
+    folder = store.produce("a", KEY, Maker()).folder
+    shutil.rmtree(folder)
+    obstacle(folder.with_name(folder.name + ".partial"))
+    store.produce("a", KEY, Maker())
+    assert folders(store) == [folder.name]
+
+
+def test_what_another_process_removes_meanwhile_is_not_damaged(store: Store) -> None:
+    for stage in "abc":
+        store.produce(stage, KEY, Maker())
+    found = store.artifacts()
+    next(found)
+    shutil.rmtree(store.root / "artifacts")
+    assert list(found) == []
+
+
+def test_what_is_being_made_is_no_damage(store: Store) -> None:
+    seen = []
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "half").write_text("half")
+        seen.append((list(store.artifacts()), list(store.unfinished()), store.clear()))
+        return {}
+
+    made = store.produce("a", KEY, make)
+    assert seen == [([], [made.folder.with_name(made.folder.name + ".partial")], 0)]
+    assert list(store.unfinished()) == []
+
+
+def test_clear_leaves_nothing_but_what_others_hold(store: Store) -> None:
+    for stage in "ab":
+        store.produce(stage, KEY, Maker())
+    logs = store.root / "logs"
+    logs.mkdir()
+    (logs / "keras-1.log").touch()
+    with store.lock("prepare"), store.lock("unrelated"):
+        assert store.clear() == 2
+        assert [path.name for path in logs.iterdir()] == ["keras-1.log"]  # lanes are at work
+        assert {path.stem for path in store.root.glob("locks/*")} == {"prepare", "unrelated"}
+    assert store.clear() == 0
+    assert not logs.exists()
+    assert list(store.root.glob("locks/*")) == []
+
+
+def test_clearing_while_others_produce_keeps_them_apart(store: Store) -> None:
+    """Whoever waits for a lock whose file goes away waits for the new one."""
+    at_work: list[int] = []
+    most: list[int] = []
+
+    def make(folder: Path) -> dict[str, Any]:
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.01)
+        at_work.pop()
+        return {}
+
+    def produce() -> None:
+        for _ in range(5):
+            store.produce("a", KEY, make)
+            store.clear()
+
+    threads = [threading.Thread(target=produce) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+
+
+def test_the_size_of_what_vanishes_or_leads_away_is_none(store: Store) -> None:
+    made = store.produce("a", KEY, Maker())
+    whole = sum(path.stat().st_size for path in made.folder.iterdir())
+    made.path("more").symlink_to("/usr")
+    assert size(made.folder) == whole
+    assert size(made.path("more")) == len("/usr")
+    assert size(made.folder / "gone") == 0
 
 
 @pytest.mark.parametrize(

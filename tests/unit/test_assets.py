@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from resnet8_eval import assets, standin
-from resnet8_eval.assets import DATASET_FOLDER, Assets, fetch, load_manifest, locate, survey
+from resnet8_eval.artifacts import file_sha256
+from resnet8_eval.assets import (
+    DATASET_FOLDER,
+    Assets,
+    fetch,
+    load_manifest,
+    locate,
+    survey,
+    unchanged,
+)
+from resnet8_eval.errors import AssetError
 from tests.small_assets import SmallAssets, put_files
 
 OFFICIAL_MD5 = {
@@ -346,6 +356,59 @@ def test_without_a_writable_cache_files_are_read_each_time(
 
 
 # --- folders -------------------------------------------------------------------------------------
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(b"another")
+
+
+def swap(path: Path) -> None:
+    path.with_name("other").write_bytes(b"another")
+    path.with_name("other").replace(path)
+
+
+CHANGES = {"written": rewrite, "swapped": swap, "gone": Path.unlink}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_file_that_changed_is_not_lent(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    path = tmp_path / "model.h5"
+    path.write_bytes(b"as it was")
+    sha256 = file_sha256(path)
+    with unchanged(path, sha256) as lent:
+        assert lent.read_bytes() == b"as it was"
+    change(path)
+    with (
+        pytest.raises(AssetError, match="changed after it had been verified") as caught,
+        unchanged(path, sha256),
+    ):
+        raise AssertionError
+    assert sha256 in caught.value.expected
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("said", [None, ValueError("half a file")], ids=["read", "refused"])
+def test_a_file_that_changes_while_it_is_lent_is_told(
+    tmp_path: Path, change: Callable[[Path], None], said: Exception | None
+) -> None:
+    """Even where it is put back before anyone looks again, whatever its reader says."""
+    path = tmp_path / "model.h5"
+    path.write_bytes(b"as it was")
+
+    def read(lent: Path) -> None:
+        time.sleep(0.02)  # a time stamp moves every few milliseconds
+        change(lent)
+        if lent.exists():
+            lent.write_bytes(b"as it was")
+        if said:
+            raise said
+
+    with (
+        pytest.raises(AssetError, match="changed after it had been verified") as caught,
+        unchanged(path, file_sha256(path)) as lent,
+    ):
+        read(lent)
+    assert caught.value.given == "written to while it was read"
 
 
 def test_default_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from resnet8_eval.quantize.calibrate import calibrate, compare_feeds
 from resnet8_eval.quantize.equalization import equalize
 from resnet8_eval.quantize.graph import Weights
 from resnet8_eval.quantize.parameters import EQUALIZED, MODEL, Parameters
-from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.ranges import activation_ranges, observe
 from tests import small_network
 
 IMAGES = small_network.images()
@@ -33,7 +33,7 @@ def test_ranges_are_those_of_the_equalized_network(made: Path) -> None:
     equalized = onnx.load(made / EQUALIZED)
     assert equalized.SerializeToString() == wanted.SerializeToString()
     found = Parameters.load(made).activations
-    assert found == activation_ranges(wanted, IMAGES, 1)[0]
+    assert found == activation_ranges(wanted, observe(wanted, IMAGES, 1))
     assert found["images"] == (0.0, 255.0)  # the grid's integers are the pixels
 
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from resnet8_eval.checks import Check, at_most, equal, failed, from_records
+from resnet8_eval.checks import Check, at_most, equal, failed, from_records, said
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,29 @@ def test_failed_keeps_the_order() -> None:
 def test_words_name_both_sides() -> None:
     assert str(equal("rows", 3, 4)) == "rows: expected 3, observed 4 [FAILED]"
     assert str(Check("rows", "some", "3", ok=True)) == "rows: expected some, observed 3 [ok]"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "none"),
+        ([], "none"),
+        (True, "yes"),
+        (False, "no"),
+        (-3, "−3"),
+        (np.int64(-3), "−3"),
+        (0.5, "0.5"),
+        (["int8"] * 10, "10 × int8"),
+        (["cat", "dog"], "cat, dog"),
+        ([(1, 10), (3, 10)], "(1, 10), (3, 10)"),
+        ({"b": [1, 1], "a": None}, "a: none, b: 2 × 1"),
+        ("as-is", "as-is"),
+    ],
+)
+def test_evidence_is_in_words_and_not_in_python(value: object, text: str) -> None:
+    assert said(value) == text
+    assert equal("it", value, value).observed == text
+
+
+def test_what_reads_alike_is_not_equal() -> None:
+    assert not equal("it", [], None).ok

@@ -19,6 +19,7 @@ from resnet8_eval.quantize import ort_quantize
 
 Invoke = Callable[..., Result]
 
+LONG = 5000 * "x"
 COMMANDS = [
     [],
     ["assets"],
@@ -29,6 +30,8 @@ COMMANDS = [
     ["quantize"],
     ["report"],
     ["run"],
+    ["cache", "show"],
+    ["cache", "size"],
 ]
 
 
@@ -99,14 +102,29 @@ def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
             "of 9 images",
         ),
         (["assets", "--assets-dir", "{tmp}/nowhere"], "There is no folder"),
+        (["assets", "--assets-dir", "~nobody-of-that-name/x"], "There is no folder ~nobody"),
+        (["assets", "--assets-dir", LONG], "File name too long"),
+        (["assets", "--cache-dir", LONG], "File name too long"),
+        (["evaluate", f"{LONG}.onnx"], "File name too long"),
+        (["compare", f"{LONG}.onnx", f"{LONG}.onnx"], "File name too long"),
+        (["convert", f"{LONG}.h5", "-o", "{tmp}/out"], "File name too long"),
+        (["convert", "{tmp}/other.h5", "-o", "/proc/x/y"], "cannot be used: No such file"),
+        (["convert", "{tmp}/other.h5", "-o", "{tmp}/model.onnx/y"], "cannot be used: File exists"),
+        (["report", LONG], "cannot be read"),
+        (["report", "{tmp}/deep.json"], "RecursionError"),
+        (
+            ["quantize", "{tmp}/other.onnx", "-o", "{tmp}/out", "--calibration-seed", "-1"],
+            "--calibration-seed -1",
+        ),
     ],
-    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60],
 )
 def test_a_refusal_says_what_is_wrong_and_exits_with_1(
     invoke: Invoke, tmp_path: Path, words: list[str], what: str
 ) -> None:
-    for name in ("model.tflite", "model.onnx", "other.onnx"):
+    for name in ("model.tflite", "model.onnx", "other.onnx", "other.h5"):
         (tmp_path / name).write_text("no model")
+    (tmp_path / "deep.json").write_text(100_000 * "[")
     words = [word.format(tmp=tmp_path) for word in words]
     if words[0] in ("evaluate", "compare", "quantize"):
         words += ["--assets", "stand-in"]
@@ -262,8 +280,36 @@ def test_report_prints_markdown_json_and_what_moved(invoke: Invoke, recorded: Pa
     newer = recorded.with_name("newer.json")
     results.write({**results.read(recorded), "created": "2099-01-01T00:00:00+00:00"}, newer)
     moved = invoke("report", "--diff", recorded, newer).stdout
+    for other in ("--json", "--markdown"):
+        refused = invoke("report", "--diff", recorded, newer, other)
+        assert refused.exit_code == 2
+        assert "do not go together" in refused.stderr
     assert moved.index(results.read(recorded)["created"][:10]) < moved.index("2099-01-01")
     assert not recorded.with_name("report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("{tmp}/nowhere/x.html", "No such file or directory"), ("{tmp}", "Is a directory")],
+)
+def test_a_report_that_cannot_be_written(
+    invoke: Invoke, recorded: Path, output: str, reason: str
+) -> None:
+    target = output.format(tmp=recorded.parent)
+    done = invoke("report", recorded, "-o", target)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: A file or folder cannot be used: {reason}.")
+    assert f"given:    {target}\n" in done.stderr
+
+
+def test_an_error_that_is_not_about_a_file_is_no_refusal(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("planted")
+
+    monkeypatch.setattr("resnet8_eval.assets.survey", fail)
+    assert isinstance(invoke("assets").exception, OSError)
 
 
 def test_report_refuses_results_that_break_the_contract(invoke: Invoke, recorded: Path) -> None:
@@ -291,3 +337,92 @@ def test_cache_shows_verifies_and_clears(
     assert "1 of 2 artefacts are whole" in done.stdout
     assert "2 artefacts removed" in invoke("cache", "clear", "--cache-dir", tmp_path).stdout
     assert read(invoke("cache", "show", "--cache-dir", tmp_path, "--json")) == []
+
+
+def test_cache_size_adds_up(invoke: Invoke, pipeline: Pipeline, tmp_path: Path) -> None:
+    from tests.planted import borrowing
+
+    borrowing(pipeline, tmp_path, "calibration")
+    (tmp_path / "download").write_bytes(b"x" * 5000)
+    rows = read(invoke("cache", "show", "--cache-dir", tmp_path, "--json"))
+    found = read(invoke("cache", "size", "--cache-dir", tmp_path, "--json"))
+    artifacts = rows[0]["bytes"]
+    assert found == {
+        "folder": str(tmp_path),
+        "bytes": {"artifacts": artifacts, "all": artifacts + 5000},
+    }
+    artefacts, everything = invoke("cache", "size", "--cache-dir", tmp_path).stdout.splitlines()
+    assert artefacts.split() == [f"{artifacts / 1000:,.1f}", "kB", "artefacts"]
+    assert everything.endswith(str(tmp_path))
+
+
+def record_without_an_end(path: Path) -> None:
+    path.mkdir()
+    (path / "record.json").write_text("[" * 200_000)
+
+
+def dangling_link_inside(path: Path) -> None:
+    path.mkdir()
+    (path / "data").symlink_to("nowhere")
+
+
+STRANGE: dict[str, Callable[[Path], object]] = {
+    "a file": Path.touch,
+    "a dangling link": lambda path: path.symlink_to("nowhere"),
+    "a link to a folder": lambda path: path.symlink_to("/usr"),
+    "a record without an end": record_without_an_end,
+    "a dangling link inside": dangling_link_inside,
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+def test_the_care_of_a_cache_bears_whatever_lies_in_it(
+    invoke: Invoke, tmp_path: Path, strange: Callable[[Path], object]
+) -> None:
+    (tmp_path / "artifacts").mkdir()
+    strange(tmp_path / "artifacts" / "a-key")
+    (row,) = read(invoke("cache", "show", "--cache-dir", tmp_path, "--json"))
+    assert (row["stage"], row["whole"], row["unfinished"]) == (None, False, False)
+    assert "damaged; not served" in invoke("cache", "show", "--cache-dir", tmp_path).stdout
+    assert invoke("cache", "size", "--cache-dir", tmp_path).exit_code == 0
+    done = invoke("cache", "verify", "--cache-dir", tmp_path)
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (
+        1,
+        f"damaged: {tmp_path / 'artifacts' / 'a-key'}",
+    )
+    assert "1 artefacts removed" in invoke("cache", "clear", "--cache-dir", tmp_path).stdout
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+def test_what_is_being_made_is_shown_and_is_not_damaged(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "a-key.partial").mkdir(parents=True)
+    assert invoke("cache", "verify", "--cache-dir", tmp_path).exit_code == 0
+    (row,) = read(invoke("cache", "show", "--cache-dir", tmp_path, "--json"))
+    assert (row["whole"], row["unfinished"]) == (False, True)
+    assert " unfinished\n" in invoke("cache", "show", "--cache-dir", tmp_path).stdout
+
+
+def test_a_cache_that_cannot_be_cleared_says_so(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "artifacts" / "a-key").mkdir(parents=True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    done = invoke("cache", "clear", "--cache-dir", tmp_path)
+    assert done.exit_code == 1
+    assert "The cache folder cannot be written to: Permission denied." in done.stderr
+
+
+@pytest.mark.parametrize("how", ["variable", "option"])
+def test_the_users_own_folder_may_be_written_as_a_tilde(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--cache-dir=~/cache"] if how == "option" else []
+    if how == "variable":
+        monkeypatch.setenv("RESNET8_EVAL_CACHE", "~/cache")
+    found = read(invoke("cache", "size", "--json", *words))
+    assert found["folder"] == str(tmp_path / "cache")

@@ -55,6 +55,33 @@ def test_what_holds_onednn_back_is_told(monkeypatch: pytest.MonkeyPatch, variabl
     assert environment.cpu.__wrapped__()["onednn_max_cpu_isa"] == "AVX2"
 
 
+@pytest.mark.parametrize("variable", ["ATEN_CPU_CAPABILITY", "ONEDNN_DEFAULT_FPMATH_MODE"])
+def test_what_chooses_other_kernels_is_told(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "default")
+    assert environment.cpu.__wrapped__()["variables"] == {variable: "default"}
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("200000 100000", 2), ("250000 100000", 3), ("5000 100000", 1), ("", 8)],
+)
+def test_a_container_s_quota_bounds_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(environment, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert environment.usable_cores() == cores
+
+
+def test_without_a_container_all_cores_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_QUOTA", tmp_path / "none")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert environment.usable_cores() == 8
+
+
 def test_a_package_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
     assert environment.packages.__wrapped__()["no-such-package"] == "not installed"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from tools.pins import FILE, RESOLVED, normal, pins, updated
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
@@ -25,8 +26,11 @@ SOURCES = sorted(
 NEVER = {
     "eval",
     "exec",
+    "__import__",
     "os.system",
     "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
     "pickle.load",
     "pickle.loads",
     "pickle.Unpickler",
@@ -42,48 +46,81 @@ NEVER = {
     "shelve.open",
     "joblib.load",
     "pandas.read_pickle",
+    "runpy.run_path",
     "yaml.load",
     "yaml.load_all",
     "yaml.full_load",
     "yaml.unsafe_load",
-    "tensorflow.keras.models.load_model",
     "keras.models.load_model",
     "keras.config.enable_unsafe_deserialization",
 }
 DEMANDED = {
     "torch.load": ("weights_only", True),
+    "torch.serialization.load": ("weights_only", True),
     "keras.saving.load_model": ("safe_mode", True),
 }
 FORBIDDEN = {"shell": True, "allow_pickle": True}
+POSITIONS = {
+    "numpy.load": {2: "allow_pickle"},
+    "keras.saving.load_model": {3: "safe_mode"},
+    **{
+        f"subprocess.{name}": {8: "shell"}
+        for name in ("Popen", "run", "call", "check_call", "check_output")
+    },
+}
+"""Where words stand that need not be said by name."""
 
 ALLOWED = {
     ("tests/faults/test_asset_faults.py", "pickle.loads"),  # shows that the canary sings
     ("tests/unit/test_cifar10.py", "pickle.loads"),  # the reference, on files of our own
+    ("tests/unit/test_standin.py", "pickle.Unpickler"),  # notes which globals our own files name
 }
 
 
 def violations(source: str) -> Iterator[str]:
-    """Each forbidden call in a module's source, by the full name of what is called."""
+    """Each forbidden use in a module's source, by the full name of what is used."""
     tree = ast.parse(source)
-    names = dict(_imported(tree))
+    names = dict(_named(tree))
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = _full_name(node.func, names).removeprefix("builtins.")
-        given = {
-            word.arg: word.value.value if isinstance(word.value, ast.Constant) else ...
-            for word in node.keywords
-        }
-        word, value = DEMANDED.get(called, ("", None))
-        if called in NEVER or (word and given.get(word) is not value):
-            yield called
-        # What is no constant could be anything.
-        if any(given.get(word, not bad) in (bad, ...) for word, bad in FORBIDDEN.items()):
-            yield called
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            yield f"{node.module}.*"
+        if isinstance(node, ast.expr):
+            name = _full_name(node, names)
+            # Whatever is not called on the spot could be called anywhere, in any way.
+            if name in NEVER or (name in DEMANDED and id(node) not in called):
+                yield name
+        if isinstance(node, ast.Call) and _wrongly_called(node, _full_name(node.func, names)):
+            yield _full_name(node.func, names)
 
 
-def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """What each imported name stands for."""
+def _wrongly_called(call: ast.Call, name: str) -> bool:
+    positions = POSITIONS.get(name, {})
+    given = {positions[i]: word for i, word in enumerate(call.args) if i in positions}
+    unknown = any(isinstance(word, ast.Starred) for word in call.args)
+    for word in call.keywords:
+        if word.arg:
+            given[word.arg] = word.value
+        elif isinstance(word.value, ast.Dict):
+            keys = [key.value if isinstance(key, ast.Constant) else "" for key in word.value.keys]
+            given.update(zip(map(str, keys), word.value.values, strict=True))
+        else:
+            unknown = True
+    said = {
+        word: value.value if isinstance(value, ast.Constant) else ...
+        for word, value in given.items()
+    }
+    demanded, wanted = DEMANDED.get(name, ("", None))
+    # What is no constant could be anything.
+    return (
+        bool(demanded and said.get(demanded) is not wanted)
+        or any(said.get(word, not bad) in (bad, ...) for word, bad in FORBIDDEN.items())
+        or (unknown and name == "numpy.load")
+    )
+
+
+def _named(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """What each name stands for that was imported, or given to what was."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -92,14 +129,27 @@ def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    yield target.id, node.value.id
 
 
 def _full_name(node: ast.expr, names: dict[str, str]) -> str:
-    if isinstance(node, ast.Attribute):
-        return f"{_full_name(node.value, names)}.{node.attr}"
-    if isinstance(node, ast.Name):
-        return names.get(node.id, node.id)
-    return ""
+    match node:
+        case ast.Attribute(value=owner, attr=name):
+            full = f"{_full_name(owner, names)}.{name}"
+        case ast.Call(func=ast.Name(id="getattr"), args=[owner, ast.Constant(value=str(name)), *_]):
+            full = f"{_full_name(owner, names)}.{name}"
+        case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if (
+            _full_name(function, names) == "importlib.import_module"
+        ):
+            full = name
+        case ast.Name(id=name):
+            full = names.get(name, name)
+        case _:
+            full = ""
+    return full.removeprefix("builtins.").removeprefix("tensorflow.")
 
 
 def test_nothing_here_opens_a_file_by_running_it() -> None:
@@ -144,6 +194,26 @@ PLANTED = {
     "keras": "import keras\nkeras.saving.load_model('x')",
     "keras, unsafe": "import keras\nkeras.saving.load_model('x', safe_mode=False)",
     "keras by its old name": "import keras\nkeras.models.load_model('x')",
+    "keras inside tensorflow": "import tensorflow as tf\ntf.keras.saving.load_model('x')",
+    "keras, by position": "import keras\nkeras.saving.load_model('x', None, False, False)",
+    "numpy by position": "import numpy as np\nnp.load('x', None, True)",
+    "numpy by a dictionary": "import numpy as np\nnp.load('x', **{'allow_pickle': True})",
+    "numpy by whatever dictionary": "import numpy as np\nnp.load('x', **options)",
+    "numpy by whatever list": "import numpy as np\nnp.load(*words)",
+    "torch by its module": "import torch\ntorch.serialization.load('x')",
+    "torch, to be called later": "import torch\nread = torch.load",
+    "pickle, to be called later": "import pickle\nread = pickle.load\nread(file)",
+    "pickle, given to another": "import pickle\nlist(map(pickle.loads, files))",
+    "pickle, all of it": "from pickle import *\nload(file)",
+    "pickle by another variable": "import pickle\np = pickle\np.load(file)",
+    "pickle by getattr": "import pickle\ngetattr(pickle, 'load')(file)",
+    "pickle by importlib": "import importlib\nimportlib.import_module('pickle').load(file)",
+    "pickle by __import__": "__import__('pickle').load(file)",
+    "an unpickler of one's own": "import pickle\nclass Mine(pickle.Unpickler): pass",
+    "output of a shell": "import subprocess\nsubprocess.getoutput('ls')",
+    "shell by position": (
+        "import subprocess\nsubprocess.run('ls', -1, None, None, None, None, None, True, True)"
+    ),
 }
 
 
@@ -161,6 +231,8 @@ HARMLESS = {
     "numpy that says so": "import numpy as np\nnp.load('x', allow_pickle=False)",
     "torch": "import torch\ntorch.load('x', weights_only=True)",
     "no shell": "import subprocess\nsubprocess.run(['ls'], shell=False)",
+    "words for a process": "import subprocess\nsubprocess.run(['ls'], **options)",
+    "keras": "import keras\nkeras.saving.load_model('x', None, False, True)",
     "pickle.dumps": "import pickle\npickle.dumps(1)",
 }
 
@@ -171,10 +243,6 @@ def test_what_is_harmless_passes(source: str) -> None:
 
 
 # --- what is installed ---------------------------------------------------------------------------
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def needed(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
@@ -189,8 +257,6 @@ def needed(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[s
 
 
 def test_all_that_is_installed_for_the_suite_is_pinned() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     waiting, seen = [("resnet8-eval", frozenset({"dev"}))], set()
     while waiting:
         if (entry := waiting.pop()) not in seen:
@@ -198,6 +264,24 @@ def test_all_that_is_installed_for_the_suite_is_pinned() -> None:
             waiting += needed(*entry)
     names = {name for name, _ in seen} - {"resnet8-eval"}
     assert len(names) > 50
-    unpinned = names - {normal(name) for name in pins}
+    unpinned = names - pins(FILE.read_text(encoding="utf-8")).keys()
     # CUDA's libraries come with torch's CUDA builds alone, each at the version that torch names.
     assert not {name for name in unpinned if not name.startswith(("nvidia", "cuda", "triton"))}
+
+
+def test_each_distribution_that_is_named_in_pyproject_is_pinned_with_a_reason() -> None:
+    from packaging.requirements import Requirement
+
+    reasoned, _, rest = FILE.read_text(encoding="utf-8").partition(RESOLVED)
+    lines = [line for line in reasoned.splitlines() if line and not line.startswith("#")]
+    assert all(len(line.partition("  # ")[2]) > 4 for line in lines)
+    named = {normal(Requirement(line).name) for line in metadata.requires("resnet8-eval") or []}
+    assert named <= pins(reasoned).keys()
+    assert not pins(reasoned).keys() & pins(rest).keys()
+
+
+def test_versions_are_written_back_and_reasons_stay() -> None:
+    text = f"# head\nBase_Lib==1.0  # why\nbuilder==3.0  # builds\n\n{RESOLVED}gone==1\nkept==1.0\n"
+    assert updated(text, {"zeta": "9", "base-lib": "1.1", "kept": "2.0"}) == (
+        f"# head\nBase_Lib==1.1  # why\nbuilder==3.0  # builds\n\n{RESOLVED}kept==2.0\nzeta==9\n"
+    )

@@ -54,6 +54,12 @@ def write(folder: Path, name: str, change: Change = lambda _: None) -> Path:
     return FORMATS[name](folder / name, changed(change))
 
 
+def write_changed(folder: Path, name: str, change: Callable[[Config], object]) -> Path:
+    found = config()
+    change(found)
+    return FORMATS[name](folder / name, json.dumps(found))
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(
         ModelError, match="is not a Keras model that this suite can judge"
@@ -115,6 +121,158 @@ def test_what_a_resnet8_does_not_have_is_refused(
     assert given in refusal(write(tmp_path, name, change))
 
 
+LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__"}}}
+
+
+def set_first(name: str, value: object) -> Callable[[Config], object]:
+    """Put something into the settings of the first convolution."""
+    return lambda model: model["config"]["layers"][1]["config"].update({name: value})
+
+
+def as_top_level(class_name: str) -> Callable[[Config], object]:
+    function = {"module": "builtins", "class_name": "function", "config": "eval"}
+    return lambda model: model.update(
+        class_name=class_name, config={"layers": [], "function": function, "name": "planted"}
+    )
+
+
+def in_a_connection(model: Config) -> None:
+    model["config"]["layers"][1]["inbound_nodes"][0]["kwargs"]["mask"] = LAMBDA
+
+
+OBJECTS: dict[str, tuple[Callable[[Config], object], str]] = {
+    "Lambda as the model": (as_top_level("Lambda"), "'Lambda'"),
+    "TFSMLayer as the model": (as_top_level("TFSMLayer"), "'TFSMLayer'"),
+    "class of the model that is none": (
+        lambda model: model.update(class_name=["Model"]),
+        "'Model'",
+    ),
+    "Lambda as an initializer": (set_first("kernel_initializer", LAMBDA), "'Lambda'"),
+    "layer as an initializer": (
+        set_first("bias_initializer", {"class_name": "Conv2D", "config": {}}),
+        "'Conv2D'",
+    ),
+    "TorchModuleWrapper as a regularizer": (
+        set_first("kernel_regularizer", {"class_name": "TorchModuleWrapper", "config": {}}),
+        "'TorchModuleWrapper'",
+    ),
+    "StringLookup as a constraint": (
+        set_first("kernel_constraint", {"class_name": "StringLookup", "config": {}}),
+        "'StringLookup'",
+    ),
+    "TFSMLayer as a type": (
+        set_first("dtype", {"class_name": "TFSMLayer", "config": {"filepath": "/x"}}),
+        "'TFSMLayer'",
+    ),
+    "Lambda deep in a list": (set_first("strides", [[{"deep": [LAMBDA]}]]), "'Lambda'"),
+    "Lambda in a connection": (in_a_connection, "'Lambda'"),
+    "module of something else": (
+        set_first("bias_initializer", {"module": "os", "class_name": "Zeros", "config": {}}),
+        "the module 'os'",
+    ),
+    "module without a class": (set_first("kernel_constraint", {"module": "os"}), "class None"),
+    "module of Keras that makes no layers": (
+        lambda model: model["config"]["layers"][1].update(module="keras.src.utils.file_utils"),
+        "the module",
+    ),
+    "registered name of a model": (
+        lambda model: model.update(registered_name="My>Model"),
+        "the registered name 'My>Model'",
+    ),
+    "registered name of a layer": (
+        lambda model: model["config"]["layers"][1].update(registered_name="My>Conv"),
+        "the registered name 'My>Conv'",
+    ),
+    "registered name without a class": (
+        set_first("kernel_constraint", {"registered_name": "My>Constraint"}),
+        "class None",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("change", "given"), OBJECTS.values(), ids=OBJECTS)
+def test_objects_that_no_resnet8_holds_are_refused(
+    tmp_path: Path, name: str, change: Callable[[Config], object], given: str
+) -> None:
+    assert given in refusal(write_changed(tmp_path, name, change))
+
+
+def test_what_is_not_compiled_need_not_be_known(tmp_path: Path) -> None:
+    optimizer = {"module": "keras.optimizers", "class_name": "Adam", "config": {}}
+    path = write_changed(
+        tmp_path, "model.keras", lambda m: m.update(compile_config={"optimizer": optimizer})
+    )
+    assert keras_file.describe(path) == keras_file.describe(STANDIN)
+
+
+# --- networks that are far too large -------------------------------------------------------------
+
+
+def many_layers(model: Config) -> None:
+    model["config"]["layers"] += 1000 * [{"class_name": "Flatten", "config": {}}]
+
+
+def padded(padding: object) -> Callable[[Config], object]:
+    return lambda model: model["config"]["layers"].append(
+        {"class_name": "ZeroPadding2D", "config": {"padding": padding}}
+    )
+
+
+def dense(**settings: object) -> Callable[[Config], object]:
+    return lambda model: model["config"]["layers"][-1]["config"].update(settings)
+
+
+VALUES = "values of one image"
+LARGE: dict[str, tuple[Callable[[Config], object], str]] = {
+    "filters": (set_first("filters", 15_000_000), VALUES),
+    "filters that are no whole number": (set_first("filters", 1.5e7), VALUES),
+    "filters without end": (set_first("filters", float("inf")), "inf values"),
+    "filters that are no number": (set_first("filters", float("nan")), "inf values"),
+    "kernel": (set_first("kernel_size", [3000, 3000]), "weights"),
+    "kernel without end": (set_first("kernel_size", float("inf")), "nan values"),
+    "kernel of one number": (set_first("kernel_size", 3000), "weights"),
+    "units": (dense(units=2**26), VALUES),
+    "adapter": (dense(lora_rank=2**26), "weights"),
+    "dilation": (set_first("dilation_rate", [1000, 1000]), VALUES),
+    "padding": (padded([[9999, 0], [0, 0]]), VALUES),
+    "padding on every side": (padded(9999), VALUES),
+    "image": (
+        lambda model: model["config"]["layers"][0]["config"].update(batch_shape=[None, 9999, 9999]),
+        VALUES,
+    ),
+    "image of the model": (
+        lambda model: model["config"].update(build_input_shape=[None, 9999, 9999, 3]),
+        VALUES,
+    ),
+    "image of a layer": (
+        lambda model: model["config"]["layers"][1].update(
+            build_config={"input_shape": [None, 32, 32, 2**26]}
+        ),
+        "weights",
+    ),
+    "layers": (many_layers, "1,030 layers"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("change", "given"), LARGE.values(), ids=LARGE)
+def test_a_network_far_too_large_is_refused(
+    tmp_path: Path, name: str, change: Callable[[Config], object], given: str
+) -> None:
+    assert given in refusal(write_changed(tmp_path, name, change))
+
+
+def test_weights_that_unpack_to_huge_ones_are_refused(tmp_path: Path) -> None:
+    """HDF5 stores nothing of what was never written, and little of what is all the same."""
+    path = write(tmp_path, "model.h5")
+    with h5py.File(path, "a") as file:
+        for number in range(3):
+            file.create_dataset(f"w{number}", (2**23,), "f4", chunks=(2**20,), compression="gzip")
+    assert path.stat().st_size < 100_000
+    assert "weights of 100,663,308 bytes" in refusal(path)
+
+
 def test_weights_without_an_architecture_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "model.h5", "w") as file:
         file["kernel"] = np.zeros(3)
@@ -162,6 +320,13 @@ def test_a_description_that_unpacks_to_a_huge_one_is_refused(
     assert "too large" in refusal(tmp_path / "model.keras")
 
 
+def test_a_stowaway_in_a_keras_archive_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "model.keras")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("assets/table.txt", "no")
+    assert "'assets/table.txt'" in refusal(path)
+
+
 # --- data that lies elsewhere --------------------------------------------------------------------
 
 
@@ -184,7 +349,22 @@ def soft_link(file: h5py.File, elsewhere: Path) -> None:
     file["planted"] = h5py.SoftLink("/model_weights/kernel")
 
 
-ELSEWHERE = [virtual, external, external_link, soft_link]
+def linked_twice(file: h5py.File, elsewhere: Path) -> None:
+    """Two links on each level to the next: 2^39 paths in some kilobytes."""
+    del elsewhere
+    group = file
+    for _ in range(39):
+        below = group.create_group("planted")
+        group["again"] = below
+        group = below
+
+
+def linked_to_itself(file: h5py.File, elsewhere: Path) -> None:
+    del elsewhere
+    file["model_weights/planted"] = file["/"]
+
+
+ELSEWHERE = [virtual, external, external_link, soft_link, linked_twice, linked_to_itself]
 
 
 @pytest.mark.parametrize("plant", ELSEWHERE, ids=lambda plant: plant.__name__)
@@ -219,3 +399,21 @@ def test_a_file_of_two_formats_is_read_as_keras_would_read_it(tmp_path: Path) ->
     path.write_bytes(path.read_bytes() + honest)
     assert zipfile.is_zipfile(path)
     assert "'Lambda'" in refusal(path)
+
+
+def weights(path: Path, optimizer: str) -> Path:
+    with h5py.File(path, "w") as file:
+        file["model_weights/conv/kernel"] = np.zeros((3, 3, 3, 16), np.float32)
+        file["model_weights/conv/bias"] = np.zeros(16, np.float32)
+        file[f"{optimizer}/momentum"] = np.zeros((3, 3, 3, 16), np.float32)
+    return path
+
+
+def test_what_training_left_beside_the_weights_is_told_apart(tmp_path: Path) -> None:
+    sizes = {"weights_bytes": 4 * (432 + 16), "optimizer_bytes": 4 * 432}
+    assert keras_file.array_bytes(weights(tmp_path / "a.h5", "optimizer_weights")) == sizes
+    inner = weights(tmp_path / "model.weights.h5", "optimizer/vars")
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.write(inner, inner.name)
+    assert keras_file.array_bytes(tmp_path / "a.keras") == sizes
+    assert keras_file.array_bytes(STANDIN)["weights_bytes"] == 4 * 78_666

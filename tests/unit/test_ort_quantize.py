@@ -12,6 +12,7 @@ import pytest
 
 from resnet8_eval import onnx_session, quantize
 from resnet8_eval.artifacts import file_sha256
+from resnet8_eval.environment import is_x86
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize import ort_quantize
 from resnet8_eval.quantize.recipes import RECIPES
@@ -75,6 +76,14 @@ def test_onnxruntime_runs_every_convolution_in_integers(pipeline: Pipeline, name
     kernels = ort_quantize.kernels(stored(pipeline, name))
     assert kernels["QLinearConv"] == 9
     assert not any("Conv" in operator for operator in kernels if operator != "QLinearConv")
+
+
+@pytest.mark.skipif(not is_x86(), reason="a default session rewrites signed activations on x86")
+def test_what_a_default_session_leaves_in_float_is_recorded(pipeline: Pipeline) -> None:
+    signed, unsigned = (pipeline.artifact(f"model/{name}").record for name in NAMES)
+    assert signed["default_kernels"]["Conv"] == 6
+    assert signed["default_kernels"]["QLinearConv"] == 3
+    assert unsigned["default_kernels"] == unsigned["kernels"]
 
 
 @pytest.mark.parametrize("source", ["onnx", "folded"])

@@ -16,7 +16,7 @@ from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.errors import StageError
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, Settings, model_path
 from resnet8_eval.quantize.recipes import RECIPES, Method, Recipe
-from resnet8_eval.runner import LANES
+from resnet8_eval.runner import LANES, lane_environment
 from tests.planted import borrowing
 
 QUANTIZED = {f"{kind}/{name}" for kind in ("model", "scores", "compare") for name in RECIPES}
@@ -65,6 +65,11 @@ DECISIVE: dict[str, tuple[Change, set[str], set[str]]] = {
         {"calibration", "parameters", *QUANTIZED},
         {"onnx", "scores/keras-float32", "scores/torch-float32", "compare/torch-float32"},
     ),
+    "the names of the classes": (
+        dataset("batches.meta"),
+        {"calibration", *EVERY_SCORE, *(f"compare/{name}" for name in CONFIGURATIONS)},
+        {"onnx", "folded", "torch"},
+    ),
     "the calibration seed": (
         lambda settings: replace(settings, calibration_seed=7),
         {"calibration", "parameters", "verify/preprocessing", *QUANTIZED},
@@ -112,6 +117,7 @@ def patched(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
         patched("code_sha256", "0" * 64),
         patched("cpu", {**environment.cpu(), "flags": ["avx2"]}),
         patched("cpu", {**environment.cpu(), "onednn_max_cpu_isa": "AVX2"}),
+        patched("cpu", {**environment.cpu(), "variables": {"XLA_FLAGS": "planted"}}),
         patched("cpu", {**environment.cpu(), "cores": 99}),
         lambda patch: patch.setattr("platform.python_version", lambda: "3.11.0"),
         lambda patch: patch.setattr("platform.machine", lambda: "aarch64"),
@@ -121,6 +127,7 @@ def patched(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
         "our own code",
         "what the processor can",
         "what oneDNN may use of it",
+        "a variable that chooses kernels",
         "cores",
         "Python",
         "kind of processor",
@@ -167,6 +174,15 @@ def test_the_method_moves_all_that_is_quantized(
     found = moved(before, keys(pipeline.settings))
     assert {"parameters", *QUANTIZED} <= found
     assert not {"onnx", "torch", "calibration", "scores/torch-float32"} & found
+
+
+@pytest.mark.parametrize("name", ["KERAS_BACKEND", "KERAS_HOME"])
+def test_what_would_decide_and_has_no_place_in_a_key_is_the_same_in_every_lane(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = lane_environment()[name]
+    monkeypatch.setenv(name, "another")
+    assert lane_environment()[name] == before
 
 
 def test_keys_are_all_different(pipeline: Pipeline) -> None:

@@ -28,7 +28,9 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
     assert done.results["complete"]
     assert done.results["command"].startswith("pytest ")
     for name, entry in BY_ID.items():
-        pattern = rf"{name} +met +{re.escape(entry.quantity)}: measured .*, required .*, margin \+"
+        pattern = (
+            rf"{name} +met +{re.escape(entry.quantity)}: measured .*, required .*, margin [+±]"
+        )
         assert len(re.findall(pattern, done.output)) == 1
     for line in ("v1_0 met: 6 of 6", "v1_1 met: 5 of 5", "v1_2 met: 12 of 12"):
         assert done.output.count(line) == 1
@@ -42,6 +44,16 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
     page = (suite.reports / "report.html").read_text(encoding="utf-8")
     assert "CAL-01" in page
     assert "<th>Requirement</th>" in page
+
+
+@pytest.mark.parametrize("option", ["--cache-dir", "--reports-dir"])
+def test_a_tilde_behind_an_equals_sign_is_the_users_own_folder(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    # Hypothesis warns when it is loaded into a process that has used it before.
+    config = pytester.parseconfig("-pno:hypothesispytest", f"{option}=~/folder")
+    assert config.getoption(option) == Path("/home/someone/folder")
 
 
 @pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
@@ -84,7 +96,7 @@ def test_a_failure_says_id_measured_required_and_margin(
     body = "requirement.judge(84.25, [equal('images', 10, 9), equal('labels', 1, 1)])"
     suite.write({"PT-05": passing("PT-05", body=body)})
     done = suite.run(*words)
-    sentence = "accuracy: measured 84.25 %, required > 85 %, margin -0.75 %"
+    sentence = "accuracy: measured 84.25 %, required > 85 %, margin −0.75 pp"
     assert re.search(rf"PT-05 +NOT MET +{re.escape(sentence)}", done.output)
     assert f"PT-05 not met: {sentence}" in done.output
     assert "images: expected 10, observed 9 [FAILED]" in done.output
@@ -185,3 +197,12 @@ def test_folders_above_the_checkout_may_have_any_name(
     done = pytester.runpytest_inprocess(f"--rootdir={checkout}", checkout / "test_unit.py")
     assert done.ret == pytest.ExitCode.OK
     assert (checkout / "reports" / "results.json").exists()
+
+
+@pytest.mark.parametrize("words", [("--assets=auto",), ("--assets", "auto")], ids=" ".join)
+def test_the_command_that_is_recorded_names_the_assets_that_were_used(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    command = suite.run("--requirement=CAL-01", *words).results["command"]
+    assert "auto" not in command
+    assert "--assets=real" in command

@@ -17,12 +17,14 @@ from resnet8_eval.preprocess import preprocess
 from resnet8_eval.quantize.graph import Probe
 from resnet8_eval.quantize.ranges import (
     BINS,
+    Observed,
     Ranges,
     _cut,
     _extremes,
     _histograms,
     _pooled,
     activation_ranges,
+    observe,
 )
 from resnet8_eval.quantize.recipes import Method
 
@@ -130,20 +132,24 @@ def model(pipeline: Pipeline) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def found(model: onnx.ModelProto, images: Images) -> tuple[Ranges, str]:
-    return activation_ranges(model, images, 1)
+def observed(model: onnx.ModelProto, images: Images) -> Observed:
+    return observe(model, images, 1)
+
+
+@pytest.fixture(scope="module")
+def ranges(model: onnx.ModelProto, observed: Observed) -> Ranges:
+    return activation_ranges(model, observed)
 
 
 def test_the_hash_is_of_every_byte_that_evaluation_would_feed(
-    found: tuple[Ranges, str], images: Images
+    observed: Observed, images: Images
 ) -> None:
-    assert found[1] == hashlib.sha256(preprocess(images).tobytes()).hexdigest()
+    assert observed.fed_sha256 == hashlib.sha256(preprocess(images).tobytes()).hexdigest()
 
 
 def test_every_activation_has_a_range_that_holds_zero(
-    found: tuple[Ranges, str], model: onnx.ModelProto
+    ranges: Ranges, model: onnx.ModelProto
 ) -> None:
-    ranges = found[0]
     float_ones = {
         node.output[0] for node in model.graph.node if node.op_type in ("Gemm", "Softmax")
     }
@@ -153,20 +159,18 @@ def test_every_activation_has_a_range_that_holds_zero(
     assert ranges["images"] == (0.0, 255.0)
 
 
-def test_what_goes_into_a_relu_takes_its_range(
-    found: tuple[Ranges, str], model: onnx.ModelProto
-) -> None:
+def test_what_goes_into_a_relu_takes_its_range(ranges: Ranges, model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in ("Relu", "Reshape", "Transpose"):
-            assert found[0][node.input[0]] == found[0][node.output[0]]
+            assert ranges[node.input[0]] == ranges[node.output[0]]
         if node.op_type == "Relu":
-            assert found[0][node.output[0]][0] == 0
+            assert ranges[node.output[0]][0] == 0
 
 
 def test_ranges_do_not_depend_on_threads_or_on_what_was_asked_before(
-    found: tuple[Ranges, str], model: onnx.ModelProto, images: Images
+    ranges: Ranges, model: onnx.ModelProto, images: Images
 ) -> None:
-    assert activation_ranges(model, images, 2) == found
+    assert activation_ranges(model, observe(model, images, 2)) == ranges
 
 
 def test_the_stand_in_s_ranges_were_found_with_what_it_recorded(pipeline: Pipeline) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 
+import pytest
+
 from resnet8_eval.report.diff import diff
 from resnet8_eval.statistics import mcnemar_p
 from tests.unit import report_samples
@@ -15,16 +17,51 @@ def section(text: str, title: str) -> str:
 
 def test_nothing_moved() -> None:
     text = diff(report_samples.all_met(), report_samples.all_met())
-    assert text.count("Nothing moved.") == 6
+    assert text.count("Nothing moved.") == 7
 
 
 def test_moved_verdict_requirement_and_accuracy() -> None:
     text = diff(report_samples.all_met(), report_samples.flagged())
     assert "| v1_2 | met, 12 of 12 | not met, 11 of 12 |" in section(text, "Verdicts")
     assert "| ANL-02 | met, 0 | not met, 1 |" in section(text, "Requirements")
+    beside = section(text, "Comparison with the baseline")
+    assert "| torch-int8: Verdict | equivalent | degraded |" in beside
+    assert "| torch-int8: Flag | none | ⚑ FLAGGED |" in beside
+    assert "| torch-int8: Delta, pp | +0.06 | −14.69 |" in beside
     accuracies = section(text, "Accuracies")
     assert "| torch-int8 | 87.25 (8725/10000) | 72.50 (7250/10000) | −14.75 | – |" in accuracies
     assert "does not keep which images are right" in accuracies
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("word", "inconclusive", "Verdict | equivalent | inconclusive |"),
+        ("flagged", True, "Flag | none | ⚑ FLAGGED |"),
+        ("delta_pp", -6.0, "Delta, pp | +0.06 | −6.00 |"),
+        (
+            "delta_ci95_pp",
+            [-7.0, -5.0],
+            "Delta 95 % interval, pp | −0.14 to +0.26 | −7.00 to −5.00",
+        ),
+        ("agreement_percent", 50.0, "Agreement, % | 98.89 | 50.00 |"),
+        ("mcnemar_p", 0.0004, "McNemar p | 0.617 | &lt; 0.001 |"),
+        ("size_bytes", 1000, "Size, kB | 128.7 | 1.0 |"),
+    ],
+)
+def test_what_moves_while_the_answers_stay_is_told(key: str, value: object, line: str) -> None:
+    """As where the baseline moved, or a rule of the analysis."""
+    old, new = report_samples.all_met(), report_samples.all_met()
+    new["configurations"][5][key] = value
+    text = diff(old, new)
+    assert f"| torch-int8: {line}" in section(text, "Comparison with the baseline")
+    assert section(text, "Accuracies") == "Nothing moved."
+
+
+def test_a_configuration_that_one_run_lacks_is_told_once() -> None:
+    text = diff(report_samples.missing(), report_samples.all_met())
+    assert "torch-int8" in section(text, "Accuracies")
+    assert section(text, "Comparison with the baseline") == "Nothing moved."
 
 
 def test_paired_test_where_both_runs_keep_which_images_are_right() -> None:
@@ -69,6 +106,7 @@ def test_standin_is_not_compared_with_the_real_model() -> None:
     text = diff(report_samples.standin(), report_samples.all_met())
     assert "The old run is a **stand-in** run" in text
     assert section(text, "Accuracies").startswith("Not compared")
+    assert section(text, "Comparison with the baseline").startswith("Not compared")
 
 
 def test_text_from_outside_is_escaped() -> None:

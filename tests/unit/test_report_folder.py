@@ -49,11 +49,13 @@ def test_runs_on_other_assets_are_kept_apart(tmp_path: Path) -> None:
         "",
         "[]",
         "null",
+        "[" * 100_000,
         '{"complete": true}',
         '{"complete": "yes", "assets": {"kind": "real", "user_model": false}}',
         '{"complete": true, "assets": {"kind": "../..", "user_model": false}}',
         '{"complete": true, "assets": {"kind": [], "user_model": false}}',
     ],
+    ids=lambda text: text[:40],
 )
 def test_what_is_no_complete_run_is_not_kept_as_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)

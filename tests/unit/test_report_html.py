@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from resnet8_eval.report import charts, html, markdown, terminal
+from resnet8_eval.report import detail, execution, html, layers, markdown, terminal
 from resnet8_eval.results import validate
 from tests.unit import report_samples
 from tests.unit.test_report_golden import SAMPLES
@@ -167,21 +167,176 @@ def test_probable_cause_is_told_where_kernels_and_reference_part() -> None:
     assert visible.count("probable cause: kernels that saturate") == 2
 
 
-@pytest.mark.parametrize("sample", ALL)
-def test_labels_of_the_plane_do_not_overlap(sample: str) -> None:
-    plane = charts.plane(getattr(report_samples, sample)())
-    heights = sorted(p["label_y"] for p in plane["points"] if not p["alone"]) if plane else []
-    assert all(b - a >= 15.9 for a, b in itertools.pairwise(heights))
+def test_layers_are_one_table_that_says_what_it_was_measured_on() -> None:
+    text = html.section("hurts", report_samples.extended())
+    visible = Page(text).visible
+    assert text.count('<table class="layers">') == 1
+    for words in (
+        "on 4900 images of the training split, none of which calibrated",
+        "8-bit integers simulated in float32",
+        "float32 has 92.18 %",
+        "every layer quantized 92.06 %",
+        "on 205 of these images",
+    ):
+        assert words in visible
+    assert 'title="model/conv2d_3/BiasAdd">conv2d_3<' in text
 
 
-def test_pipeline_shows_every_stage() -> None:
+def test_images_that_also_calibrated_are_owned_up_to() -> None:
     results = report_samples.extended()
-    results["timing"]["a new one"] = 3.0
-    drawing = charts.pipeline(results)
-    assert drawing is not None
-    assert {stage for stage, _, _ in drawing["stages"]} == set(results["timing"])
-    notes = [box["note"] for box in drawing["boxes"]]
-    assert notes.count("not made") == 0
+    results["sensitivity"]["calibrated"] = 12
+    assert "12 of which also calibrated" in Page(html.section("hurts", results)).visible
+
+
+def test_a_bar_has_the_colour_of_its_sign_and_decibels_have_none() -> None:
+    text = html.section("hurts", report_samples.extended())
+    body = text.partition('<table class="layers">')[2].partition("</table>")[0]
+    bars = re.findall(r'class="number bar (\w+)" style="--bar: ([\d.]+)%">([^<]+)<', body)
+    assert len(bars) == 2 * 9
+    assert body.count('class="number">') == 4 + 3 * 9 + 1  # headings and dB
+    for kind, bar, shown in bars:
+        assert (kind == "worse") == shown.startswith("−")
+        assert (float(bar) == 0) == shown.startswith("±")
+    assert max(float(bar) for _, bar, _ in bars) == 100.0
+
+
+def test_configurations_whose_noise_reads_alike_share_a_column() -> None:
+    found = layers.layers(report_samples.extended())
+    assert found is not None
+    assert found["columns"][2:] == [
+        ("Weights, dB", "all configurations"),
+        ("Output, dB", "ONNX Runtime int8, uint8"),
+        ("Output, dB", "PyTorch int8, uint8"),
+    ]
+
+
+def test_results_without_the_terms_of_the_sensitivity_show_noise_alone() -> None:
+    results = report_samples.extended()
+    del results["sensitivity"]
+    visible = Page(html.section("hurts", results)).visible
+    assert "Sensitivity" not in visible
+    assert "Not in this results.json: what each layer costs in accuracy." in visible
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["m/a/BiasAdd", "m/b/MatMul/Fused"], ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        (["m/x/a", "m/x/b"], ["a", "b"]),
+        (["m/x/a", "m/y/a", "m/y/b"], ["m/x/a", "m/y/a", "m/y/b"]),
+        (["m/only"], ["only"]),
+    ],
+)
+def test_a_layer_is_called_by_its_own_part_of_the_path(names: list[str], short: list[str]) -> None:
+    assert list(layers.short_names(names).values()) == short
+
+
+def test_what_a_default_session_would_do_otherwise_is_told_where_it_would() -> None:
+    signed, reference = execution.before_deploying(report_samples.all_met())
+    assert (signed.row.title, reference.row.title) == ("ONNX Runtime int8", "PyTorch uint8")
+    assert "leaves 6 of 9 convolutions and 2 of 3 additions in float" in signed.short
+    assert "open_session" in signed.short
+    assert "session.qdqisint8allowed" in signed.more
+    assert reference.short.startswith("it was computed in float32")
+    assert "No engine of the installed PyTorch" in reference.more
+    assert "fbgemm, x86: “found QUInt8”" in reference.more
+
+
+def test_notes_on_deployment_come_from_the_records() -> None:
+    results = report_samples.all_met()
+    ort, torch = results["configurations"][3], results["configurations"][6]
+    ort["default_kernels"] = ort["kernels"]
+    torch["support"]["unsigned_weights"] = True
+    signed, reference = execution.before_deploying(results)
+    assert "A default session" not in signed.short
+    assert reference.more == ""
+    del ort["recipe"]["runs_as"]
+    torch["execution"] = "kernel"
+    assert execution.before_deploying(results) == []
+
+
+def test_execution_is_defined_where_something_was_quantized() -> None:
+    visible = Page(html.section("comparison", report_samples.all_met())).visible
+    for word, meaning in execution.DEFINITIONS.items():
+        assert f"{word} , {meaning}" in visible
+    assert "Execution" not in Page(html.section("comparison", report_samples.missing())).visible
+
+
+def test_operators_are_counted_alike_and_reference_arithmetic_is_float() -> None:
+    found = detail.recipes(report_samples.all_met())
+    assert found is not None
+    told = dict(found["rows"])
+    assert told["weighted layers with 8-bit weights"] == ["10 of 10"] * 4
+    assert told["operators on 8-bit tensors"] == ["10 (Conv: 9, Gemm: 1)"] * 4
+    assert told["arithmetic on 8-bit tensors"] == ["integer kernels"] * 3 + [
+        "float32, between dequantize and quantize steps"
+    ]
+
+
+def test_one_layer_with_float_weights_is_not_counted_among_those_of_8_bits() -> None:
+    found = report_samples.all_met()["configurations"][3]
+    found["census"]["weights"]["layer_4"] = "float32"
+    assert execution.operators(found)["weighted layers with 8-bit weights"] == "9 of 10"
+
+
+def test_optimizer_state_is_not_taken_for_weights() -> None:
+    results = report_samples.all_met()
+    visible = Page(html.section("comparison", results)).visible
+    assert "holds 314.7 kB of weights; 625.5 kB are optimizer state" in visible
+    assert "weights 314.7" in visible
+    results["configurations"][0]["optimizer_bytes"] = 0
+    assert "optimizer" not in html.section("comparison", results)
+
+
+def test_fingerprints_of_model_and_data_are_in_sight() -> None:
+    results = report_samples.all_met()
+    text = html.section("verdict", results)
+    before_details = text[: text.index("<details>")]
+    assert results["assets"]["model_sha256"] in before_details
+    known = "".join(f"{md5}  {n}\n" for n, md5 in sorted(results["assets"]["dataset_md5"].items()))
+    assert hashlib.sha256(known.encode()).hexdigest()[:16] in before_details
+    moved = report_samples.all_met()
+    moved["assets"]["dataset_md5"]["test_batch"] = "0" * 32
+    assert detail.data_fingerprint(moved) != detail.data_fingerprint(results)
+
+
+def test_a_build_that_the_pin_does_not_name_is_installed_first() -> None:
+    results = report_samples.all_met()
+    line = "pip install torch==2.13.0+cpu # cpu build, from the project's own index"
+    visible = Page(html.section("made", results)).visible
+    assert visible.index(line) < visible.index("pip install -c constraints.txt")
+    results["environment"]["packages"]["torch"] = "2.13.0"
+    assert "own index" not in html.section("made", results)
+
+
+def test_gallery_says_which_images_it_shows_and_lists_them() -> None:
+    results = report_samples.extended()
+    shown = results["configurations"][3]["changed"]
+    results["configurations"][4]["lost"] = 6
+    text = html.section("hurts", results)
+    visible = Page(text).visible
+    assert "the 6 that it is surest of, among the 52 test images" in visible
+    assert "all 6 test images" in visible
+    answers = [report_samples.CLASSES[shown[0][key]] for key in ("baseline_answer", "answer")]
+    alt = f"float32 answers {answers[0]}, int8 answers {answers[1]}"
+    assert f'alt="Test image 17: true class {answers[0]}, {alt}"' in text
+    assert text.count("The same as a table") == 4
+
+
+def test_verdicts_sort_by_what_they_mean() -> None:
+    results = report_samples.flagged()
+    results["configurations"][4]["word"] = "improved"
+    results["configurations"][3]["word"] = "inconclusive"
+    results["configurations"].pop()
+    text = html.section("comparison", results)
+    found = re.findall(
+        r'class="word answer" data-order="(-?\d)"><span[^>]*>.</span> ([\w ]+)', text
+    )
+    assert [word for _, word in sorted(found, key=lambda pair: int(pair[0]))] == [
+        *("not evaluated", "degraded", "inconclusive"),
+        *("baseline", "equivalent", "equivalent", "improved"),
+    ]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark", "print"])

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet8_eval.report import markdown, publish, table, terminal, words
+from resnet8_eval.pytest_plugin import sentence
+from resnet8_eval.report import html, markdown, publish, table, terminal, words
+from resnet8_eval.requirements import BY_ID
 from tests.unit import report_samples
 from tests.unit.test_report_golden import SAMPLES
 
@@ -48,7 +50,8 @@ def test_standin_banner_is_in_every_markdown(render: object) -> None:
 def test_markdown_takes_nothing_from_outside_for_markup() -> None:
     text = markdown.summary(report_samples.hostile())
     assert "<" not in text
-    assert all(line.count(" | ") == 12 for line in text.splitlines() if "float32" in line[:40])
+    rows = [line for line in text.splitlines() if line[:2] == "| " and "float32" in line[:40]]
+    assert [line.count(" | ") for line in rows] == [12] * 3
     assert "\x1b" not in text
 
 
@@ -105,11 +108,8 @@ def test_broken_check_is_the_reason_where_the_number_is_fine() -> None:
     results = report_samples.all_met()
     requirement = results["requirements"][0]
     requirement["status"] = "not met"
-    requirement["evidence"] = [{"name": "n", "expected": "1", "observed": "2", "ok": False}] * 5
-    assert words.shortfall(requirement) == (
-        "n: expected 1, observed 2; n: expected 1, observed 2; n: expected 1, observed 2; "
-        "and 2 more"
-    )
+    requirement["evidence"] = [{"name": "n", "expected": "1", "observed": "2", "ok": False}] * 8
+    assert words.shortfall(requirement) == ("n: expected 1, observed 2; " * 6 + "and 2 more")
 
 
 def test_publish_writes_all_three_files_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -132,3 +132,33 @@ def test_report_imports_no_model_code() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 (our own program)
+
+
+def test_a_dropped_configuration_is_named_wherever_verdicts_are_told() -> None:
+    results = report_samples.flagged()
+    named = (
+        "torch-int8, delta from the baseline: expected no lower than −5.00 pp, observed −14.69 pp"
+    )
+    assert named in " ".join(line.strip() for line in terminal.render(results, 300))
+    assert named in markdown.summary(results)
+    assert named in html.section("verdict", results)
+
+
+@pytest.mark.parametrize("id_", ["EVAL-03", "CAL-01", "CONV-01"])
+def test_a_margin_reads_the_same_in_the_report_and_in_the_run(id_: str) -> None:
+    (entry,) = [e for e in report_samples.all_met()["requirements"] if e["id"] == id_]
+    said = sentence(BY_ID[id_], entry["measured"])
+    assert said.endswith(
+        f"measured {words.measured(entry)}, required {words.required(entry)}, "
+        f"margin {words.margin(entry)}"
+    )
+    shown = {"EVAL-03": "+2.19 pp", "CAL-01": "±0 images", "CONV-01": "±0 checks"}
+    assert words.margin(entry) == shown[id_]
+
+
+def test_rounding_does_not_carry_a_number_over_its_threshold() -> None:
+    (entry,) = [e for e in report_samples.all_met()["requirements"] if e["id"] == "EVAL-03"]
+    entry.update(measured=84.9996, margin=84.9996 - 85)
+    assert (words.measured(entry), words.margin(entry)) == ("84.9996 %", "−0.0004 pp")
+    entry.update(measured=85.0, margin=0.0)
+    assert (words.measured(entry), words.margin(entry)) == ("85.00 %", "±0.00 pp")

@@ -16,7 +16,7 @@ from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize.graph import Probe, weighted
 from resnet8_eval.quantize.parameters import WEIGHT_LIMIT
 from resnet8_eval.quantize.recipes import Method
-from resnet8_eval.quantize.rounding import Rounded, _moments, gptq, round_weights
+from resnet8_eval.quantize.rounding import Rounded, gptq, input_moments, round_weights
 from tests import small_network
 
 Matrix = NDArray[np.float64]
@@ -94,7 +94,7 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
         "second/weight": functional.unfold(fed["first/relu"], 3, padding=1),
         "dense/weight": fed["flat"][:, :, None],
     }
-    found = _moments(model, images, 1)
+    found = input_moments(model, images, 1)
     assert list(found) == list(windows)
     for name, columns in windows.items():
         rows = columns.transpose(1, 2).flatten(0, 1).double().numpy()
@@ -107,8 +107,8 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])
 def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
     model, images = small_network.network(), small_network.images()
-    method = Method(rounding=rounding, moment_stride=1)
-    rounded = round_weights(model, images, 1, method, limit=7).model
+    moments = input_moments(model, images, 1)
+    rounded = round_weights(model, moments, Method(rounding=rounding), limit=7).model
     means = [
         next(Probe(one, ["first"], 1).run(images))["first"].mean(axis=(0, 2, 3), dtype=np.float64)
         for one in (model, rounded)
@@ -126,7 +126,7 @@ def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
 ) -> None:
     model, images = small_network.network(), small_network.images(4)
     method = Method(granularity=granularity, rounding="nearest")
-    found = round_weights(model, images, 1, method, limit)
+    found = round_weights(model, input_moments(model, images, 1), method, limit)
     before, after = initializers(model), initializers(found.model)
     for name, scale in found.scales.items():
         largest = np.abs(found.integers[name].astype(int)).reshape(len(scale), -1).max(axis=1)
@@ -151,7 +151,7 @@ def images(pipeline: Pipeline) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def rounded(model: onnx.ModelProto, images: NDArray[np.uint8]) -> Rounded:
-    return round_weights(model, images, 1)
+    return round_weights(model, input_moments(model, images, 1))
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
@@ -187,7 +187,7 @@ def test_biases_make_up_for_the_mean_error(
     """On the calibration images, the first layer's mean output stays where it was."""
     first = weighted(model)[0].output[0]
     means = [
-        next(Probe(one, [first], 1).run(images[::4]))[first].mean(axis=(0, 2, 3), dtype=np.float64)
+        next(Probe(one, [first], 1).run(images))[first].mean(axis=(0, 2, 3), dtype=np.float64)
         for one in (model, rounded.model)
     ]
     assert means[1] == pytest.approx(means[0], abs=1e-4)
@@ -196,5 +196,5 @@ def test_biases_make_up_for_the_mean_error(
 def test_rounding_twice_gives_the_same(
     model: onnx.ModelProto, rounded: Rounded, images: NDArray[np.uint8]
 ) -> None:
-    again = round_weights(model, images, 2)
+    again = round_weights(model, input_moments(model, images, 2))
     assert again.model.SerializeToString() == rounded.model.SerializeToString()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize import layers
 from resnet8_eval.quantize.graph import Probe
 from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
-from resnet8_eval.quantize.ranges import activation_ranges
+from resnet8_eval.quantize.ranges import activation_ranges, observe
 from resnet8_eval.quantize.recipes import Method
 from resnet8_eval.quantize.simulate import Simulation, probabilities
 from tests import small_network
@@ -67,6 +69,39 @@ def test_every_layer_has_its_noise_and_its_cost(pipeline: Pipeline, name: str) -
         assert entry["agreement_alone_percent"] > 95, entry
 
 
+def test_what_one_layer_costs_is_held_against_the_networks_own_accuracy(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four images of class 0, float32 gets four, the quantized network one."""
+
+    class Counting:
+        layers = ("conv",)
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def logits_by_layer(self, _: object, quantized: list[str]) -> Any:
+            right, right_otherwise = (1, 2) if quantized else (4, 3)
+            return logits(right), {"conv": logits(right_otherwise)}
+
+    def logits(right: int) -> Any:
+        return np.eye(10)[[0] * right + [1] * (4 - right)]
+
+    monkeypatch.setattr("resnet8_eval.quantize.simulate.Simulation", Counting)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    folder = pipeline.artifact("parameters").folder
+    found = layers.sensitivity(folder, images, np.zeros(4, np.int64), 1)
+    assert (found["float_percent"], found["quantized_percent"]) == (100.0, 25.0)
+    (entry,) = found["layers"]
+    assert (entry["sensitivity_pp"], entry["recovery_pp"]) == (-25.0, 25.0)
+
+
+def test_sensitivity_says_which_images_it_was_measured_on(pipeline: Pipeline) -> None:
+    found = pipeline.artifact("sensitivity").record
+    assert (found["source"], found["calibrated"]) == ("train", 0)
+    assert found["images"] >= found["noise_images"] > 0
+
+
 def test_noise_is_told_in_decibels() -> None:
     assert layers.decibels(100.0, 1.0) == pytest.approx(20)
     assert layers.decibels(1.0, 0.0) is None
@@ -76,7 +111,7 @@ def test_a_sum_is_quantized_with_the_layer_before_it_and_with_no_other() -> None
     """Grids fine enough to change nothing, but for the sum's, on which everything is zero."""
     model, images = small_network.network(), small_network.images()
     exact = next(Probe(model, ["scores"], 1).run(images))["scores"]
-    ranges = activation_ranges(model, images, 1, Method(ranges="minmax"))[0]
+    ranges = activation_ranges(model, observe(model, images, 1), Method(ranges="minmax"))
     fine = Simulation(model, model, ranges, levels=60_000)
     coarse = Simulation(model, model, {**ranges, "sum/relu": (0.0, 1e9)}, levels=60_000)
     assert fine.logits(images, []) == pytest.approx(exact, abs=1e-4)

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from resnet8_eval import study
 from resnet8_eval.artifacts import Store
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.quantize import calibrate
 
 CELL = "onnxruntime-uint8"
 
@@ -71,6 +73,30 @@ def test_a_second_run_measures_only_what_is_missing(
     assert again[:1] == first
     assert [row["seed"] for row in again] == [0, 1]
     assert all(row["total"] == 100 and row["agreement_percent"] > 90 for row in again)
+
+
+def test_recipes_and_bits_of_one_calibration_set_share_what_is_collected_on_it(
+    folded: bytes,
+    feed: Callable[[study.Task], study.Images],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collected: list[int] = []
+    collect = calibrate.collect
+
+    def counted(model: Any, images: Any, *words: Any) -> Any:
+        collected.append(len(images))
+        return collect(model, images, *words)
+
+    monkeypatch.setattr(calibrate, "collect", counted)
+    study._collected.cache_clear()
+    grid = study.recipe_tasks(["minmax", "mse"], ["per-tensor"], [50], [0, 1], [CELL])
+    grid += study.bit_tasks([4, 8], 50, 1)
+    rows = [study.measure(task, folded, feed(task)) for task in grid]
+    assert collected == [50, 50]
+    study._collected.cache_clear()
+    assert rows[1] == study.measure(grid[1], folded, feed(grid[1]))
+    assert rows[5] == study.measure(grid[5], folded, feed(grid[5]))
 
 
 def test_another_model_is_another_study(

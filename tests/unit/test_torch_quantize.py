@@ -75,15 +75,16 @@ def test_the_census_of_integer_kernels(pipeline: Pipeline) -> None:
     assert counts["conv2d"] + counts["conv2d_relu"] == 9
     assert counts["qlinear_pointwise"] == 1
     assert counts.get("add", 0) + counts.get("add_relu", 0) == 3
-    assert found["float_ops"] == {}
+    assert counts["avg_pool2d"] == 1
+    assert found["float_ops"] == {"softmax": 1}
     assert list(found["weights"].values()) == ["int8"] * 10
     assert found["activations"] == ["uint8"]
 
 
 def test_the_census_of_reference_arithmetic(pipeline: Pipeline) -> None:
     found = torch_quantize.census(stored(pipeline, REFERENCE))
-    assert sum(found["quantized_ops"].values()) == 10
-    assert found["float_ops"] == {}
+    assert found["quantized_ops"] == {"_convolution": 9, "add": 3, "avg_pool2d": 1, "linear": 1}
+    assert found["float_ops"] == {"softmax": 1}
     assert list(found["weights"].values()) == ["uint8"] * 10
     assert found["activations"] == ["uint8"]
 
@@ -93,7 +94,7 @@ def test_the_census_of_a_float_model(pipeline: Pipeline, tmp_path: Path) -> None
     torchscript.save(module, tmp_path / "model.pt")
     found = torch_quantize.census(tmp_path / "model.pt")
     assert found["quantized_ops"] == {}
-    assert sum(found["float_ops"].values()) == 10
+    assert sum(found["float_ops"].values()) == 15
     assert set(found["weights"].values()) == {"float32"}
     assert found["activations"] == []
 
@@ -135,6 +136,15 @@ def float_result(network: Any, name: str) -> None:
     layer.forward = lambda x: honest(x).dequantize()
 
 
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_one_network_has_the_same_number_of_operators_in_every_census(
+    pipeline: Pipeline, name: str
+) -> None:
+    record = pipeline.artifact(f"model/{name}").record
+    counts = [sum(record[key].values()) for key in ("quantized_ops", "float_ops")]
+    assert counts == [14, 1]
+
+
 @pytest.fixture
 def network(pipeline: Pipeline) -> Any:
     """The reference network, to plant faults in."""
@@ -155,14 +165,24 @@ def test_one_layer_with_float_weights_is_counted(
 ) -> None:
     plant(network, list(network.layers)[position])
     found = census(network, tmp_path)
-    assert sum(found["float_ops"].values()) == left
+    assert sum(found["float_ops"].values()) == left + 1  # the softmax
     assert sorted(found["weights"].values()) == ["float32"] + ["uint8"] * 9
 
 
 def test_one_layer_whose_input_was_never_quantized_is_counted(tmp_path: Path, network: Any) -> None:
     float_result(network, next(iter(network.layers)))
     found = census(network, tmp_path)
-    assert sum(found["float_ops"].values()) >= 1
+    assert found["float_ops"]["_convolution"] >= 1
+
+
+@pytest.mark.parametrize("operator", ["add", "avg_pool2d"])
+def test_an_operator_without_weights_that_reads_float_is_counted(
+    tmp_path: Path, network: Any, operator: str
+) -> None:
+    method = {"add": "_add", "avg_pool2d": "_pool"}[operator]
+    honest = getattr(network, method)
+    setattr(network, method, lambda x, *others: honest(x.dequantize().abs(), *others))
+    assert census(network, tmp_path)["float_ops"][operator] >= 1
 
 
 # --- engines -------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from resnet8_eval import runtimes
+from resnet8_eval import preprocess, runtimes
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
 from tests.planted import Bench
 from tests.unit.test_import_weight import HEAVY
@@ -62,30 +62,43 @@ def test_a_warm_run_imports_no_framework(warm: tuple[dict[str, Any], int, set[st
     # CONV-01 reads the stored file with onnx, which is a format and runs nothing.
     heavy = {*HEAVY, "statsmodels", "matplotlib", "pandas", "loky"} - {"onnx"}
     assert warm[2] & heavy == set()
+    assert len(warm[2]) < 740
 
 
 def test_a_warm_run_reads_little(warm: tuple[dict[str, Any], int, set[str]]) -> None:
-    """Python's own modules, the artefacts for their checksums, and the test images once."""
-    assert warm[1] < 80 * MEGABYTE
+    """27 MB: Python's own modules, artefacts for their checksums, and the 15 MB of images once."""
+    assert warm[1] < 38 * MEGABYTE
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_configuration_sees_every_test_image_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+IMAGES_FED = {
+    # A pass to equalize, two for the histograms, and one over every fourth image for the moments.
+    "parameters": 3 * 1000 + 250,
+    **{f"scores/{name}": 2000 for name in CONFIGURATIONS},
+    "reference/onnxruntime": 2000,
+    "verify/preprocessing": 2 * 1000,  # into no network: the two feeds are compared
+}
+"""Images that each stage preprocesses, of 2000 for the test and 1000 for calibration."""
+
+
+def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
+    pipeline: Pipeline, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[Path] = []
-    seen: list[int] = []
+    fed: Counter[str] = Counter()
+    opened: Counter[str] = Counter()
+    original, open_ = preprocess.preprocess, runtimes._open
 
-    def open_(path: Path, *_: Any) -> runtimes.Runtime:
-        opened.append(path)
+    def counted(images: Any) -> Any:
+        fed[stage] += len(images)
+        return original(images)
 
-        def runtime(batch: Any) -> Any:
-            seen.append(len(batch))
-            return np.full((len(batch), 10), 0.1, np.float32)
+    def counted_open(*words: Any) -> runtimes.Runtime:
+        opened[stage] += 1
+        return open_(*words)
 
-        return runtime
-
-    monkeypatch.setattr(runtimes, "_open", open_)
-    bench.remake(f"scores/{name}")
-    assert len(opened) == 1
-    assert seen == [100] * 20
+    monkeypatch.setattr(preprocess, "preprocess", counted)
+    monkeypatch.setattr(runtimes, "_open", counted_open)
+    for stage in pipeline.stages:
+        if stage.partition("/")[0] not in {"onnx", "torch", "sensitivity", "layers"}:
+            bench.remake(stage)
+    assert fed == IMAGES_FED
+    assert opened == {name: 1 for name in IMAGES_FED if name.startswith(("scores", "reference"))}

@@ -68,10 +68,23 @@
   addEventListener("hashchange", reveal);
   addEventListener("load", reveal);
 
-  // Paper has nothing to unfold.
+  // What goes on to the side says so; pytest-html's table is put in its place by then.
+  const hint = (region) => {
+    const rest = region.scrollWidth - region.clientWidth - region.scrollLeft;
+    region.classList.toggle("more", rest > 1);
+  };
+  const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => hint(target)));
+  addEventListener("load", () => {
+    for (const region of all(".scroll")) {
+      sizes.observe(region);
+      region.addEventListener("scroll", () => hint(region), { passive: true });
+    }
+  });
+
+  // Paper has nothing to unfold; what would only fill it stays folded, and a line says so.
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = all("details:not([open])");
+    folded = all("details:not([open], .not-on-paper, .facts *)");
     for (const element of folded) element.open = true;
   });
   addEventListener("afterprint", () => {

@@ -1,0 +1,71 @@
+"""How large a network a Keras file describes, reckoned before any framework makes it.
+
+A description of some kilobytes can ask for terabytes. What is reckoned here is no less than what
+the network has, and close enough to it to tell a ResNet8 from a bomb.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+MOST: Final = {"layers": 256, "values of one image in a layer": 2**22, "weights": 2**26}
+"""A ResNet8 has 30 layers, 16,384 values of one image in its widest, and 78,666 weights."""
+
+
+def excess(model: dict[str, Any]) -> str | None:
+    """What of the network is far too much, in a few words; None if nothing is.
+
+    Parameters
+    ----------
+    model
+        A Keras model's description of itself.
+    """
+    counts = dict(zip(MOST, _counts(model), strict=True))
+    # Turned round, because nothing is more than NaN.
+    large = (f"{n:,.0f} {what}, or so" for what, n in counts.items() if not n <= MOST[what])
+    return next(large, None)
+
+
+def _counts(model: dict[str, Any]) -> tuple[float, float, float]:
+    layers = model["config"]["layers"]
+    settings = [layer["config"] for layer in layers]
+    shapes = [
+        model.get("build_config"),
+        model["config"].get("build_input_shape"),
+        *(entry.get(name) for entry in settings for name in ("batch_shape", "batch_input_shape")),
+    ]
+    taken = list(_numbers(shapes))
+    channels = [_most(entry, "filters", "units") for entry in settings]
+    width = max([1, *taken, *channels])
+    # A dilated kernel has its image padded as well.
+    side = max([1, *taken]) + sum(
+        sum(_numbers(entry.get("padding")))
+        + _most(entry, "kernel_size") * (_most(entry, "dilation_rate") - 1)
+        for entry in settings
+    )
+    flat = any(layer["class_name"] == "Flatten" for layer in layers)
+    weights = 0.0
+    for layer, own in zip(layers, channels, strict=True):
+        entry = layer["config"]
+        dense = layer["class_name"] == "Dense"
+        # Keras builds a layer for the shape that the file says it was built for.
+        fed = max(
+            [width * side**2 if flat and dense else width, *_numbers(layer.get("build_config"))]
+        )
+        weights += fed * (own * _most(entry, "kernel_size") ** 2 + _most(entry, "lora_rank"))
+    return len(layers), side**2 * width, weights
+
+
+def _most(settings: dict[str, Any], *names: str) -> float:
+    return max([1, *_numbers([settings.get(name) for name in names])])
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """The numbers in lists of lists and dictionaries, whatever else there is."""
+    if isinstance(value, int | float):
+        yield math.inf if math.isnan(value) else abs(value)
+    elif isinstance(value, list | dict):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(entry)
