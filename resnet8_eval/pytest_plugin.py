@@ -16,29 +16,25 @@ import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
 from resnet8_eval.report import words
-from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement, of_milestone
+from resnet8_eval.report.folder import ReportFolder
+from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement
+
+if TYPE_CHECKING:
+    from resnet8_eval.results import Outcome
 
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
+_ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 _RUN: Final = pytest.StashKey["AcceptanceRun"]()
-REPORT_FILES: Final = (
-    "report.html",
-    "results.json",
-    "comparison.csv",
-    "comparison.md",
-    "junit.xml",
-    "conversion.log",
-)
-LAST_COMPLETE: Final = "last-complete"
 
 
 def _folder(text: str) -> Path:
@@ -136,35 +132,23 @@ def pytest_configure(config: pytest.Config) -> None:
         # Other plugins read these when they are configured, after this hook.
         option = config.option
         if config.pluginmanager.hasplugin("html") and not option.htmlpath:
-            option.htmlpath = str(run.reports_dir / "report.html")
+            option.htmlpath = str(run.folder.path / "report.html")
             option.self_contained_html = True
         if config.pluginmanager.hasplugin("junitxml") and not option.xmlpath:
-            option.xmlpath = str(run.reports_dir / "junit.xml")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give a requirement test the marker of its milestone."""
-    requirement = requirement_of(item)
-    if requirement is not None:
-        item.add_marker(getattr(pytest.mark, requirement.milestone))
-        item.user_properties.append(("requirement", requirement.id))
-        item.user_properties.append(("milestone", requirement.milestone))
+            option.xmlpath = str(run.folder.path / "junit.xml")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse two tests of one requirement; keep only those asked for by ``--requirement``."""
-    owners: dict[str, pytest.Item] = {}
-    for item in items:
-        requirement = requirement_of(item)
-        if requirement is not None and owners.setdefault(requirement.id, item) is not item:
-            message = (
-                f"{requirement.id} has two tests, {owners[requirement.id].nodeid} and "
-                f"{item.nodeid}; a requirement is met by exactly one"
-            )
-            if hasattr(config, "workerinput"):  # a worker's usage errors are not shown
-                print(f"ERROR: {message}", file=sys.__stderr__, flush=True)
-            raise pytest.UsageError(message)
+    """Give requirement tests the markers of their milestones; keep only those asked for."""
+    try:
+        _mark(items)
+    except pytest.UsageError as error:
+        if not hasattr(config, "workeroutput"):
+            raise
+        # A worker's usage error would be shown as an internal one; the controller raises it.
+        config.workeroutput["refused"] = str(error)
+        items.clear()
     wanted = config.getoption("--requirement")
     if wanted:
         chosen = [item for item in items if (r := requirement_of(item)) and r.id in wanted]
@@ -174,19 +158,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A requirement test that measured nothing does not pass; the suite's errors need no trace."""
+    """A requirement test passes by its number alone; the suite's errors need no trace."""
     try:
         result = yield
     except SuiteError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     requirement = requirement_of(pyfuncitem)
-    if requirement is not None and "measured" not in dict(pyfuncitem.user_properties):
-        pytest.fail(
-            f"{requirement.id} not met: its test ended without measuring {requirement.quantity}; "
-            "a requirement test must call requirement.judge",
-            pytrace=False,
-        )
+    if requirement is not None:
+        lacking = _shortfall(requirement, pyfuncitem.user_properties)
+        if lacking is not None:
+            pytest.fail(f"{requirement.id} not met: {lacking}", pytrace=False)
     return result
+
+
+def _mark(items: Iterable[pytest.Item]) -> None:
+    """Mark each requirement test; refuse two of one requirement, and one of another name."""
+    owners: dict[str, pytest.Item] = {}
+    for item in items:
+        requirement, named = requirement_of(item), _id_in(item.nodeid)
+        if requirement is None and named is None:
+            continue
+        if requirement is None:
+            raise pytest.UsageError(
+                f"{item.nodeid}: its name says that it is the test of {named}, but it has no "
+                f'@pytest.mark.requirement("{named}")'
+            )
+        if owners.setdefault(requirement.id, item) is not item:
+            raise pytest.UsageError(
+                f"{requirement.id} has two tests, {owners[requirement.id].nodeid} and "
+                f"{item.nodeid}; a requirement is met by exactly one"
+            )
+        if named != requirement.id:
+            raise pytest.UsageError(
+                f"{item.nodeid}: the name of {requirement.id}'s test must begin with "
+                f"test_{requirement.id.lower().replace('-', '_')}_; the report of a crashed worker "
+                "carries nothing but the name"
+            )
+        item.add_marker(getattr(pytest.mark, requirement.milestone))
+        item.user_properties.append(("requirement", requirement.id))
+        item.user_properties.append(("milestone", requirement.milestone))
 
 
 def requirement_of(item: pytest.Item) -> Requirement | None:
@@ -330,9 +340,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Close with the comparison table and one verdict line for each milestone."""
     run = config.stash[_RUN]
-    if run.selected:
-        for line in run.closing_lines(terminalreporter._tw.fullwidth):
-            terminalreporter.write_line(line)
+    for line in run.closing_lines(terminalreporter._tw.fullwidth):
+        terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -374,12 +383,49 @@ def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -
 
 @dataclass
 class _Seen:
-    """What the phases of one requirement test reported."""
+    """What was reported of one requirement test."""
 
     nodeid: str
+    phases: dict[str | None, str] = field(default_factory=dict)
     failure: str | None = None
-    passed: bool = False
-    properties: dict[str, Any] = field(default_factory=dict)
+    properties: list[tuple[str, Any]] = field(default_factory=list)
+
+    def note(self, report: pytest.TestReport) -> None:
+        """Note one report; that of a subtest, or of a crashed worker, ends no phase."""
+        # A crashed worker's report has none, and what was measured before stays of interest.
+        self.properties = list(report.user_properties) or self.properties
+        expected_to_fail = hasattr(report, "wasxfail")
+        if type(report) is pytest.TestReport:
+            self.phases[report.when] = "xfail" if expected_to_fail else report.outcome
+        if report.failed:
+            self.failure = _last_line(report)
+        elif report.skipped:
+            self.failure = f"was skipped: {_last_line(report)}"
+        elif expected_to_fail:
+            self.failure = "was marked as an expected failure"
+        elif not report.passed:
+            self.failure = f"ended as {report.outcome}"
+
+    def outcome(self, requirement: Requirement) -> Outcome:
+        """What that makes of the requirement; all three phases must have passed to meet it."""
+        from resnet8_eval.results import Outcome
+
+        numbers = _numbers(self.properties)
+        lacking = _shortfall(requirement, self.properties)
+        finished = {"setup", "call", "teardown"} <= self.phases.keys()
+        reason = self.failure or (lacking if finished else "did not finish")
+        by_number = "passed" if lacking is None else "failed"
+        decided = {"setup": "passed", "call": by_number, "teardown": "passed"}
+        # JSON has no word for what is not finite; the reason says what it was.
+        measured = numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
+        return Outcome(
+            status="met" if reason is None else "not met",
+            measured=measured,
+            evidence=json.loads(dict(self.properties).get("evidence", "[]")),
+            test=self.nodeid,
+            reason=reason,
+            decided=measured is not None and self.phases == decided,
+        )
 
 
 class AcceptanceRun:
@@ -393,13 +439,14 @@ class AcceptanceRun:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.reports_dir: Path = config.getoption("--reports-dir") or config.rootpath / "reports"
+        self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
         self.selected: set[str] = set()
         self.results: dict[str, Any] | None = None
         self._seen: dict[str, _Seen] = {}
         self._pipeline: Any = None
         self._notes: list[str] = []
         self._said: set[str] = set()
+        self._begun = False
         self._prepared = False
         self._heading: Path | None = None
         self._started = time.time()
@@ -433,8 +480,13 @@ class AcceptanceRun:
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
+    def pytest_sessionstart(self) -> None:
+        """Begin as soon as it is known that requirements are asked for."""
+        if _is_acceptance_run(self.config):
+            self._begin()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Note which requirements were selected (without workers)."""
         if not self.config.getoption("collectonly"):
             self._select(item.nodeid for item in session.items)
@@ -444,14 +496,19 @@ class AcceptanceRun:
         """Note which requirements were selected (with workers)."""
         self._select(ids)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Refuse what a worker refused."""
+        refused = getattr(node, "workeroutput", {}).get("refused")
+        if refused is not None:
+            raise pytest.UsageError(refused)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what one phase of one test reports."""
-        properties = dict(report.user_properties)
-        name = properties.get("requirement") or _id_in(report.nodeid)
-        if name not in BY_ID:
+        """Note what is reported of a requirement test."""
+        name = _id_in(report.nodeid)
+        if name is None:
             return
-        seen = self._seen.setdefault(name, _Seen(report.nodeid))
-        seen.properties.update(properties)
+        self._seen.setdefault(name, _Seen(report.nodeid)).note(report)
         line = _requirement_line(report)
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if line and terminal and self.config.get_verbosity() == 0:
@@ -461,54 +518,23 @@ class AcceptanceRun:
                 terminal.currentfspath = None
             terminal.write_line(f"  {line}", green=report.passed, red=report.failed)
             self._heading = terminal.currentfspath = heading
-        if report.failed:
-            seen.failure = _last_line(report)
-        elif report.skipped:
-            seen.failure = f"was skipped: {_last_line(report)}"
-        elif hasattr(report, "wasxfail"):
-            seen.failure = "was marked as an expected failure"
-        elif report.when == "call":
-            seen.passed = True
 
     @property
     def all_selected_met(self) -> bool:
-        """Whether every selected requirement test ran, measured and passed."""
+        """Whether every selected requirement was measured and met, and the results say so."""
         outcomes = self._outcomes()
-        return all(name in outcomes and outcomes[name].status == "met" for name in self.selected)
+        return self.results is not None and all(
+            name in outcomes and outcomes[name].status == "met" for name in self.selected
+        )
 
     def conclude(self, *, interrupted: bool) -> None:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
-        from resnet8_eval import results
-        from resnet8_eval.report import publish
-        from resnet8_eval.results import Outcome
-
         try:
-            pipeline = self.pipeline
+            self.results = self._published(interrupted)
         except SuiteError as error:
-            self._set_aside()
             self._notes.append(f"No results were written. {self.once(error)}")
-            return
-        outcomes = self._outcomes()
-        touched = {BY_ID[name].milestone for name in self.selected}
-        due = {entry.id for milestone in touched for entry in of_milestone(milestone)}
-        complete = not interrupted and due <= set(outcomes)
-        for name in self.selected:
-            outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
-        self.results = results.build(
-            pipeline,
-            outcomes,
-            complete=complete,
-            command=self._command(),
-            started=self._started,
-        )
-        if not complete:
-            self._set_aside()
-        publish(self.results, self.reports_dir)
-        log = pipeline.peek("onnx")
-        if log is not None:
-            shutil.copyfile(log.path("conversion.log"), self.reports_dir / "conversion.log")
-        if complete:
-            shutil.rmtree(self.reports_dir / LAST_COMPLETE, ignore_errors=True)
+        except OSError as error:
+            self._notes.append(f"Not all results could be written. {error}")
 
     def _command(self) -> str:
         """What was called, with the kind of assets that ``auto`` came to."""
@@ -517,12 +543,13 @@ class AcceptanceRun:
         return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", called)
 
     def closing_lines(self, width: int) -> list[str]:
-        """The comparison table and the verdicts."""
-        if self.results is None:
-            return self._notes
+        """The comparison table and the verdicts, and what is kept of earlier runs."""
+        if not self._begun:
+            return []
         from resnet8_eval.report import terminal
 
-        return [*terminal.render(self.results, width), *self._notes]
+        shown = [] if self.results is None else terminal.render(self.results, width)
+        return [*shown, *self._notes, *self.folder.kept()]
 
     def prepared(self, items: Iterable[pytest.Item]) -> Any:
         """The pipeline, with all that the requirement tests among `items` need."""
@@ -547,52 +574,63 @@ class AcceptanceRun:
         self._said.add(str(error))
         return f"{error.what.splitlines()[0]} (said in full above)" if known else str(error)
 
+    def _begin(self) -> None:
+        """From here on, the folder holds nothing that an earlier run left."""
+        if self._begun:
+            return
+        try:
+            self.folder.clear()
+        except OSError as error:
+            raise pytest.UsageError(
+                f"The report files cannot be written to {self.folder.path}: {error}. Make room "
+                "there, or name another folder with --reports-dir=DIR"
+            ) from None
+        self._begun = True
+
     def _select(self, nodeids: Iterable[str]) -> None:
         self.selected.update(found for nodeid in nodeids if (found := _id_in(nodeid)))
+        if self.selected:
+            self._begin()
 
-    def _outcomes(self) -> dict[str, Any]:
+    def _published(self, interrupted: bool) -> dict[str, Any]:
+        from resnet8_eval import results
+        from resnet8_eval.report import publish
         from resnet8_eval.results import Outcome
 
-        outcomes = {}
-        kinds = {str(seen.properties.get("assets", "")) for seen in self._seen.values()} - {""}
+        pipeline = self.pipeline
+        outcomes = self._outcomes()
+        complete = not interrupted and all(
+            name in outcomes and outcomes[name].decided for name in BY_ID
+        )
+        for name in self.selected:
+            outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
+        made = results.build(
+            pipeline,
+            outcomes,
+            complete=complete,
+            command=self._command(),
+            started=self._started,
+        )
+        publish(made, self.folder.path)
+        log = pipeline.peek("onnx")
+        if log is not None:
+            shutil.copyfile(log.path("conversion.log"), self.folder.path / "conversion.log")
+        self.folder.settle(made)
+        return made
+
+    def _outcomes(self) -> dict[str, Outcome]:
+        outcomes = {name: seen.outcome(BY_ID[name]) for name, seen in self._seen.items()}
+        kinds = {str(dict(seen.properties).get("assets", "")) for seen in self._seen.values()}
         if self._pipeline is not None:
             kinds.add(self._pipeline.settings.assets.kind)
-        for name, seen in self._seen.items():
-            measured = seen.properties.get("measured")
-            if measured is not None and not math.isfinite(measured):
-                measured = None  # JSON has no word for it; the failure's message says what it was
-            reason = seen.failure
-            if reason is None and not seen.passed:
-                reason = "did not finish"
-            elif reason is None and measured is None:
-                reason = "measured nothing"
-            elif reason is None and len(kinds) > 1:
-                reason = f"ran while other tests used other assets ({', '.join(sorted(kinds))})"
-            outcomes[name] = Outcome(
-                status="met" if reason is None else "not met",
-                measured=measured,
-                evidence=json.loads(seen.properties.get("evidence", "[]")),
-                test=seen.nodeid,
-                reason=reason,
-            )
+        kinds.discard("")
+        if len(kinds) > 1:
+            reason = f"ran while other tests used other assets ({', '.join(sorted(kinds))})"
+            for name, found in outcomes.items():
+                outcomes[name] = replace(
+                    found, status="not met", reason=found.reason or reason, decided=False
+                )
         return outcomes
-
-    def _set_aside(self) -> None:
-        """Keep the files of the last complete run before an incomplete one replaces them."""
-        try:
-            was_complete = json.loads((self.reports_dir / "results.json").read_text())["complete"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        if was_complete:
-            aside = self.reports_dir / LAST_COMPLETE
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            for name in REPORT_FILES:
-                if (self.reports_dir / name).exists():
-                    (self.reports_dir / name).rename(aside / name)
-            self._notes.append(
-                f"This run is not complete; the last complete one is kept in {aside}"
-            )
 
     def _announce(self, line: str) -> None:
         """One line of progress, past pytest's capturing."""
@@ -606,11 +644,17 @@ class AcceptanceRun:
 
 def _is_acceptance_run(config: pytest.Config) -> bool:
     """Whether the command line asks for requirement tests; decided before collection."""
-    return not config.getoption("collectonly") and bool(
+    return not any(getattr(config.option, name, None) for name in _ONLY_SHOWING) and bool(
         config.getoption("--requirement")
         or re.search(r"\bv1_[012]\b", config.getoption("-m") or "")
-        or any("acceptance" in Path(str(argument)).parts for argument in config.args)
+        or any("acceptance" in _in_checkout(config, argument).parts for argument in config.args)
     )
+
+
+def _in_checkout(config: pytest.Config, argument: str) -> Path:
+    """A path of the command line, from the root: the folders above it may have any name."""
+    path = config.invocation_params.dir / argument
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
 
 
 def _id_in(nodeid: str) -> str | None:
@@ -618,6 +662,26 @@ def _id_in(nodeid: str) -> str | None:
     found = _IN_TEST_NAME.search(nodeid)
     name = f"{found[1].upper()}-{found[2]}" if found else None
     return name if name in BY_ID else None
+
+
+def _numbers(properties: Iterable[tuple[str, Any]]) -> list[float]:
+    return [value for key, value in properties if key == "measured"]
+
+
+def _shortfall(requirement: Requirement, properties: list[tuple[str, Any]]) -> str | None:
+    """What a test handed over that does not meet its requirement; None if all of it does."""
+    numbers = _numbers(properties)
+    if not numbers:
+        return (
+            f"its test ended without measuring {requirement.quantity}; "
+            "a requirement test must call requirement.judge"
+        )
+    if len(numbers) > 1:
+        return "its test judged more than once"
+    if not requirement.is_met_by(numbers[0]):
+        return sentence(requirement, numbers[0])
+    broken = [c["name"] for c in json.loads(dict(properties)["evidence"]) if not c["ok"]]
+    return f"failed: {', '.join(broken)}" if broken else None
 
 
 def _requirement_line(report: pytest.CollectReport | pytest.TestReport) -> str | None:

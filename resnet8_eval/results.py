@@ -45,6 +45,8 @@ class Outcome:
         Node ID of the test.
     reason
         Why it is not met, in one line.
+    decided
+        Whether its number settled it: measured, and nothing but the number kept it from *met*.
     """
 
     status: Status
@@ -52,6 +54,7 @@ class Outcome:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     test: str | None = None
     reason: str | None = None
+    decided: bool = False
 
 
 def build(
@@ -69,9 +72,9 @@ def build(
     pipeline
         Whose artefacts hold the numbers; nothing is made.
     outcomes
-        By requirement ID; those that are absent were not evaluated.
+        By requirement ID; those that are absent were not asked for.
     complete
-        Whether every requirement of each milestone that the run touched came to an outcome.
+        Whether the run ended by itself and the number of every requirement settled it.
     command
         What reproduces the run.
     started
@@ -92,6 +95,7 @@ def build(
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
+        "selected": [entry.id for entry in REGISTER if entry.id in outcomes],
         "complete": complete,
         "assets": {
             "kind": assets.kind,

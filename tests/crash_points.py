@@ -9,12 +9,13 @@ what Python's audit hooks tell: files opened, folders made, listed, renamed, rem
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,20 @@ def make_all(cache: Path) -> None:
         made.make(name)
 
 
-def killed(cache: Path, step: int) -> bool:
-    """Fork a process that makes all and is killed at a step; whether it came that far."""
+def killed(folder: Path, step: int, work: Callable[[], object]) -> bool:
+    """Fork a process that works and is killed at a step in a folder; whether it came that far."""
     child = os.fork()
     if not child:
         steps = itertools.count(1)
 
         def die(event: str, arguments: tuple[Any, ...]) -> None:
             first = arguments[0] if arguments else None
-            inside = isinstance(first, str | os.PathLike) and str(first).startswith(f"{cache}/")
+            inside = isinstance(first, str | os.PathLike) and str(first).startswith(f"{folder}/")
             if inside and next(steps) == step:  # what is told is about to happen
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(die)
-        make_all(cache)
+        work()
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
@@ -60,7 +61,7 @@ def crashes(root: Path) -> Iterator[dict[str, Any]]:
     for step in itertools.count(1):
         cache = root / str(step)
         cache.mkdir()
-        if not killed(cache, step):
+        if not killed(cache, step, functools.partial(make_all, cache)):
             return
         trusted = small_flow.made(cache)
         partial = {

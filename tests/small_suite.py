@@ -97,7 +97,11 @@ class Suite:
 
     def write(self, planted: Mapping[str, str] = {}, extra: str = "") -> None:
         """Write the tests: passing ones, but for those `planted` by requirement."""
-        head = "import os, signal, time\nimport pytest\nfrom resnet8_eval.checks import equal\n"
+        head = (
+            "import contextlib, os, signal, time\n"
+            "import pytest\n"
+            "from resnet8_eval.checks import equal\n"
+        )
         tests = [planted.get(entry.id, passing(entry.id)) for entry in REGISTER]
         text = "\n\n".join([head, *tests, extra])
         (self._pytester.path / "acceptance" / "test_small.py").write_text(text)
@@ -114,7 +118,9 @@ class Suite:
         html
             Whether pytest-html takes part.
         """
-        options = ["--reports-dir=reports", "--cache-dir=cache", "acceptance"]
+        options = ["--cache-dir=cache", "acceptance"]
+        if not any(word.startswith("--reports-dir") for word in words):
+            options.append("--reports-dir=reports")
         if not html:
             options += ["-p", "no:html"]
         # The test may itself be run by a worker.
@@ -133,7 +139,7 @@ class Outcome:
         self.status = status
         self.output = output
         path = reports / "results.json"
-        self.results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
     @property
     def verdicts(self) -> dict[str, str]:

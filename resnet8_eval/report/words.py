@@ -25,8 +25,8 @@ STANDIN_TEXT: Final = (
     "Every delta is from the stand-in's own float32 baseline."
 )
 INCOMPLETE_TEXT: Final = (
-    "This run is not complete: it ended early, or not every requirement of the milestones that it "
-    "touched was run."
+    "This run is not complete: it ended early, or its numbers do not settle every requirement of "
+    "all milestones."
 )
 USER_MODEL_TEXT: Final = (
     "This run judges a model of the user's, not the pretrained one. The baseline is that model's "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
-from resnet8_eval.requirements import BY_ID
-from tests.small_suite import Outcome, Suite, good, passing
+from resnet8_eval.requirements import BY_ID, of_milestone
+from tests.small_suite import CONFTEST, Outcome, Suite, good, passing
 
 FIXTURES = """
 @pytest.fixture
@@ -23,12 +25,41 @@ def broken_setup():
 def broken_teardown():
     yield
     raise RuntimeError("planted in teardown")
+
+@pytest.fixture
+def ctrl_c_in_teardown():
+    yield
+    raise KeyboardInterrupt
+
+@pytest.fixture(scope="session")
+def ctrl_c_at_the_end():
+    yield
+    raise KeyboardInterrupt
+
+@pytest.fixture
+def exit_in_teardown():
+    yield
+    pytest.exit("planted")
+
+@pytest.fixture
+def exit_with_0_in_teardown():
+    yield
+    pytest.exit("planted", returncode=0)
+
+@pytest.fixture
+def crash_in_teardown():
+    yield
+    os._exit(3)
+
+@pytest.fixture(scope="session")
+def full_disk():
+    raise OSError(28, "No space left on device")
 """
 
 
 def planted(requirement_id: str, fault: str) -> str:
-    """The test of a requirement with one fault."""
-    before, _, body = FAULTS[fault][0].partition("|")
+    """The test of a requirement with one fault: decorators or a fixture, "|", statements."""
+    before, _, body = fault.partition("|")
     body = body.replace("GOOD", str(good(BY_ID[requirement_id])))
     if before.startswith("fixture "):
         source = passing(requirement_id, body=body)
@@ -54,8 +85,33 @@ FAULTS = {
     "has evidence against it": ("|requirement.judge(GOOD, [equal('planted', 1, 2)])", "planted"),
     "has no evidence": ("|requirement.judge_checks([])", "nothing was checked"),
     "warns": ("|__import__('warnings').warn('planted')", "planted"),
+    "swallows its verdict": (
+        "|with contextlib.suppress(BaseException): requirement.judge(-1)\n    return",
+        "measured −1",
+    ),
+    "swallows its evidence": (
+        "|with contextlib.suppress(BaseException):"
+        " requirement.judge(GOOD, [equal('planted', 1, 2)])\n    return",
+        "failed: planted",
+    ),
+    "judges again until it is good": (
+        "|with contextlib.suppress(BaseException): requirement.judge(-1)",
+        "more than once",
+    ),
+    "has a subtest that fails": (
+        "fixture subtests|with subtests.test(): assert False, 'planted'",
+        "planted",
+    ),
 }
 
+BY_NUMBER = {
+    "measures less than required",
+    "has evidence against it",
+    "swallows its verdict",
+    "swallows its evidence",
+}
+"""Those that leave a number, and nothing but the number keeps them from *met*."""
+FAILS = FAULTS["fails"][0]
 
 FAILING = [name for name in FAULTS if not name.startswith(("skipped", "expected to fail"))]
 """Those that make pytest itself fail; of the others, each is planted alone."""
@@ -68,7 +124,7 @@ def suite(pytester: pytest.Pytester) -> Suite:
 
 def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False) -> Outcome:
     """Plant a fault for each of these requirements, run, and see each of them told."""
-    suite.write({name: planted(name, fault) for name, fault in faults.items()}, FIXTURES)
+    suite.write({name: planted(name, FAULTS[fault][0]) for name, fault in faults.items()}, FIXTURES)
     done = suite.run(*words, apart=apart)
     assert done.status == pytest.ExitCode.TESTS_FAILED
     expected = {name: "not met" if name in faults else "met" for name in BY_ID}
@@ -77,7 +133,7 @@ def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False)
         assert FAULTS[fault][1] in done.reason(name)
     touched = {BY_ID[name].milestone for name in faults}
     assert done.verdicts == {m: "not met" if m in touched else "met" for m in done.verdicts}
-    assert done.results["complete"]
+    assert done.results["complete"] == all(fault in BY_NUMBER for fault in faults.values())
     return done
 
 
@@ -88,7 +144,7 @@ def test_what_pytest_lets_pass_fails_the_run_and_its_milestone(suite: Suite, fau
 
 @pytest.mark.parametrize("start", range(0, len(FAILING), 3))
 def test_what_fails_keeps_its_milestone_from_met(suite: Suite, start: int) -> None:
-    ids = ("CONV-01", "PT-03", "CAL-02")
+    ids = ("CONV-01", "PT-03", "CAL-02")  # one of each milestone
     told(suite, dict(zip(ids, FAILING[start : start + 3], strict=False)))
 
 
@@ -129,7 +185,7 @@ def test_a_requirement_without_a_test_is_not_met(suite: Suite) -> None:
 
 @pytest.mark.parametrize("words", [("-x",), ("--maxfail=1",)], ids=" ".join)
 def test_what_came_after_the_first_failure_is_not_met(suite: Suite, words: tuple[str, ...]) -> None:
-    suite.write({"CONV-01": planted("CONV-01", "fails")})
+    suite.write({"CONV-01": planted("CONV-01", FAILS)})
     done = suite.run(*words)
     assert done.status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     assert done.verdicts["v1_0"] == "not met"
@@ -138,7 +194,7 @@ def test_what_came_after_the_first_failure_is_not_met(suite: Suite, words: tuple
 
 
 def test_only_the_failed_ones_run_again_is_no_complete_run(suite: Suite) -> None:
-    suite.write({"CONV-01": planted("CONV-01", "fails")})
+    suite.write({"CONV-01": planted("CONV-01", FAILS)})
     suite.run()
     suite.write()
     done = suite.run("--lf")
@@ -147,6 +203,19 @@ def test_only_the_failed_ones_run_again_is_no_complete_run(suite: Suite) -> None
         "CONV-02": "not evaluated",
     }
     assert done.verdicts == {"v1_0": "not met", "v1_1": "not evaluated", "v1_2": "not evaluated"}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("plugin", ["terminal", "runner", "skipping", "cacheprovider", "junitxml"])
+def test_no_plugin_that_is_left_out_makes_a_milestone_met(
+    suite: Suite, plugin: str, workers: tuple[str, ...]
+) -> None:
+    suite.write(
+        {"PT-03": planted("PT-03", FAILS), "CAL-01": planted("CAL-01", "@pytest.mark.skip|")}
+    )
+    done = suite.run("-p", f"no:{plugin}", *workers, apart=True)
+    assert done.status != pytest.ExitCode.OK
+    assert not done.results or done.verdicts["v1_1"] == done.verdicts["v1_2"] == "not met"
 
 
 def test_nothing_selected_is_no_success(suite: Suite) -> None:
@@ -159,15 +228,41 @@ def test_planning_a_run_meets_nothing(suite: Suite) -> None:
     assert "met" not in done.verdicts.values()
 
 
-def test_collecting_leaves_the_reports_of_the_last_run_alone(suite: Suite) -> None:
-    suite.run()
-    before = {path.name: path.read_bytes() for path in suite.reports.iterdir()}
-    done = suite.run("--collect-only")
-    assert done.status == pytest.ExitCode.OK
-    assert {path.name: path.read_bytes() for path in suite.reports.iterdir()} == before
-
-
 # --- runs that came to a bad end -----------------------------------------------------------------
+
+# Planted in a requirement test; each breaks the run off after its number was good.
+BREAKS = {
+    "Ctrl-C in teardown": "fixture ctrl_c_in_teardown|",
+    "Ctrl-C in the teardown of the session": "fixture ctrl_c_at_the_end|",
+    "exit in teardown": "fixture exit_in_teardown|",
+    "exit with 0 in teardown": "fixture exit_with_0_in_teardown|",
+    "Ctrl-C after a subtest passed": (
+        "fixture subtests|requirement.judge(GOOD)\n"
+        "    with subtests.test(): pass\n"
+        "    raise KeyboardInterrupt"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("fault", BREAKS)
+def test_a_test_that_breaks_the_run_off_is_not_met(
+    suite: Suite, fault: str, words: tuple[str, ...]
+) -> None:
+    last = of_milestone("v1_0")[-1].id
+    suite.write({last: planted(last, BREAKS[fault])}, FIXTURES)
+    done = suite.run("-m", "v1_0", *words, apart=True)
+    assert done.status != pytest.ExitCode.OK
+    assert "met" not in {done.verdicts["v1_0"], *done.statuses([last]).values()}
+    assert not done.results["complete"]
+
+
+def test_a_crash_after_the_number_was_good_meets_nothing(suite: Suite) -> None:
+    suite.write({"ANL-02": planted("ANL-02", "fixture crash_in_teardown|")}, FIXTURES)
+    done = suite.run("-n2")
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert done.verdicts == {"v1_0": "met", "v1_1": "met", "v1_2": "not met"}
+    assert "crashed" in done.reason("ANL-02")
 
 
 def test_a_worker_that_crashes_takes_its_requirement_with_it(suite: Suite) -> None:
@@ -211,9 +306,9 @@ def test_exit_from_within_a_test_meets_nothing(suite: Suite, words: tuple[str, .
 def test_two_tests_of_one_requirement_are_refused(suite: Suite, words: tuple[str, ...]) -> None:
     suite.write(extra=passing("CAL-01").replace("_small", "_again"))
     done = suite.run(*words)
-    assert done.status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
     assert "CAL-01 has two tests" in done.output
-    assert done.results == {} or "met" not in done.verdicts.values()
+    assert done.results == {}
 
 
 def test_a_parametrised_requirement_test_is_two_tests(suite: Suite) -> None:
@@ -225,9 +320,12 @@ def test_a_parametrised_requirement_test_is_two_tests(suite: Suite) -> None:
     assert "CAL-01 has two tests" in done.output
 
 
-def test_a_marker_that_names_no_requirement_is_refused(suite: Suite) -> None:
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
+def test_a_marker_that_names_no_requirement_is_refused(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
     suite.write(extra="@pytest.mark.requirement('CAL-99')\ndef test_more(): pass\n")
-    done = suite.run()
+    done = suite.run(*words)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert "names no requirement" in done.output
 
@@ -242,20 +340,64 @@ def test_a_marker_that_names_none_or_two_is_refused(arguments: tuple[Any, ...]) 
         requirement_of(cast("pytest.Item", item))
 
 
-def test_a_test_that_only_has_the_name_of_a_requirement_meets_nothing(suite: Suite) -> None:
-    suite.write({"CAL-01": "def test_cal_01_small(): pass"})
-    done = suite.run()
-    assert done.status == pytest.ExitCode.TESTS_FAILED
-    assert done.verdicts["v1_2"] == "not met"
-    assert done.statuses(["CAL-01"]) == {"CAL-01": "not met"}
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
+def test_a_test_that_only_has_the_name_of_a_requirement_is_refused(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    suite.write(extra="def test_cal_01_more(): pass")
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert "its name says that it is the test of CAL-01, but it has no" in done.output
+    assert done.results == {}
 
 
-def test_a_name_that_says_another_requirement_meets_nothing(suite: Suite) -> None:
-    lying = passing("CAL-02").replace("test_cal_02", "test_cal_01")
-    suite.write({"CAL-01": "", "CAL-02": lying})
-    done = suite.run()
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("name", ["test_cal_01", "test_calibration", "test_cal_2", "test_CAL_02"])
+def test_a_name_that_does_not_say_its_requirement_is_refused(
+    suite: Suite, name: str, words: tuple[str, ...]
+) -> None:
+    skipped = passing("CAL-02", "@pytest.mark.skip").replace("test_cal_02", name)
+    suite.write({"CAL-01": "", "CAL-02": skipped})
+    done = suite.run("-m", "v1_2", *words)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert f"{name}_small: the name of CAL-02's test must begin with test_cal_02_" in done.output
+    assert done.results == {}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize(
+    ("outcome", "body", "reason"),
+    [("passed", "requirement.judge(12)", "measured 12 %"), ("rerun", "", "ended as rerun")],
+    ids=["a bad number passed", "a good one at the second try"],
+)
+def test_what_another_plugin_makes_of_a_report_meets_nothing(
+    suite: Suite,
+    pytester: pytest.Pytester,
+    outcome: str,
+    body: str,
+    reason: str,
+    workers: tuple[str, ...],
+) -> None:
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + REPORTED_AS.format(outcome=outcome))
+    suite.write({"EVAL-03": passing("EVAL-03", body=body)})
+    done = suite.run(*workers)
     assert done.status == pytest.ExitCode.TESTS_FAILED
-    assert done.verdicts["v1_2"] == "not met"
+    assert done.verdicts == {"v1_0": "not met", "v1_1": "met", "v1_2": "met"}
+    assert reason in done.reason("EVAL-03")
+
+
+REPORTED_AS = """
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if "eval_03" in item.name and call.when == "call":
+        report.outcome, report.longrepr = "{outcome}", None
+    return report
+"""
 
 
 # --- the stand-in --------------------------------------------------------------------------------
@@ -276,7 +418,7 @@ def test_the_stand_in_never_gives_met(suite: Suite, words: tuple[str, ...]) -> N
 
 
 def test_a_failure_on_the_stand_in_fails_the_run(suite: Suite) -> None:
-    suite.write({"PT-03": planted("PT-03", "fails")})
+    suite.write({"PT-03": planted("PT-03", FAILS)})
     done = suite.run("--assets=stand-in")
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert "stand-in; 4 of 5 tests passed on it" in done.output
@@ -285,7 +427,7 @@ def test_a_failure_on_the_stand_in_fails_the_run(suite: Suite) -> None:
 def test_a_run_on_the_stand_in_that_stops_at_its_first_failure_leaves_its_report(
     suite: Suite,
 ) -> None:
-    suite.write({"CONV-02": planted("CONV-02", "fails")})
+    suite.write({"CONV-02": planted("CONV-02", FAILS)})
     done = suite.run("--assets=stand-in", "-x")
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert set(done.verdicts.values()) == {"not evaluated"}
@@ -324,34 +466,169 @@ def test_tests_that_ran_on_other_assets_than_the_report_says_meet_nothing(
 # --- what is left of earlier runs ----------------------------------------------------------------
 
 
-def test_an_incomplete_run_keeps_the_last_complete_one_and_says_so(suite: Suite) -> None:
-    suite.run(html=True)
-    complete = (suite.reports / "results.json").read_bytes()
-    kept = suite.reports / "last-complete"
-    for word in ("conv", "eval"):
-        done = suite.run("-k", word)
-        assert (kept / "results.json").read_bytes() == complete
-        assert {path.name for path in kept.iterdir()} == {
-            "report.html",
-            "results.json",
-            "comparison.csv",
-            "comparison.md",
-            "junit.xml",
-        }
-        assert not json.loads((suite.reports / "results.json").read_text())["complete"]
-        if word == "conv":
-            assert "the last complete one is kept in reports/last-complete" in done.output
-    suite.run()
-    assert not kept.exists()
-    assert json.loads((suite.reports / "results.json").read_text())["complete"]
+@dataclass(frozen=True)
+class Run:
+    """A run that is not complete, whatever its tests say, and the exit status it has to have."""
+
+    status: int
+    words: tuple[str, ...] = ()
+    plants: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    apart: bool = False
 
 
-def test_a_run_without_assets_leaves_no_verdict_of_an_earlier_one(
-    suite: Suite, pytester: pytest.Pytester
+NO_PT = {name: "" for name in BY_ID if name.startswith("PT-")}
+UNREADABLE = {"acceptance/test_more.py": "raise RuntimeError('planted')"}
+INTERNAL_ERROR = "\ndef pytest_runtest_logstart():\n    raise RuntimeError('planted')\n"
+END_ITSELF = (
+    "|worker = 'PYTEST_XDIST_WORKER' in os.environ\n"
+    "    os.kill(os.getppid() if worker else os.getpid(), {})\n"
+    "    time.sleep(1)"
+)
+INCOMPLETE = {
+    "one milestone": Run(0, ("-m", "v1_0")),
+    "some by expression": Run(0, ("-k", "not pt_")),
+    "one by its ID": Run(0, ("--requirement=CAL-01",)),
+    "nothing": Run(5, ("-k", "nothing")),
+    "all skipped": Run(1, plants=dict.fromkeys(BY_ID, "@pytest.mark.skip|")),
+    "all on a full disk": Run(1, plants=dict.fromkeys(BY_ID, "fixture full_disk|")),
+    "only set up": Run(1, ("--setup-only",)),
+    "only planned": Run(1, ("--setup-plan",)),
+    "one breaks": Run(1, plants={"PT-03": "|raise RuntimeError('planted')"}),
+    "stopped at the first": Run(1, ("-x",), {"PT-03": "|requirement.judge(12)"}),
+    "no tests of a milestone": Run(0, plants=NO_PT),
+    "a file that cannot be read": Run(2, plants=NO_PT, files=UNREADABLE),
+    "the same, and going on": Run(
+        1, ("--continue-on-collection-errors",), plants=NO_PT, files=UNREADABLE
+    ),
+    "without assets": Run(1, files={"no-assets": ""}),
+    "refused": Run(4, plants={"PT-03": "@pytest.mark.parametrize('requirement', [1, 2])|"}),
+    "interrupted": Run(2, plants={"PT-03": "|raise KeyboardInterrupt"}, apart=True),
+    "told to end": Run(-15, plants={"PT-03": END_ITSELF.format(15)}, apart=True),
+    "killed": Run(-9, plants={"PT-03": END_ITSELF.format(9)}, apart=True),
+    "pytest fails": Run(3, files={"conftest.py": CONFTEST + INTERNAL_ERROR}),
+}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("way", INCOMPLETE)
+def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
+    suite: Suite, pytester: pytest.Pytester, way: str, workers: tuple[str, ...]
 ) -> None:
+    assert suite.run(html=True).results["complete"]
+    before = files(suite.reports)
+    run = INCOMPLETE[way]
+    suite.write(
+        {name: fault and planted(name, fault) for name, fault in run.plants.items()}, FIXTURES
+    )
+    for name, text in run.files.items():
+        (pytester.path / name).write_text(text)
+    done = suite.run(*run.words, *workers, apart=run.apart)
+    assert done.status == (WITH_WORKERS.get(way, run.status) if workers else run.status)
+    assert files(suite.reports / "last-complete" / "real") == before
+    assert set(files(suite.reports)) <= set(before) - {"report.html"}
+    if done.results:
+        assert not done.results["complete"]
+    if done.status in {0, 1, 2, 4, 5}:  # otherwise pytest has no last words
+        assert "on the real assets is kept in reports/last-complete/real" in done.output
+
+
+WITH_WORKERS = {"stopped at the first": 2, "a file that cannot be read": 1}
+"""Where the exit status is another with workers."""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files directly in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_what_is_kept_outlives_any_number_of_runs(suite: Suite) -> None:
+    complete = suite.run().results
+    kept = suite.reports / "last-complete"
+    for words in (("-k", "conv_01"), ("-m", "v1_0"), ("-m", "v1_1"), ("--assets=stand-in",)):
+        done = suite.run(*words)
+        assert done.status == pytest.ExitCode.OK
+        assert json.loads((kept / "real" / "results.json").read_text()) == complete
+    assert done.results["complete"]
+    suite.run("-k", "conv_01")
+    assert {path.name for path in kept.iterdir()} == {"real", "stand-in"}
+    assert suite.run().results["complete"]
+    assert [path.name for path in kept.iterdir()] == ["stand-in"]
+    suite.run("--assets=stand-in")
+    assert [path.name for path in kept.iterdir()] == ["real"]
+
+
+def test_it_is_told_what_was_asked_for(suite: Suite) -> None:
+    assert suite.run().results["selected"] == list(BY_ID)
+    asked = suite.run("-m", "v1_1", "-n2").results["selected"]
+    assert asked == [entry.id for entry in of_milestone("v1_1")]
+
+
+@pytest.mark.parametrize(
+    "words", [("-p", "no:html", "-p", "no:junitxml"), ("--rootdir=.",)], ids=["no plugins", "plain"]
+)
+def test_no_report_of_an_earlier_run_stands_beside_other_results(
+    suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
+) -> None:
+    suite.run(html=True)
+    suite.write({"EVAL-03": planted("EVAL-03", FAILS)})
+    (pytester.path / "acceptance").rename(pytester.path / "small")
+    pytester.runpytest_inprocess(*words, "--reports-dir=reports", "--cache-dir=cache")
+    assert set(files(suite.reports)) == {"results.json", "comparison.csv", "comparison.md"}
+    assert "report.html" in files(suite.reports / "last-complete" / "real")
+
+
+SHOWN = ["--collect-only", "--fixtures", "--fixtures-per-test", "--markers", "--cache-show"]
+
+
+@pytest.mark.parametrize("word", [*SHOWN, "--help", "--no-such-option", "--requirement=CAL-99"])
+def test_what_runs_no_test_leaves_the_reports_alone(suite: Suite, word: str) -> None:
     suite.run()
-    Path(pytester.path / "no-assets").touch()
+    before = files(suite.reports)
+    suite.run(word)
+    assert files(suite.reports) == before
+    assert not (suite.reports / "last-complete").exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        ("--reports-dir=taken", "taken"),
+        ("--reports-dir=taken/reports", "taken"),
+        ("--reports-dir=/proc/reports", ""),
+        ("--reports-dir=reports", "reports/results.json/"),
+        ("--reports-dir=reports", "reports/report.html/"),
+        ("--reports-dir=reports", "reports/junit.xml/"),
+    ],
+)
+def test_a_folder_that_takes_no_reports_is_told_before_anything_runs(
+    suite: Suite, pytester: pytest.Pytester, options: str, made: str, workers: tuple[str, ...]
+) -> None:
+    if made.endswith("/"):
+        (pytester.path / made).mkdir(parents=True)
+    elif made:
+        (pytester.path / made).touch()
+    suite.write({"CONV-01": passing("CONV-01", body="open('ran', 'w').close()")})
+    done = suite.run(options, *workers)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert re.search(r"^ERROR: The report files cannot be written to ", done.output, re.MULTILINE)
+    assert "Traceback" not in done.output
+    assert not (pytester.path / "ran").exists()
+
+
+def test_results_that_cannot_be_written_are_no_success(suite: Suite) -> None:
+    into = "|os.mkdir('reports/results.json')"
+    suite.write({"ANL-02": planted("ANL-02", into)})
+    done = suite.run()
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert "Not all results could be written" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_missing_assets_are_told_once(suite: Suite, pytester: pytest.Pytester) -> None:
+    (pytester.path / "no-assets").touch()
     done = suite.run("-rN")  # pytest's own summary repeats whole messages where CI is set
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert done.output.count("next:     fetch it") == 1
-    assert done.results == {} or "met" not in done.verdicts.values()
+    assert done.results == {}

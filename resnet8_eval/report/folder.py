@@ -1,0 +1,109 @@
+"""The folder of the report files: those of one run, and the last complete ones beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from resnet8_eval.report.words import Results
+
+REPORT_FILES: Final = (
+    "results.json",
+    "report.html",
+    "comparison.csv",
+    "comparison.md",
+    "junit.xml",
+    "conversion.log",
+)
+LAST_COMPLETE: Final = "last-complete"
+KINDS: Final = {
+    "real": "the real assets",
+    "own-model": "a model of your own",
+    "stand-in": "the stand-in",
+}
+"""Kinds of runs, which never take each other's place; each is the name of a folder."""
+
+
+class ReportFolder:
+    """Where a run leaves its files, and the last complete run of each kind is never lost.
+
+    The files directly in it are always those of the run that was started last. Before that one, the
+    files of a complete run go to ``last-complete/<kind>/``; they stay there until another complete
+    run of that kind stands in their place.
+
+    Parameters
+    ----------
+    path
+        The folder; made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def clear(self) -> None:
+        """Leave no file of an earlier run, so that none is taken for one of this run.
+
+        Raises
+        ------
+        OSError
+            If no file could be written either; nothing is moved then.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.path):
+            pass
+        for name in REPORT_FILES:
+            if (self.path / name).is_dir():
+                raise IsADirectoryError(f"{self.path / name} is a folder")
+        kind = self._complete()
+        if kind is not None:
+            self._keep(kind)
+        for name in REPORT_FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def settle(self, results: Results) -> None:
+        """Give up what a complete run has taken the place of."""
+        if results["complete"]:
+            kept = self._kept(_kind(results))
+            shutil.rmtree(kept, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                kept.parent.rmdir()
+
+    def kept(self) -> Iterable[str]:
+        """What is kept of earlier runs, a sentence for each."""
+        for kind, words in KINDS.items():
+            if self._kept(kind).exists():
+                yield f"The last complete run on {words} is kept in {self._kept(kind)}"
+
+    def _kept(self, kind: str) -> Path:
+        return self.path / LAST_COMPLETE / kind
+
+    def _complete(self) -> str | None:
+        """The kind of the complete run whose files are here; None if there is none."""
+        try:
+            results = json.loads((self.path / "results.json").read_text(encoding="utf-8"))
+            kind = _kind(results)
+            return kind if results["complete"] is True and kind in KINDS else None
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+
+    def _keep(self, kind: str) -> None:
+        """Copy the files aside, so that a kill at any moment leaves them whole in one place."""
+        kept = self._kept(kind)
+        copy = kept.with_name(f"{kind}.partial")
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(parents=True)
+        for name in REPORT_FILES:
+            if (self.path / name).exists():
+                shutil.copy2(self.path / name, copy)
+        shutil.rmtree(kept, ignore_errors=True)
+        copy.rename(kept)
+
+
+def _kind(results: Results) -> str:
+    assets = results["assets"]
+    return "own-model" if assets["user_model"] else str(assets["kind"])

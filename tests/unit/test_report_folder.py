@@ -1,0 +1,81 @@
+"""The folder of the report files: nothing stale in it, and no complete run lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet8_eval.report.folder import REPORT_FILES, ReportFolder
+from tests.crash_points import killed
+
+
+def write(folder: Path, kind: str = "real", user_model: bool = False, **more: Any) -> None:
+    """Leave the files of a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {"complete": True, "assets": {"kind": kind, "user_model": user_model}, **more}
+    for name in REPORT_FILES:
+        (folder / name).write_text(json.dumps(results))
+
+
+def held(folder: Path) -> dict[str, str]:
+    """Name to text of the files directly in a folder; nothing where there is none."""
+    found = folder.iterdir() if folder.exists() else ()
+    return {path.name: path.read_text() for path in found if path.is_file()}
+
+
+def test_runs_on_other_assets_are_kept_apart(tmp_path: Path) -> None:
+    expected = {}
+    kinds = [("real", False, "real"), ("real", True, "own-model"), ("stand-in", False, "stand-in")]
+    for kind, user_model, name in kinds:
+        write(tmp_path, kind, user_model)
+        expected[name] = held(tmp_path)
+        ReportFolder(tmp_path).clear()
+        assert held(tmp_path) == {}
+    assert {path.name: held(path) for path in (tmp_path / "last-complete").iterdir()} == expected
+    assert [line.partition(" is kept in ")[0] for line in ReportFolder(tmp_path).kept()] == [
+        "The last complete run on the real assets",
+        "The last complete run on a model of your own",
+        "The last complete run on the stand-in",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"complete": true}',
+        '{"complete": "yes", "assets": {"kind": "real", "user_model": false}}',
+        '{"complete": true, "assets": {"kind": "../..", "user_model": false}}',
+        '{"complete": true, "assets": {"kind": [], "user_model": false}}',
+    ],
+    ids=lambda text: text[:40],
+)
+def test_what_is_no_complete_run_is_not_kept_as_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    (tmp_path / "README.md").write_text("not ours")
+    ReportFolder(tmp_path).clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_kill_at_any_step_loses_nothing(tmp_path: Path) -> None:
+    for step in itertools.count(1):
+        folder = tmp_path / str(step)
+        write(folder, run="before")
+        ReportFolder(folder).clear()
+        write(folder, run="last")
+        last, kept = held(folder), folder / "last-complete" / "real"
+        was_killed = killed(folder, step, ReportFolder(folder).clear)
+        assert last in (held(folder), held(kept)), f"killed at step {step}"
+        ReportFolder(folder).clear()
+        assert (held(folder), held(kept)) == ({}, last), f"killed at step {step}"
+        assert [path.name for path in kept.parent.iterdir()] == ["real"]
+        if not was_killed:
+            break
+    assert step > len(REPORT_FILES)
