@@ -367,7 +367,7 @@ def test_a_name_that_does_not_say_its_requirement_is_refused(
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
 @pytest.mark.parametrize(
     ("outcome", "body", "reason"),
-    [("passed", "requirement.judge(12)", "measured 12 %"), ("rerun", "", "ended as rerun")],
+    [("passed", "requirement.judge(12)", "measured 12.00 %"), ("rerun", "", "ended as rerun")],
     ids=["a bad number passed", "a good one at the second try"],
 )
 def test_what_another_plugin_makes_of_a_report_meets_nothing(
