@@ -85,7 +85,7 @@ def _warnings(results: Results) -> list[str]:
     if words.is_standin(results):
         blocks.append(f"> [!CAUTION]\n> **{words.STANDIN_TITLE}**\n>\n> {words.STANDIN_TEXT}")
     if not results["complete"]:
-        blocks.append(f"> [!WARNING]\n> {words.INCOMPLETE_TEXT}")
+        blocks.append(f"> [!WARNING]\n> {words.incomplete(results)}")
     if results["assets"]["user_model"]:
         name = escape(results["assets"]["model_name"])
         blocks.append(f"> [!NOTE]\n> {words.USER_MODEL_TEXT} Model: {name}.")

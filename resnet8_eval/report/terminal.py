@@ -45,7 +45,7 @@ def render(results: Results, width: int) -> list[str]:
     if words.is_standin(results):
         lines += _banner(words.STANDIN_TITLE, words.STANDIN_TEXT, width)
     if not results["complete"]:
-        lines += textwrap.wrap(words.INCOMPLETE_TEXT, width)
+        lines += textwrap.wrap(words.incomplete(results), width)
     if results["assets"]["user_model"]:
         lines += textwrap.wrap(words.USER_MODEL_TEXT, width)
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]

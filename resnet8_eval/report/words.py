@@ -34,6 +34,26 @@ USER_MODEL_TEXT: Final = (
 )
 
 
+def incomplete(results: Results) -> str:
+    """What an incomplete run leaves open; an empty string for a complete one.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    if results["complete"]:
+        return ""
+    asked, every = set(results.get("selected", ())), results["requirements"]
+    settled = {entry["id"] for entry in every if entry["measured"] is not None}
+    if asked and len(asked) < len(every) and asked <= settled:
+        return (
+            f"This run was asked for {len(asked)} of {len(every)} requirements, and says nothing "
+            "of the others."
+        )
+    return INCOMPLETE_TEXT
+
+
 def plain(text: object) -> str:
     """Text from outside as one line without control characters."""
     return " ".join(

@@ -7,7 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -143,6 +143,34 @@ def test_standin_is_never_held_against_the_real_baseline() -> None:
 def test_incomplete_run_says_so_before_anything_else() -> None:
     visible = Page(html.section("verdict", report_samples.incomplete())).visible
     assert visible.index("This run is not complete") < visible.index("v1_0")
+
+
+def of_one_milestone() -> dict[str, Any]:
+    results = report_samples.all_met()
+    asked = [entry["id"] for entry in results["requirements"] if entry["milestone"] == "v1_2"]
+    for entry in results["requirements"]:
+        if entry["id"] not in asked:
+            entry.update(status="not evaluated", measured=None, margin=None, evidence=[])
+    return {**results, "complete": False, "selected": asked}
+
+
+def test_a_run_that_did_all_it_was_asked_for_is_no_alarm() -> None:
+    results = of_one_milestone()
+    text = html.section("verdict", results)
+    assert "asked for 12 of 23 requirements, and says nothing of the others" in text
+    assert "notice bad" not in text
+    assert "asked for 12 of 23" in markdown.summary(results)
+    assert "asked for 12 of 23" in " ".join(terminal.render(results, 200))
+
+
+@pytest.mark.parametrize("selected", [[], ["CONV-01"], ["ORT-01", "ORT-02"]])
+def test_a_run_that_did_not_do_all_it_was_asked_for_is(selected: list[str]) -> None:
+    results = of_one_milestone()
+    results["selected"] = selected
+    for entry in results["requirements"]:
+        if entry["id"] == "ORT-02":
+            entry["measured"] = None
+    assert "notice bad" in html.section("verdict", results)
 
 
 def test_user_model_is_its_own_baseline() -> None:
