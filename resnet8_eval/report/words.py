@@ -125,11 +125,13 @@ def configuration(found: Mapping[str, Any]) -> str:
 
 
 def baseline(results: Results) -> str:
-    """The baseline, such as ``87.19 % (8719/10000, keras-float32)``."""
+    """The baseline, such as ``87.19 % (8719/10000, Keras float32)``."""
     found = results["baseline"]
     if found is None:
         return "not measured"
-    where = plain(found["configuration"]) + (" on the stand-in" if is_standin(results) else "")
+    framework, _, dtype = str(found["configuration"]).partition("-")
+    where = configuration({"framework": framework, "dtype": dtype})
+    where += " on the stand-in" if is_standin(results) else ""
     share = f"{found['correct']}/{found['total']}"
     return f"{percent(found['accuracy_percent'])} % ({share}, {where})"
 
