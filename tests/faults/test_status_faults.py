@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -282,6 +283,15 @@ def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
     assert not done.results["complete"]
 
 
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """A shell has what it puts into the background ignore it, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_ctrl_c_with_a_worker_is_the_same(suite: Suite) -> None:
     interrupt = "os.kill(os.getppid(), signal.SIGINT); time.sleep(1)"
     suite.write({"PT-03": passing("PT-03", body=interrupt)})
