@@ -6,6 +6,7 @@ TorchScript, though deprecated, is read by every PyTorch without any code of our
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -18,27 +19,49 @@ ENGINE: Final = "x86"
 elsewhere. It packs the weights when a file is read, so it must be the same whenever one is."""
 
 
+_NUMBERED: Final = re.compile(rb"___torch_mangle_(\d+)")
+
+
 def save(module: Any, path: Path) -> None:
     """Trace a module on images (2, 32, 32, 3) and save it; the batch size stays free."""
     import torch
 
     with deprecations_ignored(), torch.inference_mode():
-        script = torch.jit.trace(module, torch.zeros(2, 32, 32, 3), check_trace=False)
+        for _ in range(2):  # a class that no module of this process had before is not numbered
+            script = torch.jit.trace(module, torch.zeros(2, 32, 32, 3), check_trace=False)
         torch.jit.save(script, str(path))
-    _strip_debug_files(path)
+    _canonicalize(path)
 
 
-def _strip_debug_files(path: Path) -> None:
-    """Take out the source positions, which differ with the folder that this package lies in."""
+def _canonicalize(path: Path) -> None:
+    """Make the file depend on the network alone.
+
+    Source positions, which name the folder that this package lies in, are taken out. Numbers in
+    names of classes count what the process has traced before; here they follow the modules' order.
+    """
     with zipfile.ZipFile(path) as archive:
-        kept = [
-            (zipfile.ZipInfo(entry.filename), archive.read(entry))
-            for entry in archive.infolist()
-            if not entry.filename.endswith((".debug_pkl", "serialization_id"))
-        ]
+        kept = {
+            name: archive.read(name)
+            for name in archive.namelist()
+            if not name.endswith((".debug_pkl", "serialization_id"))
+        }
+    (modules,) = (kept[name] for name in kept if name.endswith("/data.pkl"))
+    code = (kept[name] for name in kept if name.endswith(".py"))
+    seen = list(dict.fromkeys(_NUMBERED.findall(b"".join([modules, *code]))))
+
+    def renumbered(text: bytes) -> bytes:
+        return _NUMBERED.sub(lambda match: b"___torch_mangle_%d" % seen.index(match[1]), text)
+
+    # Tensors are bytes that may hold anything. The pickle has no length before such a name.
+    named = {
+        renumbered(name.encode()).decode(): (
+            renumbered(content) if name.endswith((".py", ".pkl")) else content
+        )
+        for name, content in kept.items()
+    }
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for entry, content in kept:
-            archive.writestr(entry, content)
+        for name in sorted(named):
+            archive.writestr(zipfile.ZipInfo(name), named[name])
 
 
 def load(path: Path) -> Any:
