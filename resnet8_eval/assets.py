@@ -150,7 +150,7 @@ def default_cache_dir() -> Path:
     """Return the cache folder: RESNET8_EVAL_CACHE, else the one that the system gives the user."""
     given = os.environ.get("RESNET8_EVAL_CACHE")
     if given:
-        return _expanded(given).absolute()
+        return expanded(given).absolute()
     import pooch
 
     return Path(pooch.os_cache("resnet8-eval"))
@@ -349,7 +349,7 @@ def _places(assets_dir: Path | None, cache_dir: Path) -> list[Path]:
     places = []
     given = assets_dir or os.environ.get("RESNET8_EVAL_ASSETS")
     if given:
-        explicit = _expanded(given)
+        explicit = expanded(given)
         if _nature(explicit) != "a folder":
             raise AssetError(
                 f"There is no folder {explicit}.",
@@ -369,7 +369,7 @@ def _checkouts() -> list[Path]:
 
 
 def _user_model(path: Path) -> Path:
-    path = _expanded(path).absolute()
+    path = expanded(path).absolute()
     if path.suffix in MODEL_SUFFIXES and _nature(path) == "a file" and os.access(path, os.R_OK):
         return path
     raise AssetError(
@@ -739,8 +739,16 @@ def _described(size: int, sha256: str) -> str:
     return f"{size:,} bytes, sha256 {sha256}"
 
 
-def _expanded(path: str | Path) -> Path:
-    """The path with the user's home in the place of a tilde."""
+def expanded(path: str | Path) -> Path:
+    """The path with the user's home in the place of a tilde.
+
+    A shell leaves the ~ alone in a variable, and behind an equals sign.
+
+    Parameters
+    ----------
+    path
+        As it was given.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:  # of a user that there is not, who has no such file either

@@ -92,8 +92,7 @@ class JudgedOn(StrEnum):
 
 
 def _expanded(path: Path | None) -> Path | None:
-    """A shell leaves the ~ alone in a variable, and behind an equals sign."""
-    return None if path is None else path.expanduser().absolute()
+    return None if path is None else assets_.expanded(path).absolute()
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from resnet8_eval.assets import expanded
 from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
 from resnet8_eval.report import words
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 _RUN: Final = pytest.StashKey["AcceptanceRun"]()
-
-
-def _folder(text: str) -> Path:
-    return Path(text).expanduser()  # a shell leaves the ~ alone behind an equals sign
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,13 +90,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cache-dir",
-        type=_folder,
+        type=expanded,
         metavar="DIR",
         help="where downloads and artefacts are kept (also: RESNET8_EVAL_CACHE)",
     )
     group.addoption(
         "--reports-dir",
-        type=_folder,
+        type=expanded,
         metavar="DIR",
         help="where report.html, results.json and the others go (default: reports/)",
     )

@@ -47,13 +47,21 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize("option", ["--cache-dir", "--reports-dir"])
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [("~/folder", "/home/someone/folder"), ("~nobody-of-that-name/x", "~nobody-of-that-name/x")],
+)
 def test_a_tilde_behind_an_equals_sign_is_the_users_own_folder(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, option: str
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    given: str,
+    folder: str,
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     # Hypothesis warns when it is loaded into a process that has used it before.
-    config = pytester.parseconfig("-pno:hypothesispytest", f"{option}=~/folder")
-    assert config.getoption(option) == Path("/home/someone/folder")
+    config = pytester.parseconfig("-pno:hypothesispytest", f"{option}={given}")
+    assert config.getoption(option) == Path(folder)
 
 
 @pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
