@@ -11,8 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from resnet8_eval.artifacts import Record
+from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import batches
 from resnet8_eval.quantize.equalization import equalize
+from resnet8_eval.quantize.graph import ints
 from resnet8_eval.quantize.parameters import (
     EQUALIZED,
     MODEL,
@@ -190,13 +192,35 @@ def compare_feeds(images: NDArray[np.uint8], fed_sha256: str) -> Record:
 
 
 def _with_global_pool(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write the average over the whole 8×8 map as GlobalAveragePool.
+    """Write the average over the whole map as GlobalAveragePool.
 
     It is the same function. But quantizers force an AveragePool's output onto its input's scale,
     and the mean of a mostly zero map would then use a fifth of the range.
+
+    Raises
+    ------
+    ModelError
+        If a pool averages a smaller window: written so, it would be another function.
     """
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
     for node in model.graph.node:
         if node.op_type == "AveragePool":
+            window, whole = ints(node, "kernel_shape", []), shapes[node.input[0]][2:]
+            if window != whole:
+                raise ModelError(
+                    "The network averages only a part of its last map.",
+                    expected=f"an average over the whole map, {_times(whole)}",
+                    given=f"windows of {_times(window)}",
+                    next_step="give AveragePooling2D the size of the map, or use"
+                    " GlobalAveragePooling2D",
+                )
             node.op_type = "GlobalAveragePool"
             del node.attribute[:]
     return model
+
+
+def _times(sizes: list[int]) -> str:
+    return "×".join(map(str, sizes))

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from resnet8_eval import runtimes
+from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import batches, preprocess
 from resnet8_eval.quantize.calibrate import calibrate, compare_feeds
 from resnet8_eval.quantize.equalization import equalize
@@ -62,3 +63,26 @@ def test_the_bytes_that_were_fed_are_told(tmp_path: Path) -> None:
 def test_an_image_that_only_one_of_both_feeds_has_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtimes, "batches", lambda images: batches(images[:-1]))
     assert compare_feeds(IMAGES, "")["differing_bytes"] == 4 * IMAGES[0].size
+
+
+@pytest.mark.parametrize("window", [[9, 9], [16, 31], [1, 1]])
+def test_an_average_over_a_part_of_the_map_is_refused(tmp_path: Path, window: list[int]) -> None:
+    """Written as a global average it would be another network, and every check would pass."""
+    model = small_network.network()
+    pool = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
+    pool.op_type = "AveragePool"
+    pool.attribute.append(onnx.helper.make_attribute("kernel_shape", window))
+    onnx.save(model, tmp_path / "folded.onnx")
+    with pytest.raises(ModelError, match="only a part of its last map"):
+        calibrate(tmp_path / "folded.onnx", IMAGES, tmp_path, 1)
+
+
+def test_an_average_over_the_whole_map_is_a_global_one(tmp_path: Path, made: Path) -> None:
+    model = small_network.network()
+    pool = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
+    pool.op_type = "AveragePool"
+    pool.attribute.append(onnx.helper.make_attribute("kernel_shape", [17, 32]))
+    onnx.save(model, tmp_path / "folded.onnx")
+    (tmp_path / "again").mkdir()
+    calibrate(tmp_path / "folded.onnx", IMAGES, tmp_path / "again", 1)
+    assert (tmp_path / "again" / MODEL).read_bytes() == (made / MODEL).read_bytes()
