@@ -30,9 +30,9 @@ import numpy as np
 from benchmarks.plain import STEPS
 from resnet8_eval import environment
 from resnet8_eval.assets import default_cache_dir, locate
+from resnet8_eval.lanes import lane_environment
 from resnet8_eval.pipeline import BASELINE, CONFIGURATIONS, Pipeline, Settings, model_path
 from resnet8_eval.quantize.recipes import RECIPES
-from resnet8_eval.runner import lane_environment
 
 ROOT: Final = Path(__file__).parents[1]
 Lines = Iterator[str]

@@ -22,10 +22,10 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from resnet8_eval import assets as assets_
-from resnet8_eval.artifacts import Store, size
 from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import ModelError, SuiteError
-from resnet8_eval.runner import lane_environment
+from resnet8_eval.lanes import lane_environment
+from resnet8_eval.store import Store, size
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from resnet8_eval import environment, runner
-from resnet8_eval.artifacts import SCHEDULING, Artifact, Record, Store, digest
+from resnet8_eval import environment, lanes
 from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.errors import StageError, SuiteError
 from resnet8_eval.quantize.parameters import exact_weight_limit
 from resnet8_eval.quantize.recipes import RECIPES, Method
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
+from resnet8_eval.store import SCHEDULING, Artifact, Record, Store, digest
 
 if TYPE_CHECKING:
     from resnet8_eval.cifar10 import Split
@@ -131,7 +131,7 @@ class Pipeline:
         Told one line about each stage that had to be made.
     """
 
-    def __init__(self, settings: Settings, announce: runner.Announce = lambda _: None) -> None:
+    def __init__(self, settings: Settings, announce: lanes.Announce = lambda _: None) -> None:
         self.settings = settings
         self.store = Store(settings.cache_dir)
         self.stages = {stage.name: stage for stage in _stages(settings)}
@@ -155,7 +155,7 @@ class Pipeline:
         with self.store.lock(SCHEDULING):
             missing = [name for name in wanted if not self.peek(name)]
             self._failures.update(
-                runner.run(
+                lanes.run(
                     {self.stages[name]: self.key(name) for name in missing},
                     self.settings,
                     set(wanted).difference(missing),
@@ -429,7 +429,7 @@ def _parameters(inputs: Inputs, out: Path) -> Record:
     from resnet8_eval.quantize.calibrate import calibrate
 
     images = np.load(inputs.path("calibration", "images.npy"))
-    return calibrate(inputs.path("folded", "folded.onnx"), images, out, runner.THREADS)
+    return calibrate(inputs.path("folded", "folded.onnx"), images, out, lanes.THREADS)
 
 
 def _quantized(inputs: Inputs, out: Path, *, recipe: str) -> Record:
@@ -442,9 +442,9 @@ def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
     import numpy as np
 
     from resnet8_eval import runtimes
-    from resnet8_eval.artifacts import file_sha256
     from resnet8_eval.convert import keras_file
     from resnet8_eval.evaluate import evaluate
+    from resnet8_eval.store import file_sha256
 
     recipe = RECIPES.get(configuration)
     test = inputs.split("test")
@@ -457,7 +457,7 @@ def _scores(inputs: Inputs, out: Path, *, configuration: str) -> Record:
         scores = runtimes.scores(
             path,
             test.images,
-            threads=runner.THREADS,
+            threads=lanes.THREADS,
             execution=recipe.execution if recipe else "kernel",
         )
         model = {
@@ -478,7 +478,7 @@ def _reference(inputs: Inputs, out: Path) -> Record:
     images = inputs.split("test").images
     np.save(
         out / "scores.npy",
-        runtimes.scores(model, images, threads=runner.THREADS, execution="reference"),
+        runtimes.scores(model, images, threads=lanes.THREADS, execution="reference"),
     )
     return {"model": _REFERENCE_MODEL, "images": len(images)}
 
@@ -517,7 +517,7 @@ def _sensitivity(inputs: Inputs, out: Path) -> Record:
         "source": "train",
         "calibrated": len(np.intersect1d(calibrating.indices, validating)),
         "noise_images": len(few),
-        **sensitivity(folder, images, train.labels[validating], runner.THREADS),
+        **sensitivity(folder, images, train.labels[validating], lanes.THREADS),
     }
 
 
@@ -532,7 +532,7 @@ def _layers(inputs: Inputs, out: Path, *, recipe: str) -> Record:
         inputs.path(*_model_file(recipe)),
         inputs.artifacts["parameters"].folder,
         np.load(inputs.path("sensitivity", "images.npy")),
-        runner.THREADS,
+        lanes.THREADS,
     )
     costs = {entry["name"]: entry for entry in inputs.record("sensitivity")["layers"]}
     return {"layers": [{**costs[entry["name"]], **entry} for entry in measured]}

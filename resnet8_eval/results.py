@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from resnet8_eval import environment, runner
+from resnet8_eval import environment, lanes
 from resnet8_eval.errors import ResultsError
 from resnet8_eval.pipeline import (
     BASELINE,
@@ -106,7 +106,7 @@ def build(
         },
         "environment": {
             **environment.describe(),
-            "threads": {"per_stage": runner.THREADS, "stages_at_once": runner.SLOTS},
+            "threads": {"per_stage": lanes.THREADS, "stages_at_once": lanes.SLOTS},
         },
         "baseline": _baseline(pipeline),
         "milestones": {

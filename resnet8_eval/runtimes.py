@@ -143,7 +143,7 @@ def _keras(path: Path, threads: int) -> Runtime:
 def _set_tensorflow_threads(tf: Any, threads: int) -> None:
     threading = tf.config.threading
     if threading.get_intra_op_parallelism_threads() != threads:
-        # Refused once TensorFlow has run anything; then `runner.lane_environment` has decided.
+        # Refused once TensorFlow has run anything; then `lanes.lane_environment` has decided.
         try:
             threading.set_intra_op_parallelism_threads(threads)
             threading.set_inter_op_parallelism_threads(1)

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import environment
-from resnet8_eval.artifacts import Store, digest
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize.recipes import RECIPES, Method
+from resnet8_eval.store import Store, digest
 
 Row = dict[str, Any]
 RECIPE_KEYS: Final = (

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from resnet8_eval.artifacts import Artifact
 from resnet8_eval.pipeline import Inputs, Pipeline, Settings
 from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.requirements import BY_ID
+from resnet8_eval.store import Artifact
 
 
 class Bench:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from resnet8_eval import assets, pipeline
-from resnet8_eval.artifacts import Record, Store
 from resnet8_eval.pipeline import Inputs, Settings, Stage
+from resnet8_eval.store import Record, Store
 
 ROOT: Final = Path(__file__).parents[1]
 STAGES: Final = {

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval.artifacts import Store
+from resnet8_eval.store import Store
 from tools import cold_run
 
 LONGEST_RUN: Final = 900

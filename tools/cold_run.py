@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval.artifacts import Store
+from resnet8_eval.store import Store
 
 ROOT: Final = Path(__file__).parents[1]
 ARTIFACTS_OF_TIME: Final = ("conversion.log",)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval.artifacts import Store
+from resnet8_eval.store import Store
 from tools import cold_run
 
 TARGETS: Final = ("group", "parent", "lane")

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.errors import ModelError
+from resnet8_eval.store import Record
 
 
 def fold(source: Path, target: Path) -> Record:

@@ -6,10 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.convert import keras_file
 from resnet8_eval.convert.log import ConversionLog
 from resnet8_eval.errors import ModelError
+from resnet8_eval.store import Record
 
 OPSET: Final = 17
 """ONNX operator set of the converted model: new enough for per-channel quantization (13), old

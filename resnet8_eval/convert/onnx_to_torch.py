@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.checks import Check, equal
+from resnet8_eval.store import Record
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.checks import Check, at_most, equal
 from resnet8_eval.errors import ModelError
+from resnet8_eval.store import Record
 
 Weights = Mapping[str, NDArray[np.float32]]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.quantize.recipes import Recipe
+from resnet8_eval.store import Record
 
 
 def quantize(parameters_folder: Path, recipe: Recipe, folder: Path) -> Record:

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import batches
 from resnet8_eval.quantize.equalization import equalize
@@ -24,6 +23,7 @@ from resnet8_eval.quantize.parameters import (
 from resnet8_eval.quantize.ranges import Observed, activation_ranges, observe
 from resnet8_eval.quantize.recipes import Method
 from resnet8_eval.quantize.rounding import Moments, input_moments, round_weights
+from resnet8_eval.store import Record
 
 DEFAULT_METHOD: Final = Method()
 

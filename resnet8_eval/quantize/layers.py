@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.preprocess import batches
 from resnet8_eval.quantize.graph import Probe, Weights, weighted
 from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
 from resnet8_eval.quantize.recipes import Recipe
+from resnet8_eval.store import Record
 
 NOISE_IMAGES: Final = 200
 SIMULATED: Final = "8-bit integers simulated in float32"

@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval.artifacts import Record
 from resnet8_eval.environment import is_x86
 from resnet8_eval.onnx_session import Execution, open_session
 from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import Recipe
+from resnet8_eval.store import Record
 
 _WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
 _MOVING: Final = frozenset({"Transpose", "Reshape", "Flatten", "Relu"})

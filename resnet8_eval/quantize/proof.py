@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import environment
-from resnet8_eval.artifacts import Record
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.quantize import stored
 from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import Recipe
+from resnet8_eval.store import Record
 
 
 def prove(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from resnet8_eval import torchscript
-from resnet8_eval.artifacts import Record
 from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import Recipe
+from resnet8_eval.store import Record
 
 _TWO_OPERANDS: Final = frozenset({"conv2d", "_convolution", "linear", "matmul", "add"})
 _KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu"})

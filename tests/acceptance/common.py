@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.pipeline import BASELINE, Pipeline, model_path
 from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.report import words
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
+from resnet8_eval.store import file_sha256
 
 
 def scores_record(run: Pipeline, configuration: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet8_eval.runner import SLOTS
+from resnet8_eval.lanes import SLOTS
 from tests import small_flow
 from tests.small_flow import STAGES, command_line, ended_well, made, site
 from tests.small_suite import Suite, passing

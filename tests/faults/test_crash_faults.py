@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from resnet8_eval.artifacts import RECORD_FILE, Store
+from resnet8_eval.store import RECORD_FILE, Store
 from tests.small_flow import (
     BYTES,
     DEATH,
@@ -108,7 +108,7 @@ def test_the_next_run_takes_half_made_folders_away(crashes: list[Crash]) -> None
 HALF_A_RECORD = """
 import signal, sys
 from pathlib import Path
-from resnet8_eval.artifacts import Store
+from resnet8_eval.store import Store
 
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python would go on, with an error
 Store(Path(sys.argv[1])).produce("a", "key", lambda folder: {"long": "x" * 1000})

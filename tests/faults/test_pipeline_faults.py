@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet8_eval import runner
+from resnet8_eval import lanes
 from resnet8_eval.errors import AssetError, StageError
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
 from resnet8_eval.quantize.recipes import RECIPES
@@ -221,7 +221,7 @@ def test_a_lane_that_is_killed_fails_its_stage_and_names_the_log(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = borrowing(pipeline, tmp_path, "onnx", "folded")
-    monkeypatch.setattr(runner, "_make", die_making)
+    monkeypatch.setattr(lanes, "_make", die_making)
     with pytest.raises(StageError, match="Stage calibration failed") as caught:
         made.artifact("calibration")
     assert str(tmp_path / "logs") in caught.value.next_step

@@ -14,12 +14,12 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from resnet8_eval.artifacts import Store
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.errors import StageError
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, model_path
 from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.runtimes import scores
+from resnet8_eval.store import Store
 from tests.small_flow import (
     BYTES,
     ROOT,

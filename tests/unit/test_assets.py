@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from resnet8_eval import assets, standin
-from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.assets import (
     DATASET_FOLDER,
     Assets,
@@ -25,6 +24,7 @@ from resnet8_eval.assets import (
     unchanged,
 )
 from resnet8_eval.errors import AssetError
+from resnet8_eval.store import file_sha256
 from tests.small_assets import SmallAssets, put_files
 
 OFFICIAL_MD5 = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resnet8_eval.artifacts import RECORD_FILE, Store
+from resnet8_eval.store import RECORD_FILE, Store
 from tools import cold_crowd, cold_run, kill_sweep, peak_memory
 
 

@@ -23,7 +23,7 @@ FAMILIES = (
     "analysis",
     "requirements",
     "checks",
-    "artifacts",
+    "store",
     "environment",
     "pipeline",
     "results",

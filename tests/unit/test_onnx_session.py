@@ -12,12 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resnet8_eval import onnx_session
-from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.onnx_session import Execution, open_session, unsigned
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import batches
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
+from resnet8_eval.store import file_sha256
 from tests.planted import edited
 
 

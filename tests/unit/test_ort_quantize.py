@@ -11,11 +11,11 @@ import onnx
 import pytest
 
 from resnet8_eval import onnx_session, quantize
-from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.environment import is_x86
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize import ort_quantize
 from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.store import file_sha256
 from tests.planted import (
     edited,
     float_activation,

@@ -12,11 +12,11 @@ import pytest
 
 from resnet8_eval import environment
 from resnet8_eval import pipeline as pipeline_
-from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.errors import StageError
+from resnet8_eval.lanes import LANES, lane_environment
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, Settings, model_path
 from resnet8_eval.quantize.recipes import RECIPES, Method, Recipe
-from resnet8_eval.runner import LANES, lane_environment
+from resnet8_eval.store import file_sha256
 from tests.planted import borrowing
 
 QUANTIZED = {f"{kind}/{name}" for kind in ("model", "scores", "compare") for name in RECIPES}

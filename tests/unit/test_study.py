@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from resnet8_eval import study
-from resnet8_eval.artifacts import Store
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize import calibrate
+from resnet8_eval.store import Store
 
 CELL = "onnxruntime-uint8"
 

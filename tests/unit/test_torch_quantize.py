@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from resnet8_eval import quantize, runtimes, torchscript
-from resnet8_eval.artifacts import file_sha256
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import onnx_to_torch
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.quantize import torch_quantize
 from resnet8_eval.quantize.parameters import Parameters
 from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.store import file_sha256
 
 NAMES = [name for name, recipe in RECIPES.items() if recipe.framework == "torch"]
 KERNELS, REFERENCE = "torch-int8", "torch-uint8"

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from resnet8_eval import environment, runner
-from resnet8_eval.artifacts import Record
+from resnet8_eval import environment, lanes
 from resnet8_eval.assets import Assets
 from resnet8_eval.errors import AssetError, StageError
 from resnet8_eval.pipeline import Inputs, Pipeline, Settings, Stage
+from resnet8_eval.store import Record
 
 GROWN: list[bytes] = []
 
@@ -86,7 +86,7 @@ class Run:
 
     def __call__(self, *stages: Stage, done: tuple[str, ...] = ()) -> dict[str, Any]:
         keyed = {stage: f"key of {stage.name}" for stage in stages}
-        return {**runner.run(keyed, self.settings, done, self.said.append)}
+        return {**lanes.run(keyed, self.settings, done, self.said.append)}
 
     @property
     def made(self) -> dict[str, str]:
@@ -107,9 +107,9 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(runner, "_make", behave)
-    monkeypatch.setattr(runner, "_warm_up", warm_up)
-    monkeypatch.setattr(runner, "SLOTS", 2)
+    monkeypatch.setattr(lanes, "_make", behave)
+    monkeypatch.setattr(lanes, "_warm_up", warm_up)
+    monkeypatch.setattr(lanes, "SLOTS", 2)
     nothing = Assets(
         "stand-in",
         tmp_path,
@@ -207,7 +207,7 @@ def test_a_lane_starts_with_an_environment_of_its_own_and_no_framework(
     found = dict(
         line.partition("=")[::2] for line in (tmp_path / "environment").read_text().split("\n")
     )
-    expected = runner.lane_environment()
+    expected = lanes.lane_environment()
     assert expected["PYTHONHASHSEED"] == "0"
     assert expected["CUDA_VISIBLE_DEVICES"] == ""
     assert {key: found[key] for key in expected} == expected
@@ -251,7 +251,7 @@ def test_tensorflow_keeps_to_its_share_although_conversion_ran_first() -> None:
     model = Path(__file__).parents[2] / "fixtures" / "standin" / "resnet8_standin.h5"
     done = subprocess.run(  # noqa: S603 (our own interpreter and words)
         [sys.executable, "-c", CONVERTED_AND_SCORED, str(model)],
-        env={**os.environ, **runner.lane_environment(1)},
+        env={**os.environ, **lanes.lane_environment(1)},
         capture_output=True,
         text=True,
         check=True,
@@ -279,7 +279,7 @@ def test_keras_is_never_warmed_up(run: Run) -> None:
 def test_a_warm_up_that_dies_takes_nothing_with_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_warm_up", die)
+    monkeypatch.setattr(lanes, "_warm_up", die)
     assert run(stage("slow"), stage("b", "slow", lane="torch")) == {}
     assert list(run.made) == ["slow", "b"]
 
@@ -288,7 +288,7 @@ def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[str] = []
-    honest = runner._lane
+    honest = lanes._lane
 
     def lane(name: str, settings: Settings) -> Any:
         executor = honest(name, settings)
@@ -301,7 +301,7 @@ def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
         executor.shutdown = tell
         return executor
 
-    monkeypatch.setattr(runner, "_lane", lane)
+    monkeypatch.setattr(lanes, "_lane", lane)
     run(stage("a"), stage("b", "a", lane="torch"), stage("slow", "b", lane="torch"))
     assert ended == ["keras after 1", "torch after 3"]
 

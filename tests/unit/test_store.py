@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from resnet8_eval.artifacts import RECORD_FILE, Artifact, Store, digest, file_sha256, size
 from resnet8_eval.errors import StageError
+from resnet8_eval.store import RECORD_FILE, Artifact, Store, digest, file_sha256, size
 
 KEY = digest("a key")
 
@@ -321,7 +321,7 @@ def test_a_record_that_would_not_read_back_is_refused(store: Store) -> None:
 PRODUCE = """
 import os, sys, time
 from pathlib import Path
-from resnet8_eval.artifacts import Store
+from resnet8_eval.store import Store
 
 root, behaviour = Path(sys.argv[1]), sys.argv[2]
 
