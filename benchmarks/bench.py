@@ -28,11 +28,12 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.plain import STEPS
+from resnet8_eval import configurations as rows
 from resnet8_eval import environment
 from resnet8_eval.assets import default_cache_dir, locate
 from resnet8_eval.lanes import lane_environment
-from resnet8_eval.pipeline import BASELINE, CONFIGURATIONS, Pipeline, Settings, model_path
-from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.stages import Settings
 
 ROOT: Final = Path(__file__).parents[1]
 Lines = Iterator[str]
@@ -193,16 +194,17 @@ def whole_runs(bench: Bench) -> Lines:
 def by_runtime(bench: Bench) -> Lines:
     """The suite's evaluation against each runtime alone, with all cores."""
     pipeline = Pipeline(Settings(bench.assets, bench.folder / "cache"))
-    pipeline.prepare(f"scores/{name}" for name in CONFIGURATIONS)
-    rows: dict[str, Any] = {}
-    cases = [(n, "kernel") for n in CONFIGURATIONS] + [("onnxruntime-int8", "signed kernel")]
+    names = [row.name for row in rows.CONFIGURATIONS]
+    pipeline.prepare(f"scores/{name}" for name in names)
+    rates: dict[str, Any] = {}
+    cases = [(n, "kernel") for n in names] + [("onnxruntime-int8-tuned", "signed kernel")]
     for name, execution in cases:
         found: dict[int, Any] = {}
         for threads in (1, environment.usable_cores()):
             done = subprocess.run(  # noqa: S603 (words of this file)
                 [
                     *(sys.executable, "-W", "ignore", "-m", "benchmarks.runtime"),
-                    *(str(model_path(pipeline, name)), str(bench.assets.dataset)),
+                    *(str(model_path(pipeline, rows.of(name))), str(bench.assets.dataset)),
                     *(str(threads), execution),
                 ],
                 cwd=ROOT,
@@ -212,14 +214,14 @@ def by_runtime(bench: Bench) -> Lines:
                 check=True,
             )
             found[threads] = json.loads(done.stdout.splitlines()[-1])
-        rows[f"{name}, {execution}"] = found
-    bench.figures["runtimes"] = rows
+        rates[f"{name}, {execution}"] = found
+    bench.figures["runtimes"] = rates
     yield (
         "| Configuration | Threads | Suite, images/s | Runtime alone, best batch | Share "
         "| Runtime alone, all at once |"
     )
     yield "|---|--:|--:|--:|--:|--:|"
-    for name, by_threads in rows.items():
+    for name, by_threads in rates.items():
         for threads, figures in by_threads.items():
             suite, rate = figures["suite"], figures["alone"]
             best = f"{rate:.0f} at {figures['batch']} | {100 * suite / rate:.0f} %"
@@ -228,13 +230,13 @@ def by_runtime(bench: Bench) -> Lines:
 
 def growth(bench: Bench) -> Lines:
     """More images, more configurations, more workers."""
-    from resnet8_eval import runtimes
+    from resnet8_eval import backends
     from resnet8_eval.cifar10 import read_split
 
     cache = bench.folder / "cache"
     pipeline = Pipeline(Settings(bench.assets, cache))
-    pipeline.prepare(["folded", f"scores/{BASELINE}"])
-    model = model_path(pipeline, "onnxruntime-float32")
+    pipeline.prepare(["folded", f"scores/{rows.baseline().name}"])
+    model = model_path(pipeline, rows.of("onnxruntime-float32"))
     images = read_split(bench.assets.dataset, "test").images
     threads = environment.usable_cores()
 
@@ -242,7 +244,7 @@ def growth(bench: Bench) -> Lines:
         def work() -> float:
             many = np.concatenate([images] * times)
             start = time.perf_counter()
-            runtimes.scores(model, many, threads=threads)
+            backends.scores(model, many, threads=threads)
             return time.perf_counter() - start
 
         return work
@@ -255,7 +257,7 @@ def growth(bench: Bench) -> Lines:
             "--output": [str(bench.folder / "study")],
             "--on": ["test"],
             "--count": ["1000"],
-            "--cell": list(RECIPES)[:cells],
+            "--cell": [row.name for row in rows.quantized()][:cells],
             "--ranges": ranges,
             "--granularity": ["per-channel", "per-tensor"][: len(ranges)],
         }

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 # Reading CIFAR-10 with pickle would be half a second faster and is forbidden in this repository.
-from resnet8_eval import torchscript
+from resnet8_eval.backends import torchscript
 from resnet8_eval.cifar10 import read_split
 
 CALIBRATION_IMAGES: Final = 1000

@@ -19,9 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from resnet8_eval import runtimes
+from resnet8_eval import backends
+from resnet8_eval.backends import Execution
 from resnet8_eval.cifar10 import read_split
-from resnet8_eval.onnx_session import Execution
 
 BATCHES: Final = (25, 50, 100, 200)
 REPETITIONS: Final = 3
@@ -42,7 +42,8 @@ def measure(model: Path, dataset: Path, threads: int, execution: Execution) -> o
     images in one batch.
     """
     images = read_split(dataset, "test").images
-    runtime = runtimes._open(model, threads, execution)
+    framework = backends.framework_of(model)
+    runtime = backends.backend(framework).open_model(model, threads, execution)
     feed = images.astype(np.float32)
 
     def alone(size: int, count: int) -> Callable[[], object]:
@@ -55,7 +56,7 @@ def measure(model: Path, dataset: Path, threads: int, execution: Execution) -> o
 
     best = min(BATCHES, key=trial)
     taken = [
-        (seconds(lambda: runtimes.run(runtime, images)), seconds(alone(best, len(images))))
+        (seconds(lambda: backends.run(runtime, images)), seconds(alone(best, len(images))))
         for _ in range(REPETITIONS)
     ]
     suite, runtime_alone = (

@@ -253,6 +253,18 @@ def locate(
     return search.assets("stand-in", model, user_model, dataset)
 
 
+def of_model(path: Path) -> Assets:
+    """A model by itself, for what needs no images.
+
+    Parameters
+    ----------
+    path
+        .h5, .keras or .onnx.
+    """
+    path = expanded(path).absolute()
+    return Assets("real", path, _sha256(path), True, path.parent, {}, {})
+
+
 def survey(
     assets_dir: Path | None, cache_dir: Path, *, manifest: Manifest | None = None
 ) -> list[Finding]:

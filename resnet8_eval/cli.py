@@ -1,4 +1,4 @@
-"""``python -m resnet8_eval``: the same functions for people who do not want pytest.
+"""``python -m resnet8_eval``: the same stages for people who do not want pytest.
 
 Results go to standard output, progress and errors to standard error. The exit status is 0 when the
 command did what it says, 1 when it refused or failed, 2 when it was called wrongly.
@@ -7,96 +7,71 @@ command did what it says, 1 when it refused or failed, 2 when it was called wron
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 import typer
 
-from resnet8_eval import assets as assets_
+from resnet8_eval import assets, configurations, requirements
+from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import ModelError, SuiteError
 from resnet8_eval.lanes import lane_environment
-from resnet8_eval.store import Store, size
+from resnet8_eval.store import Artifact, Store, size
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AssetsKind(StrEnum):
-    """Which model and images."""
-
-    REAL = "real"
-    AUTO = "auto"
-    STAND_IN = "stand-in"
-
-
-class Target(StrEnum):
-    """What to convert to."""
-
-    ONNX = "onnx"
-    TORCH = "torch"
-
-
-class FrameworkName(StrEnum):
-    """Which framework quantizes."""
-
-    ONNXRUNTIME = "onnxruntime"
-    TORCH = "torch"
-
-
-class Dtype(StrEnum):
-    """Eight bits, with or without a sign."""
-
-    INT8 = "int8"
-    UINT8 = "uint8"
-
-
-class RangesName(StrEnum):
-    """How much of an activation's values its range holds."""
-
-    MINMAX = "minmax"
-    PERCENTILE = "percentile"
-    MSE = "mse"
-
-
-class Granularity(StrEnum):
-    """What has a weight scale of its own."""
-
-    PER_CHANNEL = "per-channel"
-    PER_TENSOR = "per-tensor"
-
-
-class Cell(StrEnum):
-    """A configuration that is quantized."""
-
-    ONNXRUNTIME_INT8 = "onnxruntime-int8"
-    ONNXRUNTIME_UINT8 = "onnxruntime-uint8"
-    TORCH_INT8 = "torch-int8"
-    TORCH_UINT8 = "torch-uint8"
-
-
-class JudgedOn(StrEnum):
-    """Which images judge a study."""
-
-    VALIDATION = "validation"
-    TEST = "test"
-
-
 def _expanded(path: Path | None) -> Path | None:
-    return None if path is None else assets_.expanded(path).absolute()
+    return None if path is None else assets.expanded(path).absolute()
+
+
+QUANTIZED = configurations.quantized()
+if TYPE_CHECKING:
+    Framework: TypeAlias = str
+    Dtype: TypeAlias = str
+    RecipeName: TypeAlias = str
+else:  # the list of rows decides what may be chosen
+
+    def _one_of(names: Iterable[str]) -> Any:
+        return Literal[tuple(dict.fromkeys(names))]
+
+    Framework = _one_of(row.framework for row in QUANTIZED)
+    Dtype = _one_of(row.dtype for row in QUANTIZED)
+    RecipeName = _one_of(recipe.name for recipe in configurations.recipes())
+CELLS = [row.name for row in QUANTIZED]
+RANGES, GRANULARITIES = (
+    list(get_args(kind)) for kind in (configurations.Ranges, configurations.Granularity)
+)
+
+
+def _among(names: list[str]) -> Callable[[list[str] | None], list[str] | None]:
+    """Hold each value of an option that may be repeated against a list; typer holds only one."""
+
+    def check(values: list[str] | None) -> list[str] | None:
+        for value in values or ():
+            if value not in names:
+                raise typer.BadParameter(f"'{value}' is none of {', '.join(names)}")
+        return values
+
+    return check
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
-Kind = Annotated[AssetsKind, typer.Option("--assets", help="Which images (and baseline model).")]
+Kind = Annotated[
+    Literal["real", "auto", "stand-in"],
+    typer.Option("--assets", help="Which images (and baseline model)."),
+]
 AssetsDir = Annotated[
     Path | None,
     typer.Option(
@@ -115,6 +90,7 @@ CacheDir = Annotated[
         show_default=False,
     ),
 ]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
 Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
 
@@ -170,7 +146,7 @@ def _tell(error: SuiteError) -> None:
 
 @assets_app.callback(invoke_without_command=True)
 @_reporting_errors
-def assets(
+def show_assets(
     context: typer.Context,
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
@@ -179,7 +155,7 @@ def assets(
     """Show which assets are there, verified, damaged or missing. Touches no network."""
     if context.invoked_subcommand:
         return
-    findings = assets_.survey(assets_dir, cache_dir or assets_.default_cache_dir())
+    findings = assets.survey(assets_dir, _cache(cache_dir))
     if as_json:
         _print_json(
             [
@@ -202,8 +178,8 @@ def assets(
 @_reporting_errors
 def fetch(cache_dir: CacheDir = None) -> None:
     """Download what is missing into the cache, verified before it counts."""
-    folder = cache_dir or assets_.default_cache_dir()
-    assets_.fetch(folder)
+    folder = _cache(cache_dir)
+    assets.fetch(folder)
     typer.echo(f"All assets are in {folder}.")
 
 
@@ -211,45 +187,39 @@ def fetch(cache_dir: CacheDir = None) -> None:
 @_reporting_errors
 def convert(
     model: Annotated[Path, typer.Argument(help="Keras model, .h5 or .keras.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
-    to: Annotated[Target, typer.Option(help="How far.")] = Target.TORCH,
+    output: Output,
+    to: Annotated[Literal["onnx", "torch"], typer.Option(help="How far.")] = "torch",
+    cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a Keras ResNet8 to ONNX, and on to PyTorch.
+    """Convert a Keras network to ONNX, and on to PyTorch.
 
     Writes model.onnx, conversion.log and, for PyTorch, folded.onnx and model.pt2.
     """
-    from resnet8_eval.convert import fold, keras_to_onnx, onnx_to_torch, structure
-
-    _demand_file(model, assets_.MODEL_SUFFIXES)
+    _demand_file(model, assets.MODEL_SUFFIXES)
+    files = {"onnx": ("model.onnx", "conversion.log"), "folded": ("folded.onnx",)}
+    checked = ["structure/onnx", "folded"]
+    if to == "torch":
+        files["torch"] = ("model.pt2",)
+        checked.append("structure/torch")
     with _whole_folder(output) as folder:
-        with _working("Keras to ONNX"):
-            record = keras_to_onnx.convert(model, folder)
-        structure.demand_resnet8(model.name, record["layers"])
-        import numpy as np
-
-        weights_file = folder / "keras_weights.npz"
-        with np.load(weights_file) as weights:
-            checks, _ = structure.verify_onnx(
-                folder / "model.onnx", record["layers"], dict(weights)
-            )
-        weights_file.unlink()
-        if to is Target.TORCH:
-            with _working("ONNX to PyTorch"):
-                fold.fold(folder / "model.onnx", folder / "folded.onnx")
-                module = onnx_to_torch.convert(folder / "folded.onnx")
-                checks += onnx_to_torch.verify(folder / "folded.onnx", module)[0]
-                onnx_to_torch.export(module, folder / "model.pt2")
-        broken = [check for check in checks if not check.ok]
+        made = _made(assets.of_model(model), cache_dir, [*files, *checked])
+        checks = [check for name in checked for check in made[name].record.get("checks", ())]
+        broken = [check for check in checks if not check["ok"]]
         if broken:
             raise ModelError(
                 f"{model.name} was converted, but is no longer the same network.",
-                expected=broken[0].expected,
-                given=f"{broken[0].name}: {broken[0].observed}",
+                expected=broken[0]["expected"],
+                given=f"{broken[0]['name']}: {broken[0]['observed']}",
                 next_step="check that no layer is all zero; converters leave such a layer out",
             )
+        if to == "onnx":
+            del files["folded"]
+        for stage, names in files.items():
+            for name in names:
+                shutil.copyfile(made[stage].path(name), folder / name)
     if as_json:
-        _print_json({**record, "checks": [check.as_dict() for check in checks]})
+        _print_json({**made["onnx"].record, "checks": checks})
     else:
         typer.echo(f"{len(checks)} checks hold; written to {output}")
 
@@ -258,7 +228,7 @@ def convert(
 @_reporting_errors
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model: .h5, .keras, .onnx, .pt2 or .pt.")],
-    kind: Kind = AssetsKind.REAL,
+    kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
@@ -289,92 +259,96 @@ def evaluate(
 def compare(
     baseline: Annotated[Path, typer.Argument(help="The model to compare with.")],
     models: Annotated[list[Path], typer.Argument(help="The models to compare.")],
-    kind: Kind = AssetsKind.REAL,
+    kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold models against a baseline, image by image: delta, interval, exact test, flag."""
-    from resnet8_eval.analysis import compare as hold_against
+    from resnet8_eval import analysis
     from resnet8_eval.cifar10 import read_class_names
     from resnet8_eval.evaluate import evaluate as judge
 
     reference, labels, source = _scores(baseline, kind, assets_dir, cache_dir)
     names = read_class_names(source.dataset)
-    measured = ((model, _scores(model, kind, assets_dir, cache_dir)[0]) for model in models)
     rows = []
-    for model, scores in itertools.chain([(baseline, reference)], measured):
+    for model in (baseline, *models):
+        scores = reference if model is baseline else _scores(model, kind, assets_dir, cache_dir)[0]
         rows.append(
             {
                 "model": str(model),
                 "size_bytes": model.stat().st_size,
                 **judge(scores, labels, names),
-                **hold_against(scores, reference, labels, names),
+                **analysis.compare(scores, reference, labels, names),
             }
         )
     if as_json:
         _print_json({"assets": source.kind, "models": rows})
         return
-    for row in rows:
+    titles = _told_apart([Path(row["model"]) for row in rows])
+    for title, row in zip(titles, rows, strict=True):
         low, high = row["delta_ci95_pp"]
         typer.echo(
-            f"{Path(row['model']).name:28} {row['accuracy_percent']:6.2f} % "
+            f"{title:28} {row['accuracy_percent']:6.2f} % "
             f"({row['correct']}/{row['total']})  delta {row['delta_pp']:+.2f} pp "
             f"[{low:+.2f}, {high:+.2f}]  agreement {row['agreement_percent']:.2f} %  {row['word']}"
             + (f"  FLAGGED: {row['flag_reason']}" if row["flagged"] else "")
         )
 
 
+def _told_apart(paths: list[Path]) -> list[str]:
+    """The names of files, with as many folders before them as tell them apart."""
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [str(Path(*path.parts[-parts:])) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names
+
+
 @app.command()
 @_reporting_errors
 def quantize(
     model: Annotated[Path, typer.Argument(help="float32 model: .h5, .keras or .onnx.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
-    framework: Annotated[FrameworkName, typer.Option()] = FrameworkName.ONNXRUNTIME,
-    dtype: Annotated[Dtype, typer.Option()] = Dtype.INT8,
+    output: Output,
+    framework: Annotated[Framework, typer.Option()] = "onnxruntime",
+    dtype: Annotated[Dtype, typer.Option()] = "int8",
+    recipe: Annotated[RecipeName, typer.Option()] = configurations.TUNED.name,
     calibration_count: Count = 1000,
     calibration_seed: Seed = 0,
-    kind: Kind = AssetsKind.REAL,
+    kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantize a model statically, calibrated on training images."""
-    from resnet8_eval import calibration, runtimes
-    from resnet8_eval import quantize as quantize_
-    from resnet8_eval.cifar10 import read_split
-    from resnet8_eval.convert import fold, keras_to_onnx, onnx_file
-    from resnet8_eval.quantize.calibrate import calibrate
-    from resnet8_eval.quantize.recipes import RECIPES
-
-    _demand_file(model, (*assets_.MODEL_SUFFIXES, ".onnx"))
-    found = _locate(kind, assets_dir, cache_dir)
-    train = read_split(found.dataset, "train")
-    chosen = calibration.choose(train.labels, calibration_count, calibration_seed)
-    recipe = RECIPES[f"{framework.value}-{dtype.value}"]
-    with _whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        source = model
-        if model.suffix != ".onnx":
-            with _working("Keras to ONNX"):
-                keras_to_onnx.convert(model, work)
-                source = work / "model.onnx"
-        with _working("fold and calibrate"):
-            onnx_file.demand_readable(source)
-            if source == model:  # nothing has run it yet, and its layers may not fit together
-                runtimes.scores(source, train.images[:1], threads=usable_cores())
-            fold.fold(source, work / "folded.onnx")
-            onnx_file.demand_resnet8(work / "folded.onnx", model.name)
-            calibrate(work / "folded.onnx", train.images[chosen.indices], work, usable_cores())
-        with _working(f"quantize to {dtype.value}"):
-            record = quantize_.quantize(work, recipe, folder)
+    _demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
+    row = _row(framework, dtype, recipe)
+    images = _locate(kind, assets_dir, cache_dir)
+    given = assets.of_model(model)
+    given = replace(images, model=given.model, model_sha256=given.model_sha256, user_model=True)
+    stage = f"model/{row.name}"
+    with _whole_folder(output) as folder:
+        made = _made(given, cache_dir, [stage], calibration_count, calibration_seed)[stage]
+        record = made.record
+        (name,) = made.files
+        shutil.copyfile(made.path(name), folder / name)
     if as_json:
         _print_json(record)
     else:
-        typer.echo(f"{recipe.name}: {output / recipe.file_name}")
+        typer.echo(f"{row.name}: {output / name}")
         typer.echo(f"  quantized: {_counts(record['quantized_ops'])}")
         typer.echo(f"  in float:  {_counts(record['float_ops'])}")
-        typer.echo(f"  execution: {recipe.execution}")
+        typer.echo(f"  execution: {row.execution}")
+
+
+def _row(framework: str, dtype: str, recipe: str) -> Configuration:
+    for row in configurations.quantized(framework, dtype):
+        if row.recipe and row.recipe.name == recipe:
+            return row
+    raise typer.BadParameter(
+        f"there is no row {framework} × {dtype} × {recipe}; there are "
+        + ", ".join(row.name for row in QUANTIZED)
+    )
 
 
 @app.command()
@@ -391,9 +365,9 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the report from results.json alone. Nothing is run."""
+    from resnet8_eval.report import diff as differences
     from resnet8_eval.report import html
-    from resnet8_eval.report import markdown as markdown_
-    from resnet8_eval.report.diff import diff as difference
+    from resnet8_eval.report import markdown as texts
     from resnet8_eval.results import read
 
     asked = {"--output": output, "--diff": diff, "--markdown": markdown, "--json": as_json}
@@ -405,9 +379,9 @@ def report(
         )
     found = read(results)
     if diff is not None:
-        typer.echo(difference(read(diff), found))
+        typer.echo(differences.diff(read(diff), found))
     elif markdown:
-        typer.echo(markdown_.summary(found))
+        typer.echo(texts.summary(found))
     elif as_json:
         _print_json(found)
     else:
@@ -416,25 +390,41 @@ def report(
         typer.echo(f"written to {target}")
 
 
+@app.command("requirements")
+def show_requirements(as_json: AsJson = False) -> None:
+    """List the requirements: what is measured, what is required, in which milestone and phase."""
+    if as_json:
+        _print_json([requirement.describe() for requirement in requirements.REGISTER])
+        return
+    for milestone, title in requirements.MILESTONES.items():
+        typer.echo(f"{milestone}  {title}")
+        for entry in requirements.of_milestone(milestone):
+            typer.echo(f"  {entry.id:8} {entry.title}: {entry.quantity} {entry.required}")
+
+
 @app.command()
 @_reporting_errors
 def study(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    output: Output,
     bits: Annotated[
         bool, typer.Option("--bits", help="Map weight bits × activation bits, 2 to 8, instead.")
     ] = False,
     on: Annotated[
-        JudgedOn, typer.Option(help="Training images that did not calibrate, or the test split.")
-    ] = JudgedOn.VALIDATION,
+        Literal["validation", "test"],
+        typer.Option(help="Training images that did not calibrate, or the test split."),
+    ] = "validation",
     images: Annotated[int, typer.Option(help="How many validation images judge.")] = 2000,
     cells: Annotated[
-        list[Cell] | None, typer.Option("--cell", help="Configuration. [default: all four]")
+        list[str] | None,
+        typer.Option("--cell", callback=_among(CELLS), help="Row. [default: all quantized ones]"),
     ] = None,
     ranges: Annotated[
-        list[RangesName] | None, typer.Option(help="Activation ranges. [default: all three]")
+        list[str] | None,
+        typer.Option(callback=_among(RANGES), help="Activation ranges. [default: all three]"),
     ] = None,
     granularity: Annotated[
-        list[Granularity] | None, typer.Option(help="Of weight scales. [default: both]")
+        list[str] | None,
+        typer.Option(callback=_among(GRANULARITIES), help="Of weight scales. [default: both]"),
     ] = None,
     counts: Annotated[
         list[int] | None, typer.Option("--count", help="Calibration images. [default: 250, 1000]")
@@ -446,7 +436,7 @@ def study(
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler, such as tcp://host:8786, to use instead.")
     ] = None,
-    kind: Kind = AssetsKind.REAL,
+    kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
@@ -459,39 +449,39 @@ def study(
     from rich.console import Console
     from rich.progress import Progress
 
-    from resnet8_eval import study as study_
-    from resnet8_eval.pipeline import Pipeline, Settings
+    from resnet8_eval import study as studies
+    from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.stages import Settings
 
-    found = _locate(kind, assets_dir, cache_dir)
-    pipeline = Pipeline(Settings(found, cache_dir or assets_.default_cache_dir()))
+    pipeline = Pipeline(Settings(_locate(kind, assets_dir, cache_dir), _cache(cache_dir)))
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
     tasks = (
-        study_.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
+        studies.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
         if bits
-        else study_.recipe_tasks(
-            [entry.value for entry in ranges or RangesName],
-            [entry.value for entry in granularity or Granularity],
+        else studies.recipe_tasks(
+            ranges or RANGES,
+            granularity or GRANULARITIES,
             counts or [250, 1000],
             chosen_seeds,
-            [entry.value for entry in cells or Cell],
+            cells or CELLS,
         )
     )
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("study", total=len(tasks))
-        rows = study_.measure_all(
+        rows = studies.measure_all(
             tasks,
             pipeline,
-            on_test=on is JudgedOn.TEST,
+            on_test=on == "test",
             validation_count=images,
             jobs=jobs,
             scheduler=scheduler,
             advance=lambda: progress.advance(bar),
         )
     if bits:
-        study_.write(rows, output / "bits.csv")
+        studies.write(rows, output / "bits.csv")
     else:
-        study_.write(rows, output / "cells.csv")
-        study_.write(study_.summarize(rows), output / "recipes.csv")
+        studies.write(rows, output / "cells.csv")
+        studies.write(studies.summarize(rows), output / "recipes.csv")
     if as_json:
         _print_json(rows)
     else:
@@ -508,18 +498,18 @@ def run_stages(
     calibration_count: Count = 1000,
     calibration_seed: Seed = 0,
     fresh: Annotated[bool, typer.Option(help="Make them anew, whatever the cache has.")] = False,
-    kind: Kind = AssetsKind.REAL,
+    kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Make single stages of the pipeline, and show their records."""
-    from resnet8_eval.pipeline import Pipeline, Settings
+    from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.stages import Settings
 
     found = _locate(kind, assets_dir, cache_dir, keras_model)
-    folder = cache_dir or assets_.default_cache_dir()
-    settings = Settings(found, folder, calibration_count, calibration_seed)
-    pipeline = Pipeline(settings, lambda line: typer.echo(f"  {line}", err=True))
+    settings = Settings(found, _cache(cache_dir), calibration_count, calibration_seed)
+    pipeline = Pipeline(settings, _progress)
     if not stages:
         for name in pipeline.stages:
             typer.echo(f"{'made' if pipeline.peek(name) else 'missing':8} {name}")
@@ -542,7 +532,7 @@ def run_stages(
 @_reporting_errors
 def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """List the artefacts: what each is, its size, and whether it is whole."""
-    store = _store(cache_dir)
+    store = Store(_cache(cache_dir))
     found = [(folder, artifact, False) for folder, artifact in store.artifacts()]
     found += [(folder, None, True) for folder in store.unfinished()]
     rows: list[dict[str, Any]] = [
@@ -569,7 +559,7 @@ def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 @_reporting_errors
 def cache_size(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """Say how much room the artefacts take, and the whole cache folder with its downloads."""
-    root = _store(cache_dir).root
+    root = Store(_cache(cache_dir)).root
     found = {"artifacts": size(root / "artifacts"), "all": size(root)}
     if as_json:
         _print_json({"folder": str(root), "bytes": found})
@@ -582,7 +572,7 @@ def cache_size(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 @_reporting_errors
 def cache_verify(cache_dir: CacheDir = None) -> None:
     """Hash every file of every artefact again; exit status 1 if one is damaged."""
-    found = list(_store(cache_dir).artifacts())
+    found = list(Store(_cache(cache_dir)).artifacts())
     damaged = [folder for folder, artifact in found if artifact is None]
     for folder in damaged:
         typer.echo(f"damaged: {folder}")
@@ -595,44 +585,72 @@ def cache_verify(cache_dir: CacheDir = None) -> None:
 @_reporting_errors
 def cache_clear(cache_dir: CacheDir = None) -> None:
     """Remove every artefact, and what runs left beside them. Downloaded assets stay."""
-    typer.echo(f"{_store(cache_dir).clear()} artefacts removed")
+    typer.echo(f"{Store(_cache(cache_dir)).clear()} artefacts removed")
 
 
-def _store(cache_dir: Path | None) -> Store:
-    return Store(cache_dir or assets_.default_cache_dir())
+def _cache(cache_dir: Path | None) -> Path:
+    return cache_dir or assets.default_cache_dir()
 
 
 def _kilobytes(count: int) -> str:
     return f"{count / 1000:10,.1f} kB"
 
 
+def _progress(line: str) -> None:
+    typer.echo(f"  {line}", err=True)
+
+
 def _locate(
-    kind: AssetsKind, assets_dir: Path | None, cache_dir: Path | None, model: Path | None = None
-) -> assets_.Assets:
-    return assets_.locate(
-        kind.value,
+    kind: Literal["real", "auto", "stand-in"],
+    assets_dir: Path | None,
+    cache_dir: Path | None,
+    model: Path | None = None,
+) -> assets.Assets:
+    return assets.locate(
+        kind,
         assets_dir=assets_dir,
-        cache_dir=cache_dir or assets_.default_cache_dir(),
+        cache_dir=_cache(cache_dir),
         keras_model=model,
         announce=lambda line: typer.echo(line, err=True),
     )
 
 
+def _made(
+    given: assets.Assets,
+    cache_dir: Path | None,
+    names: Iterable[str],
+    count: int = requirements.MIN_CALIBRATION_IMAGES,
+    seed: int = 0,
+) -> dict[str, Artifact]:
+    """Stages of a model that the user named."""
+    from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.stages import Settings
+
+    pipeline = Pipeline(Settings(given, _cache(cache_dir), count, seed), _progress)
+    pipeline.prepare(names)
+    for name in pipeline.closure(names):  # so that what failed first is told, and not what needs it
+        pipeline.artifact(name)
+    return {name: pipeline.artifact(name) for name in names}
+
+
 def _scores(
-    model: Path, kind: AssetsKind, assets_dir: Path | None, cache_dir: Path | None
-) -> tuple[Any, Any, assets_.Assets]:
+    model: Path,
+    kind: Literal["real", "auto", "stand-in"],
+    assets_dir: Path | None,
+    cache_dir: Path | None,
+) -> tuple[Any, Any, assets.Assets]:
     """Scores of a stored model, the labels, and where the images come from."""
-    from resnet8_eval import runtimes
+    from resnet8_eval import backends
     from resnet8_eval.cifar10 import read_split
     from resnet8_eval.convert import onnx_file
 
-    _demand_file(model, tuple(runtimes.SUFFIXES))
+    _demand_file(model, tuple(backends.SUFFIXES))
     if model.suffix == ".onnx":
         onnx_file.demand_readable(model)
     found = _locate(kind, assets_dir, cache_dir)
     test = read_split(found.dataset, "test")
     with _working(f"evaluate {model.name}"):
-        scores = runtimes.scores(model, test.images, threads=usable_cores())
+        scores = backends.scores(model, test.images, threads=usable_cores())
     return scores, test.labels, found
 
 

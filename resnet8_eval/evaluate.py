@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval.checks import Check, at_most, equal
 from resnet8_eval.cifar10 import CLASS_NAMES
 
 
@@ -80,3 +81,38 @@ def _ties(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dict[str,
         "last": int((last == labels).sum()),
         "expected": float((best[rows, labels] / tied).sum()),
     }
+
+
+def parity(
+    name: str,
+    expected: NDArray[np.float32],
+    observed: NDArray[np.float32],
+    atol: float,
+) -> list[Check]:
+    """Check that two executions of one network give the same scores.
+
+    Parameters
+    ----------
+    name
+        Which two.
+    expected, observed
+        float32 probabilities, shape (N, 10), of the same images in the same order.
+    atol
+        Largest difference allowed.
+
+    Returns
+    -------
+    list of Check
+        Shape, largest difference, and top-1 agreement of 100 %.
+    """
+    if expected.shape != observed.shape:
+        return [equal(f"{name}: shape", expected.shape, observed.shape)]
+    differing = int((expected.argmax(axis=1) != observed.argmax(axis=1)).sum())
+    return [
+        at_most(
+            f"{name}: largest difference in probability",
+            atol,
+            float(np.abs(expected - observed).max()),
+        ),
+        equal(f"{name}: images with another top-1 of {len(expected)}", 0, differing),
+    ]

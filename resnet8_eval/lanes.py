@@ -1,4 +1,4 @@
-"""Run stages, each framework in a process of its own.
+"""Run jobs, each framework in a process of its own.
 
 A lane is one worker process for one framework. A framework is imported once in its lane and in
 no other, so lanes overlap, memory stays bounded, the warnings of an import can be caught, and a
@@ -9,110 +9,195 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import StageError, SuiteError
 
-if TYPE_CHECKING:
-    from resnet8_eval.pipeline import Settings, Stage
-
 Announce = Callable[[str], None]
+Make = Callable[[str, int], float]
+"""Makes a job by its name with so many threads, and returns how many seconds that took. It must be
+picklable: it is called in the lane."""
 
 LANES: Final = ("keras", "onnxruntime", "torch")
-SLOTS: Final = max(1, min(len(LANES), usable_cores()))
-"""Stages that run at the same time."""
-THREADS: Final = max(1, usable_cores() // SLOTS)
+CORES: Final = usable_cores()
+SLOTS: Final = max(1, min(len(LANES), CORES))
+"""Jobs that run at the same time."""
+THREADS: Final = max(1, CORES // SLOTS)
 """Threads that each of them may use."""
 IDLE_SECONDS: Final = 60
 """A lane without work ends after this long."""
 
 
-def run(
-    stages: Mapping[Stage, str], settings: Settings, done: Iterable[str], announce: Announce
-) -> dict[str, SuiteError]:
-    """Make every stage, as soon as those that it needs are made.
+@dataclass(frozen=True)
+class Job:
+    """One thing to make.
+
+    Attributes
+    ----------
+    name
+        What :data:`Make` is told.
+    lane
+        The worker process that makes it.
+    needs
+        Jobs that must be done first.
+    alone
+        Whether nothing else may run meanwhile. It then has every core.
+    """
+
+    name: str
+    lane: str
+    needs: tuple[str, ...] = ()
+    alone: bool = False
+
+
+def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict[str, SuiteError]:
+    """Do every job as soon as those that it needs are done.
 
     Parameters
     ----------
-    stages
-        What is missing, in order of urgency, with the key of each.
-    settings
-        What they are made from.
-    done
-        Names of the stages that exist already.
+    jobs
+        What to do, the most urgent first. Needs that are not among them are done already.
+    make
+        Does one.
+    logs
+        Folder for what native code writes to standard error.
     announce
-        Told one line about each stage that ends.
+        Told one line about each job that ends.
 
     Returns
     -------
     dict
-        The stages that could not be made, and why. The others are in the store.
+        The jobs that could not be done, and why.
     """
-    waiting = list(stages)
-    finished = set(done)
+    by_name = {job.name: job for job in jobs}
+    graph = {job.name: [need for need in job.needs if need in by_name] for job in jobs}
+    needs_first = [by_name[name] for name in TopologicalSorter(graph).static_order()]
+    order = TopologicalSorter(graph)
+    order.prepare()
+    ready: set[str] = set()
     failures: dict[str, SuiteError] = {}
-    running: dict[Future[float], tuple[str, Stage | None]] = {}
-    lanes: dict[str, Any] = {}
-    warm: set[str] = set()
-    leaving: list[threading.Thread] = []
-
-    def free(lane: str) -> bool:
-        return len(running) < SLOTS and lane not in {busy for busy, _ in running.values()}
-
-    def start(lane: str, stage: Stage | None, function: Callable[..., float], *words: Any) -> None:
-        if lane not in lanes:
-            lanes[lane] = _lane(lane, settings)
-        running[lanes[lane].submit(function, *words)] = (lane, stage)
-
+    crew = _Crew(logs)
     try:
-        while waiting or running:
-            for stage in list(waiting):
-                broken = [need for need in stage.needs if need in failures]
-                if broken:
-                    waiting.remove(stage)
-                    failures[stage.name] = _not_made(stage.name, broken[0], failures[broken[0]])
-                elif free(stage.lane) and finished.issuperset(stage.needs):
-                    waiting.remove(stage)
-                    warm.add(stage.lane)
-                    start(stage.lane, stage, _make, settings, stage.name, stages[stage])
-            for lane in {stage.lane: None for stage in waiting if stage.lane in _WARM_UPS}:
-                if lane not in warm and free(lane):
-                    warm.add(lane)
-                    start(lane, None, _warm_up, lane)
-            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
-                lane, made = running.pop(future)
-                try:
-                    seconds = future.result()
-                except Exception as error:  # whatever a framework raises is this stage's failure
-                    if not isinstance(error, SuiteError):
-                        lanes.pop(lane).shutdown(wait=False, kill_workers=True)
-                    if made is not None:
-                        failures[made.name] = _explained(made, error, settings)
-                        announce(f"{made.name} FAILED")
+        while True:
+            ready.update(order.get_ready())
+            waiting = [job for job in jobs if job.name in ready]
+            for job in sorted(waiting, key=lambda job: job.alone):
+                if crew.has_room_for(job):
+                    ready.remove(job.name)
+                    crew.start(job, make)
+            left = [job for job in jobs if job.name not in failures and not crew.has_seen(job)]
+            crew.warm_up({job.lane: None for job in left})
+            if not crew.running:
+                break
+            for ended, result in crew.ended():
+                if isinstance(result, SuiteError):
+                    failures[ended.name] = result
+                    announce(f"{ended.name} FAILED")
                 else:
-                    if made is not None:
-                        finished.add(made.name)
-                        announce(f"{made.name} {seconds:.1f} s")
-            needed = {stage.lane for stage in waiting} | {lane for lane, _ in running.values()}
-            for lane in set(lanes) - needed:
-                # A framework takes its time to leave; what comes next need not wait for it.
-                leaving.append(threading.Thread(target=lanes.pop(lane).shutdown))
-                leaving[-1].start()
+                    order.done(ended.name)
+                    announce(f"{ended.name} {result:.1f} s")
+            _spread(failures, needs_first)
+            crew.dismiss_but({job.lane for job in left})
     finally:
-        for executor in lanes.values():
-            executor.shutdown(wait=True, kill_workers=bool(running))
-        for thread in leaving:
-            thread.join()
+        crew.disband()
     return failures
+
+
+def _spread(failures: dict[str, SuiteError], needs_first: Iterable[Job]) -> None:
+    """Add what needs a job that failed."""
+    for job in needs_first:
+        broken = next((need for need in job.needs if need in failures), None)
+        if broken and job.name not in failures:
+            failures[job.name] = _not_made(job.name, broken, failures[broken])
+
+
+class _Crew:
+    """The lanes of a run: worker processes, each with one job at a time."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._lanes: dict[tuple[str, int], Any] = {}
+        self._leaving: list[threading.Thread] = []
+        self._seen: set[str] = set()
+        self._warm: set[str] = set()
+        self.running: dict[Future[float], tuple[tuple[str, int], Job | None]] = {}
+
+    def has_seen(self, job: Job) -> bool:
+        """Whether a job has been started."""
+        return job.name in self._seen
+
+    def has_room_for(self, job: Job) -> bool:
+        """Whether a job could start now."""
+        busy = [other for _, other in self.running.values()]
+        if job.alone or any(other is not None and other.alone for other in busy):
+            return not busy
+        return self._is_free(job.lane)
+
+    def start(self, job: Job, make: Make) -> None:
+        """Begin a job in its lane."""
+        threads = CORES if job.alone else THREADS
+        self._seen.add(job.name)
+        self._warm.add(job.lane)
+        self._submit((job.lane, threads), job, make, job.name, threads)
+
+    def warm_up(self, lanes: Iterable[str]) -> None:
+        """Import the frameworks of lanes that have to wait for others."""
+        alone = any(job is not None and job.alone for _, job in self.running.values())
+        for lane in lanes:
+            if lane in _WARM_UPS and lane not in self._warm and self._is_free(lane) and not alone:
+                self._warm.add(lane)
+                self._submit((lane, THREADS), None, _warm_up, lane)
+
+    def ended(self) -> Iterable[tuple[Job, float | SuiteError]]:
+        """Wait until something ends; jobs with their seconds, or why they failed."""
+        for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+            lane, job = self.running.pop(future)
+            try:
+                result: float | SuiteError = future.result()
+            except SuiteError as error:
+                result = error
+            except Exception as error:  # whatever a framework raises is this job's failure
+                self._lanes.pop(lane).shutdown(wait=False, kill_workers=True)
+                result = _explained(job, error, log_path(lane[0], self._logs)) if job else 0.0
+            if job is not None:
+                yield job, result
+
+    def dismiss_but(self, needed: set[str]) -> None:
+        """End the lanes that have nothing left to do."""
+        busy = {lane for lane, _ in self.running.values()}
+        for lane in [lane for lane in self._lanes if lane not in busy and lane[0] not in needed]:
+            # A framework takes its time to leave; what comes next need not wait for it.
+            thread = threading.Thread(target=self._lanes.pop(lane).shutdown)
+            self._leaving.append(thread)
+            thread.start()
+
+    def disband(self) -> None:
+        """End every lane; one that is at work is killed."""
+        for executor in self._lanes.values():
+            executor.shutdown(wait=True, kill_workers=bool(self.running))
+        for thread in self._leaving:
+            thread.join()
+
+    def _is_free(self, lane: str) -> bool:
+        busy = {name for (name, _), _ in self.running.values()}
+        return len(self.running) < SLOTS and lane not in busy
+
+    def _submit(
+        self, lane: tuple[str, int], job: Job | None, call: Callable[..., float], *words: Any
+    ) -> None:
+        if lane not in self._lanes:
+            self._lanes[lane] = _lane(*lane, self._logs)
+        self.running[self._lanes[lane].submit(call, *words)] = (lane, job)
 
 
 def _warm_up(lane: str) -> float:
@@ -140,34 +225,17 @@ _WARM_UPS: Final = {"onnxruntime": _import_onnxruntime, "torch": _import_torch}
 """Not Keras: conversion logs what TensorFlow says while it is imported."""
 
 
-def _make(settings: Settings, name: str, key: str) -> float:
-    """In a lane: make one stage and return how long it took."""
-    from resnet8_eval.pipeline import Pipeline
-
-    # A framework's half a million objects stay anyway; the collector need not walk them each time.
-    gc.freeze()
-    pipeline = Pipeline(settings)
-    if pipeline.key(name) != key:
-        raise StageError(
-            f"Stage {name} was not made, because the suite changed while it was running.",
-            expected="the code, packages and processor settings that the run started with",
-            given="others in the process that was to make it",
-            next_step="run again, and edit or install nothing meanwhile",
-        )
-    return pipeline.make(name).seconds
-
-
-def _lane(name: str, settings: Settings) -> Any:
+def _lane(name: str, threads: int, logs: Path) -> Any:
     from loky.process_executor import ProcessPoolExecutor
 
-    log = log_path(name, settings)
+    log = log_path(name, logs)
     log.parent.mkdir(parents=True, exist_ok=True)
     return ProcessPoolExecutor(
         max_workers=1,
         timeout=IDLE_SECONDS,
         initializer=_open_lane,
         initargs=(str(log), os.getpid()),
-        env=lane_environment(),
+        env=lane_environment(threads),
     )
 
 
@@ -199,9 +267,9 @@ def lane_environment(threads: int = THREADS) -> Mapping[str, str]:
     }
 
 
-def log_path(lane: str, settings: Settings) -> Path:
+def log_path(lane: str, logs: Path) -> Path:
     """Where a lane's native code writes what it has to say."""
-    return settings.cache_dir / "logs" / f"{lane}-{os.getpid()}.log"
+    return logs / f"{lane}-{os.getpid()}.log"
 
 
 def _open_lane(log: str, parent: int) -> None:
@@ -229,16 +297,13 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _explained(stage: Stage, error: Exception, settings: Settings) -> SuiteError:
-    if isinstance(error, SuiteError):
-        return error
-    log = log_path(stage.lane, settings)
+def _explained(job: Job, error: Exception, log: Path) -> SuiteError:
     tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
     return StageError(
-        f"Stage {stage.name} failed.",
+        f"Stage {job.name} failed.",
         expected="a finished artefact",
         given="\n            ".join([f"{type(error).__name__}: {error}", *tail]),
-        next_step=f"read {log}; run it alone with: python -m resnet8_eval run {stage.name}",
+        next_step=f"read {log}; run it alone with: python -m resnet8_eval run {job.name}",
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from resnet8_eval import configurations
 
 Milestone = Literal["v1_0", "v1_1", "v1_2"]
 Direction = Literal[">=", ">", "=="]
@@ -83,6 +85,10 @@ class Requirement:
         distance = measured - self.threshold
         return 0.0 - abs(distance) if self.direction == "==" else distance
 
+    def describe(self) -> dict[str, Any]:
+        """Built-in types."""
+        return asdict(self)
+
     @property
     def required(self) -> str:
         """The condition, such as ``"> 85 %"``."""
@@ -114,8 +120,10 @@ def _no_float(id_: str, title: str) -> Requirement:
     return Requirement(id_, "v1_2", title, "weighted layers left in float", "==", 0, "layers")
 
 
-def _deltas(id_: str, title: str) -> Requirement:
-    return Requirement(id_, "v1_2", title, "configurations with a delta", "==", 2, "")
+def _deltas(id_: str, name: str, framework: str) -> Requirement:
+    title = f"Report the delta of both quantized {name} models from the baseline"
+    rows = len(configurations.quantized(framework))
+    return Requirement(id_, "v1_2", title, "configurations with a delta", "==", rows, "")
 
 
 REGISTER: Final[tuple[Requirement, ...]] = (
@@ -151,18 +159,18 @@ REGISTER: Final[tuple[Requirement, ...]] = (
     _no_float("ORT-01", "ONNX model statically quantized to int8"),
     _no_float("ORT-02", "ONNX model statically quantized to uint8"),
     _whole_test_set("ORT-03", "v1_2", "Evaluate both quantized ONNX models"),
-    _deltas("ORT-04", "Report the delta of both quantized ONNX models from the baseline"),
+    _deltas("ORT-04", "ONNX", "onnxruntime"),
     _no_float("PTQ-01", "PyTorch model statically quantized to int8"),
     _no_float("PTQ-02", "PyTorch model statically quantized to uint8"),
     _whole_test_set("PTQ-03", "v1_2", "Evaluate both quantized PyTorch models"),
-    _deltas("PTQ-04", "Report the delta of both quantized PyTorch models from the baseline"),
+    _deltas("PTQ-04", "PyTorch", "torch"),
     Requirement(
         "ANL-01",
         "v1_2",
         "Comparison table, framework × dtype",
         "cells of the table filled",
         "==",
-        7,
+        len(configurations.CONFIGURATIONS),
         "cells",
     ),
     Requirement(

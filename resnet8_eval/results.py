@@ -11,16 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from resnet8_eval import environment, lanes
+from resnet8_eval import configurations, environment, lanes
+from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import ResultsError
-from resnet8_eval.pipeline import (
-    BASELINE,
-    CONFIGURATIONS,
-    FLOAT_CONFIGURATIONS,
-    Pipeline,
-    model_path,
-)
-from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.requirements import MILESTONES, REGISTER, Requirement, of_milestone
 
 SCHEMA_VERSION: Final = 1
@@ -90,7 +84,7 @@ def build(
     available = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
     onnx = available.get("onnx")
     calibration = available.get("calibration")
-    sensitivity = available.get("sensitivity")
+    sensitivity = available.get("sensitivity/tuned")
     results = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,9 +110,9 @@ def build(
             _requirement(entry, outcomes.get(entry.id), standin) for entry in REGISTER
         ],
         "configurations": [
-            _configuration(pipeline, name)
-            for name in CONFIGURATIONS
-            if f"compare/{name}" in available and f"scores/{name}" in available
+            _configuration(pipeline, row)
+            for row in configurations.CONFIGURATIONS
+            if f"compare/{row.name}" in available and f"scores/{row.name}" in available
         ],
         "calibration": None if calibration is None else calibration.record,
         "sensitivity": None if sensitivity is None else sensitivity.record,
@@ -230,11 +224,12 @@ def write(results: Results, path: Path) -> None:
 
 
 def _baseline(pipeline: Pipeline) -> dict[str, Any] | None:
-    scores = pipeline.peek(f"scores/{BASELINE}")
+    baseline = configurations.baseline().name
+    scores = pipeline.peek(f"scores/{baseline}")
     if scores is None:
         return None
     return {
-        "configuration": BASELINE,
+        "configuration": baseline,
         **{key: scores.record[key] for key in ("correct", "total", "accuracy_percent")},
     }
 
@@ -295,21 +290,23 @@ def _found_by(pipeline: Pipeline, stage: str, *keys: str) -> dict[str, Any]:
     return {} if artifact is None else {key: artifact.record[key] for key in keys}
 
 
-def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
+def _configuration(pipeline: Pipeline, row: Configuration) -> dict[str, Any]:
+    name = row.name
     scores = pipeline.artifact(f"scores/{name}").record
     compared = pipeline.artifact(f"compare/{name}").record
-    if name in RECIPES:
-        recipe = RECIPES[name]
+    described: dict[str, Any] = {
+        "framework": row.framework,
+        "dtype": row.dtype,
+        "weights_dtype": row.weights_dtype,
+        "activations_dtype": row.activations_dtype,
+        "execution": row.execution,
+    }
+    if row.recipe:
         model = pipeline.artifact(f"model/{name}").record
-        described = {
-            "framework": recipe.framework,
-            "dtype": recipe.dtype,
-            "weights_dtype": recipe.weights_dtype,
-            "activations_dtype": recipe.activations_dtype,
-            "execution": recipe.execution,
+        described |= {
             "recipe": {
-                **recipe.describe(),
-                **pipeline.artifact("parameters").record["method"],
+                **row.recipe.describe(),
+                **pipeline.artifact(f"parameters/{row.recipe.name}").record["method"],
                 **({"engine": model["engine"]} if model.get("engine") else {}),
                 **({"runs_as": model["runs_as"]} if model.get("runs_as") else {}),
             },
@@ -324,12 +321,7 @@ def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
             **_found_by(pipeline, f"layers/{name}", "layers"),
         }
     else:
-        described = {
-            "framework": FLOAT_CONFIGURATIONS[name],
-            "dtype": "float32",
-            "weights_dtype": "float32",
-            "activations_dtype": "float32",
-            "execution": "kernel",
+        described |= {
             "recipe": {},
             "calibration_seed": None,
             "quantized_ops": 0,
@@ -338,7 +330,7 @@ def _configuration(pipeline: Pipeline, name: str) -> dict[str, Any]:
             "support": None,
         }
     files = {
-        "model": str(model_path(pipeline, name)),
+        "model": str(model_path(pipeline, row)),
         "scores": str(pipeline.artifact(f"scores/{name}").path("scores.npy")),
     }
     return {"name": name, "files": files, **described, **scores, **compared}

@@ -24,21 +24,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import environment
+from resnet8_eval import backends, configurations, environment
+from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.quantize.recipes import RECIPES, Method
 from resnet8_eval.store import Store, digest
 
 Row = dict[str, Any]
-RECIPE_KEYS: Final = (
-    "framework",
-    "dtype",
+METHOD_KEYS: Final = (
     "ranges",
     "granularity",
     "rounding",
     "equalize",
-    "count",
+    "correct_bias",
+    "percentile",
+    "moment_stride",
 )
+"""How parameters were found."""
+RECIPE_KEYS: Final = ("framework", "dtype", *METHOD_KEYS, "count")
 """What a recipe of the study is known by; seeds are repetitions of it."""
 
 
@@ -52,10 +54,10 @@ class Task:
         ``"recipes"`` or ``"bits"``.
     count, seed
         Of the calibration set.
-    method
+    recipe
         How the parameters are found.
     cells
-        Configurations to quantize and run (``"recipes"``).
+        Names of the rows to quantize and run (``"recipes"``).
     weight_bits, activation_bits
         For ``"bits"``, in simulated arithmetic.
     """
@@ -63,14 +65,14 @@ class Task:
     kind: str
     count: int
     seed: int
-    method: Method
+    recipe: Recipe
     cells: tuple[str, ...] = ()
     weight_bits: int = 8
     activation_bits: int = 8
 
     def describe(self) -> dict[str, Any]:
         """Built-in types that decide the task's result."""
-        return {**asdict(self), "cells": list(self.cells)}
+        return {**asdict(self), "recipe": self.recipe.describe(), "cells": list(self.cells)}
 
 
 @dataclass(frozen=True)
@@ -98,25 +100,25 @@ def recipe_tasks(
     granularities: Sequence[str],
     counts: Sequence[int],
     seeds: Sequence[int],
-    cells: Sequence[str] = tuple(RECIPES),
+    cells: Sequence[str],
 ) -> list[Task]:
     """The grid of recipes: one task for each calibration.
 
     Parameters
     ----------
     ranges, granularities
-        As :class:`resnet8_eval.quantize.recipes.Method` has them.
+        As :class:`resnet8_eval.configurations.Recipe` has them.
     counts, seeds
         Of the calibration sets.
     cells
-        Configurations, such as ``"torch-int8"``.
+        Names of rows, such as ``"torch-int8-tuned"``.
     """
     return [
         Task(
             "recipes",
             count,
             seed,
-            replace(Method(), ranges=cut, granularity=granularity),  # type: ignore[arg-type]
+            replace(TUNED, ranges=cut, granularity=granularity),  # type: ignore[arg-type]
             tuple(cells),
         )
         # Tasks of one calibration set follow one another, and share what is collected on it.
@@ -126,9 +128,9 @@ def recipe_tasks(
 
 def bit_tasks(bits: Sequence[int], count: int, seed: int) -> list[Task]:
     """The accuracy map: weights at each of `bits` × activations at each of `bits`."""
-    method = replace(Method(), ranges="mse")  # with few bits, rounding weighs more than clipping
+    recipe = replace(TUNED, ranges="mse")  # with few bits, rounding weighs more than clipping
     return [
-        Task("bits", count, seed, method, (), weights, activations)
+        Task("bits", count, seed, recipe, (), weights, activations)
         for weights, activations in product(bits, bits)
     ]
 
@@ -151,31 +153,28 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         For each configuration what it is, and ``correct``, ``total``, ``agreement_percent`` and
         ``divergence`` (mean Kullback–Leibler divergence from float32, in nats).
     """
-    from resnet8_eval import quantize, runtimes
-    from resnet8_eval.quantize.calibrate import decide
-    from resnet8_eval.quantize.parameters import exact_weight_limit
+    from resnet8_eval.calibrate.parameters import Parameters, exact_weight_limit
+    from resnet8_eval.calibrate.tuned import decide
 
-    collected = _collected(
-        folded, images.calibration.tobytes(), task.method.equalize, task.method.moment_stride
-    )
+    collected = _collected(folded, images.calibration.tobytes(), task.recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if task.kind == "bits":
             return [_simulate(task, collected, folder, images)]
-        decide(collected, folder, task.method, exact_weight_limit())
+        decide(collected, folder, task.recipe, exact_weight_limit())
+        parameters = Parameters.load(folder)
         rows = []
         for cell in task.cells:
-            recipe = RECIPES[cell]
-            made = folder / cell
-            made.mkdir()
-            quantize.quantize(folder, recipe, made)
-            scores = runtimes.scores(
-                made / recipe.file_name, images.judged, threads=1, execution=recipe.execution
-            )
+            row = configurations.of(cell)
+            backend = backends.backend(row.framework)
+            model = folder / cell / backend.MODEL_FILE
+            model.parent.mkdir()
+            backend.write(parameters, row, model)
+            scores = backends.scores(model, images.judged, threads=1, execution=row.execution)
             what = {
-                "framework": recipe.framework,
-                "dtype": recipe.dtype,
-                **asdict(task.method),
+                "framework": row.framework,
+                "dtype": row.dtype,
+                **{key: getattr(task.recipe, key) for key in METHOD_KEYS},
                 "count": task.count,
                 "seed": task.seed,
             }
@@ -183,18 +182,23 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         return rows
 
 
+def _collected(folded: bytes, images: bytes, recipe: Recipe) -> Any:
+    return _collected_once(folded, images, recipe.equalize, recipe.moment_stride)
+
+
 @functools.lru_cache(maxsize=1)
-def _collected(folded: bytes, images: bytes, equalize: bool, moment_stride: int) -> Any:
+def _collected_once(folded: bytes, images: bytes, equalize: bool, moment_stride: int) -> Any:
     """What tasks with the same calibration set share, once for each process."""
     import onnx
 
-    from resnet8_eval.quantize.calibrate import collect
+    from resnet8_eval import network
+    from resnet8_eval.calibrate.tuned import collect
 
     return collect(
-        onnx.load_from_string(folded),
+        network.parse(onnx.load_from_string(folded)),
         np.frombuffer(images, np.uint8).reshape(-1, 32, 32, 3),
         1,
-        Method(equalize=equalize, moment_stride=moment_stride),
+        replace(TUNED, equalize=equalize, moment_stride=moment_stride),
     )
 
 
@@ -212,19 +216,17 @@ def judge(scores: NDArray[np.float32], images: Images) -> Row:
 
 
 def _simulate(task: Task, collected: Any, folder: Path, images: Images) -> Row:
-    import onnx
     import torch
 
-    from resnet8_eval.quantize.calibrate import decide
-    from resnet8_eval.quantize.parameters import Parameters
-    from resnet8_eval.quantize.simulate import Simulation, probabilities
+    from resnet8_eval.calibrate.parameters import Parameters
+    from resnet8_eval.calibrate.tuned import decide
+    from resnet8_eval.simulate import Simulation, probabilities
 
     torch.set_num_threads(1)
     limit = 2 ** (task.weight_bits - 1) - 1
     levels = 2**task.activation_bits - 1
-    decide(collected, folder, task.method, limit, levels)
-    found = Parameters.load(folder)
-    simulation = Simulation(collected.model, onnx.load(found.model), found.activations, levels)
+    decide(collected, folder, task.recipe, limit, levels)
+    simulation = Simulation(Parameters.load(folder), levels)
     return {
         "weight_bits": task.weight_bits,
         "activation_bits": task.activation_bits,
@@ -317,7 +319,7 @@ def measure_all(
     list of dict
         As :func:`run`, each with ``judged_on``.
     """
-    from resnet8_eval import calibration, runtimes
+    from resnet8_eval import calibration
     from resnet8_eval.cifar10 import read_split
 
     folded = pipeline.artifact("folded").path("folded.onnx")
@@ -334,7 +336,7 @@ def measure_all(
         labels = train.labels[validating] if test is None else test.labels
         which = b"test" if test is not None else validating.tobytes()
         if which not in references:
-            references[which] = runtimes.scores(folded, judged, threads=1)
+            references[which] = backends.scores(folded, judged, threads=1)
         return Images(train.images[calibrating.indices], judged, labels, references[which])
 
     judged_on = "test" if on_test else f"{validation_count} training images"

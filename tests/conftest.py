@@ -12,7 +12,8 @@ import pytest
 
 from resnet8_eval.assets import default_cache_dir, locate
 from resnet8_eval.cifar10 import Split, read_split
-from resnet8_eval.pipeline import Pipeline, Settings
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.stages import Settings
 from tests.planted import Bench
 
 pytest_plugins = ["pytester"]
@@ -29,7 +30,7 @@ def pipeline() -> Pipeline:
     cache = default_cache_dir()
     assets = locate("stand-in", assets_dir=None, cache_dir=cache, announce=lambda _: None)
     made = Pipeline(Settings(assets, cache))
-    needed = [name for name in made.stages if not name.startswith(("sensitivity", "layers/"))]
+    needed = [name for name in made.stages if not name.startswith(("sensitivity/", "layers/"))]
     made.prepare(needed)
     for name in needed:
         made.artifact(name)

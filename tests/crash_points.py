@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet8_eval.pipeline import Pipeline, Settings
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.stages import Settings
 from tests import small_flow
 
 
@@ -27,7 +28,7 @@ def make_all(cache: Path) -> None:
     """Make every stage, here."""
     made = Pipeline(Settings(small_flow.locate(), cache))
     for name in small_flow.STAGES:
-        made.make(name)
+        made.make(name, 1)
 
 
 def killed(folder: Path, step: int, work: Callable[[], object]) -> bool:

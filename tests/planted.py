@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from resnet8_eval.pipeline import Inputs, Pipeline, Settings
+from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.requirements import BY_ID
+from resnet8_eval.stages import Inputs, Settings
 from resnet8_eval.store import Artifact
 
 
@@ -61,7 +62,8 @@ class Bench:
         """Make stages anew, in this process, from what now stands on the bench."""
         for name in stages:
             stage = self._pipeline.stages[name]
-            inputs = Inputs(self.settings, {need: self.artifact(need) for need in stage.needs})
+            needed = {need: self.artifact(need) for need in stage.needs}
+            inputs = Inputs(self.settings, needed, threads=1)
             folder = self._new_folder()
             record = stage.make(inputs, folder)
             self._planted[name] = replace(

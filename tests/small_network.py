@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from resnet8_eval.network import Network, parse
+
 Images = NDArray[np.uint8]
 
 CLASSES: Final = 10
@@ -26,6 +28,11 @@ def images(count: int = 30) -> Images:
     random = np.random.default_rng(3)
     noise = random.integers(0, 200, (count, 32, 32, 3))
     return np.asarray(noise + random.integers(0, 56, (count, 1, 1, 1)), np.uint8)
+
+
+def parsed() -> Network:
+    """:func:`network`, parsed."""
+    return parse(network())
 
 
 def network() -> onnx.ModelProto:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from resnet8_eval import assets, calibration, study
 from resnet8_eval.cifar10 import read_split
-from resnet8_eval.quantize.recipes import Method
+from resnet8_eval.configurations import TUNED, Recipe
 
 SEEDS = (0, 1, 2, 3, 4)
 VALIDATION_IMAGES = 3000
@@ -32,22 +32,22 @@ class Candidate:
     """A way to quantize, and how many images it calibrates with."""
 
     name: str
-    method: Method = Method()  # noqa: RUF009 (frozen)
+    recipe: Recipe = TUNED
     count: int = 1000
 
 
 CANDIDATES = (
     Candidate("default"),
-    Candidate("ranges minmax", replace(Method(), ranges="minmax")),
-    Candidate("ranges mse", replace(Method(), ranges="mse")),
-    Candidate("percentile 99.99", replace(Method(), percentile=99.99)),
-    Candidate("percentile 99.995", replace(Method(), percentile=99.995)),
-    Candidate("percentile 99.9995", replace(Method(), percentile=99.9995)),
-    Candidate("not equalized", replace(Method(), equalize=False)),
-    Candidate("nearest", replace(Method(), rounding="nearest")),
-    Candidate("nearest, bias kept", replace(Method(), rounding="nearest", correct_bias=False)),
-    Candidate("per tensor", replace(Method(), granularity="per-tensor")),
-    Candidate("moments of all images", replace(Method(), moment_stride=1)),
+    Candidate("ranges minmax", replace(TUNED, ranges="minmax")),
+    Candidate("ranges mse", replace(TUNED, ranges="mse")),
+    Candidate("percentile 99.99", replace(TUNED, percentile=99.99)),
+    Candidate("percentile 99.995", replace(TUNED, percentile=99.995)),
+    Candidate("percentile 99.9995", replace(TUNED, percentile=99.9995)),
+    Candidate("not equalized", replace(TUNED, equalize=False)),
+    Candidate("nearest", replace(TUNED, rounding="nearest")),
+    Candidate("nearest, bias kept", replace(TUNED, rounding="nearest", correct_bias=False)),
+    Candidate("per tensor", replace(TUNED, granularity="per-tensor")),
+    Candidate("moments of all images", replace(TUNED, moment_stride=1)),
     Candidate("500 images", count=500),
     Candidate("2000 images", count=2000),
 )
@@ -84,13 +84,12 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
         The candidate, and ``agreement_percent``, ``divergence`` and counts on the validation
         images.
     """
-    import onnx
     import torch
 
-    from resnet8_eval import runtimes
-    from resnet8_eval.quantize.calibrate import calibrate
-    from resnet8_eval.quantize.parameters import EQUALIZED, WEIGHT_LIMIT, Parameters
-    from resnet8_eval.quantize.simulate import Simulation, probabilities
+    from resnet8_eval import backends, network
+    from resnet8_eval.calibrate.parameters import WEIGHT_LIMIT, Parameters
+    from resnet8_eval.calibrate.tuned import calibrate
+    from resnet8_eval.simulate import Simulation, probabilities
 
     torch.set_num_threads(1)
     train = read_split(folder, "train")
@@ -99,16 +98,14 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
         work = Path(scratch)
         chosen, judged = train.images[calibrating.indices], train.images[validating]
         (work / "folded.onnx").write_bytes(folded)
-        calibrate(work / "folded.onnx", chosen, work, 1, candidate.method, WEIGHT_LIMIT)
-        reference = runtimes.scores(work / "folded.onnx", judged, threads=1)
-        found = Parameters.load(work)
-        simulation = Simulation(
-            onnx.load(work / EQUALIZED), onnx.load(found.model), found.activations
-        )
+        parsed = network.read(work / "folded.onnx")
+        calibrate(parsed, chosen, work, 1, candidate.recipe, WEIGHT_LIMIT)
+        reference = backends.scores(work / "folded.onnx", judged, threads=1)
+        simulation = Simulation(Parameters.load(work))
     feed = study.Images(chosen, judged, train.labels[validating], reference)
     return {
         "candidate": candidate.name,
-        **asdict(candidate.method),
+        **{key: getattr(candidate.recipe, key) for key in study.METHOD_KEYS},
         "count": candidate.count,
         "seed": seed,
         **study.judge(probabilities(simulation.logits(judged)), feed),
@@ -135,7 +132,7 @@ def select(
     ]
     done = Parallel(n_jobs=jobs, return_as="generator")(calls)
     rows = list(track(done, "candidates × seeds", len(calls), console=Console(stderr=True)))
-    names = ("candidate", *asdict(Method()), "count")
+    names = ("candidate", *study.METHOD_KEYS, "count")
     return study.summarize(rows, names)
 
 
@@ -144,7 +141,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/recipe-selection.csv"))
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1: one for each core")
     arguments = parser.parse_args()
-    from resnet8_eval.pipeline import Pipeline, Settings
+    from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.stages import Settings
 
     cache = assets.default_cache_dir()
     found = assets.locate("real", assets_dir=None, cache_dir=cache, keras_model=None)

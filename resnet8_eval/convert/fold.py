@@ -11,12 +11,18 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import onnx
+
 from resnet8_eval.errors import ModelError
 from resnet8_eval.store import Record
 
 
 def fold(source: Path, target: Path) -> Record:
     """Write `source` with its batch normalisations folded, by ONNX Runtime's own preprocessing.
+
+    What several operators can say is written with one: a matrix product and its sum as Gemm, what
+    flattens the averages as Reshape, and a convolution without a bias with one of zeros.
 
     Parameters
     ----------
@@ -35,13 +41,15 @@ def fold(source: Path, target: Path) -> Record:
     ModelError
         If a batch normalisation is left.
     """
-    import onnx
     from onnxruntime.quantization import quant_pre_process
 
     # Symbolic shape inference would import sympy for shapes that are static but for the batch.
     quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+    model = onnx.load(target)
+    _normalise(model)
+    onnx.save(model, target)
     before, after = (
-        Counter(node.op_type for node in onnx.load(path).graph.node) for path in (source, target)
+        Counter(node.op_type for node in found.graph.node) for found in (onnx.load(source), model)
     )
     left = {op: after[op] for op in ("Mul", "BatchNormalization") if after[op]}
     if left:
@@ -52,3 +60,42 @@ def fold(source: Path, target: Path) -> Record:
             next_step="check that each BatchNormalization directly follows a Conv2D",
         )
     return {"operators": {"before": dict(before), "after": dict(after)}}
+
+
+def _normalise(model: onnx.ModelProto) -> None:
+    """Write alike what means the same."""
+    graph = model.graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in graph.value_info
+    }
+    constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+
+    def constant(name: str, value: np.ndarray) -> str:
+        graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+        return name
+
+    for node in list(graph.node):
+        if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in constants:
+            channels = len(constants[node.input[1]])
+            node.input.append(constant(f"{node.name}/zeros", np.zeros(channels, np.float32)))
+        elif node.op_type in ("Squeeze", "Flatten") and len(shapes.get(node.output[0], ())) == 2:
+            width = shapes[node.output[0]][1]
+            node.op_type = "Reshape"
+            del node.attribute[:]
+            node.input[:] = [
+                node.input[0],
+                constant(f"{node.name}/shape", np.array([-1, width], np.int64)),
+            ]
+        elif node.op_type == "MatMul" and node.input[1] in constants:
+            node.op_type = "Gemm"
+            width = constants[node.input[1]].shape[1]
+            added = [n for n in graph.node if n.op_type == "Add" and node.output[0] in n.input]
+            biases = [name for n in added for name in n.input if name in constants]
+            if len(biases) == 1 and constants[biases[0]].shape == (width,):
+                node.input.append(biases[0])
+                node.output[0] = added[0].output[0]
+                graph.node.remove(added[0])
+            else:
+                zeros = np.zeros(width, np.float32)
+                node.input.append(constant(f"{node.name}/zeros", zeros))

@@ -6,7 +6,6 @@ no numbers. All of that is said in one sentence here, and not by whatever would 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -41,18 +40,6 @@ KNOWN_PARTS: Final = frozenset(
 )
 """The fields that hold messages in a network's file. Among the others are functions, subgraphs,
 training steps and sparse tensors, which all can hold tensors, and weights in another file."""
-FOLDED_OPERATORS: Final = {
-    "Transpose": 1,
-    "Conv": 9,
-    "Relu": 7,
-    "Add": 3,
-    "AveragePool": 1,
-    "Reshape": 1,
-    "Gemm": 1,
-    "Softmax": 1,
-}
-"""A ResNet8 as tf2onnx writes it, with its batch normalisations folded."""
-_WEIGHTED: Final = ("Conv", "Gemm")
 
 
 def demand_readable(path: Path) -> None:
@@ -80,49 +67,6 @@ def demand_readable(path: Path) -> None:
         raise _refusal(path, f"{type(error).__name__}: {first:.200}") from error
     if given:
         raise _refusal(path, given)
-
-
-def demand_resnet8(folded: Path, name: str) -> None:
-    """Refuse a network that is not built as a ResNet8; quantization knows no other.
-
-    Parameters
-    ----------
-    folded
-        ONNX model with its batch normalisations folded.
-    name
-        What the user calls the model.
-
-    Raises
-    ------
-    ModelError
-        If its operators, their settings or its output are not a ResNet8's.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(folded).graph
-    infinite = _infinite(graph)
-    if infinite:
-        raise _refusal(folded, infinite)
-    zero = {t.name for t in graph.initializer if not numpy_helper.to_array(t).any()}
-    dead = [n.name for n in graph.node if n.op_type in _WEIGHTED and zero.issuperset(n.input[1:])]
-    found = dict(Counter(node.op_type for node in graph.node))
-    strange = [node.name or node.op_type for node in graph.node if not _plain(node)]
-    outputs = [_shape(value) for value in graph.output]
-    for wrong, given in [
-        (found != FOLDED_OPERATORS, f"operators: {_counted(found)}"),
-        (strange, f"without a bias, in groups or transposed: {', '.join(strange)}"),
-        (dead, f"all weights zero: {', '.join(dead)}"),
-        (outputs != [(None, 10)], f"output of shape {', '.join(map(str, outputs))}"),
-    ]:
-        if wrong:
-            raise ModelError(
-                f"{name} is not a ResNet8, and only that can be quantized.",
-                expected=f"after folding: {_counted(FOLDED_OPERATORS)}; output (N, 10)",
-                given=given,
-                next_step="give the Keras model of a ResNet8, or the ONNX model that `convert`"
-                " makes of it",
-            )
 
 
 def _fault(path: Path) -> str | None:
@@ -172,25 +116,9 @@ def _parts(message: Any) -> Iterator[tuple[str, Any]]:
                 yield from _parts(entry)
 
 
-def _plain(node: Any) -> bool:
-    """Whether a weighted node has a bias and the layout that quantization counts on."""
-    settings = {entry.name: entry for entry in node.attribute}
-    if node.op_type == "Conv":
-        return len(node.input) == 3 and ("group" not in settings or settings["group"].i == 1)
-    if node.op_type == "Gemm":
-        turned = any(settings[name].i for name in ("transA", "transB") if name in settings)
-        scaled = any(settings[name].f != 1 for name in ("alpha", "beta") if name in settings)
-        return len(node.input) == 3 and not turned and not scaled
-    return True
-
-
 def _shape(value: Any) -> tuple[int | None, ...]:
     """Sizes of an input or output; None where any size is taken."""
     return tuple(d.dim_value or None for d in value.type.tensor_type.shape.dim)
-
-
-def _counted(operators: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in sorted(operators.items()))
 
 
 def _refusal(path: Path, given: str) -> ModelError:

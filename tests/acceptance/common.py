@@ -6,45 +6,65 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from resnet8_eval import configurations
 from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.checks import Check, equal, from_records
-from resnet8_eval.pipeline import BASELINE, Pipeline, model_path
+from resnet8_eval.configurations import Configuration
+from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.report import words
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 from resnet8_eval.store import file_sha256
 
+BASELINE = configurations.baseline()
+ONNX, TORCH = (
+    next(row for row in configurations.CONFIGURATIONS if row.framework == name and not row.recipe)
+    for name in ("onnxruntime", "torch")
+)
+"""The float32 rows."""
 
-def scores_record(run: Pipeline, configuration: str) -> dict[str, Any]:
-    """What the evaluation of one configuration recorded."""
-    return run.artifact(f"scores/{configuration}").record
+
+def stages(kind: str, *rows: Configuration) -> list[str]:
+    """The stages of one kind of some rows."""
+    return [f"{kind}/{row.name}" for row in rows]
 
 
-def source_checks(run: Pipeline, *configurations: str) -> list[Check]:
+def scores_record(run: Pipeline, row: Configuration) -> dict[str, Any]:
+    """What the evaluation of one row recorded."""
+    return run.artifact(f"scores/{row.name}").record
+
+
+def source_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
     """Whether scores come from the very models that are said to have given them."""
     return [
         equal(
-            f"{name}, sha256 of the model that gave the scores",
+            f"{row.name}, sha256 of the model that gave the scores",
             # The user's file may be another by now; this run speaks of the one that it was given.
             run.settings.assets.model_sha256
-            if name == BASELINE
-            else file_sha256(model_path(run, name)),
-            scores_record(run, name)["model_sha256"],
+            if row == BASELINE
+            else file_sha256(model_path(run, row)),
+            scores_record(run, row)["model_sha256"],
         )
-        for name in configurations
+        for row in rows
     ]
 
 
-def fact_checks(run: Pipeline, configuration: str) -> list[Check]:
-    """For a model and images of the manifest: the known float32 count, to the image."""
+def known_facts(run: Pipeline) -> dict[str, Any] | None:
+    """What is known of a model and images of the manifest."""
     facts = json.loads((fixtures_dir() / "expected.json").read_text())
     fact = facts.get(run.settings.assets.model_sha256)
-    if fact is None or fact["assets"] != run.settings.assets.kind:
+    return fact if fact and fact["assets"] == run.settings.assets.kind else None
+
+
+def fact_checks(run: Pipeline, row: Configuration) -> list[Check]:
+    """For a model and images of the manifest: the known float32 count, to the image."""
+    fact = known_facts(run)
+    if fact is None:
         return []
-    record = scores_record(run, configuration)
+    record = scores_record(run, row)
     return [
         equal(
-            f"{configuration}, correct of total",
+            f"{row.name}, correct of total",
             f"{fact['correct']}/{fact['total']}",
             f"{record['correct']}/{record['total']}",
         )
@@ -52,25 +72,29 @@ def fact_checks(run: Pipeline, configuration: str) -> list[Check]:
 
 
 def judge_whole_test_set(
-    requirement: Judge, run: Pipeline, *configurations: str, checks: list[Check] | None = None
+    requirement: Judge, run: Pipeline, *rows: Configuration, checks: list[Check] | None = None
 ) -> None:
-    """Judge the share of test images that every one of the configurations scored."""
+    """Judge the share of test images that every one of the rows scored."""
     from resnet8_eval.cifar10 import read_split
 
     total = len(read_split(run.settings.assets.dataset, "test").labels)
-    shares = [100 * scores_record(run, name)["total"] / total for name in configurations]
+    records = {row.name: scores_record(run, row) for row in rows}
+    shares = [100 * record["total"] / total for record in records.values()]
     counts = [
         equal(f"{name}, images in the confusion matrix", total, sum(map(sum, record["confusion"])))
-        for name in configurations
-        for record in [scores_record(run, name)]
+        for name, record in records.items()
     ]
-    requirement.judge(min(shares), [*counts, *source_checks(run, *configurations), *(checks or [])])
+    requirement.judge(min(shares), [*counts, *source_checks(run, *rows), *(checks or [])])
 
 
-def proof_checks(run: Pipeline, *configurations: str) -> list[Check]:
-    """Whether stored scales are those decided, and integer kernels compute what they say."""
+def proof_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
+    """Whether the right network was quantized, as decided, and kernels compute what they say."""
+    recipes = {row.recipe.name: None for row in rows if row.recipe}
     checks: list[Check] = []
-    for name in configurations:
+    for name in recipes:
+        checks += from_records(run.artifact(f"parameters/{name}").record["checks"])
+    for row in rows:
+        name = row.name
         record = run.artifact(f"proof/{name}").record
         for check in from_records(record["checks"]):
             checks.append(replace(check, name=f"{name}, {check.name}"))
@@ -90,11 +114,11 @@ def proof_checks(run: Pipeline, *configurations: str) -> list[Check]:
     return checks
 
 
-def judge_classes(requirement: Judge, run: Pipeline, configuration: str) -> None:
+def judge_classes(requirement: Judge, run: Pipeline, row: Configuration) -> None:
     """Judge the number of classes that have an accuracy, and that they add up."""
     from resnet8_eval.cifar10 import read_class_names
 
-    record = scores_record(run, configuration)
+    record = scores_record(run, row)
     names = list(read_class_names(run.settings.assets.dataset))
     per_class = record["per_class"]
     reported = [
@@ -121,12 +145,12 @@ def judge_classes(requirement: Judge, run: Pipeline, configuration: str) -> None
     )
 
 
-def judge_deltas(requirement: Judge, run: Pipeline, *configurations: str) -> None:
-    """Judge how many configurations report a delta that is what it says."""
-    baseline = scores_record(run, "keras-float32")
+def judge_deltas(requirement: Judge, run: Pipeline, *rows: Configuration) -> None:
+    """Judge how many rows report a delta that is what it says."""
+    baseline = scores_record(run, BASELINE)
     checks = []
-    for name in configurations:
-        record = scores_record(run, name)
+    for row in rows:
+        record, name = scores_record(run, row), row.name
         delta = run.artifact(f"compare/{name}").record["delta_pp"]
         expected = record["accuracy_percent"] - baseline["accuracy_percent"]
         checks.append(
@@ -137,4 +161,47 @@ def judge_deltas(requirement: Judge, run: Pipeline, *configurations: str) -> Non
                 abs(delta - expected) < 1e-9,
             )
         )
-    requirement.judge(sum(check.ok for check in checks), checks + fact_checks(run, "keras-float32"))
+    requirement.judge(sum(check.ok for check in checks), checks + fact_checks(run, BASELINE))
+
+
+def judge_quantized(requirement: Judge, run: Pipeline, *rows: Configuration) -> None:
+    """Judge the weighted layers left in float besides those that the recipe names."""
+    left, checks = 0, []
+    for row in rows:
+        checks_of_row, left_of_row = _quantized_as_named(run, row)
+        left += left_of_row
+        checks += [replace(check, name=f"{row.name}, {check.name}") for check in checks_of_row]
+    requirement.judge(left, checks)
+
+
+def _quantized_as_named(run: Pipeline, row: Configuration) -> tuple[list[Check], int]:
+    """Checks of stored types and counted operators, and the layers wrongly left in float."""
+    assert row.recipe is not None
+    record = run.artifact(f"model/{row.name}").record
+    layers = len(run.artifact(f"parameters/{row.recipe.name}").record["layers"])
+    in_float = {place % layers for place in row.recipe.float_layers}
+    stored = ["float32" if n in in_float else row.weights_dtype for n in range(layers)]
+    products = 0 if layers - 1 in in_float else 1
+    convolutions = layers - len(in_float) - products
+    (quantized_convolutions, float_convolutions) = record["convolutions"]
+    (quantized_products, float_products) = record["products"]
+    checks = [
+        equal("stored weights", stored, list(record["weights"].values())),
+        equal("stored activations", [row.activations_dtype], record["activations"]),
+        equal("quantized convolutions", convolutions, quantized_convolutions),
+        equal("quantized matrix products", products, quantized_products),
+    ]
+    kernels = record.get("kernels")
+    if kernels is not None:
+        checks += [
+            equal("convolutions that run in integers", convolutions, kernels.get("QLinearConv", 0)),
+            equal(
+                "convolutions that run in float",
+                layers - 1 - convolutions,
+                kernels.get("Conv", 0),
+            ),
+        ]
+    if row.execution == "reference":
+        support = record["support"]["unsigned_weights"]
+        checks.append(equal("integer kernels for such weights, as PyTorch says", False, support))
+    return checks, float_convolutions + float_products - len(in_float)

@@ -7,6 +7,7 @@ import pytest
 from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
+from tests.acceptance.common import known_facts
 
 
 def is_duration(seconds: object) -> bool:
@@ -37,9 +38,15 @@ def test_conv_01_convert_to_onnx(requirement: Judge, run: Pipeline) -> None:
     )
 
 
-@pytest.mark.requirement("CONV-02", needs=["verify/onnx"])
+@pytest.mark.requirement("CONV-02", needs=["structure/onnx", "parity/onnx"])
 def test_conv_02_structure(requirement: Judge, run: Pipeline) -> None:
-    requirement.judge_checks(from_records(run.artifact("verify/onnx").record["checks"]))
+    records = [run.artifact(name).record for name in ("structure/onnx", "parity/onnx")]
+    checks = from_records(check for record in records for check in record["checks"])
+    fact = known_facts(run)
+    if fact is not None:
+        found = sum(account["found"] for account in records[0]["accounts"])
+        checks.append(equal("parameters of this known model", fact["parameters"], found))
+    requirement.judge_checks(checks)
 
 
 @pytest.mark.requirement("CONV-03", needs=["onnx"])

@@ -6,22 +6,28 @@ import pytest
 
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
-from tests.acceptance.common import fact_checks, judge_classes, judge_whole_test_set, scores_record
+from tests.acceptance.common import (
+    BASELINE,
+    ONNX,
+    fact_checks,
+    judge_classes,
+    judge_whole_test_set,
+    scores_record,
+    stages,
+)
 
-ONNX = "onnxruntime-float32"
 
-
-@pytest.mark.requirement("EVAL-01", needs=["scores/onnxruntime-float32", "scores/keras-float32"])
+@pytest.mark.requirement("EVAL-01", needs=stages("scores", ONNX, BASELINE))
 def test_eval_01_onnxruntime_on_the_test_set(requirement: Judge, run: Pipeline) -> None:
-    facts = fact_checks(run, ONNX) + fact_checks(run, "keras-float32")
+    facts = fact_checks(run, ONNX) + fact_checks(run, BASELINE)
     judge_whole_test_set(requirement, run, ONNX, checks=facts)
 
 
-@pytest.mark.requirement("EVAL-02", needs=["scores/onnxruntime-float32"])
+@pytest.mark.requirement("EVAL-02", needs=stages("scores", ONNX))
 def test_eval_02_per_class_accuracy(requirement: Judge, run: Pipeline) -> None:
     judge_classes(requirement, run, ONNX)
 
 
-@pytest.mark.requirement("EVAL-03", needs=["compare/onnxruntime-float32"])
+@pytest.mark.requirement("EVAL-03", needs=stages("compare", ONNX))
 def test_eval_03_overall_accuracy(requirement: Judge, run: Pipeline) -> None:
     requirement.judge(scores_record(run, ONNX)["accuracy_percent"], fact_checks(run, ONNX))

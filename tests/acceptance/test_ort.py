@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import pytest
 
+from resnet8_eval import configurations
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
-from tests.acceptance.common import judge_deltas, judge_whole_test_set, proof_checks
-from tests.acceptance.quantized import judge_quantized
+from tests.acceptance.common import (
+    judge_deltas,
+    judge_quantized,
+    judge_whole_test_set,
+    proof_checks,
+    stages,
+)
 
-INT8, UINT8 = "onnxruntime-int8", "onnxruntime-uint8"
+ROWS = configurations.quantized("onnxruntime")
+INT8 = configurations.quantized("onnxruntime", "int8")
+UINT8 = configurations.quantized("onnxruntime", "uint8")
 
 
-@pytest.mark.requirement("ORT-01", needs=["model/onnxruntime-int8"])
+@pytest.mark.requirement("ORT-01", needs=stages("model", *INT8))
 def test_ort_01_int8(requirement: Judge, run: Pipeline) -> None:
-    judge_quantized(requirement, run, INT8)
+    judge_quantized(requirement, run, *INT8)
 
 
-@pytest.mark.requirement("ORT-02", needs=["model/onnxruntime-uint8"])
+@pytest.mark.requirement("ORT-02", needs=stages("model", *UINT8))
 def test_ort_02_uint8(requirement: Judge, run: Pipeline) -> None:
-    judge_quantized(requirement, run, UINT8)
+    judge_quantized(requirement, run, *UINT8)
 
 
-@pytest.mark.requirement("ORT-03", needs=["proof/onnxruntime-int8", "proof/onnxruntime-uint8"])
+@pytest.mark.requirement("ORT-03", needs=stages("proof", *ROWS))
 def test_ort_03_evaluated(requirement: Judge, run: Pipeline) -> None:
-    judge_whole_test_set(requirement, run, INT8, UINT8, checks=proof_checks(run, INT8, UINT8))
+    judge_whole_test_set(requirement, run, *ROWS, checks=proof_checks(run, *ROWS))
 
 
-@pytest.mark.requirement("ORT-04", needs=["compare/onnxruntime-int8", "compare/onnxruntime-uint8"])
+@pytest.mark.requirement("ORT-04", needs=stages("compare", *ROWS))
 def test_ort_04_delta(requirement: Judge, run: Pipeline) -> None:
-    judge_deltas(requirement, run, INT8, UINT8)
+    judge_deltas(requirement, run, *ROWS)

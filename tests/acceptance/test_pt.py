@@ -7,33 +7,39 @@ import pytest
 from resnet8_eval.checks import equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
-from tests.acceptance.common import fact_checks, judge_classes, judge_whole_test_set, scores_record
+from tests.acceptance.common import (
+    TORCH,
+    fact_checks,
+    judge_classes,
+    judge_whole_test_set,
+    scores_record,
+    stages,
+)
 
-TORCH = "torch-float32"
 
-
-@pytest.mark.requirement("PT-01", needs=["torch", "verify/torch"])
+@pytest.mark.requirement("PT-01", needs=["torch", "structure/torch"])
 def test_pt_01_convert_to_torch(requirement: Judge, run: Pipeline) -> None:
     exported = run.artifact("torch").path("model.pt2")
-    checks = from_records(run.artifact("verify/torch").record["export_checks"])
+    checks = from_records(run.artifact("structure/torch").record["export_checks"])
     requirement.judge_checks([equal("exported program written", True, exported.is_file()), *checks])
 
 
-@pytest.mark.requirement("PT-02", needs=["verify/torch"])
+@pytest.mark.requirement("PT-02", needs=["structure/torch", "parity/torch"])
 def test_pt_02_structure(requirement: Judge, run: Pipeline) -> None:
-    requirement.judge_checks(from_records(run.artifact("verify/torch").record["checks"]))
+    records = [run.artifact(name).record for name in ("structure/torch", "parity/torch")]
+    requirement.judge_checks(from_records(c for record in records for c in record["checks"]))
 
 
-@pytest.mark.requirement("PT-03", needs=["scores/torch-float32"])
+@pytest.mark.requirement("PT-03", needs=stages("scores", TORCH))
 def test_pt_03_torch_on_the_test_set(requirement: Judge, run: Pipeline) -> None:
     judge_whole_test_set(requirement, run, TORCH, checks=fact_checks(run, TORCH))
 
 
-@pytest.mark.requirement("PT-04", needs=["scores/torch-float32"])
+@pytest.mark.requirement("PT-04", needs=stages("scores", TORCH))
 def test_pt_04_per_class_accuracy(requirement: Judge, run: Pipeline) -> None:
     judge_classes(requirement, run, TORCH)
 
 
-@pytest.mark.requirement("PT-05", needs=["compare/torch-float32"])
+@pytest.mark.requirement("PT-05", needs=stages("compare", TORCH))
 def test_pt_05_overall_accuracy(requirement: Judge, run: Pipeline) -> None:
     requirement.judge(scores_record(run, TORCH)["accuracy_percent"], fact_checks(run, TORCH))

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import pytest
 
+from resnet8_eval import configurations
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.pytest_plugin import Judge
-from tests.acceptance.common import judge_deltas, judge_whole_test_set, proof_checks
-from tests.acceptance.quantized import judge_quantized
+from tests.acceptance.common import (
+    judge_deltas,
+    judge_quantized,
+    judge_whole_test_set,
+    proof_checks,
+    stages,
+)
 
-INT8, UINT8 = "torch-int8", "torch-uint8"
+ROWS = configurations.quantized("torch")
+INT8 = configurations.quantized("torch", "int8")
+UINT8 = configurations.quantized("torch", "uint8")
 
 
-@pytest.mark.requirement("PTQ-01", needs=["model/torch-int8"])
+@pytest.mark.requirement("PTQ-01", needs=stages("model", *INT8))
 def test_ptq_01_int8(requirement: Judge, run: Pipeline) -> None:
-    judge_quantized(requirement, run, INT8)
+    judge_quantized(requirement, run, *INT8)
 
 
-@pytest.mark.requirement("PTQ-02", needs=["model/torch-uint8"])
+@pytest.mark.requirement("PTQ-02", needs=stages("model", *UINT8))
 def test_ptq_02_uint8(requirement: Judge, run: Pipeline) -> None:
-    judge_quantized(requirement, run, UINT8)
+    judge_quantized(requirement, run, *UINT8)
 
 
-@pytest.mark.requirement("PTQ-03", needs=["proof/torch-int8", "proof/torch-uint8"])
+@pytest.mark.requirement("PTQ-03", needs=stages("proof", *ROWS))
 def test_ptq_03_evaluated(requirement: Judge, run: Pipeline) -> None:
-    judge_whole_test_set(requirement, run, INT8, UINT8, checks=proof_checks(run, INT8, UINT8))
+    judge_whole_test_set(requirement, run, *ROWS, checks=proof_checks(run, *ROWS))
 
 
-@pytest.mark.requirement("PTQ-04", needs=["compare/torch-int8", "compare/torch-uint8"])
+@pytest.mark.requirement("PTQ-04", needs=stages("compare", *ROWS))
 def test_ptq_04_delta(requirement: Judge, run: Pipeline) -> None:
-    judge_deltas(requirement, run, INT8, UINT8)
+    judge_deltas(requirement, run, *ROWS)

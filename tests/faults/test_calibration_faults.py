@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval import calibration, cifar10, runtimes
+from resnet8_eval import backends, calibration, cifar10, network
+from resnet8_eval.calibrate import probe, tuned
+from resnet8_eval.calibrate.ranges import observe
 from resnet8_eval.calibration import CalibrationSet
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.preprocess import batches
-from resnet8_eval.quantize import calibrate, graph
-from resnet8_eval.quantize.ranges import observe
 from tests.planted import Bench, as_npy
 
 Floats = NDArray[np.float32]
@@ -140,28 +140,26 @@ def few(bench: Bench) -> Bench:
     images = np.load(bench.artifact("calibration").path("images.npy"))[::20]
     bench.plant("calibration", files={"images.npy": as_npy(images)})
     fed = _fed(bench)
-    bench.plant("parameters", {"fed_sha256": fed})
-    bench.remake("verify/preprocessing")
+    bench.plant("parameters/tuned", {"fed_sha256": fed})
+    bench.remake("feed/tuned")
     assert bench.verdict("CAL-02") == ""
     return bench
 
 
 def _fed(bench: Bench) -> str:
     """What calibration says that it fed."""
-    import onnx
-
     images = np.load(bench.artifact("calibration").path("images.npy"))
-    model = onnx.load(bench.artifact("parameters").path("rounded.onnx"))
-    return observe(model, images, 1).fed_sha256
+    found = network.read(bench.artifact("parameters/tuned").path("rounded.onnx"))
+    return observe(found, images, 1).fed_sha256
 
 
 @pytest.mark.parametrize("change", FEEDS.values(), ids=FEEDS)
 def test_other_bytes_fed_while_calibrating_are_seen(
     few: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[Floats], Floats]
 ) -> None:
-    monkeypatch.setattr(graph, "batches", feeding(change))
-    few.plant("parameters", {"fed_sha256": _fed(few)})
-    few.remake("verify/preprocessing")
+    monkeypatch.setattr(probe, "batches", feeding(change))
+    few.plant("parameters/tuned", {"fed_sha256": _fed(few)})
+    few.remake("feed/tuned")
     assert "SHA-256 of what calibration fed, recorded while it ran" in few.verdict("CAL-02")
 
 
@@ -169,8 +167,8 @@ def test_other_bytes_fed_while_calibrating_are_seen(
 def test_other_bytes_fed_while_evaluating_are_counted(
     few: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[Floats], Floats]
 ) -> None:
-    monkeypatch.setattr(runtimes, "batches", feeding(change))
-    few.remake("verify/preprocessing")
+    monkeypatch.setattr(backends, "batches", feeding(change))
+    few.remake("feed/tuned")
     said = few.verdict("CAL-02")
     assert "CAL-02 not met: differing bytes: measured " in said
     assert "measured 0 " not in said
@@ -179,15 +177,15 @@ def test_other_bytes_fed_while_evaluating_are_counted(
 def test_other_definitions_in_both_places_are_counted(
     few: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "batches", feeding(FEEDS["divided by 255"]))
-    few.remake("verify/preprocessing")
+    monkeypatch.setattr(tuned, "batches", feeding(FEEDS["divided by 255"]))
+    few.remake("feed/tuned")
     assert "differing bytes: measured " in few.verdict("CAL-02")
 
 
 def test_images_that_were_left_out_are_counted(few: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "batches", lambda images: batches(images[:-1]))
-    few.remake("verify/preprocessing")
-    record = few.artifact("verify/preprocessing").record
+    monkeypatch.setattr(backends, "batches", lambda images: batches(images[:-1]))
+    few.remake("feed/tuned")
+    record = few.artifact("feed/tuned").record
     assert record["differing_bytes"] >= 32 * 32 * 3 * 4
     assert "bytes compared" in few.verdict("CAL-02")
 
@@ -195,5 +193,5 @@ def test_images_that_were_left_out_are_counted(few: Bench, monkeypatch: pytest.M
 def test_images_in_another_order_are_seen(few: Bench) -> None:
     images = np.load(few.artifact("calibration").path("images.npy"))
     few.plant("calibration", files={"images.npy": as_npy(images[::-1])})
-    few.remake("verify/preprocessing")
+    few.remake("feed/tuned")
     assert "SHA-256 of what calibration fed" in few.verdict("CAL-02")

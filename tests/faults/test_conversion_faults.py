@@ -23,7 +23,7 @@ def plant_onnx(bench: Bench, change: Change, *, evaluate: bool = True) -> None:
     """Plant a fault in the converted model, and let what comes after it follow."""
     path = bench.artifact("onnx").path("model.onnx")
     bench.plant("onnx", files={"model.onnx": edited(path, change)})
-    bench.remake(*[f"scores/{ONNX}"] * evaluate, "verify/onnx")
+    bench.remake(*[f"scores/{ONNX}"] * evaluate, "structure/onnx", "parity/onnx")
 
 
 # --- Keras to ONNX -------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_another_module_is_not_the_one_that_was_converted(
         return module
 
     monkeypatch.setattr(onnx_to_torch, "convert", convert)
-    bench.remake("verify/torch")
+    bench.remake("structure/torch")
     assert said in bench.verdict("PT-02")
 
 
@@ -252,7 +252,7 @@ def test_a_perturbed_program_is_not_the_one_that_was_exported(
     (tmp_path / "other.onnx").write_bytes(edited(folded, change))
     onnx_to_torch.export(onnx_to_torch.convert(tmp_path / "other.onnx"), tmp_path / "model.pt2")
     bench.plant("torch", files={"model.pt2": (tmp_path / "model.pt2").read_bytes()})
-    bench.remake(f"scores/{TORCH}", "verify/torch")
+    bench.remake(f"scores/{TORCH}", "structure/torch", "parity/torch")
     assert "missing in the exported program" in bench.verdict("PT-01")
     assert ("PyTorch against ONNX Runtime" in bench.verdict("PT-02")) is parity
 
@@ -261,7 +261,7 @@ def test_scores_that_differ_between_frameworks_are_seen(bench: Bench) -> None:
     scores = np.load(bench.artifact(f"scores/{TORCH}").path("scores.npy"))
     scores[7] = np.roll(scores[7], 1)
     bench.plant(f"scores/{TORCH}", files={"scores.npy": as_npy(scores)})
-    bench.remake("verify/torch")
+    bench.remake("parity/torch")
     said = bench.verdict("PT-02")
     assert "largest difference in probability" in said
     assert "images with another top-1 of 2000: expected 0, observed 1" in said

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval import cifar10, evaluate, preprocess, runtimes
+from resnet8_eval import backends, cifar10, evaluate, preprocess
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.errors import ModelError
 from resnet8_eval.requirements import BY_ID
@@ -79,7 +79,7 @@ def test_other_labels_are_no_longer_the_known_count(
 ) -> None:
     monkeypatch.setattr(cifar10, "read_split", relabelled(change))
     scores = np.load(bench.artifact(f"scores/{ONNX}").path("scores.npy"))
-    monkeypatch.setattr(runtimes, "scores", lambda *_, **__: scores)
+    monkeypatch.setattr(backends, "scores", lambda *_, **__: scores)
     bench.remake(f"scores/{ONNX}", f"compare/{ONNX}")
     for name in ("EVAL-01", "EVAL-03"):
         assert f"{ONNX}, correct of total: expected 1766/2000" in bench.verdict(name)
@@ -130,7 +130,7 @@ def test_no_accuracy_comes_of_scores_that_are_none(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], Any]
 ) -> None:
     scores = np.load(bench.artifact(f"scores/{ONNX}").path("scores.npy"))
-    monkeypatch.setattr(runtimes, "run", lambda *_: spoil(scores))
+    monkeypatch.setattr(backends, "run", lambda *_: spoil(scores))
     with pytest.raises(ModelError, match="does not give one finite score for each class"):
         bench.remake(f"scores/{ONNX}")
 
@@ -174,7 +174,7 @@ def with_wrong_answers(bench: Bench, configuration: str, images: int) -> None:
     scores = baseline.copy()
     scores[right] = np.roll(scores[right], 1, axis=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtimes, "scores", lambda *_, **__: scores)
+        patch.setattr(backends, "scores", lambda *_, **__: scores)
         bench.remake(f"scores/{configuration}", f"compare/{configuration}")
 
 
@@ -182,15 +182,15 @@ def with_wrong_answers(bench: Bench, configuration: str, images: int) -> None:
 def test_a_drop_of_more_than_five_points_is_flagged_and_fails(
     bench: Bench, images: int, flagged: bool
 ) -> None:
-    with_wrong_answers(bench, "torch-int8", images)
-    compared = bench.artifact("compare/torch-int8").record
+    with_wrong_answers(bench, "torch-int8-tuned", images)
+    compared = bench.artifact("compare/torch-int8-tuned").record
     assert compared["delta_pp"] == -images / 20
     assert compared["flagged"] is flagged
     said = bench.verdict("ANL-02")
     if flagged:
         assert "configurations that drop more than 5 pp: measured 1" in said
         assert (
-            "torch-int8, delta from the baseline: expected no lower than −5.00 pp, "
+            "torch-int8-tuned, delta from the baseline: expected no lower than −5.00 pp, "
             f"observed −{images / 20:.2f} pp [FAILED]"
         ) in said
         assert f"drops {images / 20:.2f} pp" in compared["flag_reason"]
@@ -201,16 +201,14 @@ def test_a_drop_of_more_than_five_points_is_flagged_and_fails(
 
 @pytest.mark.parametrize("images", [10, 200])
 def test_a_flag_that_does_not_fit_the_drop_is_seen(bench: Bench, images: int) -> None:
-    with_wrong_answers(bench, "torch-int8", images)
-    wrong = not bench.artifact("compare/torch-int8").record["flagged"]
-    bench.plant("compare/torch-int8", {"flagged": wrong})
-    assert "torch-int8, flagged if its delta is lower than that, and only then" in bench.verdict(
-        "ANL-02"
-    )
+    with_wrong_answers(bench, "torch-int8-tuned", images)
+    wrong = not bench.artifact("compare/torch-int8-tuned").record["flagged"]
+    bench.plant("compare/torch-int8-tuned", {"flagged": wrong})
+    assert "torch-int8-tuned, flagged exactly if it drops so far" in bench.verdict("ANL-02")
 
 
 @pytest.mark.parametrize(
-    ("requirement", "name"), [("ORT-04", "onnxruntime-uint8"), ("PTQ-04", "torch-int8")]
+    ("requirement", "name"), [("ORT-04", "onnxruntime-uint8-tuned"), ("PTQ-04", "torch-int8-tuned")]
 )
 def test_a_delta_from_another_baseline_is_seen(bench: Bench, requirement: str, name: str) -> None:
     delta = bench.artifact(f"compare/{name}").record["delta_pp"]
@@ -227,8 +225,8 @@ def test_another_baseline_is_no_longer_the_known_count(bench: Bench) -> None:
 
 
 def test_a_cell_without_a_delta_is_not_filled(bench: Bench) -> None:
-    bench.plant("compare/torch-uint8", {"gained": 999})
-    assert "torch-uint8, delta in images" in bench.verdict("ANL-01")
+    bench.plant("compare/torch-uint8-tuned", {"gained": 999})
+    assert "torch-uint8-tuned, delta in images" in bench.verdict("ANL-01")
 
 
 def test_ties_are_counted_with_all_three_ways_out(
@@ -237,7 +235,7 @@ def test_ties_are_counted_with_all_three_ways_out(
     """Scores of eight bits: what a quantized last layer would give."""
     scores = np.load(bench.artifact(f"scores/{ONNX}").path("scores.npy"))
     coarse = np.round(scores * 8) / 8
-    monkeypatch.setattr(runtimes, "scores", lambda *_, **__: coarse.astype(np.float32))
+    monkeypatch.setattr(backends, "scores", lambda *_, **__: coarse.astype(np.float32))
     bench.remake(f"scores/{ONNX}")
     ties = bench.artifact(f"scores/{ONNX}").record["ties"]
     assert ties["images"] > 0

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from resnet8_eval import lanes
+from resnet8_eval import configurations
+from resnet8_eval import pipeline as orchestrator
+from resnet8_eval.configurations import CONFIGURATIONS, Configuration
 from resnet8_eval.errors import AssetError, StageError
-from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
-from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval.pipeline import Pipeline
 from tests.planted import Bench, borrowing
 
 
@@ -34,14 +35,14 @@ def damaged_images(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
 def test_the_root_cause_is_told_by_all_that_need_it_and_the_rest_is_made(
     damaged_images: Pipeline,
 ) -> None:
-    damaged_images.prepare(["compare/onnxruntime-int8", "folded"])
+    damaged_images.prepare(["compare/onnxruntime-int8-tuned", "folded"])
     assert damaged_images.peek("folded")
     with pytest.raises(AssetError, match="test_batch changed after it had been verified") as root:
         damaged_images.artifact("calibration")
     for name, need in (
-        ("parameters", "calibration"),
-        ("model/onnxruntime-int8", "parameters"),
-        ("scores/onnxruntime-int8", "model/onnxruntime-int8"),
+        ("parameters/tuned", "calibration"),
+        ("model/onnxruntime-int8-tuned", "parameters/tuned"),
+        ("scores/onnxruntime-int8-tuned", "model/onnxruntime-int8-tuned"),
     ):
         with pytest.raises(StageError) as caught:
             damaged_images.artifact(name)
@@ -66,18 +67,19 @@ def test_a_failure_is_not_remembered_beyond_the_run(
     assert again.files == pipeline.artifact("calibration").files
 
 
-SCORES = [f"scores/{name}" for name in CONFIGURATIONS]
+SCORES = [f"scores/{row.name}" for row in CONFIGURATIONS]
+NAMES = [row.name for row in CONFIGURATIONS]
 JUDGING = [
     *SCORES,
-    "reference/onnxruntime",
-    *(f"proof/{name}" for name in RECIPES),
-    *(f"compare/{name}" for name in CONFIGURATIONS),
+    "reference/onnxruntime-int8-tuned",
+    *(f"proof/{row.name}" for row in configurations.quantized()),
+    *(f"compare/{row.name}" for row in CONFIGURATIONS),
 ]
 READERS = {
-    "the model": ["onnx", "scores/keras-float32"],
-    "data_batch_4": ["calibration", "sensitivity"],
-    "test_batch": ["calibration", "sensitivity", *JUDGING],
-    "batches.meta": ["calibration", "sensitivity", *JUDGING],
+    "the model": ["onnx", *SCORES],
+    "data_batch_4": ["calibration", "sensitivity/tuned"],
+    "test_batch": ["calibration", "sensitivity/tuned", *JUDGING],
+    "batches.meta": ["calibration", "sensitivity/tuned", *JUDGING],
 }
 
 
@@ -96,7 +98,8 @@ def test_these_stages_read_these_files(pipeline: Pipeline) -> None:
         (file, stage)
         for file, stages in READERS.items()
         for stage in stages
-        if (file, stage) != ("test_batch", "sensitivity")  # it keeps clear of what calibrates
+        if (file, stage) != ("test_batch", "sensitivity/tuned")  # it keeps clear of what calibrates
+        and (file != "the model" or stage in ("onnx", "scores/keras-float32"))
     ],
 )
 def test_what_changed_after_it_was_verified_is_not_read(
@@ -114,7 +117,7 @@ def test_what_changed_after_it_was_verified_is_not_read(
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(AssetError, match="changed after it had been verified") as caught:
-        made.make(stage)
+        made.make(stage, 1)
     assert str(path) in caught.value.what
     assert {found.stage for _, found in made.store.artifacts() if found} == needs
 
@@ -123,31 +126,32 @@ def test_the_artefact_of_another_configuration_is_made_anew(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     """Whole folders copied over others: each is sealed, and none is what it is said to be."""
-    names = [f"{kind}/{name}" for kind in ("scores", "compare") for name in CONFIGURATIONS]
+    names = [f"{kind}/{name}" for kind in ("scores", "compare") for name in NAMES]
     made = borrowing(pipeline, tmp_path, *names)
     for kind in ("scores", "compare"):
         good = made.artifact(f"{kind}/onnxruntime-float32").folder
-        for name in ("onnxruntime-int8", "torch-int8"):
+        for name in ("onnxruntime-int8-tuned", "torch-int8-tuned"):
             folder = made.artifact(f"{kind}/{name}").folder
             shutil.rmtree(folder)
             shutil.copytree(good, folder)
     again = Pipeline(made.settings)
     assert [name for name in names if again.peek(name) is None] == [
-        "scores/onnxruntime-int8",
-        "scores/torch-int8",
-        "compare/onnxruntime-int8",
-        "compare/torch-int8",
+        "scores/onnxruntime-int8-tuned",
+        "scores/torch-int8-tuned",
+        "compare/onnxruntime-int8-tuned",
+        "compare/torch-int8-tuned",
     ]
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_scores_of_another_model_are_seen(bench: Bench, name: str) -> None:
+@pytest.mark.parametrize("row", CONFIGURATIONS, ids=lambda row: row.name)
+def test_scores_of_another_model_are_seen(bench: Bench, row: Configuration) -> None:
+    name = row.name
     bench.plant(f"scores/{name}", {"model_sha256": "0" * 64})
     said = f"{name}, sha256 of the model that gave the scores: expected"
     assert said in bench.verdict("ANL-01")
     own = {"onnxruntime-float32": "EVAL-01", "torch-float32": "PT-03"}
-    if name in RECIPES:
-        own[name] = "ORT-03" if RECIPES[name].framework == "onnxruntime" else "PTQ-03"
+    if row.recipe:
+        own[name] = "ORT-03" if row.framework == "onnxruntime" else "PTQ-03"
     if name in own:
         assert said in bench.verdict(own[name])
 
@@ -155,14 +159,14 @@ def test_scores_of_another_model_are_seen(bench: Bench, name: str) -> None:
 def test_a_damaged_artefact_is_made_again_and_nothing_else(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    made = borrowing(pipeline, tmp_path, "onnx", "folded", "calibration", "parameters")
+    made = borrowing(pipeline, tmp_path, "onnx", "folded", "calibration", "parameters/tuned")
     folded = made.artifact("folded").path("folded.onnx")
     content = bytearray(folded.read_bytes())
     content[len(content) // 2] ^= 1
     folded.write_bytes(content)
     said: list[str] = []
     again = Pipeline(made.settings, said.append)
-    again.prepare(["parameters"])
+    again.prepare(["parameters/tuned"])
     assert [line.split()[0] for line in said] == ["folded"]
     assert again.artifact("folded").files == pipeline.artifact("folded").files
 
@@ -172,7 +176,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from resnet8_eval.assets import locate
-from resnet8_eval.pipeline import Pipeline, Settings
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.stages import Settings
 
 cache, store = map(Path, sys.argv[1:3])
 assets = locate("stand-in", assets_dir=None, cache_dir=cache)
@@ -200,8 +205,10 @@ def test_a_killed_run_leaves_nothing_that_counts_or_that_blocks(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     made = borrowing(pipeline, tmp_path, "onnx", "folded", "calibration")
-    process = preparing(pipeline, tmp_path, "parameters")
-    partial = tmp_path / "artifacts" / f"parameters-{made.key('parameters')[:20]}.partial"
+    process = preparing(pipeline, tmp_path, "parameters/tuned")
+    partial = (
+        tmp_path / "artifacts" / f"parameters-tuned-{made.key('parameters/tuned')[:20]}.partial"
+    )
     deadline = time.monotonic() + 30
     while not partial.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -210,10 +217,10 @@ def test_a_killed_run_leaves_nothing_that_counts_or_that_blocks(
     process.wait()
     assert process.stdout
     process.stdout.close()
-    assert made.peek("parameters") is None
+    assert made.peek("parameters/tuned") is None
     # Its lane may still be at work, and then holds the lock until it has ended.
-    again = Pipeline(made.settings).artifact("parameters")
-    assert again.files == pipeline.artifact("parameters").files
+    again = Pipeline(made.settings).artifact("parameters/tuned")
+    assert again.files == pipeline.artifact("parameters/tuned").files
     assert not partial.exists()
 
 
@@ -221,7 +228,7 @@ def test_a_lane_that_is_killed_fails_its_stage_and_names_the_log(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = borrowing(pipeline, tmp_path, "onnx", "folded")
-    monkeypatch.setattr(lanes, "_make", die_making)
+    monkeypatch.setattr(orchestrator, "_make", die_making)
     with pytest.raises(StageError, match="Stage calibration failed") as caught:
         made.artifact("calibration")
     assert str(tmp_path / "logs") in caught.value.next_step

@@ -11,11 +11,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from resnet8_eval import onnx_session, torchscript
+from resnet8_eval import configurations
+from resnet8_eval.backends import backend, torchscript
+from resnet8_eval.backends import onnxruntime as ort_backend
+from resnet8_eval.backends import torch as torch_backend
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.tuned import same_function
 from resnet8_eval.convert import onnx_to_torch
-from resnet8_eval.quantize import ort_quantize, torch_quantize
-from resnet8_eval.quantize.parameters import Parameters
-from resnet8_eval.quantize.recipes import RECIPES
 from tests.planted import (
     Bench,
     edited,
@@ -26,30 +28,33 @@ from tests.planted import (
 )
 
 Change = Callable[[Any], object]
-ORT = {"onnxruntime-int8": "ORT-01", "onnxruntime-uint8": "ORT-02"}
-PTQ = {"torch-int8": "PTQ-01", "torch-uint8": "PTQ-02"}
+ORT = {"onnxruntime-int8-tuned": "ORT-01", "onnxruntime-uint8-tuned": "ORT-02"}
+PTQ = {"torch-int8-tuned": "PTQ-01", "torch-uint8-tuned": "PTQ-02"}
 
 
 def disguise_onnx(bench: Bench, tmp_path: Path, name: str, content: bytes) -> None:
     """Put an ONNX model under the name of a quantized one; the suite counts what it is."""
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    record = {**ort_quantize.census(path), "kernels": ort_quantize.kernels(path)}
+    record = {**ort_backend.census(path), "kernels": ort_backend.kernels(path)}
     bench.plant(f"model/{name}", record, {"model.onnx": content})
 
 
 def disguise_torch(bench: Bench, name: str, path: Path) -> None:
-    bench.plant(f"model/{name}", torch_quantize.census(path), {"model.pt": path.read_bytes()})
+    bench.plant(f"model/{name}", torch_backend.census(path), {"model.pt": path.read_bytes()})
 
 
 def stored(bench: Bench, name: str) -> Path:
-    return bench.artifact(f"model/{name}").path(RECIPES[name].file_name)
+    return bench.artifact(f"model/{name}").path(
+        backend(configurations.of(name).framework).MODEL_FILE
+    )
 
 
 def other(name: str) -> str:
     """The same framework's other type."""
-    framework, _, dtype = name.partition("-")
-    return f"{framework}-{'int8' if dtype == 'uint8' else 'uint8'}"
+    row = configurations.of(name)
+    dtype = "int8" if row.dtype == "uint8" else "uint8"
+    return configurations.quantized(row.framework, dtype)[0].name
 
 
 # --- ONNX Runtime --------------------------------------------------------------------------------
@@ -65,7 +70,7 @@ def test_a_float_model_that_wears_an_8_bit_name(
     said = bench.verdict(ORT[name])
     assert "weighted layers left in float: measured 10 layers" in said
     assert "stored weights" in said
-    assert "integer convolutions as ONNX Runtime runs it: expected 9, observed 0" in said
+    assert "convolutions that run in integers: expected 9, observed 0" in said
 
 
 @pytest.mark.parametrize("name", ORT)
@@ -88,7 +93,7 @@ PARTLY_FLOAT: dict[str, tuple[Change, str]] = {
 def test_a_model_with_one_layer_left_in_float(
     bench: Bench, tmp_path: Path, change: Change, said: str
 ) -> None:
-    name = "onnxruntime-int8"
+    name = "onnxruntime-int8-tuned"
     disguise_onnx(bench, tmp_path, name, edited(stored(bench, name), change))
     assert said in bench.verdict(ORT[name])
 
@@ -99,11 +104,11 @@ def test_a_runtime_that_falls_back_to_float(
     """The model is what its name says; the session that runs it is not."""
     import onnxruntime as ort
 
-    monkeypatch.setattr(onnx_session, "unsigned", str)
+    monkeypatch.setattr(ort_backend, "unsigned", str)
     monkeypatch.setattr(ort.SessionOptions, "add_session_config_entry", lambda *_: None)
-    name = "onnxruntime-int8"
+    name = "onnxruntime-int8-tuned"
     disguise_onnx(bench, tmp_path, name, stored(bench, name).read_bytes())
-    assert "integer convolutions as ONNX Runtime runs it" in bench.verdict(ORT[name])
+    assert "convolutions that run in integers" in bench.verdict(ORT[name])
 
 
 # --- PyTorch -------------------------------------------------------------------------------------
@@ -145,9 +150,8 @@ class FloatConvolution(torch.nn.Module):
 
 
 def build(bench: Bench, name: str) -> Any:
-    parameters = Parameters.load(bench.artifact("parameters").folder)
-    recipe = RECIPES[name]
-    return torch_quantize.network(parameters, recipe, kernels=recipe.execution == "kernel")
+    parameters = Parameters.load(bench.artifact("parameters/tuned").folder)
+    return torch_backend._network(parameters, configurations.of(name))
 
 
 def plant_network(bench: Bench, name: str, path: Path, network: Any) -> None:
@@ -160,38 +164,38 @@ def plant_network(bench: Bench, name: str, path: Path, network: Any) -> None:
 def test_integer_kernels_with_one_convolution_left_in_float(
     bench: Bench, tmp_path: Path, position: int
 ) -> None:
-    network = build(bench, "torch-int8")
+    network = build(bench, "torch-int8-tuned")
     key = list(network.layers)[position]
     with torchscript.deprecations_ignored():
         network.layers[key] = FloatConvolution(network.layers[key])
-    plant_network(bench, "torch-int8", tmp_path / "model.pt", network)
+    plant_network(bench, "torch-int8-tuned", tmp_path / "model.pt", network)
     said = bench.verdict("PTQ-01")
     assert "weighted layers left in float: measured 1 layers" in said
     assert "stored weights" in said
 
 
 def test_reference_arithmetic_on_weights_stored_in_float(bench: Bench, tmp_path: Path) -> None:
-    network = build(bench, "torch-uint8")
+    network = build(bench, "torch-uint8-tuned")
     for layer in network.layers.values():
         layer.weight = layer.weight.dequantize()
-    plant_network(bench, "torch-uint8", tmp_path / "model.pt", network)
+    plant_network(bench, "torch-uint8-tuned", tmp_path / "model.pt", network)
     assert "stored weights" in bench.verdict("PTQ-02")
 
 
 def test_reference_arithmetic_on_activations_left_in_float(bench: Bench, tmp_path: Path) -> None:
     """Each layer dequantizes what was never quantized: the graph looks as it should."""
-    network = build(bench, "torch-uint8")
+    network = build(bench, "torch-uint8-tuned")
     layer = next(iter(network.layers.values()))
     honest = layer.forward
     layer.forward = lambda x: honest(x).dequantize()
-    plant_network(bench, "torch-uint8", tmp_path / "model.pt", network)
+    plant_network(bench, "torch-uint8-tuned", tmp_path / "model.pt", network)
     assert bench.verdict("PTQ-02") != ""
 
 
 def test_a_torch_that_does_take_unsigned_weights_is_told(bench: Bench) -> None:
     """The reference row would then be out of date."""
     support = {"unsigned_weights": True, "said": {"x86": "accepted"}}
-    bench.plant("model/torch-uint8", {"support": support})
+    bench.plant("model/torch-uint8-tuned", {"support": support})
     assert "integer kernels for such weights, as PyTorch says" in bench.verdict("PTQ-02")
 
 
@@ -254,14 +258,30 @@ NUMBERS: dict[str, tuple[Change, str]] = {
 def test_wrong_numbers_are_named_whether_or_not_they_cost_accuracy(
     bench: Bench, tmp_path: Path, change: Change, said: str
 ) -> None:
-    name = "onnxruntime-int8"
+    name = "onnxruntime-int8-tuned"
     disguise_onnx(bench, tmp_path, name, edited(stored(bench, name), change))
     bench.remake(f"proof/{name}")
     assert said in bench.verdict("ORT-03")
 
 
+def test_another_network_than_the_converted_one_is_told(bench: Bench, tmp_path: Path) -> None:
+    """The whole chain is honest, but what was quantized is not what the user gave."""
+    folder = bench.artifact("parameters/tuned").folder
+    honest = Parameters.load(folder)
+    weights = honest.exact.weights()
+    name = honest.exact.weighted[4].weight
+    weights[name] = weights[name] * 1.1
+    honest.exact.with_weights(weights).save(tmp_path / "equalized.onnx")
+    images = np.load(bench.artifact("calibration").path("images.npy"))[:100]
+    source = bench.artifact("onnx").path("model.onnx")
+    checks = same_function(source, tmp_path, images, 1)
+    bench.plant("parameters/tuned", {"checks": [check.as_dict() for check in checks]})
+    for requirement in ("ORT-03", "PTQ-03"):
+        assert "equalized network against the converted one" in bench.verdict(requirement)
+
+
 def test_a_model_that_lost_its_accuracy_is_flagged(bench: Bench, tmp_path: Path) -> None:
-    name = "onnxruntime-uint8"
+    name = "onnxruntime-uint8-tuned"
     disguise_onnx(bench, tmp_path, name, edited(stored(bench, name), change_scale(0.1)))
     bench.remake(f"scores/{name}", f"compare/{name}")
     compared = bench.artifact(f"compare/{name}").record
@@ -274,7 +294,7 @@ def test_kernels_that_compute_something_else_are_seen(bench: Bench) -> None:
     """Scores that are not those of the stored model, as of kernels that saturate."""
     from tests.planted import as_npy
 
-    name = "torch-int8"
+    name = "torch-int8-tuned"
     scores = np.load(bench.artifact(f"scores/{name}").path("scores.npy"))
     scores[:20] = np.roll(scores[:20], 1, axis=1)
     bench.plant(f"scores/{name}", files={"scores.npy": as_npy(scores)})

@@ -14,11 +14,11 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
+from resnet8_eval.backends import scores
 from resnet8_eval.cifar10 import Split
+from resnet8_eval.configurations import CONFIGURATIONS, Configuration
 from resnet8_eval.errors import StageError
-from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, model_path
-from resnet8_eval.quantize.recipes import RECIPES
-from resnet8_eval.runtimes import scores
+from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.store import Store
 from tests.small_flow import (
     BYTES,
@@ -217,7 +217,7 @@ def test_the_acceptance_run_from_a_checkout_that_may_only_be_read(
 
 def test_the_command_line_with_odd_names(odd_cache: Path, tmp_path: Path) -> None:
     watched = Watched(tmp_path / "site")
-    stages = ["scores/torch-int8", "verify/onnx"]
+    stages = ["scores/torch-int8-tuned", "structure/onnx"]
     options = ["--assets", "stand-in", "--cache-dir", str(odd_cache)]
     done = subprocess.run(  # noqa: S603 (our own words)
         [sys.executable, "-m", "resnet8_eval", "run", *stages, *options],
@@ -233,25 +233,23 @@ def test_the_command_line_with_odd_names(odd_cache: Path, tmp_path: Path) -> Non
     assert watched.left_behind() == []
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("row", CONFIGURATIONS, ids=lambda row: row.name)
 def test_every_framework_reads_a_model_with_an_odd_name(
-    pipeline: Pipeline, tmp_path: Path, standin_test: Split, configuration: str
+    pipeline: Pipeline, tmp_path: Path, standin_test: Split, row: Configuration
 ) -> None:
-    source = model_path(pipeline, configuration)
+    source = model_path(pipeline, row)
     odd = tmp_path / ODD / f"{ODD}{source.suffix}"
     odd.parent.mkdir()
     shutil.copyfile(source, odd)
-    recipe = RECIPES.get(configuration)
-    execution = recipe.execution if recipe else "kernel"
-    found = scores(odd, standin_test.images[:8], threads=1, execution=execution)
-    stored = np.load(pipeline.artifact(f"scores/{configuration}").path("scores.npy"))[:8]
+    found = scores(odd, standin_test.images[:8], threads=1, execution=row.execution)
+    stored = np.load(pipeline.artifact(f"scores/{row.name}").path("scores.npy"))[:8]
     assert (found.argmax(axis=1) == stored.argmax(axis=1)).all()
 
 
 SESSION: Final = """
 import sys, time
 from pathlib import Path
-from resnet8_eval.onnx_session import open_session
+from resnet8_eval.backends.onnxruntime import open_session
 open_session(Path(sys.argv[1]), 1)
 time.sleep(0.5)
 """
@@ -274,7 +272,8 @@ def test_onnx_runtime_reports_to_nobody(pipeline: Pipeline, tmp_path: Path) -> N
 DESCRIPTORS: Final = """
 import gc, os, sys
 from pathlib import Path
-from resnet8_eval.pipeline import Pipeline, Settings
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.stages import Settings
 from tests import small_flow
 
 def run(name):

@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import cli, results, runtimes, standin
+from resnet8_eval import backends, cli, configurations, lanes, results, standin
+from resnet8_eval.assets import fixtures_dir
+from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.pipeline import Pipeline, model_path
-from resnet8_eval.quantize import ort_quantize
+from tests import inline_lanes
 
 Invoke = Callable[..., Result]
 
+ONNX = configurations.of("onnxruntime-float32")
+STANDIN = str(fixtures_dir() / "standin" / "resnet8_standin.h5")
 LONG = 5000 * "x"
 COMMANDS = [
     [],
@@ -29,6 +33,7 @@ COMMANDS = [
     ["compare"],
     ["quantize"],
     ["report"],
+    ["requirements"],
     ["run"],
     ["cache", "show"],
     ["cache", "size"],
@@ -40,6 +45,7 @@ def invoke(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run a command with the tests' cache; output and errors apart."""
     monkeypatch.setenv("RESNET8_EVAL_CACHE", str(pipeline.settings.cache_dir))
     monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
+    monkeypatch.setattr(lanes, "run", inline_lanes.run)
     monkeypatch.delenv("RESNET8_EVAL_ASSETS", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -98,7 +104,7 @@ def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
         (["report", "nothing.json"], "nothing.json cannot be read"),
         (["report", "{tmp}/model.onnx"], "cannot be read"),
         (
-            ["quantize", "{tmp}/other.onnx", "-o", "{tmp}/out", "--calibration-count", "9"],
+            ["quantize", STANDIN, "-o", "{tmp}/out", "--calibration-count", "9"],
             "of 9 images",
         ),
         (["assets", "--assets-dir", "{tmp}/nowhere"], "There is no folder"),
@@ -113,7 +119,7 @@ def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
         (["report", LONG], "cannot be read"),
         (["report", "{tmp}/deep.json"], "RecursionError"),
         (
-            ["quantize", "{tmp}/other.onnx", "-o", "{tmp}/out", "--calibration-seed", "-1"],
+            ["quantize", STANDIN, "-o", "{tmp}/out", "--calibration-seed", "-1"],
             "--calibration-seed -1",
         ),
     ],
@@ -141,7 +147,7 @@ def test_missing_real_assets_name_the_ways_out(
     invoke: Invoke, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("resnet8_eval.assets._checkouts", list)
-    path = model_path(pipeline, "onnxruntime-float32")
+    path = model_path(pipeline, ONNX)
     done = invoke("evaluate", path, "--cache-dir", tmp_path)
     assert done.exit_code == 1
     assert "--assets stand-in" in done.stderr
@@ -149,13 +155,21 @@ def test_missing_real_assets_name_the_ways_out(
 
 @pytest.mark.parametrize(
     ("name", "correct"),
-    [("onnxruntime-float32", 1766), ("torch-int8", None)],
+    [("onnxruntime-float32", 1766), ("torch-int8-tuned", None)],
 )
 def test_evaluate_gives_the_recorded_count(
     invoke: Invoke, pipeline: Pipeline, name: str, correct: int | None
 ) -> None:
     record = pipeline.artifact(f"scores/{name}").record
-    found = read(invoke("evaluate", model_path(pipeline, name), "--assets", "stand-in", "--json"))
+    found = read(
+        invoke(
+            "evaluate",
+            model_path(pipeline, configurations.of(name)),
+            "--assets",
+            "stand-in",
+            "--json",
+        )
+    )
     assert found["assets"] == "stand-in"
     assert found["total"] == 2000
     assert found["correct"] == record["correct"] == (correct or record["correct"])
@@ -167,13 +181,13 @@ def test_evaluate_gives_the_recorded_count(
 def test_evaluate_names_the_classes_of_the_images_that_it_used(
     invoke: Invoke, pipeline: Pipeline
 ) -> None:
-    path = model_path(pipeline, "onnxruntime-float32")
+    path = model_path(pipeline, ONNX)
     found = read(invoke("evaluate", path, "--assets", "stand-in", "--json"))
     assert [entry["name"] for entry in found["per_class"]] == list(standin.CLASSES)
 
 
 def test_evaluate_for_people(invoke: Invoke, pipeline: Pipeline) -> None:
-    done = invoke("evaluate", model_path(pipeline, "onnxruntime-float32"), "--assets", "stand-in")
+    done = invoke("evaluate", model_path(pipeline, ONNX), "--assets", "stand-in")
     assert done.exit_code == 0
     first, *classes = done.stdout.splitlines()
     assert first == "model.onnx: 88.30 % (1766/2000, stand-in images)"
@@ -181,10 +195,13 @@ def test_evaluate_for_people(invoke: Invoke, pipeline: Pipeline) -> None:
 
 
 def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeline) -> None:
-    paths = [model_path(pipeline, name) for name in ("onnxruntime-float32", "onnxruntime-uint8")]
+    paths = [
+        model_path(pipeline, configurations.of(name))
+        for name in ("onnxruntime-float32", "onnxruntime-uint8-tuned")
+    ]
     found = read(invoke("compare", *paths, "--assets", "stand-in", "--json"))
     baseline, quantized = found["models"]
-    record = pipeline.artifact("compare/onnxruntime-uint8").record
+    record = pipeline.artifact("compare/onnxruntime-uint8-tuned").record
     assert (baseline["delta_pp"], baseline["agreement_percent"]) == (0, 100)
     for key in ("delta_pp", "lost", "gained", "agreement_percent", "mcnemar_p", "flagged", "word"):
         assert quantized[key] == record[key]
@@ -194,12 +211,12 @@ def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeli
 def test_compare_flags_a_drop(
     invoke: Invoke, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = model_path(pipeline, "onnxruntime-float32")
+    good = model_path(pipeline, ONNX)
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(good.read_bytes())
     scores = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))
     found = {good: scores, bad: np.roll(scores, 1, axis=0)}
-    monkeypatch.setattr(runtimes, "scores", lambda path, *_, **__: found[path])
+    monkeypatch.setattr(backends, "scores", lambda path, *_, **__: found[path])
     done = invoke("compare", good, bad, "--assets", "stand-in")
     assert done.exit_code == 0
     baseline, dropped = done.stdout.splitlines()
@@ -216,13 +233,13 @@ def test_quantize_writes_a_model_of_its_type(
     invoke: Invoke, pipeline: Pipeline, tmp_path: Path, framework: str, dtype: str, file: str
 ) -> None:
     words = ["--framework", framework, "--dtype", dtype, "--calibration-count", "50"]
-    source = model_path(pipeline, "onnxruntime-float32")
+    source = model_path(pipeline, ONNX)
     out = tmp_path / "out"
     found = read(invoke("quantize", source, "-o", out, *words, "--assets", "stand-in", "--json"))
     assert [path.name for path in out.iterdir()] == [file]
     assert list(found["weights"].values()) == [dtype] * 10
     if framework == "onnxruntime":
-        assert ort_quantize.census(out / file)["weights"] == found["weights"]
+        assert ort_backend.census(out / file)["weights"] == found["weights"]
 
 
 def test_run_lists_and_makes_stages(invoke: Invoke, pipeline: Pipeline) -> None:
@@ -230,10 +247,10 @@ def test_run_lists_and_makes_stages(invoke: Invoke, pipeline: Pipeline) -> None:
     assert [line.split()[1] for line in listed] == list(pipeline.stages)
     assert "made     calibration" in listed
     found = read(
-        invoke("run", "calibration", "compare/torch-int8", "--assets", "stand-in", "--json")
+        invoke("run", "calibration", "compare/torch-int8-tuned", "--assets", "stand-in", "--json")
     )
     assert found["calibration"] == pipeline.artifact("calibration").record
-    assert found["compare/torch-int8"] == pipeline.artifact("compare/torch-int8").record
+    assert found["compare/torch-int8-tuned"] == pipeline.artifact("compare/torch-int8-tuned").record
 
 
 def test_run_tells_why_a_stage_cannot_be_made(invoke: Invoke) -> None:

@@ -132,11 +132,11 @@ def test_both_formats_convert_to_the_same_network(
 def test_keras_gives_the_scores_that_were_recorded(
     pipeline: Pipeline, as_keras: Path, standin_test: Split
 ) -> None:
-    from resnet8_eval import runtimes
+    from resnet8_eval import backends
 
     recorded = np.load(pipeline.artifact("scores/keras-float32").path("scores.npy"))[:100]
     for path in (STANDIN, as_keras):
-        found = runtimes.scores(path, standin_test.images[:100], threads=1)
+        found = backends.scores(path, standin_test.images[:100], threads=1)
         assert np.abs(found - recorded).max() <= 1e-5
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import graphlib
 import os
 import signal
 import subprocess
@@ -13,27 +15,30 @@ from typing import Any
 import pytest
 
 from resnet8_eval import environment, lanes
-from resnet8_eval.assets import Assets
 from resnet8_eval.errors import AssetError, StageError
-from resnet8_eval.pipeline import Inputs, Pipeline, Settings, Stage
-from resnet8_eval.store import Record
+from resnet8_eval.lanes import Job
+from resnet8_eval.pipeline import Pipeline
 
 GROWN: list[bytes] = []
 
 
-def never(inputs: Inputs, out: Path) -> Record:
-    raise AssertionError((inputs, out))
+def stage(name: str, *needs: str, lane: str = "keras", alone: bool = False) -> Job:
+    return Job(name, lane, needs, alone)
 
 
-def stage(name: str, *needs: str, lane: str = "keras") -> Stage:
-    return Stage(name, lane, needs, never, {})
-
-
-def behave(settings: Settings, name: str, key: str) -> float:
+def behave(folder: Path, name: str, threads: int) -> float:
     """What a lane does here, instead of making a stage: as the stage's name says."""
-    assert key == f"key of {name}"
-    with (settings.cache_dir / "made").open("a") as made:
+    with (folder / "made").open("a") as made:
         made.write(f"{name} {os.getpid()}\n")
+    with (folder / "times").open("a") as times:
+        times.write(f"begin {name} {threads} {os.environ['OMP_NUM_THREADS']}\n")
+    _behave(folder, name)
+    with (folder / "times").open("a") as times:
+        times.write(f"end {name}\n")
+    return 0.5
+
+
+def _behave(folder: Path, name: str) -> None:
     match name.split(maxsplit=1)[0]:
         case "crash":
             os.write(2, b"planted: last words of native code\n")
@@ -49,14 +54,13 @@ def behave(settings: Settings, name: str, key: str) -> float:
             raise UnpicklableError(lambda: None)
         case "environment":
             text = "\n".join(f"{k}={v}" for k, v in os.environ.items())
-            (settings.cache_dir / "environment").write_text(text)
-            (settings.cache_dir / "modules").write_text(" ".join(sys.modules))
+            (folder / "environment").write_text(text)
+            (folder / "modules").write_text(" ".join(sys.modules))
         case "slow":
             time.sleep(0.3)
         case "grow":
             GROWN.append(b"x" * 400_000_000)
             time.sleep(1.1)  # loky measures once in a second
-    return 0.5
 
 
 class UnpicklableError(Exception):
@@ -80,13 +84,13 @@ def die(lane: str) -> float:
 class Run:
     """The stages that were asked for, and what came of them."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.said: list[str] = []
 
-    def __call__(self, *stages: Stage, done: tuple[str, ...] = ()) -> dict[str, Any]:
-        keyed = {stage: f"key of {stage.name}" for stage in stages}
-        return {**lanes.run(keyed, self.settings, done, self.said.append)}
+    def __call__(self, *stages: Job) -> dict[str, Any]:
+        make = functools.partial(behave, self.folder)
+        return {**lanes.run(stages, make, self.folder / "logs", self.said.append)}
 
     @property
     def made(self) -> dict[str, str]:
@@ -99,7 +103,7 @@ class Run:
         return self._lines("warmed")
 
     def _lines(self, name: str) -> dict[str, str]:
-        path = self.settings.cache_dir / name
+        path = self.folder / name
         lines = path.read_text().splitlines() if path.exists() else []
         assert len({line.rsplit(" ", 1)[0] for line in lines}) == len(lines)  # each once
         return dict(line.rsplit(" ", 1) for line in lines)
@@ -107,19 +111,9 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(lanes, "_make", behave)
     monkeypatch.setattr(lanes, "_warm_up", warm_up)
     monkeypatch.setattr(lanes, "SLOTS", 2)
-    nothing = Assets(
-        "stand-in",
-        tmp_path,
-        "",
-        user_model=False,
-        dataset=tmp_path,
-        dataset_md5={},
-        dataset_sha256={"test_batch": "", "data_batch_1": "", "batches.meta": ""},
-    )
-    return Run(Settings(nothing, tmp_path))
+    return Run(tmp_path)
 
 
 def test_stages_follow_those_that_they_need(run: Run) -> None:
@@ -130,7 +124,7 @@ def test_stages_follow_those_that_they_need(run: Run) -> None:
 
 
 def test_what_is_done_already_is_not_waited_for(run: Run) -> None:
-    assert run(stage("b", "a"), done=("a",)) == {}
+    assert run(stage("b", "a")) == {}
     assert list(run.made) == ["b"]
 
 
@@ -166,7 +160,7 @@ def test_a_failure_fails_those_that_need_it_and_no_others(run: Run, name: str) -
 def test_a_crash_names_the_stage_and_a_log_that_keeps_its_last_words(
     run: Run, tmp_path: Path, name: str
 ) -> None:
-    failures = run(stage(name), stage("after", name.replace(name, "none")), done=("none",))
+    failures = run(stage(name), stage("after", "none"))
     error = failures[name]
     assert isinstance(error, StageError)
     assert f"Stage {name} failed" in error.what
@@ -234,13 +228,13 @@ CONVERTED_AND_SCORED = """
 import os, sys, warnings
 from pathlib import Path
 import numpy as np
-from resnet8_eval import runtimes
+from resnet8_eval import backends
 from resnet8_eval.convert import keras_to_onnx
 
 warnings.simplefilter("ignore")
 path = Path(sys.argv[1])
 keras_to_onnx.load(path)(np.zeros((1, 32, 32, 3), np.float32))  # as the conversion does
-runtimes.scores(path, np.zeros((200, 32, 32, 3), np.uint8), threads=1)
+backends.scores(path, np.zeros((200, 32, 32, 3), np.uint8), threads=1)
 print(len(os.listdir("/proc/self/task")))
 """
 
@@ -290,8 +284,8 @@ def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
     ended: list[str] = []
     honest = lanes._lane
 
-    def lane(name: str, settings: Settings) -> Any:
-        executor = honest(name, settings)
+    def lane(name: str, threads: int, logs: Path) -> Any:
+        executor = honest(name, threads, logs)
         shutdown = executor.shutdown
 
         def tell(*words: Any, **options: Any) -> None:
@@ -306,9 +300,31 @@ def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
     assert ended == ["keras after 1", "torch after 3"]
 
 
-def test_every_stage_is_made_once_and_every_framework_has_one_process(run: Run) -> None:
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_stage_that_asks_for_the_machine_has_it_to_itself(run: Run, position: int) -> None:
+    others = [stage("slow", lane="torch"), stage("b")]
+    others.insert(position, stage("timing", lane="onnxruntime", alone=True))
+    assert run(*others, stage("c", "timing", lane="torch")) == {}
+    lines = (run.folder / "times").read_text().splitlines()
+    begun = lines.index(f"begin timing {lanes.CORES} {lanes.CORES}")
+    assert lines[begun + 1] == "end timing"
+    running = 0
+    for line in lines[:begun]:
+        running += 1 if line.startswith("begin") else -1
+    assert running == 0
+    assert {line.split()[2] for line in lines if line.startswith("begin b")} == {str(lanes.THREADS)}
+
+
+def test_needs_that_go_round_in_a_circle_are_an_error(run: Run) -> None:
+    with pytest.raises(graphlib.CycleError):
+        run(stage("a", "b"), stage("b", "a"))
+
+
+def test_every_stage_is_made_once_and_every_framework_has_one_process(
+    run: Run, pipeline: Pipeline
+) -> None:
     """By the pipeline's own table of stages."""
-    stages = list(Pipeline(run.settings).stages.values())
+    stages = [stage(s.name, *s.needs, lane=s.lane) for s in pipeline.stages.values()]
     assert run(*stages) == {}
     assert len(run.made) == len(stages)
     processes: dict[str, set[str]] = {entry.lane: set() for entry in stages}

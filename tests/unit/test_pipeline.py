@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 
-from resnet8_eval import environment
-from resnet8_eval import pipeline as pipeline_
+from resnet8_eval import configurations, environment, stages
+from resnet8_eval.configurations import CONFIGURATIONS, TUNED, Recipe
 from resnet8_eval.errors import StageError
 from resnet8_eval.lanes import LANES, lane_environment
-from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, Settings, model_path
-from resnet8_eval.quantize.recipes import RECIPES, Method, Recipe
+from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.stages import Settings, Stage
 from resnet8_eval.store import file_sha256
 from tests.planted import borrowing
 
-QUANTIZED = {f"{kind}/{name}" for kind in ("model", "scores", "compare") for name in RECIPES}
-EVERY_SCORE = {f"scores/{name}" for name in CONFIGURATIONS}
+QUANTIZED = {
+    f"{kind}/{row.name}"
+    for kind in ("model", "scores", "compare")
+    for row in configurations.quantized()
+}
+EVERY_SCORE = {f"scores/{row.name}" for row in CONFIGURATIONS}
 
 Change = Callable[[Settings], Settings]
 
@@ -52,7 +56,7 @@ def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
 DECISIVE: dict[str, tuple[Change, set[str], set[str]]] = {
     "the model": (
         assets(model_sha256="0" * 64),
-        {"onnx", "folded", "torch", "parameters", *EVERY_SCORE, *QUANTIZED},
+        {"onnx", "folded", "torch", "parameters/tuned", *EVERY_SCORE, *QUANTIZED},
         {"calibration"},
     ),
     "the test images": (
@@ -62,23 +66,23 @@ DECISIVE: dict[str, tuple[Change, set[str], set[str]]] = {
     ),
     "the training images": (
         dataset("data_batch_3"),
-        {"calibration", "parameters", *QUANTIZED},
+        {"calibration", "parameters/tuned", *QUANTIZED},
         {"onnx", "scores/keras-float32", "scores/torch-float32", "compare/torch-float32"},
     ),
     "the names of the classes": (
         dataset("batches.meta"),
-        {"calibration", *EVERY_SCORE, *(f"compare/{name}" for name in CONFIGURATIONS)},
+        {"calibration", *EVERY_SCORE, *(f"compare/{row.name}" for row in CONFIGURATIONS)},
         {"onnx", "folded", "torch"},
     ),
     "the calibration seed": (
         lambda settings: replace(settings, calibration_seed=7),
-        {"calibration", "parameters", "verify/preprocessing", *QUANTIZED},
-        {"onnx", "torch", "scores/keras-float32", "verify/onnx"},
+        {"calibration", "parameters/tuned", "feed/tuned", *QUANTIZED},
+        {"onnx", "torch", "scores/keras-float32", "structure/onnx"},
     ),
     "the calibration count": (
         lambda settings: replace(settings, calibration_count=1010),
-        {"calibration", "parameters", *QUANTIZED},
-        {"onnx", "torch", "scores/keras-float32", "verify/onnx"},
+        {"calibration", "parameters/tuned", *QUANTIZED},
+        {"onnx", "torch", "scores/keras-float32", "structure/onnx"},
     ),
 }
 
@@ -151,29 +155,90 @@ def test_no_key_moves_with_the_processor_s_name(
     assert moved(before, keys(pipeline.settings)) == set()
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
-def test_a_recipe_moves_its_own_configuration_alone(
+def with_row(
+    monkeypatch: pytest.MonkeyPatch, name: str, **change: Any
+) -> configurations.Configuration:
+    """Change one row of the list."""
+    rows = [
+        replace(row, **change) if row.name == name else row for row in configurations.CONFIGURATIONS
+    ]
+    monkeypatch.setattr(configurations, "CONFIGURATIONS", tuple(rows))
+    return next(row for row in rows if row not in CONFIGURATIONS)
+
+
+@pytest.mark.parametrize("change", [{"execution": "reference"}, {"weights_dtype": "uint8"}])
+def test_a_row_moves_its_own_stages_alone(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    before = keys(pipeline.settings)
+    with_row(monkeypatch, "torch-int8-tuned", **change)
+    after = keys(pipeline.settings)
+    found = {name for name in before if name in after and before[name] != after[name]}
+    own = {f"{kind}/torch-int8-tuned" for kind in ("model", "scores", "compare")}
+    assert own <= found
+    assert all(
+        name.startswith("proof/torch") or name.endswith("torch-int8-tuned") for name in found
+    )
+
+
+OTHERS: dict[str, Any] = {
+    "ranges": "mse",
+    "granularity": "per-tensor",
+    "rounding": "nearest",
+    "equalize": False,
+    "correct_bias": False,
+    "percentile": 99.9,
+    "moment_stride": 2,
+    "float_layers": (0,),
+}
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(Recipe) if f.name != "name"])
+def test_a_recipe_moves_all_that_is_made_by_it(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     before = keys(pipeline.settings)
-    change: dict[str, Any] = {field: "onnxruntime" if field == "framework" else "another"}
-    other = replace(RECIPES["torch-int8"], **change)
-    monkeypatch.setattr(pipeline_, "RECIPES", {**RECIPES, "torch-int8": other})
+    recipe = replace(TUNED, **{field: OTHERS[field]})
+    rows = [replace(row, recipe=row.recipe and recipe) for row in CONFIGURATIONS]
+    monkeypatch.setattr(configurations, "CONFIGURATIONS", tuple(rows))
     found = moved(before, keys(pipeline.settings))
-    assert {"model/torch-int8", "scores/torch-int8", "compare/torch-int8"} <= found
-    assert all(name.endswith("torch-int8") for name in found)
-
-
-@pytest.mark.parametrize("field", [field.name for field in fields(Method)])
-def test_the_method_moves_all_that_is_quantized(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, field: str
-) -> None:
-    before = keys(pipeline.settings)
-    change: dict[str, Any] = {field: "another"}
-    monkeypatch.setattr(pipeline_, "Method", lambda: replace(Method(), **change))
-    found = moved(before, keys(pipeline.settings))
-    assert {"parameters", *QUANTIZED} <= found
+    assert {"parameters/tuned", *QUANTIZED} <= found
     assert not {"onnx", "torch", "calibration", "scores/torch-float32"} & found
+
+
+def test_a_second_recipe_of_one_cell_stands_beside_the_first(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keys(pipeline.settings)
+    other = replace(TUNED, name="coarse", granularity="per-tensor")
+    row = replace(configurations.of("torch-int8-tuned"), recipe=other)
+    monkeypatch.setattr(configurations, "CONFIGURATIONS", (*CONFIGURATIONS, row))
+    after = keys(pipeline.settings)
+    assert {name: after[name] for name in before} == before
+    assert {
+        *("parameters/coarse", "sensitivity/coarse", "feed/coarse"),
+        *(f"{kind}/torch-int8-coarse" for kind in ("model", "scores", "proof", "compare")),
+    } <= set(after) - set(before)
+    assert Pipeline(pipeline.settings).stages["proof/torch-int8-coarse"].needs == (
+        "parameters/coarse",
+        "model/torch-int8-coarse",
+        "scores/torch-int8-coarse",
+        "reference/torch-int8-coarse",
+    )
+
+
+def test_what_counts_on_one_processor_has_a_key_of_that_processor(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = stages.table
+
+    def timed(settings: Settings) -> list[Stage]:
+        return [replace(stage, by_processor=stage.name == "torch") for stage in honest(settings)]
+
+    monkeypatch.setattr(stages, "table", timed)
+    before = keys(pipeline.settings)
+    patched("cpu", {**environment.cpu(), "model": "Another Xeon"})(monkeypatch)
+    assert "torch" in moved(before, keys(pipeline.settings))
 
 
 @pytest.mark.parametrize("name", ["KERAS_BACKEND", "KERAS_HOME"])
@@ -193,23 +258,27 @@ def test_keys_are_all_different(pipeline: Pipeline) -> None:
 def test_the_table_of_stages_is_sound(pipeline: Pipeline) -> None:
     stages = pipeline.stages
     assert set(LANES) <= {stage.lane for stage in stages.values()}
+    before: set[str] = set()
     for stage in stages.values():
-        assert set(stage.needs) <= set(stages)
-        assert stage.name not in stage.needs
-    for name in CONFIGURATIONS:
-        assert {f"scores/{name}", f"compare/{name}"} <= set(stages)
-        assert set(stages[f"compare/{name}"].needs) == {"scores/keras-float32", f"scores/{name}"}
+        assert set(stage.needs) <= before, stage.name
+        before.add(stage.name)
+    for row in CONFIGURATIONS:
+        scores, compare = f"scores/{row.name}", f"compare/{row.name}"
+        assert {scores, compare} <= set(stages)
+        assert set(stages[compare].needs) == {"scores/keras-float32", scores}
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_score_names_the_bytes_that_it_comes_from(pipeline: Pipeline, name: str) -> None:
-    path = model_path(pipeline, name)
-    record = pipeline.artifact(f"scores/{name}").record
+@pytest.mark.parametrize("row", CONFIGURATIONS, ids=lambda row: row.name)
+def test_a_score_names_the_bytes_that_it_comes_from(
+    pipeline: Pipeline, row: configurations.Configuration
+) -> None:
+    path = model_path(pipeline, row)
+    record = pipeline.artifact(f"scores/{row.name}").record
     assert record["model_sha256"] == file_sha256(path)
     assert record["size_bytes"] == path.stat().st_size
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", [row.name for row in CONFIGURATIONS])
 def test_a_record_is_what_the_stored_scores_say(pipeline: Pipeline, name: str) -> None:
     """Computed anew, by other means."""
     import numpy as np
@@ -274,13 +343,14 @@ def test_a_stage_is_made_in_a_lane_and_then_served(fresh: Pipeline) -> None:
 def test_a_stage_needs_what_it_says_and_nothing_else(pipeline: Pipeline, tmp_path: Path) -> None:
     """Making one stage makes those that it needs, directly or not."""
     asked = Pipeline(replace(pipeline.settings, cache_dir=tmp_path))
-    assert set(asked._closure(["verify/torch"])) == {
+    assert set(asked.closure(["structure/torch", "parity/torch"])) == {
         "onnx",
         "folded",
         "torch",
         "scores/onnxruntime-float32",
         "scores/torch-float32",
-        "verify/torch",
+        "structure/torch",
+        "parity/torch",
     }
 
 
@@ -288,11 +358,11 @@ def test_a_failure_is_told_by_the_stage_that_failed_and_by_those_that_need_it(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     asked = borrowing(pipeline, tmp_path, "onnx", "folded", calibration_count=9)
-    asked.prepare(["verify/preprocessing"])  # says nothing yet
+    asked.prepare(["feed/tuned"])  # says nothing yet
     with pytest.raises(StageError, match="calibration set of 9 images cannot be drawn"):
         asked.artifact("calibration")
     with pytest.raises(StageError, match="because calibration could not be made") as caught:
-        asked.artifact("parameters")
+        asked.artifact("parameters/tuned")
     assert "choose another --calibration-count" in str(caught.value)
 
 
@@ -312,8 +382,8 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has(
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     asked = Pipeline(pipeline.settings)
-    asked.prepare(["verify/torch", "compare/torch-int8"])
-    assert asked.artifact("verify/torch").record
+    asked.prepare(["structure/torch", "compare/torch-int8-tuned"])
+    assert asked.artifact("structure/torch").record
 
 
 def test_what_is_forgotten_is_made_anew_with_all_that_it_needs(

@@ -14,16 +14,18 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from resnet8_eval import configurations, proof
+from resnet8_eval.backends import onnxruntime as backend
+from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.quantize import stored
-from resnet8_eval.quantize.parameters import Parameters
-from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
-ONNX = "onnxruntime-int8"
+ONNX = configurations.of("onnxruntime-int8-tuned")
+QUANTIZED = [row.name for row in configurations.quantized()]
+KERNELS = [row.name for row in configurations.quantized() if row.execution == "kernel"]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", QUANTIZED)
 def test_what_is_stored_is_what_was_decided(pipeline: Pipeline, name: str) -> None:
     record = pipeline.artifact(f"proof/{name}").record
     assert all(check["ok"] for check in record["checks"]), record["checks"]
@@ -32,7 +34,7 @@ def test_what_is_stored_is_what_was_decided(pipeline: Pipeline, name: str) -> No
     assert kinds.count("activation") >= 14
 
 
-@pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.execution == "kernel"])
+@pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compute_what_reference_arithmetic_does(pipeline: Pipeline, name: str) -> None:
     found = pipeline.artifact(f"proof/{name}").record["reference"]
     assert found["total"] == 2000
@@ -41,13 +43,13 @@ def test_kernels_compute_what_reference_arithmetic_does(pipeline: Pipeline, name
 
 def _check(pipeline: Pipeline, model: onnx.ModelProto, path: Path) -> str:
     onnx.save(model, path)
-    parameters = Parameters.load(pipeline.artifact("parameters").folder)
-    found = stored.tensors(path, parameters, RECIPES[ONNX])
-    return " ".join(str(c) for c in stored.compare(found, parameters, RECIPES[ONNX]) if not c.ok)
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    found = backend.read_back(path, parameters.rounded)
+    return " ".join(str(c) for c in proof.compare(found, parameters, ONNX) if not c.ok)
 
 
 def _model(pipeline: Pipeline) -> onnx.ModelProto:
-    return onnx.load(pipeline.artifact(f"model/{ONNX}").path("model.onnx"))
+    return onnx.load(pipeline.artifact(f"model/{ONNX.name}").path("model.onnx"))
 
 
 @pytest.mark.parametrize("node_index", [0, -1])
@@ -92,13 +94,13 @@ def test_a_swapped_axis_is_found_and_named(pipeline: Pipeline, tmp_path: Path) -
 
 
 def test_weights_that_stand_for_others_are_found(pipeline: Pipeline) -> None:
-    parameters = Parameters.load(pipeline.artifact("parameters").folder)
-    assert stored.compare_weights(parameters).ok
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    assert proof.compare_weights(parameters).ok
     name = next(iter(parameters.scales))
     scales = parameters.scales[name].copy()
     scales[3] *= 1.1
     wrong = replace(parameters, scales={**parameters.scales, name: scales})
-    check = stored.compare_weights(wrong)
+    check = proof.compare_weights(wrong)
     assert not check.ok
     assert f"wrong scale or axis: {name}: channel 3" in check.observed
 
@@ -108,25 +110,25 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from resnet8_eval.cifar10 import Split, read_split
-from resnet8_eval import quantize, runtimes
-from resnet8_eval.quantize import proof
-from resnet8_eval.quantize.calibrate import calibrate
-from resnet8_eval.quantize.parameters import Parameters
-from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval import backends, configurations, network, proof
+from resnet8_eval.calibrate.tuned import calibrate
+from resnet8_eval.calibrate.parameters import Parameters
 folded, images, dataset, out = map(Path, sys.argv[1:])
 limits = {"chosen": None, "eight bits": 127}
 found = {}
 for name, limit in limits.items():
     folder = out / name
     folder.mkdir()
-    record = calibrate(folded, np.load(images), folder, 1, limit=limit)
+    record = calibrate(network.read(folded), np.load(images), folder, 1, limit=limit)
+    parameters = Parameters.load(folder)
     test = read_split(dataset, "test")
     test = Split(test.images[:500], test.labels[:500])
     scores = {}
     for dtype in ("int8", "uint8"):  # the latter in reference arithmetic
-        (folder / dtype).mkdir()
-        quantize.quantize(folder, RECIPES[f"torch-{dtype}"], folder / dtype)
-        scores[dtype] = runtimes.scores(folder / dtype / "model.pt", test.images, threads=1)
+        model = folder / f"{dtype}.pt"
+        row = configurations.of(f"torch-{dtype}-tuned")
+        backends.backend("torch").write(parameters, row, model)
+        scores[dtype] = backends.scores(model, test.images, threads=1)
     found[name] = {
         **proof.disagreement(scores["int8"], scores["uint8"], test),
         "weight_limit": record["method"]["weight_limit"],

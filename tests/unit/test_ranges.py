@@ -12,13 +12,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.preprocess import preprocess
-from resnet8_eval.quantize.graph import Probe
-from resnet8_eval.quantize.ranges import (
+from resnet8_eval.calibrate.parameters import Parameters, Ranges
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.ranges import (
     BINS,
     Observed,
-    Ranges,
     _cut,
     _extremes,
     _histograms,
@@ -26,7 +24,10 @@ from resnet8_eval.quantize.ranges import (
     activation_ranges,
     observe,
 )
-from resnet8_eval.quantize.recipes import Method
+from resnet8_eval.configurations import Recipe
+from resnet8_eval.network import Network, read
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.preprocess import preprocess
 
 Images = NDArray[np.uint8]
 
@@ -53,17 +54,17 @@ def counts(*filled: tuple[int, int]) -> NDArray[np.int64]:
 def test_the_cut_keeps_the_percentile(
     low: float, high: float, histogram: NDArray[np.int64], expected: tuple[float, float]
 ) -> None:
-    assert Method() == Method(ranges="percentile", percentile=99.999)
-    assert _cut(low, high, histogram, Method(), 255) == pytest.approx(expected)
-    assert _cut(low, high, histogram, Method(ranges="minmax"), 255) == (low, high)
+    assert Recipe() == Recipe(ranges="percentile", percentile=99.999)
+    assert _cut(low, high, histogram, Recipe(), 255) == pytest.approx(expected)
+    assert _cut(low, high, histogram, Recipe(ranges="minmax"), 255) == (low, high)
 
 
 def test_the_least_error_is_found_between_clipping_and_rounding() -> None:
     """A few outliers are worth clipping; if they are many, they are not."""
-    method = Method(ranges="mse")
+    recipe = Recipe(ranges="mse")
     few, many = (counts((40, 10**6), (BINS - 1, number)) for number in (1, 10**5))
-    assert _cut(0.0, 1.0, few, method, 15)[1] < 0.5
-    assert _cut(0.0, 1.0, many, method, 15)[1] == pytest.approx(1.0, abs=0.05)
+    assert _cut(0.0, 1.0, few, recipe, 15)[1] < 0.5
+    assert _cut(0.0, 1.0, many, recipe, 15)[1] == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_the_least_error_is_found_between_clipping_and_rounding() -> None:
 def test_a_pooled_range_is_a_whole_number_of_64ths(
     before: tuple[float, float], pooled: tuple[float, float], expected: float
 ) -> None:
-    assert _pooled(before, pooled) == pytest.approx((0.0, expected))
+    assert _pooled(before, pooled, 64) == pytest.approx((0.0, expected))
 
 
 class Seen:
@@ -127,17 +128,17 @@ def images(pipeline: Pipeline) -> Images:
 
 
 @pytest.fixture(scope="module")
-def model(pipeline: Pipeline) -> onnx.ModelProto:
-    return onnx.load(pipeline.artifact("parameters").path("rounded.onnx"))
+def model(pipeline: Pipeline) -> Network:
+    return read(pipeline.artifact("parameters/tuned").path("rounded.onnx"))
 
 
 @pytest.fixture(scope="module")
-def observed(model: onnx.ModelProto, images: Images) -> Observed:
+def observed(model: Network, images: Images) -> Observed:
     return observe(model, images, 1)
 
 
 @pytest.fixture(scope="module")
-def ranges(model: onnx.ModelProto, observed: Observed) -> Ranges:
+def ranges(model: Network, observed: Observed) -> Ranges:
     return activation_ranges(model, observed)
 
 
@@ -147,28 +148,32 @@ def test_the_hash_is_of_every_byte_that_evaluation_would_feed(
     assert observed.fed_sha256 == hashlib.sha256(preprocess(images).tobytes()).hexdigest()
 
 
-def test_every_activation_has_a_range_that_holds_zero(
-    ranges: Ranges, model: onnx.ModelProto
-) -> None:
-    float_ones = {
-        node.output[0] for node in model.graph.node if node.op_type in ("Gemm", "Softmax")
-    }
-    every = {name for node in model.graph.node for name in node.output} | {"images"}
-    assert set(ranges) == every - float_ones
+def test_every_activation_has_a_range_that_holds_zero(ranges: Ranges, model: Network) -> None:
+    assert set(ranges) == {"images", *(layer.output for layer in model.maps)}
     assert all(low <= 0 <= high for low, high in ranges.values())
     assert ranges["images"] == (0.0, 255.0)
 
 
-def test_what_goes_into_a_relu_takes_its_range(ranges: Ranges, model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
+def test_what_goes_into_a_relu_takes_its_range(pipeline: Pipeline) -> None:
+    ranges = Parameters.load(pipeline.artifact("parameters/tuned").folder).every_range()
+    graph = onnx.load(pipeline.artifact("parameters/tuned").path("rounded.onnx")).graph
+    float_ones = {node.output[0] for node in graph.node if node.op_type in ("Gemm", "Softmax")}
+    every = {name for node in graph.node for name in node.output} | {"images"}
+    assert set(ranges) == every - float_ones
+    for node in graph.node:
         if node.op_type in ("Relu", "Reshape", "Transpose"):
             assert ranges[node.input[0]] == ranges[node.output[0]]
         if node.op_type == "Relu":
             assert ranges[node.output[0]][0] == 0
 
 
+def test_a_pooled_map_without_relu_keeps_its_zero_point() -> None:
+    low, high = _pooled((-2.0, 6.0), (-0.5, 1.2), 16)
+    assert (low, high) == pytest.approx((-0.5, 1.5))
+
+
 def test_ranges_do_not_depend_on_threads_or_on_what_was_asked_before(
-    ranges: Ranges, model: onnx.ModelProto, images: Images
+    ranges: Ranges, model: Network, images: Images
 ) -> None:
     assert activation_ranges(model, observe(model, images, 2)) == ranges
 
@@ -176,5 +181,5 @@ def test_ranges_do_not_depend_on_threads_or_on_what_was_asked_before(
 def test_the_stand_in_s_ranges_were_found_with_what_it_recorded(pipeline: Pipeline) -> None:
     images = np.load(pipeline.artifact("calibration").path("images.npy"))
     fed = hashlib.sha256(preprocess(images).tobytes()).hexdigest()
-    assert pipeline.artifact("parameters").record["fed_sha256"] == fed
-    assert Path(pipeline.artifact("parameters").path("activations.json")).is_file()
+    assert pipeline.artifact("parameters/tuned").record["fed_sha256"] == fed
+    assert Path(pipeline.artifact("parameters/tuned").path("activations.json")).is_file()

@@ -16,14 +16,14 @@ def test_what_is_older_than_the_run_came_from_the_cache(
     pipeline: Pipeline, started: float, word: str
 ) -> None:
     built = results.build(pipeline, {}, complete=False, command="pytest", started=started)
-    assert {"onnx", "calibration", "scores/torch-int8"} <= set(built["cache"])
+    assert {"onnx", "calibration", "scores/torch-int8-tuned"} <= set(built["cache"])
     assert set(built["cache"].values()) == {word}
 
 
 def test_every_stage_of_the_run_says_what_it_needed(pipeline: Pipeline) -> None:
     built = results.build(pipeline, {}, complete=False, command="pytest", started=0.0)
     assert set(built["needs"]) == set(built["timing"])
-    assert built["needs"]["parameters"] == ["folded", "calibration"]
+    assert built["needs"]["parameters/tuned"] == ["onnx", "folded", "calibration"]
     del built["needs"]
     results.validate(built)  # older runs did not record it
 
@@ -35,12 +35,12 @@ def test_what_json_has_no_word_for_is_not_written(tmp_path: Path) -> None:
 
 
 def test_what_a_report_needs_of_the_records_is_in_the_results(pipeline: Pipeline) -> None:
-    pipeline.artifact("sensitivity")
+    pipeline.artifact("sensitivity/tuned")
     built = results.build(pipeline, {}, complete=False, command="pytest", started=0.0)
     assert built["sensitivity"]["images"] > 0
     found = {entry["name"]: entry for entry in built["configurations"]}
     assert found["keras-float32"]["weights_bytes"] == 4 * 78_666
     assert "weights_bytes" not in found["onnxruntime-float32"]
-    assert set(found["torch-uint8"]["census"]["weights"].values()) == {"uint8"}
-    assert found["onnxruntime-int8"]["default_kernels"] is not None
-    assert found["torch-int8"]["default_kernels"] is None
+    assert set(found["torch-uint8-tuned"]["census"]["weights"].values()) == {"uint8"}
+    assert found["onnxruntime-int8-tuned"]["default_kernels"] is not None
+    assert found["torch-int8-tuned"]["default_kernels"] is None

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch.nn import functional
 
+from resnet8_eval.calibrate.parameters import WEIGHT_LIMIT
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.rounding import Rounded, gptq, input_moments, round_weights
+from resnet8_eval.configurations import Recipe
+from resnet8_eval.network import Convolution, Dense, Network, read
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.quantize.graph import Probe, weighted
-from resnet8_eval.quantize.parameters import WEIGHT_LIMIT
-from resnet8_eval.quantize.recipes import Method
-from resnet8_eval.quantize.rounding import Rounded, gptq, input_moments, round_weights
 from tests import small_network
 
 Matrix = NDArray[np.float64]
@@ -80,7 +79,7 @@ def test_the_input_that_varies_most_is_rounded_first_and_the_others_make_up_for_
 
 def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> None:
     """Against another implementation of the windows of a convolution."""
-    model, images = small_network.network(), small_network.images()
+    model, images = small_network.parsed(), small_network.images()
     names = ["planes", "first/relu", "flat"]
     fed = {
         name: torch.from_numpy(x) for name, x in next(Probe(model, names, 1).run(images)).items()
@@ -106,15 +105,15 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
 
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])
 def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
-    model, images = small_network.network(), small_network.images()
+    model, images = small_network.parsed(), small_network.images()
     moments = input_moments(model, images, 1)
-    rounded = round_weights(model, moments, Method(rounding=rounding), limit=7).model
+    rounded = round_weights(model, moments, Recipe(rounding=rounding), limit=7).network
     means = [
         next(Probe(one, ["first"], 1).run(images))["first"].mean(axis=(0, 2, 3), dtype=np.float64)
         for one in (model, rounded)
     ]
     assert not np.array_equal(
-        initializers(model)["first/weight"], initializers(rounded)["first/weight"]
+        model.constants()["first/weight"], rounded.constants()["first/weight"]
     )
     assert means[1] == pytest.approx(means[0], abs=1e-4)
 
@@ -124,10 +123,10 @@ def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
 def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
     granularity: Any, limit: int
 ) -> None:
-    model, images = small_network.network(), small_network.images(4)
-    method = Method(granularity=granularity, rounding="nearest")
-    found = round_weights(model, input_moments(model, images, 1), method, limit)
-    before, after = initializers(model), initializers(found.model)
+    model, images = small_network.parsed(), small_network.images(4)
+    recipe = Recipe(granularity=granularity, rounding="nearest")
+    found = round_weights(model, input_moments(model, images, 1), recipe, limit)
+    before, after = model.constants(), found.network.constants()
     for name, scale in found.scales.items():
         largest = np.abs(found.integers[name].astype(int)).reshape(len(scale), -1).max(axis=1)
         assert largest.max() == limit
@@ -138,9 +137,22 @@ def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
         assert (moved.max(axis=1) <= 0.501 * scale).all()
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_layer_that_the_recipe_leaves_in_float_stays_as_it_was(place: int) -> None:
+    model, images = small_network.parsed(), small_network.images(4)
+    recipe = Recipe(float_layers=(place,))
+    found = round_weights(model, input_moments(model, images, 1), recipe)
+    layer = model.weighted[place]
+    before, after = model.constants(), found.network.constants()
+    for name in (layer.weight, layer.bias):
+        assert np.array_equal(before[name], after[name])
+    others = {other.weight for other in model.weighted} - {layer.weight}
+    assert set(found.scales) == set(found.integers) == others
+
+
 @pytest.fixture(scope="module")
-def model(pipeline: Pipeline) -> onnx.ModelProto:
-    return onnx.load(pipeline.artifact("folded").path("folded.onnx"))
+def model(pipeline: Pipeline) -> Network:
+    return read(pipeline.artifact("folded").path("folded.onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -150,19 +162,15 @@ def images(pipeline: Pipeline) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def rounded(model: onnx.ModelProto, images: NDArray[np.uint8]) -> Rounded:
+def rounded(model: Network, images: NDArray[np.uint8]) -> Rounded:
     return round_weights(model, input_moments(model, images, 1))
 
 
-def initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    return {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
-
-
 def test_every_weight_is_its_integer_times_its_scale(rounded: Rounded) -> None:
-    after = initializers(rounded.model)
-    for node in weighted(rounded.model):
-        name = node.input[1]
-        weight = after[name].T if node.op_type == "Gemm" else after[name]
+    after = rounded.network.constants()
+    for layer in rounded.network.weighted:
+        name = layer.weight
+        weight = after[name].T if isinstance(layer, Dense) else after[name]
         scale = rounded.scales[name].astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
         assert rounded.scales[name].dtype == np.float32
         assert rounded.integers[name].dtype == np.int8
@@ -171,30 +179,32 @@ def test_every_weight_is_its_integer_times_its_scale(rounded: Rounded) -> None:
 
 
 def test_no_weight_moves_far_and_the_given_model_stays(
-    pipeline: Pipeline, model: onnx.ModelProto, rounded: Rounded
+    pipeline: Pipeline, model: Network, rounded: Rounded
 ) -> None:
-    folded = onnx.load(pipeline.artifact("folded").path("folded.onnx"))
-    assert model.SerializeToString() == folded.SerializeToString()
-    before, after = initializers(model), initializers(rounded.model)
+    folded = read(pipeline.artifact("folded").path("folded.onnx"))
+    assert model.model.SerializeToString() == folded.model.SerializeToString()
+    before, after = model.constants(), rounded.network.constants()
     for name in rounded.scales:
         moved = np.abs(after[name] - before[name])
         assert 0 < moved.max() < 0.25 * np.abs(before[name]).max()
 
 
 def test_biases_make_up_for_the_mean_error(
-    model: onnx.ModelProto, rounded: Rounded, images: NDArray[np.uint8]
+    model: Network, rounded: Rounded, images: NDArray[np.uint8]
 ) -> None:
     """On the calibration images, the first layer's mean output stays where it was."""
-    first = weighted(model)[0].output[0]
+    layer = model.weighted[0]
+    assert isinstance(layer, Convolution)
+    first = str(layer.before_relu)
     means = [
         next(Probe(one, [first], 1).run(images))[first].mean(axis=(0, 2, 3), dtype=np.float64)
-        for one in (model, rounded.model)
+        for one in (model, rounded.network)
     ]
     assert means[1] == pytest.approx(means[0], abs=1e-4)
 
 
 def test_rounding_twice_gives_the_same(
-    model: onnx.ModelProto, rounded: Rounded, images: NDArray[np.uint8]
+    model: Network, rounded: Rounded, images: NDArray[np.uint8]
 ) -> None:
     again = round_weights(model, input_moments(model, images, 2))
-    assert again.model.SerializeToString() == rounded.model.SerializeToString()
+    assert again.network.model.SerializeToString() == rounded.network.model.SerializeToString()

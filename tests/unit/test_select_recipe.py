@@ -32,7 +32,7 @@ def test_the_choice_cannot_reach_the_test_split(
     monkeypatch.setattr(select_recipe, "read_split", watched)
     candidates = [
         select_recipe.Candidate("default", count=50),
-        select_recipe.Candidate("minmax", select_recipe.CANDIDATES[1].method, 50),
+        select_recipe.Candidate("minmax", select_recipe.CANDIDATES[1].recipe, 50),
     ]
     folded = pipeline.artifact("folded").path("folded.onnx").read_bytes()
     table = select_recipe.select(folder, folded, candidates, (0,), images=50, jobs=1)

@@ -5,25 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
+from resnet8_eval import layers
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.ranges import activation_ranges, observe
 from resnet8_eval.cifar10 import Split
+from resnet8_eval.configurations import Recipe
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.quantize import layers
-from resnet8_eval.quantize.graph import Probe
-from resnet8_eval.quantize.parameters import EQUALIZED, Parameters
-from resnet8_eval.quantize.ranges import activation_ranges, observe
-from resnet8_eval.quantize.recipes import Method
-from resnet8_eval.quantize.simulate import Simulation, probabilities
+from resnet8_eval.simulate import Simulation, probabilities
 from tests import small_network
 
 
 @pytest.fixture
 def simulation(pipeline: Pipeline) -> Simulation:
-    folder = pipeline.artifact("parameters").folder
-    found = Parameters.load(folder)
-    return Simulation(onnx.load(folder / EQUALIZED), onnx.load(found.model), found.activations)
+    return Simulation(Parameters.load(pipeline.artifact("parameters/tuned").folder))
 
 
 def test_with_no_layer_quantized_it_is_the_float_network(
@@ -38,7 +35,7 @@ def test_with_no_layer_quantized_it_is_the_float_network(
 def test_with_all_layers_quantized_it_is_the_reference_network(
     simulation: Simulation, pipeline: Pipeline, standin_test: Split
 ) -> None:
-    expected = np.load(pipeline.artifact("scores/torch-uint8").path("scores.npy"))[:300]
+    expected = np.load(pipeline.artifact("scores/torch-uint8-tuned").path("scores.npy"))[:300]
     found = probabilities(simulation.logits(standin_test.images[:300]))
     assert (found.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 2
 
@@ -59,7 +56,9 @@ def test_one_layer_changed_is_the_network_run_anew(
         assert not np.array_equal(changed[name], unchanged)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime-int8", "onnxruntime-uint8", "torch-int8"])
+@pytest.mark.parametrize(
+    "name", ["onnxruntime-int8-tuned", "onnxruntime-uint8-tuned", "torch-int8-tuned"]
+)
 def test_every_layer_has_its_noise_and_its_cost(pipeline: Pipeline, name: str) -> None:
     found = pipeline.artifact(f"layers/{name}").record["layers"]
     assert len(found) == 10
@@ -87,17 +86,17 @@ def test_what_one_layer_costs_is_held_against_the_networks_own_accuracy(
     def logits(right: int) -> Any:
         return np.eye(10)[[0] * right + [1] * (4 - right)]
 
-    monkeypatch.setattr("resnet8_eval.quantize.simulate.Simulation", Counting)
+    monkeypatch.setattr("resnet8_eval.simulate.Simulation", Counting)
     images = np.zeros((4, 32, 32, 3), np.uint8)
-    folder = pipeline.artifact("parameters").folder
-    found = layers.sensitivity(folder, images, np.zeros(4, np.int64), 1)
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    found = layers.sensitivity(parameters, images, np.zeros(4, np.int64), 1)
     assert (found["float_percent"], found["quantized_percent"]) == (100.0, 25.0)
     (entry,) = found["layers"]
     assert (entry["sensitivity_pp"], entry["recovery_pp"]) == (-25.0, 25.0)
 
 
 def test_sensitivity_says_which_images_it_was_measured_on(pipeline: Pipeline) -> None:
-    found = pipeline.artifact("sensitivity").record
+    found = pipeline.artifact("sensitivity/tuned").record
     assert (found["source"], found["calibrated"]) == ("train", 0)
     assert found["images"] >= found["noise_images"] > 0
 
@@ -109,11 +108,13 @@ def test_noise_is_told_in_decibels() -> None:
 
 def test_a_sum_is_quantized_with_the_layer_before_it_and_with_no_other() -> None:
     """Grids fine enough to change nothing, but for the sum's, on which everything is zero."""
-    model, images = small_network.network(), small_network.images()
+    model, images = small_network.parsed(), small_network.images()
     exact = next(Probe(model, ["scores"], 1).run(images))["scores"]
-    ranges = activation_ranges(model, observe(model, images, 1), Method(ranges="minmax"))
-    fine = Simulation(model, model, ranges, levels=60_000)
-    coarse = Simulation(model, model, {**ranges, "sum/relu": (0.0, 1e9)}, levels=60_000)
+    ranges = activation_ranges(model, observe(model, images, 1), Recipe(ranges="minmax"))
+    fine, coarse = (
+        Simulation(Parameters(model, model, chosen, {}, {}), levels=60_000)
+        for chosen in (ranges, {**ranges, "sum/relu": (0.0, 1e9)})
+    )
     assert fine.logits(images, []) == pytest.approx(exact, abs=1e-4)
     assert fine.logits(images) == pytest.approx(exact, abs=1e-2)
     assert coarse.logits(images, ["first", "dense"]) == pytest.approx(exact, abs=1e-2)

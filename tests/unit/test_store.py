@@ -48,14 +48,14 @@ def folders(store: Store) -> list[str]:
 
 def test_a_hit_is_what_was_made(store: Store) -> None:
     make = Maker()
-    made = store.produce("scores/torch-int8", KEY, make)
-    again = Store(store.root).produce("scores/torch-int8", KEY, make)
-    assert again == made == store.get("scores/torch-int8", KEY)
+    made = store.produce("scores/torch-int8-tuned", KEY, make)
+    again = Store(store.root).produce("scores/torch-int8-tuned", KEY, make)
+    assert again == made == store.get("scores/torch-int8-tuned", KEY)
     assert make.calls == 1
     assert made.record == make.record
     assert made.path("note.txt").read_text() == "whole"
     assert made.files == {n: file_sha256(made.path(n)) for n in ("data.bin", "note.txt")}
-    assert (made.stage, made.key) == ("scores/torch-int8", KEY)
+    assert (made.stage, made.key) == ("scores/torch-int8-tuned", KEY)
     assert made.seconds >= 0
 
 
@@ -91,23 +91,23 @@ def test_what_lies_under_another_name_is_not_served(store: Store) -> None:
     """Whole, and sealed, but not what was asked for."""
     make = Maker()
     good = store.produce("scores/onnxruntime-float32", KEY, make)
-    folder = store.produce("scores/onnxruntime-int8", KEY, make).folder
+    folder = store.produce("scores/onnxruntime-int8-tuned", KEY, make).folder
     shutil.rmtree(folder)
     shutil.copytree(good.folder, folder)
-    assert store.get("scores/onnxruntime-int8", KEY) is None
+    assert store.get("scores/onnxruntime-int8-tuned", KEY) is None
     assert [found for _, found in store.artifacts()] == [good, None]
-    again = store.produce("scores/onnxruntime-int8", KEY, make)
-    assert (again.stage, make.calls) == ("scores/onnxruntime-int8", 3)
+    again = store.produce("scores/onnxruntime-int8-tuned", KEY, make)
+    assert (again.stage, make.calls) == ("scores/onnxruntime-int8-tuned", 3)
 
 
 @pytest.mark.parametrize(
-    ("stage", "key"), [("scores-torch/int8", KEY), ("scores/torch-int8", KEY[:-1] + "_")]
+    ("stage", "key"), [("scores-torch/int8", KEY), ("scores/torch-int8-tuned", KEY[:-1] + "_")]
 )
 def test_what_has_the_same_name_is_not_served_for_another(
     store: Store, stage: str, key: str
 ) -> None:
     """A folder's name holds no slash, and a part of the key."""
-    store.produce("scores/torch-int8", KEY, Maker())
+    store.produce("scores/torch-int8-tuned", KEY, Maker())
     assert store.get(stage, key) is None
     made = store.produce(stage, key, Maker())
     assert (made.stage, made.key) == (stage, key)
@@ -404,6 +404,6 @@ def test_digest_is_of_the_value_and_not_of_its_order() -> None:
 
 
 def test_a_folder_name_has_no_separator(store: Store) -> None:
-    made = store.produce("scores/torch-int8", KEY, Maker())
+    made = store.produce("scores/torch-int8-tuned", KEY, Maker())
     assert made.folder.parent == store.root / "artifacts"
     assert os.sep not in made.folder.name

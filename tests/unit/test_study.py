@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import study
+from resnet8_eval import configurations, study
+from resnet8_eval.calibrate import tuned
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.quantize import calibrate
 from resnet8_eval.store import Store
 
-CELL = "onnxruntime-uint8"
+CELL = "onnxruntime-uint8-tuned"
+CELLS = [row.name for row in configurations.quantized()]
 
 
 @pytest.fixture
@@ -49,7 +50,9 @@ def tasks(*seeds: int) -> list[study.Task]:
 
 
 def test_a_grid_has_one_task_for_each_calibration() -> None:
-    grid = study.recipe_tasks(["minmax", "mse"], ["per-channel", "per-tensor"], [250], [0, 1, 2])
+    grid = study.recipe_tasks(
+        ["minmax", "mse"], ["per-channel", "per-tensor"], [250], [0, 1, 2], CELLS
+    )
     assert len(grid) == len(set(grid)) == 12
     assert all(len(task.cells) == 4 for task in grid)
 
@@ -82,19 +85,19 @@ def test_recipes_and_bits_of_one_calibration_set_share_what_is_collected_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     collected: list[int] = []
-    collect = calibrate.collect
+    collect = tuned.collect
 
     def counted(model: Any, images: Any, *words: Any) -> Any:
         collected.append(len(images))
         return collect(model, images, *words)
 
-    monkeypatch.setattr(calibrate, "collect", counted)
-    study._collected.cache_clear()
+    monkeypatch.setattr(tuned, "collect", counted)
+    study._collected_once.cache_clear()
     grid = study.recipe_tasks(["minmax", "mse"], ["per-tensor"], [50], [0, 1], [CELL])
     grid += study.bit_tasks([4, 8], 50, 1)
     rows = [study.measure(task, folded, feed(task)) for task in grid]
     assert collected == [50, 50]
-    study._collected.cache_clear()
+    study._collected_once.cache_clear()
     assert rows[1] == study.measure(grid[1], folded, feed(grid[1]))
     assert rows[5] == study.measure(grid[5], folded, feed(grid[5]))
 
@@ -167,6 +170,9 @@ def test_recipes_are_summed_up_over_their_seeds(tmp_path: Path) -> None:
         "granularity": "per-channel",
         "rounding": "gptq",
         "equalize": True,
+        "correct_bias": True,
+        "percentile": 99.999,
+        "moment_stride": 4,
         "count": 1000,
         "total": 100,
         "float_correct": 90,

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from resnet8_eval import preprocess, runtimes
-from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
+from resnet8_eval import backends, preprocess
+from resnet8_eval.configurations import CONFIGURATIONS
+from resnet8_eval.pipeline import Pipeline
 from tests.planted import Bench
 from tests.unit.test_import_weight import HEAVY
 
@@ -55,7 +57,7 @@ def warm(
 def test_a_warm_run_makes_nothing(warm: tuple[dict[str, Any], int, set[str]]) -> None:
     results = warm[0]
     assert set(results["cache"].values()) == {"hit"}
-    assert {f"scores/{name}" for name in CONFIGURATIONS} <= set(results["cache"])
+    assert {f"scores/{row.name}" for row in CONFIGURATIONS} <= set(results["cache"])
 
 
 def test_a_warm_run_imports_no_framework(warm: tuple[dict[str, Any], int, set[str]]) -> None:
@@ -71,11 +73,12 @@ def test_a_warm_run_reads_little(warm: tuple[dict[str, Any], int, set[str]]) -> 
 
 
 IMAGES_FED = {
-    # A pass to equalize, two for the histograms, and one over every fourth image for the moments.
-    "parameters": 3 * 1000 + 250,
-    **{f"scores/{name}": 2000 for name in CONFIGURATIONS},
-    "reference/onnxruntime": 2000,
-    "verify/preprocessing": 2 * 1000,  # into no network: the two feeds are compared
+    # A pass to equalize, two for the histograms, one over every fourth image for the moments, and
+    # one with each of the two networks that have to be the same function.
+    "parameters/tuned": 3 * 1000 + 250 + 2 * 1000,
+    **{f"scores/{row.name}": 2000 for row in CONFIGURATIONS},
+    "reference/onnxruntime-int8-tuned": 2000,
+    "feed/tuned": 2 * 1000,  # into no network: the two feeds are compared
 }
 """Images that each stage preprocesses, of 2000 for the test and 1000 for calibration."""
 
@@ -85,20 +88,26 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
 ) -> None:
     fed: Counter[str] = Counter()
     opened: Counter[str] = Counter()
-    original, open_ = preprocess.preprocess, runtimes._open
+    original, open_ = preprocess.preprocess, backends.backend
 
     def counted(images: Any) -> Any:
         fed[stage] += len(images)
         return original(images)
 
-    def counted_open(*words: Any) -> runtimes.Runtime:
-        opened[stage] += 1
-        return open_(*words)
+    def counted_open(framework: str) -> Any:
+        module = open_(framework)
+
+        def opening(*words: Any) -> backends.Runtime:
+            opened[stage] += 1
+            return module.open_model(*words)
+
+        return SimpleNamespace(**{**vars(module), "open_model": opening})
 
     monkeypatch.setattr(preprocess, "preprocess", counted)
-    monkeypatch.setattr(runtimes, "_open", counted_open)
+    monkeypatch.setattr(backends, "backend", counted_open)
     for stage in pipeline.stages:
         if stage.partition("/")[0] not in {"onnx", "torch", "sensitivity", "layers"}:
             bench.remake(stage)
     assert fed == IMAGES_FED
-    assert opened == {name: 1 for name in IMAGES_FED if name.startswith(("scores", "reference"))}
+    once = [name for name in IMAGES_FED if name.startswith(("scores", "reference"))]
+    assert opened == {**dict.fromkeys(once, 1), "parameters/tuned": 2}

@@ -8,20 +8,15 @@ sensitivity of single layers, and the choice of recipes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch.nn import functional
 
+from resnet8_eval.calibrate.parameters import Parameters, grid
+from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
 from resnet8_eval.preprocess import batches
-from resnet8_eval.quantize.graph import ints
-from resnet8_eval.quantize.parameters import grid
-
-Ranges = Mapping[str, tuple[float, float]]
 
 
 class Simulation:
@@ -29,34 +24,20 @@ class Simulation:
 
     Parameters
     ----------
-    model
-        The equalized float32 network.
-    rounded
-        The same network with rounded weights and corrected biases.
-    ranges
-        Tensor name to the range of its grid.
+    parameters
+        From calibration.
     levels
         Largest integer of an activation's grid: 255 for 8 bits. The input keeps its 8 bits.
     """
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        rounded: onnx.ModelProto,
-        ranges: Ranges,
-        levels: int = 255,
-    ) -> None:
-        self._nodes = list(model.graph.node)
-        self._input = model.graph.input[0].name
-        self._float, self._rounded = _constants(model), _constants(rounded)
-        relu = {node.input[0] for node in self._nodes if node.op_type == "Relu"}
+    def __init__(self, parameters: Parameters, levels: int = 255) -> None:
+        self._network = parameters.exact
+        self._float, self._rounded = _constants(parameters.exact), _constants(parameters.rounded)
         self._grids = {
-            node.output[0]: (*grid(*ranges[node.output[0]], levels), levels)
-            for node in self._nodes
-            if node.op_type in ("Conv", "Add", "Relu", "GlobalAveragePool")
-            and node.output[0] not in relu
+            layer.output: (*grid(*parameters.activations[layer.output], levels), levels)
+            for layer in self._network.maps
         }
-        self.layers = [node.name for node in self._nodes if node.op_type in ("Conv", "Gemm")]
+        self.layers = [layer.name for layer in self._network.weighted]
         self._owner = self._owners()
 
     def logits(
@@ -107,7 +88,7 @@ class Simulation:
             Layer name to float32 (N, 10).
         """
         chosen = set(layers)
-        first = {node.name: place for place, node in enumerate(self._nodes)}
+        first = {layer.name: place for place, layer in enumerate(self._network.layers)}
         unchanged: list[torch.Tensor] = []
         changed: dict[str, list[torch.Tensor]] = {name: [] for name in self.layers}
         with torch.inference_mode():
@@ -115,7 +96,8 @@ class Simulation:
                 values = self._run(torch.from_numpy(batch), chosen)
                 unchanged.append(self._score(values))
                 for name, parts in changed.items():
-                    rest = self._run(values[self._input], chosen ^ {name}, values, first[name])
+                    images_again = values[self._network.input]
+                    rest = self._run(images_again, chosen ^ {name}, values, first[name])
                     parts.append(self._score(rest))
             return torch.cat(unchanged).numpy(), {
                 name: torch.cat(parts).numpy() for name, parts in changed.items()
@@ -124,13 +106,12 @@ class Simulation:
     def _owners(self) -> dict[str, str]:
         """Each tensor's layer: the weighted one that last shaped it."""
         owner: dict[str, str] = {}
-        for node in self._nodes:
-            if node.op_type in ("Conv", "Gemm"):
-                owner[node.output[0]] = node.name
+        for layer in self._network.layers:
+            if layer.name in self.layers:
+                owner[layer.output] = layer.name
             else:
-                before = [owner[name] for name in node.input if name in owner]
-                if before:
-                    owner[node.output[0]] = max(before, key=self.layers.index)
+                before = [owner[name] for name in layer.inputs]
+                owner[layer.output] = max(before, key=self.layers.index)
         return owner
 
     def _run(
@@ -140,53 +121,46 @@ class Simulation:
         known: Mapping[str, torch.Tensor] = {},
         first: int = 0,
     ) -> dict[str, torch.Tensor]:
-        """Every tensor; those of the nodes before `first` are known."""
-        values = {**known, self._input: images}
-        for node in self._nodes[first:]:
-            if node.op_type == "Softmax":
-                continue
-            constants = self._rounded if node.name in chosen else self._float
-            y = _compute(node, [values.get(n, constants.get(n)) for n in node.input])
-            name = node.output[0]
-            if name in self._grids and self._owner[name] in chosen:
-                scale, zero_point, levels = self._grids[name]
+        """Every tensor; those of the layers before `first` are known."""
+        network = self._network
+        values = {**known, network.input: images, network.planes: images.permute(0, 3, 1, 2)}
+        for layer in network.layers[first:]:
+            constants = self._rounded if layer.name in chosen else self._float
+            y = _compute(layer, [values[name] for name in layer.inputs], constants)
+            if layer.output in self._grids and self._owner[layer.output] in chosen:
+                scale, zero_point, levels = self._grids[layer.output]
                 y = torch.fake_quantize_per_tensor_affine(y, scale, zero_point, 0, levels)
-            values[name] = y
+            values[layer.output] = y
+            if isinstance(layer, Pooling):
+                values[layer.flat] = y.flatten(1)
         return values
 
     def _score(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return next(values[n.input[0]] for n in self._nodes if n.op_type == "Softmax")
+        return values[self._network.dense.output]
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    return {
-        entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy())
-        for entry in model.graph.initializer
-    }
+def _constants(network: Network) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array.copy()) for name, array in network.constants().items()}
 
 
-def _compute(node: onnx.NodeProto, inputs: list[Any]) -> torch.Tensor:
-    """One operator of a ResNet8 in float32."""
+def _compute(
+    layer: Layer, inputs: list[torch.Tensor], constants: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """One layer in float32."""
     x = inputs[0]
-    match node.op_type:
-        case "Transpose":
-            return x.permute(*ints(node, "perm", []))
-        case "Conv":
-            top, left, bottom, right = ints(node, "pads", [0, 0, 0, 0])
-            padded = functional.pad(x, (left, right, top, bottom)) if top + bottom else x
-            return functional.conv2d(padded, inputs[1], inputs[2], ints(node, "strides", [1, 1]))
-        case "Gemm":
-            return x @ inputs[1] + inputs[2]
-        case "Add":
-            return x + inputs[1]
-        case "Relu":
-            return x.relu()
-        case "GlobalAveragePool":
+    match layer:
+        case Convolution():
+            top, left, bottom, right = layer.pads
+            padded = functional.pad(x, (left, right, top, bottom)) if any(layer.pads) else x
+            weight, bias = constants[layer.weight], constants[layer.bias]
+            y = functional.conv2d(padded, weight, bias, layer.strides)
+        case Addition():
+            y = x + inputs[1]
+        case Pooling():
             return x.mean(dim=(2, 3), keepdim=True)
-        case "Reshape" | "Flatten":
-            return x.flatten(1)
-        case other:
-            raise NotImplementedError(f"no simulated form of {other}")
+        case Dense():
+            return x @ constants[layer.weight] + constants[layer.bias]
+    return y.relu() if layer.before_relu else y
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,29 +1,33 @@
-"""Quantization parameters: decided once from calibration images, used by both frameworks."""
+"""Quantization parameters: what calibration decided, for any framework to write."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import environment
+from resnet8_eval import environment, network
+from resnet8_eval.network import Network, Pooling
 
-MODEL, ACTIVATIONS, WEIGHTS = "rounded.onnx", "activations.json", "weights.npz"
-EQUALIZED = "equalized.onnx"
+EXACT: Final = "equalized.onnx"
 """The float32 network that the rounded one stands for, channel by channel."""
-WEIGHT_LIMIT = 127
+ROUNDED: Final = "rounded.onnx"
+ACTIVATIONS, WEIGHTS = "activations.json", "weights.npz"
+WEIGHT_LIMIT: Final = 127
 """Rounded weights lie in [-127, 127]: symmetric, so that int8 and uint8 (zero point 128) hold the
 same values."""
-SATURATION_FREE_LIMIT = 63
+SATURATION_FREE_LIMIT: Final = 63
 """The same for processors without VNNI. There two products of an unsigned and a signed byte are
 summed in 16 bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 = 64770 does not."""
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _HELD_BACK = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 """Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
+
+Ranges = dict[str, tuple[float, float]]
 
 
 def exact_weight_limit() -> int:
@@ -46,26 +50,43 @@ def exact_weight_limit() -> int:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that turns the folded float32 network into a quantized one.
+    """Everything that turns a float32 network into a quantized one.
 
     Attributes
     ----------
-    model
-        The equalized ONNX model with weights that lie on their grid, biases corrected.
+    exact
+        The equalized float32 network.
+    rounded
+        The same with weights that lie on their grid, and corrected biases.
     activations
-        Tensor name to the range (lowest, highest) of real values that its 8 bits span; it always
-        holds zero.
+        Tensor to the range (lowest, highest) of real values that its 8 bits span; it always holds
+        zero. The network's input and the output of every map have one.
     scales
-        Weight name to float32 scales, one for each output channel.
+        Weight to float32 scales, one for each output channel. A layer left in float has none.
     integers
-        Weight name to int8 values in [-127, 127], output channel first; times its scale, each
-        gives the weight in `model`.
+        Weight to int8 values in [-127, 127], output channel first; times its scale, each gives the
+        weight in `rounded`.
     """
 
-    model: Path
-    activations: dict[str, tuple[float, float]]
+    exact: Network
+    rounded: Network
+    activations: Ranges
     scales: dict[str, NDArray[np.float32]]
     integers: dict[str, NDArray[np.int8]]
+
+    def every_range(self) -> Ranges:
+        """`activations`, also by the names of tensors that share the range of another.
+
+        Those are tensors that are only moved, and those that go straight into a ReLU.
+        """
+        ranges = dict(self.activations)
+        ranges[self.rounded.planes] = ranges[self.rounded.input]
+        for layer in self.rounded.maps:
+            if isinstance(layer, Pooling):
+                ranges[layer.flat] = ranges[layer.output]
+            elif layer.before_relu:
+                ranges[layer.before_relu] = ranges[layer.output]
+        return ranges
 
     @classmethod
     def load(cls, folder: Path) -> Parameters:
@@ -77,14 +98,17 @@ class Parameters:
                 kind, _, name = key.partition(" ")
                 kinds[kind][name] = arrays[key]
         return cls(
-            folder / MODEL,
+            network.read(folder / EXACT),
+            network.read(folder / ROUNDED),
             {name: (low, high) for name, (low, high) in ranges.items()},
             kinds["scale"],
             kinds["integers"],
         )
 
     def save(self, folder: Path) -> None:
-        """Write ranges and weights beside the model, which lies in `folder` already."""
+        """Write them into `folder`."""
+        self.exact.save(folder / EXACT)
+        self.rounded.save(folder / ROUNDED)
         (folder / ACTIVATIONS).write_text(json.dumps(self.activations, indent=1))
         arrays: dict[str, Any] = {f"scale {name}": scale for name, scale in self.scales.items()}
         arrays |= {f"integers {name}": values for name, values in self.integers.items()}

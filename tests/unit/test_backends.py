@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval import runtimes
+from resnet8_eval import backends, configurations
+from resnet8_eval.backends import framework_of, scores
+from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.errors import ModelError
-from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline, model_path
+from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import preprocess
-from resnet8_eval.runtimes import framework_of, scores
 
 IMAGES = np.zeros((7, 32, 32, 3), np.uint8)
-WITHOUT_TENSORFLOW = [name for name in CONFIGURATIONS if not name.startswith("keras")]
+WITHOUT_TENSORFLOW = [row for row in configurations.CONFIGURATIONS if row.framework != "keras"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_images_are_fed_in_order_and_preprocessed() -> None:
 
     images = np.zeros((250, 32, 32, 3), np.uint8)
     images[:, 0, 0, 0] = np.arange(250)
-    result = runtimes.run(runtime, images)
+    result = backends.run(runtime, images)
     assert [len(batch) for batch in fed] == [100, 100, 50]
     assert np.concatenate(fed).tobytes() == preprocess(images).tobytes()
     assert result[:, 3].tolist() == list(range(250))
@@ -71,7 +72,9 @@ def test_images_are_fed_in_order_and_preprocessed() -> None:
 def test_scores_that_are_none_are_refused(
     monkeypatch: pytest.MonkeyPatch, result: NDArray[np.float64], given: str
 ) -> None:
-    monkeypatch.setattr(runtimes, "_open", lambda *_: lambda _batch: result.astype(np.float32))
+    monkeypatch.setattr(
+        ort_backend, "open_model", lambda *_: lambda _batch: result.astype(np.float32)
+    )
     with pytest.raises(ModelError, match="does not give one finite score for each class") as caught:
         scores(Path("model.onnx"), IMAGES, threads=1)
     assert given in caught.value.given
@@ -87,13 +90,15 @@ def test_a_session_computes_as_it_was_asked_to(
         return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=run)
 
     asked: list[tuple[str, int, str]] = []
-    monkeypatch.setattr(runtimes, "open_session", session)
+    monkeypatch.setattr(ort_backend, "open_session", session)
     scores(Path("model.onnx"), IMAGES, threads=1, execution=execution)
     assert asked == [("model.onnx", 1, execution)]
 
 
 def test_scores_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "_open", lambda *_: lambda batch: np.zeros((len(batch), 10)))
+    monkeypatch.setattr(
+        ort_backend, "open_model", lambda *_: lambda batch: np.zeros((len(batch), 10))
+    )
     assert scores(Path("model.onnx"), IMAGES, threads=1).dtype == np.float32
 
 
@@ -105,41 +110,43 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, name: str, content: 
         scores(tmp_path / name, IMAGES, threads=1)
 
 
-@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
-def test_a_model_cut_short_is_refused(tmp_path: Path, pipeline: Pipeline, name: str) -> None:
-    path = model_path(pipeline, name)
+@pytest.mark.parametrize("row", WITHOUT_TENSORFLOW, ids=lambda row: row.name)
+def test_a_model_cut_short_is_refused(
+    tmp_path: Path, pipeline: Pipeline, row: configurations.Configuration
+) -> None:
+    path = model_path(pipeline, row)
     (tmp_path / path.name).write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(ModelError, match="cannot be opened"):
         scores(tmp_path / path.name, IMAGES, threads=1)
 
 
-@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
+@pytest.mark.parametrize("row", WITHOUT_TENSORFLOW, ids=lambda row: row.name)
 def test_a_stored_model_gives_the_scores_that_were_recorded(
-    pipeline: Pipeline, standin_test: Split, name: str
+    pipeline: Pipeline, standin_test: Split, row: configurations.Configuration
 ) -> None:
     """Whatever ran before in this process, and however many threads it has."""
-    recorded = np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))[:200]
-    found = scores(model_path(pipeline, name), standin_test.images[:200], threads=2)
+    recorded = np.load(pipeline.artifact(f"scores/{row.name}").path("scores.npy"))[:200]
+    found = scores(model_path(pipeline, row), standin_test.images[:200], threads=2)
     assert found.shape == (200, 10)
     assert found.sum(axis=1) == pytest.approx(np.ones(200), abs=1e-4)
     assert np.abs(found - recorded).max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
+@pytest.mark.parametrize("row", WITHOUT_TENSORFLOW, ids=lambda row: row.name)
 def test_an_image_s_scores_do_not_depend_on_its_batch(
-    pipeline: Pipeline, standin_test: Split, name: str
+    pipeline: Pipeline, standin_test: Split, row: configurations.Configuration
 ) -> None:
-    together = scores(model_path(pipeline, name), standin_test.images[:5], threads=1)
-    alone = scores(model_path(pipeline, name), standin_test.images[4:5], threads=1)
+    together = scores(model_path(pipeline, row), standin_test.images[:5], threads=1)
+    alone = scores(model_path(pipeline, row), standin_test.images[4:5], threads=1)
     assert np.abs(together[4] - alone[0]).max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["onnxruntime-int8", "onnxruntime-uint8"])
+@pytest.mark.parametrize("name", ["onnxruntime-int8-tuned", "onnxruntime-uint8-tuned"])
 def test_kernels_and_reference_arithmetic_agree(
     pipeline: Pipeline, standin_test: Split, name: str
 ) -> None:
     kernel = np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))[:500]
-    path = model_path(pipeline, name)
+    path = model_path(pipeline, configurations.of(name))
     reference = scores(path, standin_test.images[:500], threads=1, execution="reference")
     assert not np.array_equal(kernel, reference)
     assert (kernel.argmax(axis=1) != reference.argmax(axis=1)).sum() <= 2

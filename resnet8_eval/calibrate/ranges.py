@@ -6,26 +6,20 @@ import math
 from typing import Final, NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from resnet8_eval.quantize.graph import Probe
-from resnet8_eval.quantize.parameters import grid
-from resnet8_eval.quantize.recipes import Method
+from resnet8_eval.calibrate.parameters import Ranges, grid
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.network import Network, Pooling
 
-BINS = 2048
-SHRINKINGS = np.linspace(0.05, 1.0, 96)
+BINS: Final = 2048
+SHRINKINGS: Final = np.linspace(0.05, 1.0, 96)
 """Ranges that the least squared error is looked for among, relative to the widest."""
-_SAME_GRID = ("Transpose", "Reshape")
-DEFAULT_METHOD: Final = Method()
-PERCENTILE: Final = DEFAULT_METHOD.percentile
-"""Share of an activation's calibration values that its range holds, in percent. Chosen on training
-images: cutting the few largest values buys every other one a finer step."""
-Ranges = dict[str, tuple[float, float]]
 
 
 class Observed(NamedTuple):
-    """What the activations were on the calibration images; every method cuts its ranges from it.
+    """What the activations were on the calibration images; every recipe cuts its ranges from it.
 
     Attributes
     ----------
@@ -42,45 +36,37 @@ class Observed(NamedTuple):
     fed_sha256: str
 
 
-def observe(model: onnx.ModelProto, images: NDArray[np.uint8], threads: int) -> Observed:
-    """Collect a histogram of every activation.
+def observe(network: Network, images: NDArray[np.uint8], threads: int) -> Observed:
+    """Collect a histogram of every map.
 
     Parameters
     ----------
-    model
-        Folded float32 network that ends its feature map in a GlobalAveragePool.
+    network
+        float32.
     images
         Calibration images, uint8 (N, 32, 32, 3).
     threads
         Threads for ONNX Runtime.
     """
-    measured = [
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type in ("Conv", "Add", "Relu", "GlobalAveragePool")
-        and node.output[0] not in _into_relu(model)
-    ]
-    probe = Probe(model, measured, threads)
+    measured = [layer.output for layer in network.maps]
+    probe = Probe(network, measured, threads)
     extremes = _extremes(probe, measured, images)
     fed_sha256 = probe.fed_sha256
     return Observed(extremes, _histograms(probe, extremes, images), fed_sha256)
 
 
 def activation_ranges(
-    model: onnx.ModelProto,
-    observed: Observed,
-    method: Method = DEFAULT_METHOD,
-    levels: int = 255,
+    network: Network, observed: Observed, recipe: Recipe = TUNED, levels: int = 255
 ) -> Ranges:
-    """Cut the range of every activation as `method` says.
+    """Cut the range of every map as `recipe` says.
 
     Parameters
     ----------
-    model
+    network
         The network that was observed.
     observed
         From :func:`observe`.
-    method
+    recipe
         Its ``ranges`` and ``percentile`` count here.
     levels
         Largest integer of the grid; it counts where the error of rounding is weighed.
@@ -89,26 +75,18 @@ def activation_ranges(
     -------
     dict
         Tensor name to (lowest, highest). The input spans exactly 0–255, so that its integers are
-        the pixels themselves. A tensor that goes straight into a ReLU takes the ReLU's range.
+        the pixels themselves.
     """
-    nodes = list(model.graph.node)
     ranges = {
-        name: _cut(*extremes, observed.histograms[name], method, levels)
+        name: _cut(*extremes, observed.histograms[name], recipe, levels)
         for name, extremes in observed.extremes.items()
     }
-    ranges |= {before: ranges[after] for before, after in _into_relu(model).items()}
-    ranges[model.graph.input[0].name] = (0.0, 255.0)
-    for node in nodes:
-        if node.op_type == "GlobalAveragePool":
-            ranges[node.output[0]] = _pooled(ranges[node.input[0]], ranges[node.output[0]])
-        if node.op_type in _SAME_GRID:
-            ranges[node.output[0]] = ranges[node.input[0]]
+    ranges[network.input] = (0.0, 255.0)
+    for layer in network.maps:
+        if isinstance(layer, Pooling):
+            before = ranges[layer.inputs[0]]
+            ranges[layer.output] = _pooled(before, ranges[layer.output], layer.area)
     return ranges
-
-
-def _into_relu(model: onnx.ModelProto) -> dict[str, str]:
-    """Tensors that go straight into a ReLU, and what comes out of it."""
-    return {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
 
 
 def _extremes(
@@ -140,15 +118,15 @@ def _cut(
     low: float,
     high: float,
     counts: NDArray[np.int64],
-    method: Method = DEFAULT_METHOD,
+    recipe: Recipe = TUNED,
     levels: int = 255,
 ) -> tuple[float, float]:
-    """The range that the method keeps of the values between `low` and `high`."""
-    if method.ranges == "minmax":
+    """The range that the recipe keeps of the values between `low` and `high`."""
+    if recipe.ranges == "minmax":
         return low, high
-    if method.ranges == "mse":
+    if recipe.ranges == "mse":
         return _least_squares(low, high, counts, levels)
-    return _percentile(low, high, counts, method.percentile)
+    return _percentile(low, high, counts, recipe.percentile)
 
 
 def _least_squares(
@@ -179,11 +157,14 @@ def _percentile(
     return min(float(lower), 0.0), max(float(upper), 0.0)
 
 
-def _pooled(before: tuple[float, float], pooled: tuple[float, float]) -> tuple[float, float]:
-    """Widen a pooled range to n/64 of the map's, for a whole n.
+def _pooled(
+    before: tuple[float, float], pooled: tuple[float, float], area: int
+) -> tuple[float, float]:
+    """Widen a pooled range to n/area of the map's, for a whole n.
 
-    PyTorch's integer pooling divides a sum of 64 integers by any whole number and cannot rescale;
-    so both frameworks use a grid that it can reach.
+    PyTorch's integer pooling divides a sum of `area` integers by any whole number and cannot
+    rescale; so both frameworks use a grid that it can reach.
     """
-    divisor = max(1, math.ceil(64 * pooled[1] / before[1])) if before[1] else 64
-    return 0.0, before[1] * divisor / 64
+    share = [mean / whole for mean, whole in zip(pooled, before, strict=True) if whole]
+    divisor = max(1, math.ceil(area * max(share))) if share else area
+    return before[0] * divisor / area, before[1] * divisor / area

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from resnet8_eval import quantize, runtimes, torchscript
+from resnet8_eval import backends, configurations, proof
+from resnet8_eval.backends import torch as torch_backend
+from resnet8_eval.backends import torchscript
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.checks import failed
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import onnx_to_torch
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.quantize import torch_quantize
-from resnet8_eval.quantize.parameters import Parameters
-from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.store import file_sha256
 
-NAMES = [name for name, recipe in RECIPES.items() if recipe.framework == "torch"]
-KERNELS, REFERENCE = "torch-int8", "torch-uint8"
+ROWS = configurations.quantized("torch")
+NAMES = [row.name for row in ROWS]
+KERNELS, REFERENCE = "torch-int8-tuned", "torch-uint8-tuned"
 
 
 @pytest.fixture(autouse=True)
@@ -42,19 +45,21 @@ MAKE = """
 import sys
 from pathlib import Path
 
-from resnet8_eval import quantize
-from resnet8_eval.quantize.recipes import RECIPES
+from resnet8_eval import configurations
+from resnet8_eval.backends import torch
+from resnet8_eval.calibrate.parameters import Parameters
 
 for name in sys.argv[3:]:
     folder = Path(sys.argv[2]) / name
     folder.mkdir(parents=True)
-    quantize.quantize(Path(sys.argv[1]), RECIPES[name], folder)
+    parameters = Parameters.load(Path(sys.argv[1]))
+    torch.write(parameters, configurations.of(name), folder / "model.pt")
 """
 
 
 def test_models_made_twice_are_the_same_to_the_byte(pipeline: Pipeline, tmp_path: Path) -> None:
     """Whichever the process made before: TorchScript numbers the classes that it has seen."""
-    parameters = pipeline.artifact("parameters").folder
+    parameters = pipeline.artifact("parameters/tuned").folder
     for number, names in enumerate([NAMES, NAMES[::-1], NAMES[:1], NAMES[1:]]):
         words = [sys.executable, "-W", "ignore", "-c", MAKE, parameters, tmp_path / str(number)]
         subprocess.run([*map(str, words), *names], check=True)  # noqa: S603 (our own code)
@@ -65,13 +70,13 @@ def test_models_made_twice_are_the_same_to_the_byte(pipeline: Pipeline, tmp_path
 
 
 def test_a_model_says_nothing_of_the_machine_that_made_it(pipeline: Pipeline) -> None:
-    package = str(Path(quantize.__file__).parents[2])
+    package = str(Path(backends.__file__).parents[2])
     for name in NAMES:
         assert package.encode() not in stored(pipeline, name).read_bytes()
 
 
 def test_the_census_of_integer_kernels(pipeline: Pipeline) -> None:
-    found = torch_quantize.census(stored(pipeline, KERNELS))
+    found = torch_backend.census(stored(pipeline, KERNELS))
     counts = found["quantized_ops"]
     assert counts["conv2d"] + counts["conv2d_relu"] == 9
     assert counts["qlinear_pointwise"] == 1
@@ -83,7 +88,7 @@ def test_the_census_of_integer_kernels(pipeline: Pipeline) -> None:
 
 
 def test_the_census_of_reference_arithmetic(pipeline: Pipeline) -> None:
-    found = torch_quantize.census(stored(pipeline, REFERENCE))
+    found = torch_backend.census(stored(pipeline, REFERENCE))
     assert found["quantized_ops"] == {"_convolution": 9, "add": 3, "avg_pool2d": 1, "linear": 1}
     assert found["float_ops"] == {"softmax": 1}
     assert list(found["weights"].values()) == ["uint8"] * 10
@@ -93,7 +98,7 @@ def test_the_census_of_reference_arithmetic(pipeline: Pipeline) -> None:
 def test_the_census_of_a_float_model(pipeline: Pipeline, tmp_path: Path) -> None:
     module = onnx_to_torch.convert(pipeline.artifact("folded").path("folded.onnx"))
     torchscript.save(module, tmp_path / "model.pt")
-    found = torch_quantize.census(tmp_path / "model.pt")
+    found = torch_backend.census(tmp_path / "model.pt")
     assert found["quantized_ops"] == {}
     assert sum(found["float_ops"].values()) == 15
     assert set(found["weights"].values()) == {"float32"}
@@ -126,7 +131,7 @@ def in_float(network: Any, name: str) -> None:
 
 
 def float_storage(network: Any, name: str) -> None:
-    """Stored in float, but dequantized once more to look quantized in the graph."""
+    """Stored in float, and used as it is."""
     network.layers[name].weight = network.layers[name].weight.dequantize()
 
 
@@ -137,7 +142,7 @@ def float_result(network: Any, name: str) -> None:
     layer.forward = lambda x: honest(x).dequantize()
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", [row.name for row in configurations.quantized()])
 def test_one_network_has_the_same_number_of_operators_in_every_census(
     pipeline: Pipeline, name: str
 ) -> None:
@@ -146,21 +151,43 @@ def test_one_network_has_the_same_number_of_operators_in_every_census(
     assert counts == [14, 1]
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_layer_that_the_recipe_leaves_in_float_is_in_float(
+    pipeline: Pipeline, tmp_path: Path, row: configurations.Configuration, place: int
+) -> None:
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    layer = parameters.exact.weighted[place]
+    weights, exact = parameters.rounded.weights(), parameters.exact.weights()
+    kept = {name: exact[name] for name in (layer.weight, layer.bias)}
+    parameters = replace(
+        parameters,
+        rounded=parameters.rounded.with_weights(weights | kept),
+        scales={name: s for name, s in parameters.scales.items() if name != layer.weight},
+    )
+    found = torch_backend.write(parameters, row, tmp_path / "model.pt")
+    assert found["weights"][layer.name] == "float32"
+    assert found["convolutions"] == ([8, 1] if place == 1 else [9, 0])
+    assert found["products"] == ([1, 0] if place == 1 else [0, 1])
+    stored_tensors = torch_backend.read_back(tmp_path / "model.pt", parameters.rounded)
+    assert not failed(proof.compare(stored_tensors, parameters, row))
+
+
 @pytest.fixture
 def network(pipeline: Pipeline) -> Any:
     """The reference network, to plant faults in."""
-    parameters = Parameters.load(pipeline.artifact("parameters").folder)
-    return torch_quantize.network(parameters, RECIPES[REFERENCE], kernels=False)
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    return torch_backend._network(parameters, configurations.of(REFERENCE))
 
 
 def census(network: Any, folder: Path) -> dict[str, Any]:
     with torchscript.deprecations_ignored():
         torchscript.save(network, folder / "model.pt")
-    return torch_quantize.census(folder / "model.pt")
+    return torch_backend.census(folder / "model.pt")
 
 
 @pytest.mark.parametrize("position", [0, 8])
-@pytest.mark.parametrize(("plant", "left"), [(in_float, 1), (float_storage, 0)])
+@pytest.mark.parametrize(("plant", "left"), [(in_float, 1), (float_storage, 1)])
 def test_one_layer_with_float_weights_is_counted(
     tmp_path: Path, network: Any, plant: Callable[[Any, str], None], left: int, position: int
 ) -> None:
@@ -190,7 +217,7 @@ def test_an_operator_without_weights_that_reads_float_is_counted(
 
 
 def test_no_engine_of_this_torch_takes_unsigned_weights_and_each_says_why() -> None:
-    found = torch_quantize.unsigned_kernel_support()
+    found = torch_backend.unsigned_kernel_support()
     engines = {name for name in torch.backends.quantized.supported_engines if name != "none"}
     assert found["unsigned_weights"] is False
     assert set(found["said"]) == engines
@@ -205,11 +232,11 @@ def test_an_engine_that_accepts_is_believed(monkeypatch: pytest.MonkeyPatch) -> 
         conv2d = staticmethod(lambda *_: None)
 
     monkeypatch.setattr(torch.ops, "quantized", Accepting)
-    assert torch_quantize.unsigned_kernel_support()["unsigned_weights"] is True
+    assert torch_backend.unsigned_kernel_support()["unsigned_weights"] is True
 
 
 def test_asking_leaves_the_engine_that_this_suite_uses() -> None:
-    torch_quantize.unsigned_kernel_support()
+    torch_backend.unsigned_kernel_support()
     assert torch.backends.quantized.engine == torchscript.ENGINE
 
 
@@ -220,7 +247,7 @@ def test_scores_do_not_depend_on_the_engine_that_was_set_before(
     if engine not in torch.backends.quantized.supported_engines:
         pytest.skip(f"this torch has no {engine}")
     torch.backends.quantized.engine = engine
-    found = runtimes.scores(stored(pipeline, KERNELS), standin_test.images[:300], threads=1)
+    found = backends.scores(stored(pipeline, KERNELS), standin_test.images[:300], threads=1)
     recorded = np.load(pipeline.artifact(f"scores/{KERNELS}").path("scores.npy"))[:300]
     assert np.array_equal(found, recorded)
 
@@ -229,16 +256,18 @@ WITHOUT_VNNI = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from resnet8_eval import quantize, runtimes
+from resnet8_eval import backends, configurations, network
+from resnet8_eval.backends import torch
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.tuned import calibrate
 from resnet8_eval.cifar10 import read_split
-from resnet8_eval.quantize.calibrate import calibrate
-from resnet8_eval.quantize.recipes import RECIPES
 
 folded, images, dataset, out = map(Path, sys.argv[1:])
-record = calibrate(folded, np.load(images)[::5], out, 1)
-quantize.quantize(out, RECIPES["torch-int8"], out)
+record = calibrate(network.read(folded), np.load(images)[::5], out, 1)
+row = configurations.of("torch-int8-tuned")
+torch.write(Parameters.load(out), row, out / "model.pt")
 test = read_split(dataset, "test")
-scores = runtimes.scores(out / "model.pt", test.images, threads=1)
+scores = backends.scores(out / "model.pt", test.images, threads=1)
 print(json.dumps([record["method"]["weight_limit"], int((scores.argmax(1) == test.labels).sum())]))
 """
 

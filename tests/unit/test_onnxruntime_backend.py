@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from resnet8_eval import onnx_session, quantize
+from resnet8_eval import configurations, proof
+from resnet8_eval.backends import onnxruntime as ort_backend
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.checks import failed
 from resnet8_eval.environment import is_x86
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.quantize import ort_quantize
-from resnet8_eval.quantize.recipes import RECIPES
 from resnet8_eval.store import file_sha256
 from tests.planted import (
     edited,
@@ -24,8 +26,9 @@ from tests.planted import (
     weight_made_8_bit_on_the_fly,
 )
 
-NAMES = [name for name, recipe in RECIPES.items() if recipe.framework == "onnxruntime"]
-KINDS = {"onnxruntime-int8": "int8", "onnxruntime-uint8": "uint8"}
+ROWS = configurations.quantized("onnxruntime")
+NAMES = [row.name for row in ROWS]
+KINDS = {row.name: row.dtype for row in ROWS}
 
 
 def stored(pipeline: Pipeline, name: str = NAMES[0]) -> Path:
@@ -36,15 +39,16 @@ def stored(pipeline: Pipeline, name: str = NAMES[0]) -> Path:
 def test_a_model_made_twice_is_the_same_to_the_byte(
     pipeline: Pipeline, tmp_path: Path, name: str
 ) -> None:
-    parameters = pipeline.artifact("parameters").folder
-    record = quantize.quantize(parameters, RECIPES[name], tmp_path)
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    path = tmp_path / "model.onnx"
+    record = ort_backend.write(parameters, configurations.of(name), path)
     assert file_sha256(tmp_path / "model.onnx") == file_sha256(stored(pipeline, name))
     assert record == pipeline.artifact(f"model/{name}").record
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_census_of_an_honest_model(pipeline: Pipeline, name: str) -> None:
-    found = ort_quantize.census(stored(pipeline, name))
+    found = ort_backend.census(stored(pipeline, name))
     assert found["quantized_ops"] == {"Conv": 9, "Add": 3, "GlobalAveragePool": 1, "Gemm": 1}
     assert found["float_ops"] == {"Softmax": 1}
     assert list(found["weights"].values()) == [KINDS[name]] * 10
@@ -73,7 +77,7 @@ def test_no_two_classes_tie(pipeline: Pipeline, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_onnxruntime_runs_every_convolution_in_integers(pipeline: Pipeline, name: str) -> None:
-    kernels = ort_quantize.kernels(stored(pipeline, name))
+    kernels = ort_backend.kernels(stored(pipeline, name))
     assert kernels["QLinearConv"] == 9
     assert not any("Conv" in operator for operator in kernels if operator != "QLinearConv")
 
@@ -86,15 +90,37 @@ def test_what_a_default_session_leaves_in_float_is_recorded(pipeline: Pipeline) 
     assert unsigned["default_kernels"] == unsigned["kernels"]
 
 
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_layer_that_the_recipe_leaves_in_float_is_in_float(
+    pipeline: Pipeline, tmp_path: Path, place: int
+) -> None:
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    layer = parameters.exact.weighted[place]
+    weights, exact = parameters.rounded.weights(), parameters.exact.weights()
+    kept = {name: exact[name] for name in (layer.weight, layer.bias)}
+    parameters = replace(
+        parameters,
+        rounded=parameters.rounded.with_weights(weights | kept),
+        scales={name: s for name, s in parameters.scales.items() if name != layer.weight},
+    )
+    found = ort_backend.write(parameters, ROWS[0], tmp_path / "model.onnx")
+    assert list(found["weights"].values()).count("float32") == 1
+    assert found["weights"][layer.name] == "float32"
+    assert found["convolutions"] == ([8, 1] if place == 1 else [9, 0])
+    assert found["products"] == ([1, 0] if place == 1 else [0, 1])
+    stored_tensors = ort_backend.read_back(tmp_path / "model.onnx", parameters.rounded)
+    assert not failed(proof.compare(stored_tensors, parameters, ROWS[0]))
+
+
 @pytest.mark.parametrize("source", ["onnx", "folded"])
 def test_the_census_of_a_float_model(pipeline: Pipeline, source: str) -> None:
     path = next(pipeline.artifact(source).folder.glob("*.onnx"))
-    found = ort_quantize.census(path)
+    found = ort_backend.census(path)
     assert found["quantized_ops"] == {}
     assert found["float_ops"]["Conv"] == 9
     assert set(found["weights"].values()) == {"float32"}
     assert found["activations"] == []
-    assert "QLinearConv" not in ort_quantize.kernels(path)
+    assert "QLinearConv" not in ort_backend.kernels(path)
 
 
 FAULTS: dict[str, tuple[Callable[[Any], None], dict[str, int], str]] = {
@@ -116,7 +142,7 @@ def test_what_is_left_in_float_is_counted(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(edited(stored(pipeline), change))
-    found = ort_quantize.census(path)
+    found = ort_backend.census(path)
     assert found["float_ops"] == {"Softmax": 1, **in_float}
     assert {*found["weights"].values()} == {"int8", dtype}
     assert len(found["weights"]) == 10
@@ -131,7 +157,7 @@ def test_one_type_among_the_others_is_listed(pipeline: Pipeline, tmp_path: Path)
 
     path = tmp_path / "model.onnx"
     path.write_bytes(edited(stored(pipeline), change))
-    assert ort_quantize.census(path)["activations"] == ["int16", "int8"]
+    assert ort_backend.census(path)["activations"] == ["int16", "int8"]
 
 
 def test_a_session_that_forbids_signed_activations_leaves_convolutions_in_float(
@@ -140,7 +166,7 @@ def test_a_session_that_forbids_signed_activations_leaves_convolutions_in_float(
     """What the census cannot see, and the count of kernels does."""
     import onnxruntime as ort
 
-    monkeypatch.setattr(onnx_session, "unsigned", str)
+    monkeypatch.setattr(ort_backend, "unsigned", str)
     monkeypatch.setattr(ort.SessionOptions, "add_session_config_entry", lambda *_: None)
-    kernels = ort_quantize.kernels(stored(pipeline, "onnxruntime-int8"))
+    kernels = ort_backend.kernels(stored(pipeline, "onnxruntime-int8-tuned"))
     assert kernels.get("QLinearConv", 0) < 9

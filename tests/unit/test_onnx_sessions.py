@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resnet8_eval import onnx_session
+from resnet8_eval.backends import Execution
+from resnet8_eval.backends import onnxruntime as ort_backend
+from resnet8_eval.backends.onnxruntime import open_session, unsigned
 from resnet8_eval.cifar10 import Split
-from resnet8_eval.onnx_session import Execution, open_session, unsigned
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import batches
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
@@ -22,7 +23,7 @@ from tests.planted import edited
 
 
 def stored(pipeline: Pipeline, dtype: str) -> Path:
-    return pipeline.artifact(f"model/onnxruntime-{dtype}").path("model.onnx")
+    return pipeline.artifact(f"model/onnxruntime-{dtype}-tuned").path("model.onnx")
 
 
 def outputs(path: Path, images: Any, execution: Execution) -> Any:
@@ -80,7 +81,7 @@ def convolutions(pipeline: Pipeline, folder: Path) -> Path:
 def test_convolutions_give_the_same_to_the_bit(
     pipeline: Pipeline, standin_test: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_session, "is_x86", lambda: True)
+    monkeypatch.setattr(ort_backend, "is_x86", lambda: True)
     path, images = convolutions(pipeline, tmp_path), standin_test.images[:100]
     assert np.array_equal(outputs(path, images, "kernel"), outputs(path, images, "signed kernel"))
 
@@ -118,10 +119,10 @@ def test_elsewhere_the_model_runs_as_it_is_stored(
     def refuse(_: Path) -> bytes:
         raise AssertionError("not to be called")
 
-    monkeypatch.setattr(onnx_session, "unsigned", refuse)
+    monkeypatch.setattr(ort_backend, "unsigned", refuse)
     for execution in ("signed kernel", "reference"):
         open_session(stored(pipeline, "int8"), 1, execution)
-    monkeypatch.setattr(onnx_session, "is_x86", lambda: False)
+    monkeypatch.setattr(ort_backend, "is_x86", lambda: False)
     open_session(stored(pipeline, "int8"), 1, "kernel")
 
 

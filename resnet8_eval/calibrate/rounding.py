@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from resnet8_eval.quantize.graph import Probe, Weights, ints, weighted
-from resnet8_eval.quantize.parameters import WEIGHT_LIMIT
-from resnet8_eval.quantize.recipes import Method
+from resnet8_eval.calibrate.parameters import WEIGHT_LIMIT
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.network import Convolution, Dense, Network
 
-DEFAULT_METHOD: Final = Method()
-_DAMPING = 0.01
+_DAMPING: Final = 0.01
 """Added to the diagonal, relative to its mean (Frantar et al. 2022, section 3.3)."""
 
 
@@ -22,13 +21,13 @@ class Rounded(NamedTuple):
 
     Attributes
     ----------
-    model
-        The network with rounded weights and corrected biases.
+    network
+        With rounded weights and corrected biases.
     scales, integers
-        As in :class:`resnet8_eval.quantize.parameters.Parameters`.
+        As in :class:`resnet8_eval.calibrate.parameters.Parameters`.
     """
 
-    model: onnx.ModelProto
+    network: Network
     scales: dict[str, NDArray[np.float32]]
     integers: dict[str, NDArray[np.int8]]
 
@@ -38,10 +37,7 @@ Moments = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def round_weights(
-    model: onnx.ModelProto,
-    moments: Moments,
-    method: Method = DEFAULT_METHOD,
-    limit: int = WEIGHT_LIMIT,
+    network: Network, moments: Moments, recipe: Recipe = TUNED, limit: int = WEIGHT_LIMIT
 ) -> Rounded:
     """Round every weight, one layer at a time, and correct the biases.
 
@@ -53,41 +49,42 @@ def round_weights(
 
     Parameters
     ----------
-    model
-        Folded float32 network.
+    network
+        float32.
     moments
         Of its inputs, from :func:`input_moments`.
-    method
-        Its ``granularity``, ``rounding`` and ``correct_bias`` count here.
+    recipe
+        Its ``granularity``, ``rounding``, ``correct_bias`` and ``float_layers`` count here.
     limit
         Largest magnitude of a rounded weight.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    weights = Weights(result)
+    weights = network.weights()
     scales, integers = {}, {}
-    for node in weighted(result):
-        name, bias = node.input[1], node.input[2]
-        transposed = node.op_type == "Gemm"
+    left_in_float = [network.weighted[place] for place in recipe.float_layers]
+    for layer in network.weighted:
+        if layer in left_in_float:
+            continue
+        name = layer.weight
+        transposed = isinstance(layer, Dense)  # output channel last
         weight = weights[name].T if transposed else weights[name]
         flat = weight.reshape(len(weight), -1)
         mean, covariance = moments[name]
         largest = np.maximum(np.abs(flat).max(axis=1), 1e-12)
-        if method.granularity == "per-tensor":
+        if recipe.granularity == "per-tensor":
             largest = np.full_like(largest, largest.max())
         # The scale is stored as float32: round against the scale that will be used.
         scale = (largest / limit).astype(np.float32)
-        if method.rounding == "gptq":
+        if recipe.rounding == "gptq":
             rounded = gptq(flat, covariance, scale.astype(np.float64), limit)
         else:
             rounded = np.clip(np.round(flat / scale[:, None].astype(np.float64)), -limit, limit)
         on_grid = rounded * scale[:, None].astype(np.float64)
         grid_weight = on_grid.reshape(weight.shape)
         weights[name] = grid_weight.T if transposed else grid_weight
-        if method.correct_bias:
-            weights[bias] = weights[bias] + (flat - on_grid) @ mean
+        if recipe.correct_bias:
+            weights[layer.bias] = weights[layer.bias] + (flat - on_grid) @ mean
         scales[name], integers[name] = scale, rounded.reshape(weight.shape).astype(np.int8)
-    return Rounded(result, scales, integers)
+    return Rounded(network.with_weights(weights), scales, integers)
 
 
 def gptq(
@@ -131,26 +128,29 @@ def gptq(
     return result
 
 
-def input_moments(model: onnx.ModelProto, images: NDArray[np.uint8], threads: int) -> Moments:
+def input_moments(network: Network, images: NDArray[np.uint8], threads: int) -> Moments:
     """Mean and covariance of the inputs of every weighted layer.
 
     Parameters
     ----------
-    model
-        Folded float32 network.
+    network
+        float32.
     images
         Calibration images, uint8 (N, 32, 32, 3).
     threads
         Threads for ONNX Runtime.
     """
-    nodes = weighted(model)
-    count = dict.fromkeys((node.input[1] for node in nodes), 0)
+    layers = network.weighted
+    weights = network.constants()
+    count = dict.fromkeys((layer.weight for layer in layers), 0)
     total: dict[str, Any] = {name: np.float64(0) for name in count}
     squares: dict[str, Any] = {name: np.float64(0) for name in count}
-    probe = Probe(model, list(dict.fromkeys(node.input[0] for node in nodes)), threads)
+    probe = Probe(network, list(dict.fromkeys(layer.inputs[0] for layer in layers)), threads)
     for values in probe.run(images):
-        for node in nodes:
-            name, rows = node.input[1], _rows(node, values[node.input[0]])
+        for layer in layers:
+            name, rows = layer.weight, values[layer.inputs[0]]
+            if isinstance(layer, Convolution):
+                rows = _windows(layer, weights[name].shape[2:], rows)
             count[name] += len(rows)
             total[name] = total[name] + rows.sum(axis=0, dtype=np.float64)
             squares[name] = squares[name] + (rows.T @ rows).astype(np.float64)
@@ -161,13 +161,12 @@ def input_moments(model: onnx.ModelProto, images: NDArray[np.uint8], threads: in
     }
 
 
-def _rows(node: onnx.NodeProto, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors that a layer multiplies by its weights, shape (rows, in)."""
-    if node.op_type == "Gemm":
-        return values
-    top, left, bottom, right = ints(node, "pads", [0, 0, 0, 0])
-    down, across = ints(node, "strides", [1, 1])
-    kernel = ints(node, "kernel_shape", [1, 1])
+def _windows(
+    layer: Convolution, kernel: tuple[int, ...], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The vectors that a convolution multiplies by its weights, shape (rows, in)."""
+    top, left, bottom, right = layer.pads
+    down, across = layer.strides
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))
     windows = windows[:, :, ::down, ::across].transpose(0, 2, 3, 1, 4, 5)

@@ -1,0 +1,215 @@
+"""Keras, ONNX Runtime and PyTorch behind one protocol.
+
+Each framework is one module of this package that has the functions of :class:`Backend`. It is
+imported when it is needed, and imports its framework only when it is asked for something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.errors import ModelError
+from resnet8_eval.preprocess import batches
+
+if TYPE_CHECKING:
+    from resnet8_eval.calibrate.parameters import Parameters
+    from resnet8_eval.configurations import Configuration, Framework
+    from resnet8_eval.network import Network
+    from resnet8_eval.store import Record
+
+Images = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+Tensors = dict[str, NDArray[np.float32]]
+Runtime = Callable[[NDArray[np.float32]], Scores]
+"""float32 (n, 32, 32, 3) in [0, 255] to float32 scores (n, 10)."""
+Execution = Literal["kernel", "signed kernel", "reference", "default"]
+
+SUFFIXES: Final[dict[str, Framework]] = {
+    ".h5": "keras",
+    ".keras": "keras",
+    ".onnx": "onnxruntime",
+    ".pt2": "torch",
+    ".pt": "torch",
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A quantized tensor as it was read back from a stored model.
+
+    Attributes
+    ----------
+    name
+        The network's name of it; a bias goes by the name of its layer's weight.
+    kind
+        What it is.
+    dtype
+        What is stored.
+    axis
+        Of the scales; None for one scale.
+    scales, zero_points
+        As stored; none for a float bias.
+    values
+        Of weights, the integers less their zero point, output channel first; of biases, the real
+        numbers; None for activations.
+    wrong_axis
+        Whether the scales lie along another axis than the output channels.
+    """
+
+    name: str
+    kind: Literal["activation", "weight", "bias"]
+    dtype: str
+    axis: int | None
+    scales: list[float]
+    zero_points: list[int]
+    values: NDArray[Any] | None = None
+    wrong_axis: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """Built-in types, for a record."""
+        return {
+            key: value for key, value in asdict(self).items() if key not in ("values", "wrong_axis")
+        }
+
+
+class Backend(Protocol):
+    """What a framework's module offers."""
+
+    MODEL_FILE: str
+    """Name of a quantized model that :meth:`write` makes."""
+
+    def open_model(self, path: Path, threads: int, execution: Execution) -> Runtime:
+        """Open a stored model to run it."""
+
+    def write(self, parameters: Parameters, row: Configuration, path: Path) -> Record:
+        """Write a quantized model from given parameters.
+
+        Returns
+        -------
+        dict
+            As :meth:`census`, and what else the framework has to say of the model.
+        """
+
+    def census(self, path: Path) -> Record:
+        """Count what a stored model computes between 8-bit tensors and what in float.
+
+        An operator is quantized if every tensor that it computes with is an 8-bit one or comes out
+        of one; moving, converting and ReLU count as nothing. In reference arithmetic such an
+        operator still computes in float32.
+
+        Returns
+        -------
+        dict
+            ``quantized_ops`` and ``float_ops``, operator to count; ``convolutions`` and
+            ``products``, each ``[quantized, in float]``; ``weights``, layer to the dtype that its
+            weight is stored in; ``activations``, the dtypes that activations are quantized to.
+        """
+
+    def read_back(self, path: Path, network: Network) -> list[StoredTensor]:
+        """Read every quantized tensor of a stored model; shares no code with :meth:`write`."""
+
+    def tensors(
+        self,
+        path: Path,
+        parameters: Parameters,
+        row: Configuration,
+        names: Sequence[str],
+        images: Images,
+        threads: int,
+    ) -> Iterator[Tensors]:
+        """Yield what a quantized model computes for some maps, dequantized, batch by batch."""
+
+
+def backend(framework: str) -> Backend:
+    """The module of a framework."""
+    return cast("Backend", import_module(f"resnet8_eval.backends.{framework}"))
+
+
+def framework_of(path: Path) -> Framework:
+    """The framework that opens this kind of file.
+
+    Raises
+    ------
+    ModelError
+        If the suffix is none of :data:`SUFFIXES`.
+    """
+    try:
+        return SUFFIXES[path.suffix]
+    except KeyError:
+        raise ModelError(
+            f"{path.name} is no kind of model that can be evaluated.",
+            expected="a file named " + ", ".join(f"*{suffix}" for suffix in SUFFIXES),
+            given=str(path),
+            next_step="give a Keras, ONNX or PyTorch model (torch.export or TorchScript)",
+        ) from None
+
+
+def scores(path: Path, images: Images, *, threads: int, execution: Execution = "kernel") -> Scores:
+    """Run a stored model on stored images.
+
+    Parameters
+    ----------
+    path
+        Keras ``.h5`` or ``.keras``, ``.onnx``, ``.pt2`` (``torch.export``) or ``.pt``
+        (TorchScript).
+    images
+        uint8, shape (N, 32, 32, 3), RGB, NHWC.
+    threads
+        Threads for the framework's operators.
+    execution
+        For ONNX Runtime, see :func:`resnet8_eval.backends.onnxruntime.open_session`. A PyTorch
+        file is what it was saved as.
+
+    Returns
+    -------
+    ndarray
+        float32 scores, shape (N, 10).
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be opened, or does not give finite scores of shape (N, 10).
+    """
+    runtime = backend(framework_of(path)).open_model(path, threads, execution)
+    try:
+        result = run(runtime, images)
+    except Exception as error:  # each framework raises its own for images of another shape
+        raise ModelError(
+            f"{path.name} cannot be run on the images.",
+            expected="a network from float32 (N, 32, 32, 3), for any N, to one output (N, 10)",
+            given=f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}",
+            next_step="export the network with that input and output",
+        ) from error
+    if result.shape != (len(images), 10) or not np.isfinite(result).all():
+        raise ModelError(
+            f"{path.name} does not give one finite score for each class.",
+            expected=f"finite float32 of shape ({len(images)}, 10)",
+            given=f"shape {result.shape}, {int((~np.isfinite(result)).sum())} not finite",
+            next_step="check the model's weights for NaN and its output for ten classes",
+        )
+    return result.astype(np.float32, copy=False)
+
+
+def run(runtime: Runtime, images: Images) -> Scores:
+    """Feed images to a runtime, preprocessed batch by batch.
+
+    Parameters
+    ----------
+    runtime
+        What takes a batch.
+    images
+        uint8, shape (N, 32, 32, 3).
+
+    Returns
+    -------
+    ndarray
+        What it gave for each image, shape (N, 10).
+    """
+    return np.concatenate([runtime(batch) for batch in batches(images)])

@@ -1,0 +1,37 @@
+"""Keras: the framework that models come from. It runs them, and quantizes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet8_eval.backends import Execution, Runtime
+
+
+def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+    """Open a Keras model; see :class:`resnet8_eval.backends.Backend`."""
+    del execution  # there is but one
+    import tensorflow as tf
+
+    from resnet8_eval.convert.keras_to_onnx import load
+
+    _set_threads(tf, threads)
+    model = load(path)
+    forward = tf.function(
+        lambda batch: model(batch, training=False),
+        input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)],
+    )
+    return lambda batch: np.asarray(forward(batch))
+
+
+def _set_threads(tf: Any, threads: int) -> None:
+    threading = tf.config.threading
+    if threading.get_intra_op_parallelism_threads() != threads:
+        # Refused once TensorFlow has run anything; then `lanes.lane_environment` has decided.
+        try:
+            threading.set_intra_op_parallelism_threads(threads)
+            threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            return

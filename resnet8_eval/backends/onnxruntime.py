@@ -1,0 +1,384 @@
+"""ONNX Runtime: sessions, static quantization to QDQ models, and what a stored model holds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from resnet8_eval.backends import Execution, Images, Runtime, StoredTensor, Tensors
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.configurations import Configuration
+from resnet8_eval.environment import is_x86
+from resnet8_eval.errors import unreadable_model
+from resnet8_eval.network import Dense, Network
+from resnet8_eval.preprocess import batches
+from resnet8_eval.store import Record
+
+MODEL_FILE: Final = "model.onnx"
+SIGNED_ALLOWED: Final = {"session.qdqisint8allowed": "1"}
+"""Entries of a session with integer kernels. Without this one, on x86, ONNX Runtime turns signed
+activations into unsigned ones, passes over each tensor that is read twice, and then leaves six of
+the nine convolutions of the int8 model in float."""
+RUNS_AS_UNSIGNED: Final = "unsigned activations: 128 added to each value and each zero point"
+"""See :func:`unsigned`."""
+_ENTRIES: Final[dict[Execution, dict[str, str]]] = {
+    "kernel": SIGNED_ALLOWED,
+    "signed kernel": SIGNED_ALLOWED,
+    "reference": {"session.disable_quant_qdq": "1"},
+    "default": {},
+}
+_WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
+_MOVING: Final = frozenset({"Transpose", "Reshape", "Flatten", "Relu"})
+"""Operators that compute nothing new; ReLU is merged into the range that follows it."""
+
+
+def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+    """Open an ONNX model; see :class:`resnet8_eval.backends.Backend`."""
+    session = open_session(path, threads, execution)
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+
+
+def open_session(
+    path: Path, threads: int, execution: Execution = "kernel", *, save_to: Path | None = None
+) -> Any:
+    """Open an ONNX model with ONNX Runtime.
+
+    Parameters
+    ----------
+    path
+        ONNX model.
+    threads
+        Threads for its operators.
+    execution
+        ``"kernel"``: integer kernels, the fast ones of this processor: on x86, signed activations
+        run as unsigned ones (:func:`unsigned`). ``"signed kernel"``: integer kernels on the model
+        as it is stored. ``"reference"``: quantize and dequantize as they are written, with float32
+        operators between them. ``"default"``: what a session without any entry makes of the model.
+    save_to
+        Where to save the graph as ONNX Runtime rewrote it.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+        On the CPU.
+
+    Raises
+    ------
+    ModelError
+        If ONNX Runtime refuses the model.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    for name, value in _ENTRIES[execution].items():
+        options.add_session_config_entry(name, value)
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
+    try:
+        model = unsigned(path) if execution == "kernel" and is_x86() else str(path)
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no common base class for its errors
+        raise unreadable_model(path, "onnxruntime", error) from error
+
+
+def unsigned(path: Path) -> bytes | str:
+    """A QDQ model with every signed activation turned into an unsigned one.
+
+    128 is added to the zero point and, by the quantize step, to every value. Differences from the
+    zero point stay what they were, so convolutions and matrix products give the same integers.
+    Additions are computed in float, and of two values that are equally near ONNX Runtime may take
+    another; the proof of a configuration holds the result against the model as it is stored.
+
+    x86 multiplies unsigned with signed bytes; for signed with signed ones ONNX Runtime has no
+    vector kernel there, and needs nine times as long (``docs/performance.md``). It does the same
+    itself in a default session, but not with tensors that are read twice.
+
+    Parameters
+    ----------
+    path
+        ONNX model; nothing is written.
+
+    Returns
+    -------
+    bytes or str
+        The model; `path` where it has no signed activations.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    stored = {entry.name: entry for entry in graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {entry.name for entry in graph.output}
+    moved: dict[str, onnx.TensorProto] = {}
+    for quantize in graph.node:
+        if quantize.op_type != "QuantizeLinear" or quantize.output[0] in outputs:
+            continue
+        if any(attribute.name == "output_dtype" for attribute in quantize.attribute):
+            continue
+        step = [quantize, *readers.get(quantize.output[0], ())]
+        zero_points = {node.input[2] if len(node.input) > 2 else "" for node in step}
+        name = next(iter(zero_points))
+        if (
+            len(zero_points) == 1
+            and name in stored
+            and stored[name].data_type == onnx.TensorProto.INT8
+            and all(node.op_type == "DequantizeLinear" for node in step[1:])
+        ):
+            if name not in moved:
+                zero_point = numpy_helper.to_array(stored[name]).astype(np.int16) + 128
+                moved[name] = numpy_helper.from_array(zero_point.astype(np.uint8), f"{name}+128")
+            for node in step:
+                node.input[2] = moved[name].name
+    if not moved:
+        return str(path)
+    graph.initializer.extend(moved.values())
+    # What it says of 8-bit tensors between nodes is no longer so.
+    del graph.value_info[:]
+    return bytes(model.SerializeToString())
+
+
+def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
+    """Quantize with ``onnxruntime.quantization.quantize_static``.
+
+    The ranges come to it as its own calibration cache, so it runs no calibration of its own, and
+    the weights' scales as overrides. The matrix product of the last layer is quantized; its
+    result, the score, stays in float32, so that no two classes tie.
+
+    Parameters
+    ----------
+    parameters
+        From calibration.
+    row
+        A row of this framework.
+    path
+        Where to write the ONNX model.
+
+    Returns
+    -------
+    dict
+        As :func:`census`, and ``kernels``: the operators of the graph as ONNX Runtime runs it here;
+        ``default_kernels``: the same in a session that is opened without any of our settings;
+        ``runs_as``: what is done to activations before the former, or None.
+    """
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        TensorData,
+        TensorsData,
+        quantize_static,
+        save_tensors_data,
+    )
+
+    network = parameters.rounded
+    kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    weight_kind, activation_kind = kinds[row.weights_dtype], kinds[row.activations_dtype]
+    unsigned_weights = row.weights_dtype == "uint8"
+    zero_point = np.array(128, np.uint8) if unsigned_weights else np.array(0, np.int8)
+    in_float = [layer.name for layer in network.weighted if layer.weight not in parameters.scales]
+    overrides = {
+        layer.weight: [
+            {
+                "quant_type": weight_kind,
+                "axis": 1 if isinstance(layer, Dense) else 0,
+                "scale": np.float32(scale),
+                "zero_point": zero_point,
+            }
+            for scale in parameters.scales[layer.weight]
+        ]
+        for layer in network.weighted
+        if layer.name not in in_float
+    }
+    ranges = TensorsData(
+        CalibrationMethod.MinMax,
+        {
+            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            for name, (low, high) in parameters.every_range().items()
+        },
+    )
+    softmax = [node.name for node in network.model.graph.node if node.op_type == "Softmax"]
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "ranges.json"
+        save_tensors_data(ranges, cache)
+        quantize_static(
+            network.with_weights({}).model,  # it may change what it is given
+            path,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=activation_kind,
+            weight_type=weight_kind,
+            calibrate_method=CalibrationMethod.MinMax,
+            calibration_cache_path=cache,
+            nodes_to_exclude=[*softmax, *in_float],
+            extra_options={
+                "TensorQuantOverrides": overrides,
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],
+                "ForceQuantizeNoInputCheck": True,
+                "QDQDisableWeightAdjustForInt32Bias": True,
+            },
+        )
+    shifted = row.activations_dtype == "int8" and is_x86()
+    return {
+        **census(path),
+        "kernels": kernels(path),
+        "default_kernels": kernels(path, "default"),
+        "runs_as": RUNS_AS_UNSIGNED if shifted else None,
+    }
+
+
+def census(path: Path) -> Record:
+    """Count operators of a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    stored = {entry.name: entry for entry in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    quantized: Counter[str] = Counter()
+    in_float: Counter[str] = Counter()
+    weights, activations = {}, set()
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            activations.add(_dtype(stored[node.input[2]]))
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type in _MOVING:
+            continue
+        data = list(node.input)[:2] if node.op_type in (*_WEIGHTED, "Add") else [node.input[0]]
+        sources = [makers.get(name) for name in data]
+        exact = all(
+            source is not None and source.op_type == "DequantizeLinear" for source in sources
+        )
+        (quantized if exact else in_float)[node.op_type] += 1
+        if node.op_type in _WEIGHTED:
+            source = sources[1]
+            name = source.input[0] if source is not None else node.input[1]
+            weights[node.name] = _dtype(stored[name]) if name in stored else "computed"
+    counts = {
+        "convolutions": [kind["Conv"] for kind in (quantized, in_float)],
+        "products": [kind["Gemm"] + kind["MatMul"] for kind in (quantized, in_float)],
+    }
+    return {
+        **counts,
+        "quantized_ops": dict(quantized),
+        "float_ops": dict(in_float),
+        "weights": weights,
+        "activations": sorted(activations),
+    }
+
+
+def kernels(path: Path, execution: Execution = "kernel") -> dict[str, int]:
+    """Count the operators of a model's graph as ONNX Runtime optimizes it for this processor.
+
+    Parameters
+    ----------
+    path
+        An ONNX file.
+    execution
+        How the session is opened; see :func:`open_session`.
+
+    Returns
+    -------
+    dict
+        Operator to count, such as ``{"QLinearConv": 9, ...}``.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(path, 1, execution, save_to=optimized)
+        return dict(Counter(node.op_type for node in onnx.load(optimized).graph.node))
+
+
+def _dtype(tensor: Any) -> str:
+    import onnx
+
+    return str(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
+def read_back(path: Path, network: Network) -> list[StoredTensor]:
+    """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
+    del network  # the file names its tensors itself
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+    readers = {name: node for node in graph.node for name in node.input}
+    makers = {name: node for node in graph.node for name in node.output}
+    found = []
+    for node in graph.node:
+        reader = readers.get(node.output[0])
+        constant = node.op_type == "DequantizeLinear" and node.input[0] in constants
+        if node.op_type != "QuantizeLinear" and not (constant and reader is not None):
+            continue
+        scale, zero_point = (constants[name] for name in node.input[1:3])
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        common: Any = {
+            "dtype": str(zero_point.dtype),
+            "axis": axis if scale.ndim else None,
+            "scales": [float(value) for value in scale.ravel()],
+            "zero_points": [int(value) for value in zero_point.ravel()],
+        }
+        if not constant or reader is None:
+            found.append(StoredTensor(node.input[0], "activation", **common))
+            continue
+        integers = constants[node.input[0]].astype(np.int64)
+        maker = makers.get(reader.input[1])
+        weight = reader.input[1] if maker is None else maker.input[0]
+        name = weight.removesuffix("_quantized")
+        if node.output[0] == reader.input[1]:
+            output_axis = 1 if reader.op_type == "Gemm" else 0
+            values = np.moveaxis(integers, output_axis, 0) - int(zero_point.flat[0])
+            wrong_axis = bool(scale.size > 1 and axis != output_axis)
+            found.append(
+                StoredTensor(name, "weight", **common, values=values, wrong_axis=wrong_axis)
+            )
+        else:
+            values = (integers - zero_point) * scale.astype(np.float64)
+            found.append(StoredTensor(name, "bias", **common, values=values))
+    return found
+
+
+def tensors(
+    path: Path,
+    parameters: Parameters,
+    row: Configuration,
+    names: Sequence[str],
+    images: Images,
+    threads: int,
+) -> Iterator[Tensors]:
+    """Yield maps of the stored model; see :class:`resnet8_eval.backends.Backend`.
+
+    In reference arithmetic, because looking at a tensor keeps it from the integer kernels.
+    """
+    del parameters, row
+    import onnx
+
+    model = onnx.load(path)
+    quantized = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    dequantized = {
+        n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"
+    }
+    seen = [dequantized[quantized[name]] if name in quantized else name for name in names]
+    del model.graph.output[:]
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in seen
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        exposed = Path(folder) / "exposed.onnx"
+        onnx.save(model, exposed)
+        session = open_session(exposed, threads, "reference")
+    feed = session.get_inputs()[0].name
+    for batch in batches(images):
+        yield dict(zip(names, session.run(None, {feed: batch}), strict=True))

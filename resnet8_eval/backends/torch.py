@@ -1,0 +1,299 @@
+"""PyTorch: running, static quantization to TorchScript, and what a stored model holds."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.backends import Execution, Images, Runtime, StoredTensor, Tensors, torchscript
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.configurations import Configuration
+from resnet8_eval.errors import unreadable_model
+from resnet8_eval.network import Network
+from resnet8_eval.preprocess import batches
+from resnet8_eval.store import Record
+
+MODEL_FILE: Final = "model.pt"
+_TWO_OPERANDS: Final = frozenset({"conv2d", "_convolution", "linear", "matmul", "add"})
+_KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu"})
+_PRODUCT: Final = "onednn::qlinear_pointwise"
+_COMPUTING_NOTHING: Final = frozenset(
+    {
+        *("permute", "pad", "flatten", "relu"),
+        *("quantize_per_tensor", "dequantize", "int_repr", "_make_per_tensor_quantized_tensor"),
+        *("q_scale", "q_zero_point", "q_per_channel_scales", "q_per_channel_zero_points", "to"),
+        "qlinear_prepack",
+    }
+)
+"""Operators that move, convert or describe tensors; ReLU is merged into the range that follows."""
+_EIGHT_BIT: Final = frozenset(
+    {
+        "aten::quantize_per_tensor",
+        "aten::_make_per_tensor_quantized_tensor",
+        *(f"quantized::{name}" for name in _KERNELS),
+    }
+)
+_DTYPES: Final = {12: "int8", 13: "uint8"}
+"""c10::ScalarType of qint8 and quint8, as a TorchScript graph has them."""
+_DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
+_CONVOLUTIONS: Final = ("conv2d", "conv2d_relu", "_convolution")
+_PRODUCTS: Final = ("linear", "addmm", "matmul", "qlinear_pointwise")
+
+
+def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+    """Open a ``.pt2`` or ``.pt`` file; see :class:`resnet8_eval.backends.Backend`."""
+    del execution  # the file is what it was saved as
+    import torch
+
+    torch.set_num_threads(threads)
+    if path.suffix == ".pt2":
+        _demand_export(path)
+    try:
+        module = (
+            torch.export.load(path).module() if path.suffix == ".pt2" else torchscript.load(path)
+        )
+    except Exception as error:  # zip, JSON and TorchScript readers each raise their own
+        raise unreadable_model(path, "torch", error) from error
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(batch)).numpy())
+
+    return run
+
+
+def _demand_export(path: Path) -> None:
+    """Keep any other file from torch, which would go on to try its older, unpickling readers."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise unreadable_model(path, "torch", error) from error
+    if not any(name.endswith("/archive_format") for name in names):
+        raise unreadable_model(path, "torch", ValueError("no torch.export archive"))
+
+
+def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
+    """Build a quantized network and save it as TorchScript.
+
+    Parameters
+    ----------
+    parameters
+        From calibration.
+    row
+        A row of this framework.
+    path
+        Where to write the ``.pt`` file; read it with ``torch.jit.load``.
+
+    Returns
+    -------
+    dict
+        As :func:`census`, ``engine``, and ``support`` (see :func:`unsigned_kernel_support`).
+    """
+    kernels = row.execution == "kernel"
+    torchscript.save(_network(parameters, row), path)
+    return {
+        **census(path),
+        "engine": torchscript.ENGINE if kernels else None,
+        "support": None if kernels else unsigned_kernel_support(),
+    }
+
+
+def _network(parameters: Parameters, row: Configuration) -> Any:
+    import torch
+
+    from resnet8_eval.backends.torch_network import QuantizedNetwork
+
+    kernels = row.execution == "kernel"
+    if kernels:
+        torch.backends.quantized.engine = torchscript.ENGINE
+    dtype = torch.quint8 if row.weights_dtype == "uint8" else torch.qint8
+    with torchscript.deprecations_ignored():
+        return QuantizedNetwork(parameters, dtype, kernels=kernels).eval()
+
+
+def census(path: Path) -> Record:
+    """Count operators of a TorchScript model; see :class:`resnet8_eval.backends.Backend`."""
+    module = torchscript.load(path)
+    graph = module.inlined_graph
+    quantized: Counter[str] = Counter()
+    in_float: Counter[str] = Counter()
+    activations = set()
+    for node in graph.nodes():
+        space, _, operator = node.kind().partition("::")
+        if operator == "quantize_per_tensor":
+            activations.add(_DTYPES[list(node.inputs())[-1].toIValue()])
+        if space == "prim" or operator in _COMPUTING_NOTHING:
+            continue
+        operands = list(node.inputs())[: 2 if operator in _TWO_OPERANDS else 1]
+        exact = node.kind() in (*_EIGHT_BIT, _PRODUCT) or all(map(_is_eight_bit, operands))
+        (quantized if exact else in_float)[operator] += 1
+    counts = {
+        kind: [sum(counted[name] for name in names) for counted in (quantized, in_float)]
+        for kind, names in (("convolutions", _CONVOLUTIONS), ("products", _PRODUCTS))
+    }
+    return {
+        **counts,
+        "quantized_ops": dict(quantized),
+        "float_ops": dict(in_float),
+        "weights": {
+            name: _DTYPE_NAMES.get(str(weight.dtype), str(weight.dtype))
+            for name, (weight, _) in _stored_layers(module).items()
+        },
+        "activations": sorted(activations),
+    }
+
+
+def unsigned_kernel_support() -> dict[str, Any]:
+    """Ask the installed PyTorch whether an integer convolution takes unsigned weights.
+
+    Returns
+    -------
+    dict
+        ``unsigned_weights`` (bool), and for each engine what it ``said``.
+    """
+    import torch
+
+    said = {}
+    with torchscript.deprecations_ignored():
+        ones = torch.ones(1, 1, 1, 1)
+        weight = torch.quantize_per_tensor(ones, 1.0, 128, torch.quint8)
+        image = torch.quantize_per_tensor(ones, 1.0, 0, torch.quint8)
+        for name in torch.backends.quantized.supported_engines:
+            if name == "none":
+                continue
+            torch.backends.quantized.engine = name
+            try:
+                # An engine may accept weights and refuse them only when it runs.
+                packed = torch.ops.quantized.conv2d_prepack(
+                    weight, torch.zeros(1), [1, 1], [0, 0], [1, 1], 1
+                )
+                torch.ops.quantized.conv2d(image, packed, 1.0, 0)
+            except RuntimeError as error:
+                said[name] = str(error).splitlines()[0]
+            else:
+                said[name] = "accepted"
+    torch.backends.quantized.engine = torchscript.ENGINE
+    return {"unsigned_weights": "accepted" in said.values(), "said": said}
+
+
+def _is_eight_bit(value: Any) -> bool:
+    """Whether a value is an 8-bit tensor, or comes out of one.
+
+    ``dequantize`` of a float tensor is that tensor, so what goes into it counts as well. The dtype
+    of a stored tensor is reported with the weights.
+    """
+    node = _origin(value)
+    if node.kind() != "aten::dequantize":
+        return node.kind() in _EIGHT_BIT
+    return _origin(next(iter(node.inputs()))).kind() in (*_EIGHT_BIT, "prim::GetAttr")
+
+
+def _origin(value: Any) -> Any:
+    """The node that computed a value, past those that only move values."""
+    node = value.node()
+    while node.kind() in ("aten::pad", "aten::permute", "aten::flatten"):
+        node = next(iter(node.inputs())).node()
+    return node
+
+
+def _stored_layers(module: Any) -> dict[str, tuple[Any, Any]]:
+    """Weight and bias of every convolution and matrix product of a loaded TorchScript network.
+
+    Parameters
+    ----------
+    module
+        From :func:`resnet8_eval.backends.torchscript.load`.
+
+    Returns
+    -------
+    dict
+        Layer to two tensors: the weight, quantized or not, output channel first, and the bias.
+    """
+    import torch
+
+    found = {}
+    for name, part in module.named_modules():
+        if hasattr(part, "_packed_params"):
+            weight, bias = torch.ops.quantized.conv2d_unpack(part._packed_params)
+        else:
+            tensors = {
+                **dict(part.named_parameters(recurse=False)),
+                **dict(part.named_buffers(recurse=False)),
+            }
+            weight, bias = tensors.get("weight"), tensors.get("bias")
+        if weight is not None:
+            found[name.removeprefix("layers.").removesuffix(".kernel")] = (weight, bias)
+    return found
+
+
+def read_back(path: Path, network: Network) -> list[StoredTensor]:
+    """Read a TorchScript model; see :class:`resnet8_eval.backends.Backend`.
+
+    A TorchScript graph does not name its tensors. It computes them in the order of the network's
+    layers, the input first.
+    """
+    module = torchscript.load(path)
+    layers = _stored_layers(module)
+    found = []
+    for layer in network.weighted:
+        weight, bias = layers[layer.name.replace(".", "_")]
+        if weight.is_quantized:
+            zero_points = [int(value) for value in weight.q_per_channel_zero_points()]
+            axis = weight.q_per_channel_axis()
+            found.append(
+                StoredTensor(
+                    layer.weight,
+                    "weight",
+                    _DTYPE_NAMES[str(weight.dtype)],
+                    axis,
+                    weight.q_per_channel_scales().tolist(),
+                    zero_points,
+                    weight.int_repr().numpy().astype(np.int64) - zero_points[0],
+                    wrong_axis=axis != 0,
+                )
+            )
+        values = bias.detach().numpy().astype(np.float64)
+        found.append(StoredTensor(layer.weight, "bias", "float32", None, [], [], values))
+    grids = []
+    for node in module.inlined_graph.nodes():
+        inputs = list(node.inputs())
+        operator = node.kind().partition("::")[2]
+        if operator in ("quantize_per_tensor", "_make_per_tensor_quantized_tensor"):
+            grids.append([value.toIValue() for value in inputs[1:3]])
+        elif node.kind().startswith("quantized::"):
+            grids.append([value.toIValue() for value in inputs[2:4]])
+    names = [network.input, *(layer.output for layer in network.maps)]
+    for name, (scale, zero_point) in zip(names, grids, strict=True):
+        grid = [float(scale)], [int(zero_point)]
+        found.append(StoredTensor(name, "activation", "uint8", None, *grid))
+    return found
+
+
+def tensors(
+    path: Path,
+    parameters: Parameters,
+    row: Configuration,
+    names: Sequence[str],
+    images: Images,
+    threads: int,
+) -> Iterator[Tensors]:
+    """Yield maps of the quantized network; see :class:`resnet8_eval.backends.Backend`.
+
+    TorchScript shows no tensor from inside, so the network is built again from its parameters.
+    """
+    del path
+    import torch
+
+    torch.set_num_threads(threads)
+    module = _network(parameters, row)
+    for batch in batches(images):
+        with torch.inference_mode(), torchscript.deprecations_ignored():
+            found = module.tensors(torch.from_numpy(batch))
+        yield {name: found[name].dequantize().numpy() for name in names}

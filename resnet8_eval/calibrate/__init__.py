@@ -1,0 +1,1 @@
+"""From calibration images to the tuned recipe's parameters: equalize, find ranges, round."""

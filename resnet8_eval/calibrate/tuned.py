@@ -1,0 +1,219 @@
+"""The tuned recipe: from calibration images to quantization parameters."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.calibrate.equalize import equalize
+from resnet8_eval.calibrate.parameters import Parameters, exact_weight_limit
+from resnet8_eval.calibrate.ranges import Observed, activation_ranges, observe
+from resnet8_eval.calibrate.rounding import Moments, input_moments, round_weights
+from resnet8_eval.checks import Check
+from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.evaluate import parity
+from resnet8_eval.network import Network
+from resnet8_eval.preprocess import batches
+from resnet8_eval.store import Record
+
+EQUALIZED_ATOL: Final = 1e-4
+"""Largest difference in score between the network and its equalized form. The same products are
+summed in float32 with other factors: measured 3e-6 on the pretrained model's probabilities."""
+
+
+class Statistics(NamedTuple):
+    """All that is measured on the calibration images, before anything is decided.
+
+    Attributes
+    ----------
+    network
+        float32, equalized if it is to be.
+    observed
+        Its activations.
+    moments
+        Of the inputs of its layers.
+    """
+
+    network: Network
+    observed: Observed
+    moments: Moments
+
+
+def calibrate(
+    network: Network,
+    images: NDArray[np.uint8],
+    folder: Path,
+    threads: int,
+    recipe: Recipe = TUNED,
+    limit: int | None = None,
+) -> Record:
+    """Decide every quantization parameter of a recipe.
+
+    Parameters
+    ----------
+    network
+        float32 with batch normalisation folded.
+    images
+        Calibration images, uint8 (N, 32, 32, 3).
+    folder
+        Where :class:`resnet8_eval.calibrate.parameters.Parameters` are saved.
+    threads
+        Threads for ONNX Runtime.
+    recipe
+        How.
+    limit
+        Largest magnitude of a rounded weight; by default
+        :func:`resnet8_eval.calibrate.parameters.exact_weight_limit`.
+
+    Returns
+    -------
+    dict
+        ``method`` in words; ``weight_limit``; ``fed_sha256``, the hash of the bytes fed when the
+        ranges were found; and ``layers``, the names of the weighted layers.
+    """
+    statistics = collect(network, images, threads, recipe)
+    return decide(statistics, folder, recipe, limit or exact_weight_limit())
+
+
+def collect(
+    network: Network, images: NDArray[np.uint8], threads: int, recipe: Recipe
+) -> Statistics:
+    """Run the calibration images through the network.
+
+    Parameters
+    ----------
+    network, images, threads
+        As in :func:`calibrate`.
+    recipe
+        Its ``equalize`` and ``moment_stride`` count here; recipes that differ in nothing else can
+        share what is collected.
+    """
+    if recipe.equalize:
+        network = equalize(network, images, threads)
+    return Statistics(
+        network,
+        observe(network, images, threads),
+        input_moments(network, images[:: recipe.moment_stride], threads),
+    )
+
+
+def decide(
+    statistics: Statistics, folder: Path, recipe: Recipe, limit: int, levels: int = 255
+) -> Record:
+    """Decide every quantization parameter from what was collected.
+
+    Parameters
+    ----------
+    statistics
+        From :func:`collect`.
+    folder, recipe, limit
+        As in :func:`calibrate`.
+    levels
+        Largest integer of the activations' grids.
+
+    Returns
+    -------
+    dict
+        As :func:`calibrate`.
+    """
+    network, observed, moments = statistics
+    activations = activation_ranges(network, observed, recipe, levels)
+    rounded = round_weights(network, moments, recipe, limit)
+    Parameters(network, rounded.network, activations, rounded.scales, rounded.integers).save(folder)
+    return {
+        "method": _describe(recipe, limit),
+        "weight_limit": limit,
+        "fed_sha256": observed.fed_sha256,
+        "layers": [layer.name for layer in network.weighted],
+    }
+
+
+def same_function(
+    source: Path, folder: Path, images: NDArray[np.uint8], threads: int
+) -> list[Check]:
+    """Hold the equalized network against the one that it was made from, in float, on images.
+
+    Folding, normalising and equalizing must not change the function. Whatever is quantized
+    afterwards would else be another network than the user's, and every later check would hold.
+
+    Parameters
+    ----------
+    source
+        The converted ONNX model, before anything was done to it.
+    folder
+        What :func:`calibrate` wrote.
+    images
+        uint8 (N, 32, 32, 3).
+    threads
+        Threads for ONNX Runtime.
+    """
+    from resnet8_eval import backends
+    from resnet8_eval.calibrate.parameters import EXACT
+
+    before, after = (
+        backends.scores(path, images, threads=threads) for path in (source, folder / EXACT)
+    )
+    return parity("equalized network against the converted one", before, after, EQUALIZED_ATOL)
+
+
+def _describe(recipe: Recipe, limit: int) -> dict[str, Any]:
+    """The method in words, for results.json."""
+    cut = f" {recipe.percentile}" if recipe.ranges == "percentile" else ""
+    rounding = "GPTQ rounding" if recipe.rounding == "gptq" else "rounded to nearest"
+    return {
+        "equalization": "activation ranges, residual groups" if recipe.equalize else "none",
+        "activations": f"per tensor, {recipe.ranges}{cut}",
+        "weights": f"{recipe.granularity}, symmetric, {rounding}"
+        + (", bias corrected" if recipe.correct_bias else ""),
+        "weight_limit": limit,
+        "input": "exact: scale 1",
+        "score": "float32",
+    }
+
+
+def compare_feeds(images: NDArray[np.uint8], fed_sha256: str) -> Record:
+    """Hold what calibration fed to the network against what evaluation would feed it.
+
+    Parameters
+    ----------
+    images
+        The calibration images, uint8 (N, 32, 32, 3).
+    fed_sha256
+        What :func:`calibrate` recorded while it ran.
+
+    Returns
+    -------
+    dict
+        ``differing_bytes`` of ``compared_bytes`` (``expected_bytes``: four for each value of each
+        image), between this moment's two feeds; ``evaluation_sha256``; ``calibration_sha256``,
+        which is `fed_sha256`.
+    """
+    from resnet8_eval import backends
+
+    evaluated: list[NDArray[np.float32]] = []
+
+    def tap(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        evaluated.append(batch.copy())
+        return np.zeros((len(batch), 10), np.float32)
+
+    backends.run(tap, images)
+    evaluation = np.concatenate(evaluated).tobytes()
+    calibration = np.concatenate(list(batches(images))).tobytes()
+    shared = min(len(evaluation), len(calibration))
+    differing = int(
+        (
+            np.frombuffer(evaluation[:shared], np.uint8)
+            != np.frombuffer(calibration[:shared], np.uint8)
+        ).sum()
+    )
+    return {
+        "differing_bytes": differing + abs(len(evaluation) - len(calibration)),
+        "compared_bytes": shared,
+        "expected_bytes": 4 * images.size,
+        "evaluation_sha256": hashlib.sha256(evaluation).hexdigest(),
+        "calibration_sha256": fed_sha256,
+    }

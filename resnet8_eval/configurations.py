@@ -1,0 +1,160 @@
+"""Every row of the comparison, once.
+
+Stages, lanes, references, the comparison's order, the command line's choices and the cells that
+ANL-01 expects follow from this list. A new row of an existing kind is one entry here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+Framework = Literal["keras", "onnxruntime", "torch"]
+Dtype = Literal["float32", "int8", "uint8"]
+Execution = Literal["kernel", "reference"]
+Ranges = Literal["minmax", "percentile", "mse"]
+Granularity = Literal["per-channel", "per-tensor"]
+
+FRAMEWORKS: Final[dict[Framework, str]] = {
+    "keras": "Keras",
+    "onnxruntime": "ONNX Runtime",
+    "torch": "PyTorch",
+}
+"""Their names as people write them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the parameters of a quantized row are found. The defaults are the tuned recipe.
+
+    Attributes
+    ----------
+    name
+        What it is called; rows of one name share their parameters.
+    ranges
+        How much of an activation's calibration values its range holds: all of them
+        (``"minmax"``), all but the few largest (``"percentile"``), or so much that the mean
+        squared error of clipping and rounding together is least (``"mse"``).
+    granularity
+        One weight scale for each output channel, or one for each layer.
+    rounding
+        ``"gptq"``, or to the ``"nearest"``.
+    equalize
+        Whether channels are scaled to span alike.
+    correct_bias
+        Whether what rounding does to a layer's mean output goes into its bias.
+    percentile
+        For ``ranges="percentile"``, in percent. Chosen on training images: cutting the few
+        largest values gives every other one a finer step.
+    moment_stride
+        One of this many calibration images enters the covariances of the layers' inputs. Of 1000
+        images, 250 give each layer 250 (the dense one) to 256,000 rows.
+    float_layers
+        Weighted layers left in float32, by their position in the network; -1 is the last.
+    """
+
+    name: str = "tuned"
+    ranges: Ranges = "percentile"
+    granularity: Granularity = "per-channel"
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    equalize: bool = True
+    correct_bias: bool = True
+    percentile: float = 99.999
+    moment_stride: int = 4
+    float_layers: tuple[int, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides the parameters, in built-in types."""
+        return {**asdict(self), "float_layers": list(self.float_layers)}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One row.
+
+    Attributes
+    ----------
+    framework, dtype
+        Its cell of the comparison.
+    weights_dtype, activations_dtype
+        What the bits of each stand for.
+    execution
+        ``"kernel"``: the kernels that a user would deploy on. ``"reference"``: quantize and
+        dequantize steps around float32 arithmetic.
+    recipe
+        How it was quantized; None for a float32 row.
+    """
+
+    framework: Framework
+    dtype: Dtype
+    weights_dtype: Dtype = "float32"
+    activations_dtype: Dtype = "float32"
+    execution: Execution = "kernel"
+    recipe: Recipe | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as ``"keras-float32"`` or ``"torch-int8-tuned"``; no two rows share one."""
+        recipe = f"-{self.recipe.name}" if self.recipe else ""
+        return f"{self.framework}-{self.dtype}{recipe}"
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides the row, in built-in types."""
+        recipe = self.recipe.describe() if self.recipe else None
+        return {**asdict(self), "recipe": recipe}
+
+
+TUNED: Final = Recipe()
+
+CONFIGURATIONS: tuple[Configuration, ...] = (
+    Configuration("keras", "float32"),
+    Configuration("onnxruntime", "float32"),
+    Configuration("torch", "float32"),
+    Configuration("onnxruntime", "int8", "int8", "int8", recipe=TUNED),
+    Configuration("onnxruntime", "uint8", "uint8", "uint8", recipe=TUNED),
+    # PyTorch's integer kernels take unsigned activations and signed weights, whatever the cell is
+    # called. For unsigned weights it has none, so that cell is computed in reference arithmetic.
+    Configuration("torch", "int8", "int8", "uint8", recipe=TUNED),
+    Configuration("torch", "uint8", "uint8", "uint8", "reference", recipe=TUNED),
+)
+"""In the order of the comparison; the first is the baseline."""
+
+
+def baseline() -> Configuration:
+    """The row that every delta is from."""
+    return CONFIGURATIONS[0]
+
+
+def of(name: str) -> Configuration:
+    """The row of a name."""
+    return next(row for row in CONFIGURATIONS if row.name == name)
+
+
+def quantized(framework: str | None = None, dtype: str | None = None) -> list[Configuration]:
+    """The quantized rows, of one framework and one dtype where these are given."""
+    return [
+        row
+        for row in CONFIGURATIONS
+        if row.recipe and framework in (None, row.framework) and dtype in (None, row.dtype)
+    ]
+
+
+def recipes() -> list[Recipe]:
+    """Every recipe that a row uses, once."""
+    return list(dict.fromkeys(row.recipe for row in CONFIGURATIONS if row.recipe))
+
+
+def reference(row: Configuration) -> str:
+    """Where a quantized row's scores in reference arithmetic come from.
+
+    Models of one framework and one recipe stand for the same numbers, so one run serves them all:
+    that of the row which is itself computed so, else one of the first of them.
+
+    Returns
+    -------
+    str
+        A stage.
+    """
+    alike = [other for other in quantized(row.framework) if other.recipe == row.recipe]
+    computed = [other for other in alike if other.execution == "reference"]
+    return f"scores/{computed[0].name}" if computed else f"reference/{alike[0].name}"

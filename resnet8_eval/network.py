@@ -1,0 +1,435 @@
+"""The folded network, parsed once into typed layers.
+
+Equalization, ranges, rounding, simulation and both writers walk these layers; none of them has a
+table of operators of its own. A network that cannot be represented is refused here, in one
+sentence, before anything is computed from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from resnet8_eval.errors import ModelError
+
+CLASSES: Final = 10
+IMAGE: Final = (3, 32, 32)
+_TO_PLANES: Final = [0, 3, 1, 2]
+"""NHWC to NCHW."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution and the ReLU behind it, if there is one.
+
+    Attributes
+    ----------
+    name
+        The ONNX node's.
+    inputs, output
+        Names of tensors; `output` is the ReLU's.
+    before_relu
+        The tensor between convolution and ReLU; None where no ReLU follows.
+    weight, bias
+        Names of the constants, OIHW and (O,).
+    strides
+        Down, across.
+    pads
+        Top, left, bottom, right.
+    """
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    before_relu: str | None
+    weight: str
+    bias: str
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Addition:
+    """The sum of two maps and the ReLU behind it, if there is one; fields as in `Convolution`."""
+
+    name: str
+    inputs: tuple[str, str]
+    output: str
+    before_relu: str | None
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """The average over a whole map.
+
+    Attributes
+    ----------
+    name, inputs, output
+        As in `Convolution`; `output` has the shape (N, channels, 1, 1).
+    flat
+        The same values as (N, channels).
+    window
+        Height and width of the map.
+    """
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    flat: str
+    window: tuple[int, int]
+
+    @property
+    def area(self) -> int:
+        """How many values of a channel are averaged."""
+        return self.window[0] * self.window[1]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The last layer: a matrix product whose result is the score.
+
+    Attributes
+    ----------
+    name, inputs, output
+        As in `Convolution`.
+    weight, bias
+        Names of the constants, (in, out) and (out,).
+    """
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    weight: str
+    bias: str
+
+
+Layer = Convolution | Addition | Pooling | Dense
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in the order of its execution.
+
+    Attributes
+    ----------
+    model
+        Its ONNX form, with an average over the whole map as GlobalAveragePool: quantizers force an
+        AveragePool's output onto its input's scale, and the mean of a mostly zero map would then
+        use a fifth of the range.
+    layers
+        The last is the dense layer.
+    input, planes
+        The images as NHWC, and transposed to NCHW.
+    output
+        The graph's output: probabilities, or the dense layer's output where no softmax follows.
+    """
+
+    model: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    input: str
+    planes: str
+    output: str
+
+    @property
+    def weighted(self) -> list[Convolution | Dense]:
+        """The layers that have weights, in order."""
+        return [layer for layer in self.layers if isinstance(layer, Convolution | Dense)]
+
+    @property
+    def maps(self) -> list[Convolution | Addition | Pooling]:
+        """The layers that compute feature maps; each output has a grid of its own."""
+        return [layer for layer in self.layers if not isinstance(layer, Dense)]
+
+    @property
+    def dense(self) -> Dense:
+        """The last layer."""
+        return next(layer for layer in self.layers if isinstance(layer, Dense))
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the output is probabilities."""
+        return self.output != self.dense.output
+
+    def constants(self) -> dict[str, NDArray[Any]]:
+        """Every constant by name."""
+        return {entry.name: numpy_helper.to_array(entry) for entry in self.model.graph.initializer}
+
+    def weights(self) -> dict[str, NDArray[np.float64]]:
+        """Weights and biases of the layers by name, in float64."""
+        constants = self.constants()
+        names = [name for layer in self.weighted for name in (layer.weight, layer.bias)]
+        return {name: constants[name].astype(np.float64) for name in names}
+
+    def with_weights(self, weights: Mapping[str, NDArray[np.float64]]) -> Network:
+        """The same network with other weights, stored as float32.
+
+        Parameters
+        ----------
+        weights
+            By name; those that are not named stay.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for entry in model.graph.initializer:
+            if entry.name in weights:
+                array = np.ascontiguousarray(weights[entry.name], dtype=np.float32)
+                entry.CopyFrom(numpy_helper.from_array(array, entry.name))
+        return Network(model, self.layers, self.input, self.planes, self.output)
+
+    def save(self, path: Path) -> None:
+        """Write its ONNX form."""
+        onnx.save(self.model, path)
+
+
+def read(path: Path, name: str | None = None) -> Network:
+    """Parse a folded float32 ONNX model.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What the user calls the model, if not by the file's name.
+
+    Raises
+    ------
+    ModelError
+        As :func:`parse`.
+    """
+    return parse(onnx.load(path), name or path.name)
+
+
+def parse(model: onnx.ModelProto, name: str = "The model") -> Network:
+    """Parse a folded float32 network.
+
+    Parameters
+    ----------
+    model
+        A graph of Transpose, Conv, Relu, Add, AveragePool or GlobalAveragePool, Reshape, Gemm and
+        Softmax, as :func:`resnet8_eval.convert.fold.fold` writes it. It is not changed.
+    name
+        What the user calls it.
+
+    Raises
+    ------
+    ModelError
+        If it has a part that cannot be represented.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    try:
+        return _Parser(copy).network()
+    except _UnrepresentableError as error:
+        raise ModelError(
+            f"{name} is a network that this suite cannot quantize.",
+            expected="convolutions, each with ReLU or none, additions of two maps, one average over"
+            " the whole last map, and one dense layer with ten outputs",
+            given=str(error),
+            next_step="change that part of the network; docs/own-models.md says what is accepted",
+        ) from None
+
+
+class _UnrepresentableError(Exception):
+    pass
+
+
+class _Parser:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._constants = {
+            entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer
+        }
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        self._shapes = {
+            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        }
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        self._outputs = {value.name for value in model.graph.output}
+        self._known: set[str] = set()
+        """Maps that a layer may read: the image's planes and the outputs of layers."""
+        self._planes = ""
+
+    def network(self) -> Network:
+        graph = self._graph
+        if len(graph.input) != 1 or len(graph.output) != 1:
+            raise _UnrepresentableError(
+                f"{len(graph.input)} inputs and {len(graph.output)} outputs"
+            )
+        layers: list[Layer] = []
+        for node in graph.node:
+            match node.op_type:
+                case "Transpose" if not self._planes:
+                    self._planes = self._transpose(node)
+                case "Conv":
+                    layers.append(self._convolution(node))
+                case "Add":
+                    layers.append(self._addition(node))
+                case "AveragePool" | "GlobalAveragePool":
+                    layers.append(self._pooling(node))
+                case "Gemm":
+                    layers.append(self._dense(node, layers))
+                case "Softmax" if self._is_last(node, layers):
+                    pass
+                case "Relu" | "Reshape" if node.output[0] in self._known:
+                    pass  # part of the layer before
+                case other:
+                    raise _UnrepresentableError(f"{other} ({node.name or node.output[0]})")
+        if not layers or not isinstance(layers[-1], Dense):
+            raise _UnrepresentableError("no dense layer at the end")
+        return Network(
+            self._model, tuple(layers), graph.input[0].name, self._planes, self._output()
+        )
+
+    def _output(self) -> str:
+        (name,) = self._outputs
+        if self._shapes.get(name, ())[1:] != (CLASSES,):
+            raise _UnrepresentableError(f"an output of shape {self._said(name)}")
+        return name
+
+    def _transpose(self, node: onnx.NodeProto) -> str:
+        (image,) = self._graph.input
+        perm = _ints(node, "perm")
+        if node.input[0] != image.name or perm != _TO_PLANES:
+            raise _UnrepresentableError(f"a transposition by {perm}")
+        if self._shapes[node.output[0]][1:] != IMAGE:
+            raise _UnrepresentableError(f"images of shape {self._said(image.name)}")
+        self._known.add(node.output[0])
+        return node.output[0]
+
+    def _convolution(self, node: onnx.NodeProto) -> Convolution:
+        self._demand_maps(node, node.input[:1])
+        self._demand_constants(node, 3)
+        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if settings.get("group", 1) != 1:
+            raise _UnrepresentableError(
+                f"a convolution in {settings['group']} groups ({node.name})"
+            )
+        if any(size != 1 for size in settings.get("dilations", ())):
+            raise _UnrepresentableError(f"a dilated convolution ({node.name})")
+        if settings.get("auto_pad", b"NOTSET") != b"NOTSET":
+            raise _UnrepresentableError(f"a convolution whose padding is not written ({node.name})")
+        taken, channels = self._constants[node.input[1]].shape[1], self._shapes[node.input[0]][1]
+        if taken != channels:
+            raise _UnrepresentableError(
+                f"a kernel for {taken} channels on a map of {channels} ({node.name})"
+            )
+        down, across = settings.get("strides", (1, 1))
+        top, left, bottom, right = settings.get("pads", (0, 0, 0, 0))
+        output, before_relu = self._with_relu(node)
+        return Convolution(
+            node.name,
+            (node.input[0],),
+            output,
+            before_relu,
+            node.input[1],
+            node.input[2],
+            (down, across),
+            (top, left, bottom, right),
+        )
+
+    def _addition(self, node: onnx.NodeProto) -> Addition:
+        self._demand_maps(node, node.input)
+        left, right = node.input
+        if self._planes in node.input:
+            raise _UnrepresentableError(f"an addition to the image itself ({node.name})")
+        if self._shapes[left] != self._shapes[right]:
+            raise _UnrepresentableError(
+                f"an addition of {self._said(left)} and {self._said(right)} ({node.name})"
+            )
+        return Addition(node.name, (left, right), *self._with_relu(node))
+
+    def _pooling(self, node: onnx.NodeProto) -> Pooling:
+        self._demand_maps(node, node.input)
+        height, width = whole = self._shapes[node.input[0]][2:]
+        window = tuple(_ints(node, "kernel_shape")) or whole
+        if window != whole or any(_ints(node, "pads")):
+            raise _UnrepresentableError(
+                f"an average over {_times(window)} of a map of {_times(whole)} ({node.name})"
+            )
+        readers = self._readers.get(node.output[0], [])
+        channels = self._shapes[node.input[0]][1]
+        flat = [n.output[0] for n in readers if self._shapes[n.output[0]][1:] == (channels,)]
+        if len(readers) != 1 or [reader.op_type for reader in readers] != ["Reshape"] or not flat:
+            raise _UnrepresentableError(f"an average that is not flattened ({node.name})")
+        node.op_type = "GlobalAveragePool"
+        del node.attribute[:]
+        self._known.add(flat[0])
+        return Pooling(node.name, (node.input[0],), node.output[0], flat[0], (height, width))
+
+    def _dense(self, node: onnx.NodeProto, before: Iterable[Layer]) -> Dense:
+        self._demand_constants(node, 3)
+        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
+        if any(settings.get(name, value) != value for name, value in plain.items()):
+            raise _UnrepresentableError(f"a transposed or scaled matrix product ({node.name})")
+        flattened = {layer.flat for layer in before if isinstance(layer, Pooling)}
+        if any(isinstance(layer, Dense) for layer in before):
+            raise _UnrepresentableError("more than one dense layer")
+        if node.input[0] not in flattened:
+            raise _UnrepresentableError(
+                f"a dense layer on a map that is not averaged ({node.name})"
+            )
+        return Dense(node.name, (node.input[0],), node.output[0], node.input[1], node.input[2])
+
+    def _is_last(self, node: onnx.NodeProto, before: list[Layer]) -> bool:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+        dense = before[-1] if before else None
+        return (
+            isinstance(dense, Dense)
+            and node.input[0] == dense.output
+            and node.output[0] in self._outputs
+            and axis in (-1, 1)
+        )
+
+    def _with_relu(self, node: onnx.NodeProto) -> tuple[str, str | None]:
+        """The output of a node, past its ReLU, and the tensor between them."""
+        name = node.output[0]
+        readers = self._readers.get(name, [])
+        if any(reader.op_type == "Relu" for reader in readers):
+            if len(readers) > 1:
+                raise _UnrepresentableError(
+                    f"a map that is read both before and after its ReLU ({node.name})"
+                )
+            self._known.add(readers[0].output[0])
+            return readers[0].output[0], name
+        self._known.add(name)
+        return name, None
+
+    def _demand_maps(self, node: onnx.NodeProto, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._known:
+                what = "a constant" if name in self._constants else name
+                raise _UnrepresentableError(f"{node.op_type} of {what} ({node.name})")
+
+    def _demand_constants(self, node: onnx.NodeProto, count: int) -> None:
+        """Weight and bias have to be there, finite, and not all zero."""
+        if len(node.input) != count or not all(n in self._constants for n in node.input[1:]):
+            raise _UnrepresentableError(f"{node.op_type} without constant weights ({node.name})")
+        values = [self._constants[name] for name in node.input[1:]]
+        if not all(np.isfinite(value).all() for value in values):
+            raise _UnrepresentableError(f"weights that are NaN or infinite ({node.name})")
+        if not any(value.any() for value in values):
+            raise _UnrepresentableError(f"a layer of zeros ({node.name})")
+
+    def _said(self, name: str) -> str:
+        return f"({', '.join(str(size or 'N') for size in self._shapes.get(name, ()))})"
+
+
+def _ints(node: onnx.NodeProto, name: str) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == name), [])
+
+
+def _times(sizes: Iterable[int]) -> str:
+    return "×".join(map(str, sizes))

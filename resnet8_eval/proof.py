@@ -1,0 +1,258 @@
+"""Whether a stored quantized model holds what was decided, and its kernels compute what it says.
+
+The model is read back by code that shares nothing with the code that wrote it. A wrong scale or a
+swapped axis computes alike in integers and in reference arithmetic, so only this comparison tells
+them from a bad recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval import environment
+from resnet8_eval.backends import StoredTensor, backend
+from resnet8_eval.calibrate.parameters import Parameters, grid
+from resnet8_eval.checks import Check
+from resnet8_eval.cifar10 import Split
+from resnet8_eval.configurations import Configuration
+from resnet8_eval.network import Dense
+from resnet8_eval.store import Record
+
+PROJECTION: Final = 0.03
+"""Seven times what 8 bits were measured to do (0.0043 at most, over ten layers and four seeds)."""
+RELATIVE: Final = 1e-6
+"""Scales are float32, and each tool rounds its own division."""
+
+
+def prove(
+    row: Configuration,
+    model: Path,
+    parameters: Parameters,
+    test: Split,
+    scores: NDArray[np.float32],
+    reference: NDArray[np.float32],
+) -> Record:
+    """Read a stored model back, and hold its integer kernels against reference arithmetic.
+
+    Parameters
+    ----------
+    row
+        What the model is.
+    model
+        The stored model.
+    parameters
+        What it was made from.
+    test
+        The images that it was evaluated on, and their labels.
+    scores
+        What it gave for them, float32 (N, 10).
+    reference
+        The same in float arithmetic between 8-bit tensors. It may come from the framework's other
+        model, if the checks hold for both: then they stand for the same numbers.
+
+    Returns
+    -------
+    dict
+        ``tensors`` (see :class:`resnet8_eval.backends.StoredTensor`), ``checks`` of them, and
+        ``reference``: ``disagreements`` (images with another class), ``total``, ``correct``,
+        ``largest_score_difference`` and ``probable_cause`` of too many; None where the model
+        itself computes in reference arithmetic.
+    """
+    found = backend(row.framework).read_back(model, parameters.rounded)
+    checks = [*compare(found, parameters, row), compare_weights(parameters)]
+    return {
+        "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
+        "checks": [check.as_dict() for check in checks],
+        "reference": None
+        if row.execution == "reference"
+        else disagreement(scores, reference, test),
+    }
+
+
+def compare(
+    found: Sequence[StoredTensor], parameters: Parameters, row: Configuration
+) -> list[Check]:
+    """Hold stored tensors against the parameters that calibration decided.
+
+    Parameters
+    ----------
+    found
+        As the backend read them back.
+    parameters
+        From calibration.
+    row
+        What the model is.
+
+    Returns
+    -------
+    list of Check
+        Weights, activations and biases; a failure names the first tensor that differs, and how.
+    """
+    by_name = {entry.name: entry for entry in found if entry.kind == "weight"}
+    weight_zero = 128 if row.weights_dtype == "uint8" else 0
+    signed = row.activations_dtype == "int8"
+    weights = [
+        _difference(by_name.get(name), scales, [weight_zero] * len(scales))
+        or _other_integers(by_name[name], parameters.integers[name])
+        for name, scales in parameters.scales.items()
+    ]
+    stored_biases = {entry.name: entry for entry in found if entry.kind == "bias"}
+    biases = [
+        _other_bias(stored_biases.get(name), bias) for name, bias in _biases(parameters).items()
+    ]
+    ranges = parameters.every_range()
+    activations, activation_names = [], []
+    for entry in found:
+        if entry.kind == "activation":
+            scale, zero_point = grid(*ranges[entry.name])
+            activations.append(_difference(entry, [scale], [zero_point - 128 * signed]))
+            activation_names.append(entry.name)
+    weight_names = list(parameters.scales)
+    return [
+        _check("scales, zero points and integers of weights", weight_names, weights),
+        _check("scales and zero points of activations", activation_names, activations),
+        _check("biases", weight_names, biases),
+    ]
+
+
+def compare_weights(parameters: Parameters) -> Check:
+    """Hold the rounded weights against the float32 ones that they stand for.
+
+    Rounding errors of a channel's many weights average out, so the rounded channel, projected on
+    the float32 one, has length 1; a wrong scale moves that in proportion, and a swapped axis in
+    most channels.
+
+    Parameters
+    ----------
+    parameters
+        From calibration.
+    """
+    exact = parameters.exact.weights()
+    transposed = {layer.weight for layer in parameters.exact.weighted if isinstance(layer, Dense)}
+    wrong = []
+    for name, integers in parameters.integers.items():
+        weight = exact[name].T if name in transposed else exact[name]
+        clean = weight.reshape(len(weight), -1)
+        rounded = integers.reshape(len(weight), -1) * parameters.scales[name][:, None]
+        power = np.square(clean).sum(axis=1)
+        # A channel of zeros has no scale to be wrong.
+        length = np.where(power > 0, (clean * rounded).sum(axis=1) / np.maximum(power, 1e-30), 1.0)
+        worst = int(np.abs(length - 1).argmax())
+        if abs(length[worst] - 1) > PROJECTION:
+            wrong.append(f"{name}: channel {worst} is {length[worst]:.3f} times its float32 self")
+    return Check(
+        "rounded weights against float32",
+        f"{len(parameters.integers)} tensors within {PROJECTION:g} of it, channel by channel",
+        f"{len(parameters.integers) - len(wrong)} of them"
+        + (f"; wrong scale or axis: {wrong[0]}" if wrong else ""),
+        not wrong,
+    )
+
+
+def _check(kind: str, names: Sequence[str], differences: Sequence[str | None]) -> Check:
+    wrong = [f"{n}: {d}" for n, d in zip(names, differences, strict=True) if d is not None]
+    return Check(
+        f"stored {kind}",
+        f"{len(names)} tensors as calibration decided them",
+        f"{len(names) - len(wrong)} of them" + (f"; first wrong: {wrong[0]}" if wrong else ""),
+        not wrong and bool(names),
+    )
+
+
+def _difference(
+    entry: StoredTensor | None,
+    scales: Sequence[float] | NDArray[np.float32],
+    zero_points: Sequence[int],
+) -> str | None:
+    """How a stored tensor differs from its parameters; None where it does not."""
+    if entry is None:
+        return "it is not stored as a quantized tensor"
+    stored, expected = np.asarray(entry.scales), np.asarray(scales, np.float64)
+    if stored.shape != expected.shape:
+        return f"{len(stored)} scales along axis {entry.axis}, not {len(expected)}: wrong axis?"
+    if entry.wrong_axis:
+        return f"scales lie along axis {entry.axis}, which is not the output channels: wrong axis"
+    relative = np.abs(stored / expected - 1)
+    if relative.max() > RELATIVE:
+        worst = int(relative.argmax())
+        return f"scale {worst} is {stored[worst]:.6g}, not {expected[worst]:.6g}: wrong scale"
+    if list(entry.zero_points) != list(zero_points):
+        return f"zero point {entry.zero_points[0]}, not {zero_points[0]}"
+    return None
+
+
+def _other_integers(entry: StoredTensor, integers: NDArray[np.int8]) -> str | None:
+    """How a stored weight's integers differ from those decided; None where they do not."""
+    values = np.asarray(entry.values)
+    if values.shape != integers.shape:
+        return f"shape {values.shape}, not {integers.shape}"
+    wrong = int((values != integers).sum())
+    return f"{wrong} of {integers.size} integers are others" if wrong else None
+
+
+def _biases(parameters: Parameters) -> dict[str, NDArray[np.float32]]:
+    """The bias beside each quantized weight, by the weight's name."""
+    constants = parameters.rounded.constants()
+    return {
+        layer.weight: constants[layer.bias]
+        for layer in parameters.rounded.weighted
+        if layer.weight in parameters.scales
+    }
+
+
+def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | None:
+    """How a stored bias differs by more than its rounding; None where it does not."""
+    if entry is None:
+        return "it is not stored"
+    # A float32 bias has no scale and must be equal.
+    tolerance = np.asarray(entry.scales or 0.0) * 0.5 * (1 + RELATIVE)
+    values = np.asarray(entry.values)
+    distance = np.abs(values - bias.astype(np.float64)) - tolerance
+    worst = int(distance.argmax())
+    if distance[worst] > np.spacing(np.abs(bias[worst])):
+        return f"bias {worst} is {values[worst]:.6g}, not {bias[worst]:.6g}"
+    return None
+
+
+def disagreement(
+    kernel: NDArray[np.float32], exact: NDArray[np.float32], test: Split
+) -> dict[str, Any]:
+    """Count the images on which kernels and reference arithmetic give different classes.
+
+    Parameters
+    ----------
+    kernel, exact
+        Scores of both, float32 (N, 10).
+    test
+        Images and labels.
+    """
+    answers = exact.argmax(axis=1)
+    return {
+        "disagreements": int((kernel.argmax(axis=1) != answers).sum()),
+        "total": len(answers),
+        "correct": int((answers == test.labels).sum()),
+        "largest_score_difference": float(np.abs(kernel - exact).max()),
+        "probable_cause": _probable_cause(),
+    }
+
+
+def _probable_cause() -> str:
+    """What to look at first where kernels and reference arithmetic part."""
+    cpu = environment.cpu()
+    vnni = [flag for flag in cpu["flags"] if "vnni" in flag or "amx" in flag]
+    held = cpu["onednn_max_cpu_isa"]
+    if not vnni or held:
+        return (
+            "8-bit kernels that saturate: "
+            + (f"ONEDNN_MAX_CPU_ISA={held}" if held else "this processor has no VNNI")
+            + ", so weights beyond ±63 overflow 16-bit sums; else a wrong scale or per-channel axis"
+        )
+    return (
+        "a wrong scale or per-channel axis in the stored model (see the tensors in its proof), or "
+        f"kernels that saturate in spite of {', '.join(vnni)}"
+    )

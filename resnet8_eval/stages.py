@@ -1,0 +1,485 @@
+"""The stages: what each is made from, by whom, and what decides it.
+
+Each is an arrow of the flow: a function from files to a folder of files and a record of built-in
+types. Everything that is particular to a row follows from `configurations`.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from resnet8_eval import backends, configurations
+from resnet8_eval.assets import Assets, unchanged
+from resnet8_eval.configurations import Configuration, Recipe
+from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
+from resnet8_eval.store import Artifact, Record
+
+if TYPE_CHECKING:
+    from resnet8_eval.calibrate.parameters import Parameters
+    from resnet8_eval.cifar10 import Split
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for.
+
+    Attributes
+    ----------
+    assets
+        Model and images.
+    cache_dir
+        Where artefacts are kept.
+    calibration_count, calibration_seed
+        Size and seed of the calibration set.
+    """
+
+    assets: Assets
+    cache_dir: Path
+    calibration_count: int = MIN_CALIBRATION_IMAGES
+    calibration_seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One arrow of the flow.
+
+    Attributes
+    ----------
+    name
+        Such as ``"scores/torch-int8"``.
+    lane
+        The worker process that makes it.
+    needs
+        Stages that must exist first.
+    make
+        Writes files into a folder and returns the record.
+    decided_by
+        Everything besides `needs`, the code and the environment that decides its content.
+    alone
+        Whether nothing else may run meanwhile, because it measures time.
+    by_processor
+        Whether it counts only on the model of processor that it was made on.
+    """
+
+    name: str
+    lane: str
+    needs: tuple[str, ...]
+    make: Callable[[Inputs, Path], Record]
+    decided_by: dict[str, Any]
+    alone: bool = False
+    by_processor: bool = False
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage may use: the assets, the artefacts that it needs, and so many threads.
+
+    The stage's key names the assets by checksum, so each is held against it when it is read: what
+    was verified before the run may have changed since.
+    """
+
+    settings: Settings
+    artifacts: dict[str, Artifact]
+    threads: int
+
+    def model(self) -> AbstractContextManager[Path]:
+        """The Keras model, for as long as it is being read."""
+        return unchanged(self.settings.assets.model, self.settings.assets.model_sha256)
+
+    def split(self, name: Literal["train", "test"]) -> Split:
+        """Images and labels of a split."""
+        from resnet8_eval.cifar10 import read_split
+
+        assets = self.settings.assets
+        return read_split(assets.dataset, name, assets.dataset_sha256)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; the index is the label."""
+        from resnet8_eval.cifar10 import read_class_names
+
+        assets = self.settings.assets
+        return read_class_names(assets.dataset, assets.dataset_sha256)
+
+    def parameters(self, recipe: Recipe) -> Parameters:
+        """What a recipe's calibration decided."""
+        from resnet8_eval.calibrate.parameters import Parameters
+
+        return Parameters.load(self.artifacts[f"parameters/{recipe.name}"].folder)
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file of a needed artefact."""
+        return self.artifacts[stage].path(name)
+
+    def record(self, stage: str) -> Record:
+        """The record of a needed artefact."""
+        return self.artifacts[stage].record
+
+
+_FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch", "model.pt2")}
+"""Stage and file of each framework's float32 model; Keras's is the asset."""
+
+
+def table(settings: Settings) -> list[Stage]:
+    """Every stage, each behind those that it needs, and those on the longest path first."""
+    from resnet8_eval.calibrate.parameters import exact_weight_limit
+
+    assets = settings.assets
+    sums = assets.dataset_sha256
+    test = {n: s for n, s in sums.items() if n in ("test_batch", "batches.meta")}
+    train = {n: s for n, s in sums.items() if n.startswith("data_batch")}
+    model = {"model": assets.model_sha256}
+    calibration = {
+        **train,
+        **test,
+        "count": settings.calibration_count,
+        "seed": settings.calibration_seed,
+    }
+    rows, quantized = configurations.CONFIGURATIONS, configurations.quantized()
+    baseline = f"scores/{configurations.baseline().name}"
+    float_scores = {row.framework: f"scores/{row.name}" for row in rows if row.recipe is None}
+    stages = [
+        Stage("onnx", "keras", (), _onnx, model),
+        Stage("calibration", "onnxruntime", (), _calibration, calibration),
+        Stage("folded", "onnxruntime", ("onnx",), _folded, {}),
+        Stage("torch", "torch", ("folded",), _torch, {}),
+    ]
+
+    def of_recipes(
+        kind: str,
+        lane: str,
+        needs: tuple[str, ...],
+        make: Callable[..., Record],
+        decided_by: dict[str, Any],
+    ) -> None:
+        for recipe in configurations.recipes():
+            name = f"{kind}/{recipe.name}"
+            own = functools.partial(make, recipe=recipe)
+            needed = tuple(need.format(recipe=recipe.name) for need in needs)
+            stages.append(Stage(name, lane, needed, own, decided_by | recipe.describe()))
+
+    def of_rows(
+        kind: str,
+        chosen: Iterable[Configuration],
+        needs: Callable[[Configuration], tuple[str, ...]],
+        make: Callable[..., Record],
+        decided_by: dict[str, Any],
+        lane: str | None = None,
+    ) -> None:
+        for row in chosen:
+            stages.append(
+                Stage(
+                    f"{kind}/{row.name}",
+                    lane or row.framework,
+                    tuple(dict.fromkeys(needs(row))),
+                    functools.partial(make, row=row),
+                    decided_by | row.describe(),
+                )
+            )
+
+    of_recipes(
+        "parameters",
+        "onnxruntime",
+        ("onnx", "folded", "calibration"),
+        _parameters,
+        {"weight_limit": exact_weight_limit()},
+    )
+    of_rows("model", quantized, _parameters_of, _model, {})
+    of_rows("scores", rows, _source, _scores, test | model)
+    references = {configurations.reference(row): row for row in reversed(quantized)}
+    of_rows(
+        "reference",
+        [row for stage, row in references.items() if stage == f"reference/{row.name}"],
+        lambda row: (f"model/{row.name}",),
+        _reference,
+        test,
+    )
+    of_rows(
+        "proof",
+        quantized,
+        lambda row: (
+            *_parameters_of(row),
+            f"model/{row.name}",
+            f"scores/{row.name}",
+            configurations.reference(row),
+        ),
+        _proof,
+        test,
+    )
+    of_recipes("sensitivity", "torch", ("parameters/{recipe}",), _sensitivity, calibration)
+    of_rows(
+        "layers",
+        quantized,
+        lambda row: (*_parameters_of(row), f"model/{row.name}", f"sensitivity/{_recipe(row).name}"),
+        _layers,
+        {},
+    )
+    # It needs no framework; torch's lane is the first to have nothing else to do.
+    of_rows("compare", rows, lambda row: (baseline, f"scores/{row.name}"), _compare, test, "torch")
+    onnx_scores, torch_scores = (float_scores[name] for name in ("onnxruntime", "torch"))
+    stages += [
+        Stage("structure/onnx", "onnxruntime", ("onnx",), _structure_onnx, {}),
+        Stage("structure/torch", "torch", ("folded", "torch"), _structure_torch, {}),
+        _parity("onnx", "ONNX Runtime against Keras", baseline, onnx_scores),
+        _parity("torch", "PyTorch against ONNX Runtime", onnx_scores, torch_scores),
+    ]
+    of_recipes("feed", "onnxruntime", ("calibration", "parameters/{recipe}"), _feed, {})
+    return stages
+
+
+def _parity(name: str, title: str, expected: str, observed: str) -> Stage:
+    make = functools.partial(_same_scores, title=title, expected=expected, observed=observed)
+    return Stage(f"parity/{name}", "torch", (expected, observed), make, {"title": title})
+
+
+def _recipe(row: Configuration) -> Recipe:
+    if row.recipe is None:
+        raise ValueError(f"{row.name} is not quantized")
+    return row.recipe
+
+
+def _parameters_of(row: Configuration) -> tuple[str, ...]:
+    return (f"parameters/{_recipe(row).name}",)
+
+
+def _source(row: Configuration) -> tuple[str, ...]:
+    """The stage that makes a row's model; none for the baseline, whose model is an asset."""
+    found = model_file(row)
+    return () if found is None else (found[0],)
+
+
+def model_file(row: Configuration) -> tuple[str, str] | None:
+    """Stage and file name of a row's model; None for the baseline, whose model is an asset."""
+    if row.recipe:
+        return f"model/{row.name}", backends.backend(row.framework).MODEL_FILE
+    return _FLOAT_MODELS.get(row.framework)
+
+
+def _onnx(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval.convert import keras_to_onnx, onnx_file
+
+    with inputs.model() as model:
+        if model.suffix == ".onnx":
+            onnx_file.demand_readable(model)
+            shutil.copyfile(model, out / "model.onnx")
+            return {}
+        return keras_to_onnx.convert(model, out)
+
+
+def _folded(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval import network
+    from resnet8_eval.convert.fold import fold
+
+    record = fold(inputs.path("onnx", "model.onnx"), out / "folded.onnx")
+    network.read(out / "folded.onnx", inputs.settings.assets.model.name)  # or refuse it
+    return record
+
+
+def _torch(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval.convert import onnx_to_torch
+
+    module = onnx_to_torch.convert(inputs.path("folded", "folded.onnx"))
+    onnx_to_torch.export(module, out / "model.pt2")
+    return {"parameters": sum(parameter.numel() for parameter in module.parameters())}
+
+
+def _calibration(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval import calibration
+
+    train, test = inputs.split("train"), inputs.split("test")
+    settings = inputs.settings
+    chosen = calibration.choose(train.labels, settings.calibration_count, settings.calibration_seed)
+    images, labels = train.images[chosen.indices], train.labels[chosen.indices]
+    np.save(out / "indices.npy", chosen.indices)
+    np.save(out / "images.npy", images)
+    checks = calibration.verify(images, labels, settings.calibration_count, test.images)
+    return {
+        "source": "train",
+        "count": len(images),
+        "per_class": np.bincount(labels, minlength=10).tolist(),
+        "indices_sha256": chosen.indices_sha256,
+        "seed": chosen.seed,
+        "checks": [check.as_dict() for check in checks],
+    }
+
+
+def _parameters(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+    import numpy as np
+
+    from resnet8_eval import network
+    from resnet8_eval.calibrate.tuned import calibrate, same_function
+
+    images = np.load(inputs.path("calibration", "images.npy"))
+    folded = network.read(inputs.path("folded", "folded.onnx"))
+    record = calibrate(folded, images, out, inputs.threads, recipe)
+    converted = inputs.path("onnx", "model.onnx")
+    checks = same_function(converted, out, images, inputs.threads)
+    return {**record, "checks": [check.as_dict() for check in checks]}
+
+
+def _model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    backend = backends.backend(row.framework)
+    return backend.write(inputs.parameters(_recipe(row)), row, out / backend.MODEL_FILE)
+
+
+def _scores(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    import numpy as np
+
+    from resnet8_eval.convert import keras_file
+    from resnet8_eval.evaluate import evaluate
+    from resnet8_eval.store import file_sha256
+
+    test, made = inputs.split("test"), model_file(row)
+    lent: AbstractContextManager[Path] = nullcontext(inputs.path(*made)) if made else inputs.model()
+    with lent as path:
+        scores = backends.scores(path, test.images, threads=inputs.threads, execution=row.execution)
+        model = {
+            **({} if made else keras_file.array_bytes(path)),
+            "size_bytes": path.stat().st_size,
+            "model_sha256": file_sha256(path),
+        }
+    np.save(out / "scores.npy", scores)
+    return {**evaluate(scores, test.labels, inputs.class_names), **model}
+
+
+def _reference(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    import numpy as np
+
+    model = inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE)
+    images = inputs.split("test").images
+    scores = backends.scores(model, images, threads=inputs.threads, execution="reference")
+    np.save(out / "scores.npy", scores)
+    return {"model": row.name, "images": len(images)}
+
+
+def _proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    import numpy as np
+
+    from resnet8_eval.proof import prove
+
+    del out
+    return prove(
+        row,
+        inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE),
+        inputs.parameters(_recipe(row)),
+        inputs.split("test"),
+        np.load(inputs.path(f"scores/{row.name}", "scores.npy")),
+        np.load(inputs.path(configurations.reference(row), "scores.npy")),
+    )
+
+
+def _sensitivity(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+    import numpy as np
+
+    from resnet8_eval.calibration import split
+    from resnet8_eval.layers import NOISE_IMAGES, sensitivity
+
+    train, settings = inputs.split("train"), inputs.settings
+    count, seed = settings.calibration_count, settings.calibration_seed
+    rest = len(train.labels) - count
+    calibrating, validating = split(train.labels, count, seed, min(5000, rest // 10))
+    images = train.images[validating]
+    few = images[:: max(1, len(images) // NOISE_IMAGES)]
+    np.save(out / "images.npy", few)
+    parameters = inputs.parameters(recipe)
+    return {
+        "source": "train",
+        "calibrated": len(np.intersect1d(calibrating.indices, validating)),
+        "noise_images": len(few),
+        **sensitivity(parameters, images, train.labels[validating], inputs.threads),
+    }
+
+
+def _layers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    import numpy as np
+
+    from resnet8_eval.layers import noise
+
+    del out
+    recipe = _recipe(row)
+    measured = noise(
+        row,
+        inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE),
+        inputs.parameters(recipe),
+        np.load(inputs.path(f"sensitivity/{recipe.name}", "images.npy")),
+        inputs.threads,
+    )
+    sensitivity = inputs.record(f"sensitivity/{recipe.name}")
+    costs = {entry["name"]: entry for entry in sensitivity["layers"]}
+    return {"layers": [{**costs[entry["name"]], **entry} for entry in measured]}
+
+
+def _compare(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    import numpy as np
+
+    from resnet8_eval import gallery
+    from resnet8_eval.analysis import compare
+
+    del out  # the record says it all
+    test = inputs.split("test")
+    scores, baseline = (
+        np.load(inputs.path(f"scores/{name}", "scores.npy"))
+        for name in (row.name, configurations.baseline().name)
+    )
+    return {
+        **compare(scores, baseline, test.labels, inputs.class_names),
+        "right_base64": gallery.right_base64(test.labels, scores),
+        "changed": gallery.newly_wrong(test.images, test.labels, baseline, scores),
+    }
+
+
+def _structure_onnx(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    from resnet8_eval.convert import structure
+
+    del out
+    with np.load(inputs.path("onnx", "keras_weights.npz")) as weights:
+        checks, accounts = structure.verify_onnx(
+            inputs.path("onnx", "model.onnx"), inputs.record("onnx")["layers"], dict(weights)
+        )
+    return {"checks": [check.as_dict() for check in checks], "accounts": accounts}
+
+
+def _structure_torch(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval.convert import onnx_to_torch
+
+    del out
+    folded = inputs.path("folded", "folded.onnx")
+    checks, record = onnx_to_torch.verify(folded, onnx_to_torch.convert(folded))
+    exported = onnx_to_torch.verify_export(folded, inputs.path("torch", "model.pt2"))
+    return {
+        "checks": [check.as_dict() for check in checks],
+        "export_checks": [check.as_dict() for check in exported],
+        **record,
+    }
+
+
+def _same_scores(inputs: Inputs, out: Path, *, title: str, expected: str, observed: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.evaluate import parity
+    from resnet8_eval.requirements import PARITY_ATOL
+
+    del out
+    before, after = (np.load(inputs.path(stage, "scores.npy")) for stage in (expected, observed))
+    checks = parity(title, before, after, PARITY_ATOL)
+    return {"checks": [check.as_dict() for check in checks]}
+
+
+def _feed(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+    import numpy as np
+
+    from resnet8_eval.calibrate.tuned import compare_feeds
+
+    del out
+    images = np.load(inputs.path("calibration", "images.npy"))
+    return compare_feeds(images, inputs.record(f"parameters/{recipe.name}")["fed_sha256"])
