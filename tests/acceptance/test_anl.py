@@ -6,16 +6,19 @@ import pytest
 
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.pipeline import CONFIGURATIONS, Pipeline
-from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.report import words
 from resnet8_eval.requirements import FLAGGED_DROP_PP
+from resnet8_eval.verdicts import Judge
 from tests.acceptance.common import source_checks
 
-COMPARISONS = [f"compare/{name}" for name in CONFIGURATIONS]
+
+def comparisons() -> list[str]:
+    return [f"compare/{name}" for name in CONFIGURATIONS]
 
 
-@pytest.mark.requirement("ANL-01", needs=COMPARISONS)
+@pytest.mark.requirement("ANL-01", needs=comparisons)
 def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
+    """SHA-256 of every scored model; each delta in images, gained less lost."""
     filled, checks = 0, source_checks(run, *CONFIGURATIONS)
     for name in CONFIGURATIONS:
         scores = run.artifact(f"scores/{name}").record
@@ -31,8 +34,9 @@ def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
     requirement.judge(filled, checks)
 
 
-@pytest.mark.requirement("ANL-02", needs=COMPARISONS)
+@pytest.mark.requirement("ANL-02", needs=comparisons)
 def test_anl_02_flags(requirement: Judge, run: Pipeline) -> None:
+    """Each delta, computed again from counts; each flag against its delta."""
     baseline = run.artifact("scores/keras-float32").record
     drops, checks = 0, []
     for name in CONFIGURATIONS:

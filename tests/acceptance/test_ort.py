@@ -5,28 +5,36 @@ from __future__ import annotations
 import pytest
 
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.pytest_plugin import Judge
-from tests.acceptance.common import judge_deltas, judge_whole_test_set, proof_checks
-from tests.acceptance.quantized import judge_quantized
+from resnet8_eval.verdicts import Judge
+from tests.acceptance.common import (
+    judge_deltas,
+    judge_quantized,
+    judge_whole_test_set,
+    proof_checks,
+)
 
 INT8, UINT8 = "onnxruntime-int8", "onnxruntime-uint8"
 
 
 @pytest.mark.requirement("ORT-01", needs=["model/onnxruntime-int8"])
 def test_ort_01_int8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators; integer kernels in a session."""
     judge_quantized(requirement, run, INT8)
 
 
 @pytest.mark.requirement("ORT-02", needs=["model/onnxruntime-uint8"])
 def test_ort_02_uint8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators; integer kernels in a session."""
     judge_quantized(requirement, run, UINT8)
 
 
 @pytest.mark.requirement("ORT-03", needs=["proof/onnxruntime-int8", "proof/onnxruntime-uint8"])
 def test_ort_03_evaluated(requirement: Judge, run: Pipeline) -> None:
+    """Confusion matrices; SHA-256 of both models; stored numbers; kernels against reference."""
     judge_whole_test_set(requirement, run, INT8, UINT8, checks=proof_checks(run, INT8, UINT8))
 
 
 @pytest.mark.requirement("ORT-04", needs=["compare/onnxruntime-int8", "compare/onnxruntime-uint8"])
 def test_ort_04_delta(requirement: Judge, run: Pipeline) -> None:
+    """Each delta, computed again from accuracies; known count of the baseline."""
     judge_deltas(requirement, run, INT8, UINT8)

@@ -5,28 +5,36 @@ from __future__ import annotations
 import pytest
 
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.pytest_plugin import Judge
-from tests.acceptance.common import judge_deltas, judge_whole_test_set, proof_checks
-from tests.acceptance.quantized import judge_quantized
+from resnet8_eval.verdicts import Judge
+from tests.acceptance.common import (
+    judge_deltas,
+    judge_quantized,
+    judge_whole_test_set,
+    proof_checks,
+)
 
 INT8, UINT8 = "torch-int8", "torch-uint8"
 
 
 @pytest.mark.requirement("PTQ-01", needs=["model/torch-int8"])
 def test_ptq_01_int8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators."""
     judge_quantized(requirement, run, INT8)
 
 
 @pytest.mark.requirement("PTQ-02", needs=["model/torch-uint8"])
 def test_ptq_02_uint8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators; that PyTorch has no such kernels."""
     judge_quantized(requirement, run, UINT8)
 
 
 @pytest.mark.requirement("PTQ-03", needs=["proof/torch-int8", "proof/torch-uint8"])
 def test_ptq_03_evaluated(requirement: Judge, run: Pipeline) -> None:
+    """Confusion matrices; SHA-256 of both models; stored numbers; kernels against reference."""
     judge_whole_test_set(requirement, run, INT8, UINT8, checks=proof_checks(run, INT8, UINT8))
 
 
 @pytest.mark.requirement("PTQ-04", needs=["compare/torch-int8", "compare/torch-uint8"])
 def test_ptq_04_delta(requirement: Judge, run: Pipeline) -> None:
+    """Each delta, computed again from accuracies; known count of the baseline."""
     judge_deltas(requirement, run, INT8, UINT8)

@@ -28,6 +28,7 @@ FAMILIES = (
     "pipeline",
     "results",
     "pytest_plugin",
+    "verdicts",
 )
 
 
