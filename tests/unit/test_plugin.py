@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import junitparser
 import pytest
 
+from resnet8_eval import requirements
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.report import html
 from resnet8_eval.requirements import BY_ID, MILESTONES, of_milestone
@@ -128,6 +130,43 @@ def test_a_milestone_s_marker_selects_its_tests(suite: Suite, milestone: str) ->
     assert done.verdicts == {
         name: "met" if name == milestone else "not evaluated" for name in done.verdicts
     }
+
+
+NEW_MILESTONE = {
+    "MILESTONES: Final = {\n": '    "v9_9": "Something new",\n',
+    "REGISTER: Final[tuple[Requirement, ...]] = (\n": (
+        '    Requirement("NEW-01", "v9_9", 9, "It is new", "new things", ">=", 1, "things"),\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_a_new_milestone_is_two_entries_in_the_register_and_a_test(
+    suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
+) -> None:
+    package = pytester.path / "resnet8_eval"  # the folder of a run comes first on its path
+    shutil.copytree(Path(requirements.__file__).parent, package)
+    text = (package / "requirements.py").read_text(encoding="utf-8")
+    for place, entry in NEW_MILESTONE.items():
+        assert text.count(place) == 1
+        text = text.replace(place, place + entry)
+    (package / "requirements.py").write_text(text, encoding="utf-8")
+    test = passing("ANL-01").replace("ANL-01", "NEW-01").replace("anl_01", "new_01")
+    suite.write(extra=test)
+    (pytester.path / "acceptance").rename(pytester.path / "small")
+    options = ("--cache-dir=cache", "--reports-dir=reports")
+    done = pytester.runpytest_subprocess("-m", "v9_9", *words, *options)
+    assert done.ret == pytest.ExitCode.OK
+    done.stdout.fnmatch_lines(["*NEW-01*met*new things: measured 7 things, required ≥ 1 things*"])
+    done.stdout.fnmatch_lines(["v9_9 met: 1 of 1"])
+    results = json.loads((suite.reports / "results.json").read_text())
+    assert results["selected"] == ["NEW-01"]
+    assert {name: found["verdict"] for name, found in results["milestones"].items()} == {
+        "v9_9": "met",
+        **dict.fromkeys(MILESTONES, "not evaluated"),
+    }
+    assert {"report.html", "junit.xml"} <= {path.name for path in suite.reports.iterdir()}
+    assert "v9_9 met" in (suite.reports / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
