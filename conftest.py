@@ -1,6 +1,7 @@
-"""The suite is one pytest plugin, ``resnet8_eval.pytest_plugin``, installed with the package.
+"""What holds for every test of this checkout.
 
-It is installed, not loaded from here, because pytest must know its options before it looks for the
+The suite itself is a pytest plugin, ``resnet8_eval.pytest_plugin``. It is installed with the
+package, not loaded from here, because pytest must know its options before it looks for the
 directory that this file is in.
 """
 
@@ -14,3 +15,10 @@ def pytest_configure(config: pytest.Config) -> None:
             "The resnet8_eval plugin is not loaded. Install the package (make test, or "
             "pip install -e .), and leave out -p no:resnet8_eval."
         )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make every warning in a test an error, but none that another plugin gives elsewhere."""
+    for item in items:
+        # In front, so that a test's own filters count for more.
+        item.add_marker(pytest.mark.filterwarnings("error"), append=False)

@@ -1,39 +1,37 @@
 """Glue between pytest and the suite: options, markers, fixtures, verdicts, report files.
 
 Nothing is measured here. A requirement test asks the ``run`` fixture for records and hands a
-number to the ``requirement`` fixture; what it hands over travels to the controller in the test
-report's ``user_properties``, as built-in types, whether or not there are workers.
+number to the ``requirement`` fixture; `resnet8_eval.verdicts` judges it in the controller.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from resnet8_eval import verdicts
 from resnet8_eval.assets import expanded
-from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
 from resnet8_eval.report import words
 from resnet8_eval.report.folder import ReportFolder
-from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement
+from resnet8_eval.requirements import BY_ID, MILESTONES, MIN_CALIBRATION_IMAGES, Requirement
 
 if TYPE_CHECKING:
     from resnet8_eval.results import Outcome
 
-_IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
+_LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
+"""A name in a marker expression; what stands in quotes is a value."""
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 _RUN: Final = pytest.StashKey["AcceptanceRun"]()
 
@@ -105,12 +103,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Set the run up, and have an acceptance run leave its report files."""
-    unknown = [name for name in config.getoption("--requirement") or () if name not in BY_ID]
-    if unknown:
-        raise pytest.UsageError(
-            f"--requirement {unknown[0]}: there is no such requirement; "
-            f"the register has {', '.join(BY_ID)}"
-        )
+    config.addinivalue_line(
+        "markers",
+        "requirement(id, needs): the one test of a requirement, and the stages that it needs",
+    )
+    for name, title in MILESTONES.items():
+        config.addinivalue_line("markers", f"{name}: milestone {name}, {title}")
+    _refuse_unknown("--requirement", config.getoption("--requirement") or (), "requirement", BY_ID)
+    _refuse_unknown("-m", _milestones(config), "milestone", MILESTONES)
     folders = [config.getoption(f"--{name}-dir") for name in ("assets", "cache", "reports")]
     if config.inipath is None and any(folders):
         raise pytest.UsageError(
@@ -154,25 +154,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A requirement test passes by its number alone; the suite's errors need no trace."""
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """The suite's errors need no trace."""
     try:
-        result = yield
+        return (yield)
     except SuiteError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
-    requirement = requirement_of(pyfuncitem)
-    if requirement is not None:
-        lacking = _shortfall(requirement, pyfuncitem.user_properties)
-        if lacking is not None:
-            pytest.fail(f"{requirement.id} not met: {lacking}", pytrace=False)
-    return result
 
 
 def _mark(items: Iterable[pytest.Item]) -> None:
     """Mark each requirement test; refuse two of one requirement, and one of another name."""
     owners: dict[str, pytest.Item] = {}
     for item in items:
-        requirement, named = requirement_of(item), _id_in(item.nodeid)
+        requirement, named = requirement_of(item), verdicts.id_in(item.nodeid)
         if requirement is None and named is None:
             continue
         if requirement is None:
@@ -215,81 +209,13 @@ def requirement_of(item: pytest.Item) -> Requirement | None:
     return BY_ID[marker.args[0]]
 
 
-class Judge:
-    """Hands a measured number over to the verdict.
-
-    Parameters
-    ----------
-    item
-        The requirement test.
-    requirement
-        What it must fulfil.
-    """
-
-    def __init__(self, item: pytest.Item, requirement: Requirement) -> None:
-        self._item = item
-        self._requirement = requirement
-
-    def judge(self, measured: float, checks: Iterable[Check] = ()) -> None:
-        """Record the number and its evidence, and fail unless the requirement is met.
-
-        Parameters
-        ----------
-        measured
-            In the requirement's unit.
-        checks
-            Evidence; each must hold as well.
-        """
-        requirement, evidence = self._requirement, list(checks)
-        properties: dict[str, Any] = {
-            "measured": float(measured),
-            "threshold": requirement.required,
-            "margin": requirement.margin(float(measured)),
-            "evidence": json.dumps([check.as_dict() for check in evidence]),
-        }
-        self._item.user_properties.extend(properties.items())
-        broken = failed(evidence)
-        if broken or not requirement.is_met_by(measured):
-            pytest.fail(
-                "\n  ".join(
-                    [
-                        f"{requirement.id} not met: {sentence(requirement, measured)}",
-                        *map(str, broken),
-                    ]
-                ),
-                pytrace=False,
-            )
-
-    def judge_checks(self, checks: Iterable[Check]) -> None:
-        """Judge by the number of checks that fail; none at all is no evidence."""
-        evidence = list(checks)
-        if not evidence:
-            pytest.fail(f"{self._requirement.id} not met: nothing was checked", pytrace=False)
-        self.judge(len(failed(evidence)), evidence)
-
-
-def sentence(requirement: Requirement, measured: float) -> str:
-    """Measured, required and margin in one line."""
-    entry = _entry(requirement, measured)
-    return (
-        f"{requirement.quantity}: measured {words.measured(entry)}, "
-        f"required {words.required(entry)}, margin {words.margin(entry)}"
-    )
-
-
-def _entry(requirement: Requirement, measured: float) -> dict[str, Any]:
-    """A measurement in the form of results.json, as far as the report's words need it."""
-    margin = requirement.margin(measured)
-    return {**asdict(requirement), "measured": measured, "margin": margin}
-
-
 @pytest.fixture
-def requirement(request: pytest.FixtureRequest) -> Judge:
+def requirement(request: pytest.FixtureRequest) -> verdicts.Judge:
     """The judge of the requirement that this test carries."""
     found = requirement_of(request.node)
     if found is None:
         raise pytest.UsageError(f"{request.node.nodeid} carries no requirement marker")
-    return Judge(request.node, found)
+    return verdicts.Judge(request.node, found)
 
 
 @pytest.fixture
@@ -312,12 +238,10 @@ def run(request: pytest.FixtureRequest) -> Any:
 def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport, config: pytest.Config
 ) -> tuple[str, str, str] | None:
-    """Give a requirement's measurement the place of its dot, or of PASSED."""
-    line = _requirement_line(report)
-    if line is None:
+    """Leave out the dot of a requirement's test: a line of its own says more."""
+    if config.get_verbosity() != 0 or verdicts.line(report) is None:
         return None
-    verbose = config.get_verbosity() > 0
-    return (report.outcome, "" if report.passed else "F", line if verbose else "")
+    return (report.outcome, "", report.outcome.upper())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -370,59 +294,12 @@ def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -
     found = dict(getattr(report, "user_properties", ()))  # a collection report has none
     name, shown = found.get("requirement", ""), ("", "")
     if "measured" in found and name in BY_ID:
-        entry = _entry(BY_ID[name], float(found["measured"]))
+        entry = verdicts.entry(BY_ID[name], float(found["measured"]))
         shown = (words.measured(entry), words.required(entry))
     cells[2:2] = [
         f"<td>{escape(name)}</td>",
         *(f'<td class="number">{escape(text)}</td>' for text in shown),
     ]
-
-
-@dataclass
-class _Seen:
-    """What was reported of one requirement test."""
-
-    nodeid: str
-    phases: dict[str | None, str] = field(default_factory=dict)
-    failure: str | None = None
-    properties: list[tuple[str, Any]] = field(default_factory=list)
-
-    def note(self, report: pytest.TestReport) -> None:
-        """Note one report; that of a subtest, or of a crashed worker, ends no phase."""
-        # A crashed worker's report has none, and what was measured before stays of interest.
-        self.properties = list(report.user_properties) or self.properties
-        expected_to_fail = hasattr(report, "wasxfail")
-        if type(report) is pytest.TestReport:
-            self.phases[report.when] = "xfail" if expected_to_fail else report.outcome
-        if report.failed:
-            self.failure = _last_line(report)
-        elif report.skipped:
-            self.failure = f"was skipped: {_last_line(report)}"
-        elif expected_to_fail:
-            self.failure = "was marked as an expected failure"
-        elif not report.passed:
-            self.failure = f"ended as {report.outcome}"
-
-    def outcome(self, requirement: Requirement) -> Outcome:
-        """What that makes of the requirement; all three phases must have passed to meet it."""
-        from resnet8_eval.results import Outcome
-
-        numbers = _numbers(self.properties)
-        lacking = _shortfall(requirement, self.properties)
-        finished = {"setup", "call", "teardown"} <= self.phases.keys()
-        reason = self.failure or (lacking if finished else "did not finish")
-        by_number = "passed" if lacking is None else "failed"
-        decided = {"setup": "passed", "call": by_number, "teardown": "passed"}
-        # JSON has no word for what is not finite; the reason says what it was.
-        measured = numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
-        return Outcome(
-            status="met" if reason is None else "not met",
-            measured=measured,
-            evidence=json.loads(dict(self.properties).get("evidence", "[]")),
-            test=self.nodeid,
-            reason=reason,
-            decided=measured is not None and self.phases == decided,
-        )
 
 
 class AcceptanceRun:
@@ -439,7 +316,7 @@ class AcceptanceRun:
         self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
         self.selected: set[str] = set()
         self.results: dict[str, Any] | None = None
-        self._seen: dict[str, _Seen] = {}
+        self._verdicts = verdicts.Verdicts()
         self._pipeline: Any = None
         self._notes: list[str] = []
         self._said: set[str] = set()
@@ -501,21 +378,27 @@ class AcceptanceRun:
         if refused is not None:
             raise pytest.UsageError(refused)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what is reported of a requirement test."""
-        name = _id_in(report.nodeid)
-        if name is None:
-            return
-        self._seen.setdefault(name, _Seen(report.nodeid)).note(report)
-        line = _requirement_line(report)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
+        """Judge a requirement before anyone else sees its report, so that all see the same."""
+        self._verdicts.note(report)
+        yield
+        line = verdicts.line(report)
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
-        if line and terminal and self.config.get_verbosity() == 0:
-            # A line of its own would make the reporter repeat the file's name before the next.
-            heading = self.config.rootpath / report.nodeid.split("::")[0]
-            if self._heading == heading or self.config.getoption("numprocesses", None):
-                terminal.currentfspath = None
-            terminal.write_line(f"  {line}", green=report.passed, red=report.failed)
-            self._heading = terminal.currentfspath = heading
+        if line is None or terminal is None or self.config.get_verbosity() < 0:
+            return
+        look = {"green": report.passed, "red": report.failed}
+        if self.config.get_verbosity() > 0:
+            terminal.ensure_newline()
+            terminal.write(f"  {line}", **look)
+            terminal.currentfspath = -2  # the next test begins a line, as after any other
+            return
+        # A line of its own would make the reporter repeat the file's name before the next.
+        heading = self.config.rootpath / report.nodeid.split("::")[0]
+        if self._heading == heading or self.config.getoption("numprocesses", None):
+            terminal.currentfspath = None
+        terminal.write_line(f"  {line}", **look)
+        self._heading = terminal.currentfspath = heading
 
     @property
     def all_selected_met(self) -> bool:
@@ -552,12 +435,11 @@ class AcceptanceRun:
     def prepared(self, items: Iterable[pytest.Item]) -> Any:
         """The pipeline, with all that the requirement tests among `items` need."""
         if not self._prepared:
-            needs = [
-                need
-                for item in items
-                if (marker := item.get_closest_marker("requirement"))
-                for need in marker.kwargs.get("needs", ())
-            ]
+            needs: list[str] = []
+            for item in items:
+                if marker := item.get_closest_marker("requirement"):
+                    named = marker.kwargs.get("needs", ())
+                    needs += named() if callable(named) else named
             if self.config.getoption("--layers"):
                 needs += [name for name in self.pipeline.stages if name.startswith("layers/")]
             if self.config.getoption("--fresh"):
@@ -586,7 +468,7 @@ class AcceptanceRun:
         self._begun = True
 
     def _select(self, nodeids: Iterable[str]) -> None:
-        self.selected.update(found for nodeid in nodeids if (found := _id_in(nodeid)))
+        self.selected.update(found for nodeid in nodeids if (found := verdicts.id_in(nodeid)))
         if self.selected:
             self._begin()
 
@@ -617,18 +499,8 @@ class AcceptanceRun:
         return made
 
     def _outcomes(self) -> dict[str, Outcome]:
-        outcomes = {name: seen.outcome(BY_ID[name]) for name, seen in self._seen.items()}
-        kinds = {str(dict(seen.properties).get("assets", "")) for seen in self._seen.values()}
-        if self._pipeline is not None:
-            kinds.add(self._pipeline.settings.assets.kind)
-        kinds.discard("")
-        if len(kinds) > 1:
-            reason = f"ran while other tests used other assets ({', '.join(sorted(kinds))})"
-            for name, found in outcomes.items():
-                outcomes[name] = replace(
-                    found, status="not met", reason=found.reason or reason, decided=False
-                )
-        return outcomes
+        used = self._pipeline
+        return self._verdicts.outcomes(None if used is None else used.settings.assets.kind)
 
     def _announce(self, line: str) -> None:
         """One line of progress, past pytest's capturing."""
@@ -644,63 +516,25 @@ def _is_acceptance_run(config: pytest.Config) -> bool:
     """Whether the command line asks for requirement tests; decided before collection."""
     return not any(getattr(config.option, name, None) for name in _ONLY_SHOWING) and bool(
         config.getoption("--requirement")
-        or re.search(r"\bv1_[012]\b", config.getoption("-m") or "")
+        or _milestones(config)
         or any("acceptance" in _in_checkout(config, argument).parts for argument in config.args)
     )
+
+
+def _milestones(config: pytest.Config) -> list[str]:
+    """The names in ``-m`` that have the form of a milestone's."""
+    return _LIKE_A_MILESTONE.findall(config.getoption("-m") or "")
+
+
+def _refuse_unknown(option: str, names: Iterable[str], what: str, known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise pytest.UsageError(
+                f"{option} {name}: there is no such {what}; the register has {', '.join(known)}"
+            )
 
 
 def _in_checkout(config: pytest.Config, argument: str) -> Path:
     """A path of the command line, from the root: the folders above it may have any name."""
     path = config.invocation_params.dir / argument
     return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-
-
-def _id_in(nodeid: str) -> str | None:
-    """The requirement in the name of a test; a crashed worker's report carries nothing else."""
-    found = _IN_TEST_NAME.search(nodeid)
-    name = f"{found[1].upper()}-{found[2]}" if found else None
-    return name if name in BY_ID else None
-
-
-def _numbers(properties: Iterable[tuple[str, Any]]) -> list[float]:
-    return [value for key, value in properties if key == "measured"]
-
-
-def _shortfall(requirement: Requirement, properties: list[tuple[str, Any]]) -> str | None:
-    """What a test handed over that does not meet its requirement; None if all of it does."""
-    numbers = _numbers(properties)
-    if not numbers:
-        return (
-            f"its test ended without measuring {requirement.quantity}; "
-            "a requirement test must call requirement.judge"
-        )
-    if len(numbers) > 1:
-        return "its test judged more than once"
-    if not requirement.is_met_by(numbers[0]):
-        return sentence(requirement, numbers[0])
-    broken = [c["name"] for c in json.loads(dict(properties)["evidence"]) if not c["ok"]]
-    return f"failed: {', '.join(broken)}" if broken else None
-
-
-def _requirement_line(report: pytest.CollectReport | pytest.TestReport) -> str | None:
-    """One line on a requirement test that was carried out: ID, measured, required, margin."""
-    if report.when != "call" or not isinstance(report, pytest.TestReport) or report.skipped:
-        return None
-    found = dict(report.user_properties)
-    if "measured" not in found or found.get("requirement") not in BY_ID:
-        return None
-    requirement = BY_ID[str(found["requirement"])]
-    good = "met" if found.get("assets") == "real" else "passed"
-    word = good if report.passed else "NOT MET"
-    return f"{requirement.id:8}{word:8}{sentence(requirement, float(str(found['measured'])))}"
-
-
-def _last_line(report: pytest.TestReport) -> str:
-    if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2])
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = report.longreprtext if crash is None else crash.message
-    lines = [line.removeprefix("Failed: ").strip() for line in text.splitlines()]
-    # Under xdist a report without a place in the code starts with the worker's name.
-    said = [line for line in lines if line and not line.startswith("[gw")]
-    return "; ".join(said[:2]) if said else "failed"

@@ -1,6 +1,6 @@
-"""Every requirement, once. The only place in which a threshold is written.
+"""Every milestone and requirement, once. Their names and thresholds are written nowhere else.
 
-Markers, assertions, report rows and README's table are made from this register.
+Markers, verdicts, report rows and README's table are made from this register.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Final, Literal
 
 from resnet8_eval import configurations
 
-Milestone = Literal["v1_0", "v1_1", "v1_2"]
-Direction = Literal[">=", ">", "=="]
+Direction = Literal[">=", ">", "==", "<", "<="]
 
-MILESTONES: Final[dict[Milestone, str]] = {
+MILESTONES: Final = {
     "v1_0": "Conversion to ONNX",
     "v1_1": "Conversion to PyTorch",
     "v1_2": "Static quantization",
 }
+"""Name, which is also the marker of its tests, and title."""
 
 MIN_ACCURACY_PERCENT: Final = 85.0
 MIN_CALIBRATION_IMAGES: Final = 1000
@@ -42,11 +42,13 @@ is rounded: over five calibration seeds, 0 to 24 of 10,000 images (0.24 %). Kern
 change some 15 %.
 """
 
-_SIGNS: Final[dict[Direction, str]] = {">=": "≥", ">": ">", "==": "="}
+_SIGNS: Final[dict[Direction, str]] = {">=": "≥", ">": ">", "==": "=", "<": "<", "<=": "≤"}
 _COMPARE: Final[dict[Direction, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
     ">": operator.gt,
     "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
 }
 
 
@@ -60,6 +62,8 @@ class Requirement:
         Such as ``"CONV-01"``.
     milestone
         The milestone that it belongs to.
+    phase
+        The phase of the work that it belongs to, as the requirements document numbers them.
     title
         What must be true.
     quantity
@@ -69,7 +73,8 @@ class Requirement:
     """
 
     id: str
-    milestone: Milestone
+    milestone: str
+    phase: int
     title: str
     quantity: str
     direction: Direction
@@ -82,8 +87,10 @@ class Requirement:
 
     def margin(self, measured: float) -> float:
         """How far `measured` lies on the good side (positive) of the threshold, in `unit`."""
-        distance = measured - self.threshold
-        return 0.0 - abs(distance) if self.direction == "==" else distance
+        if self.direction == "==":
+            return 0.0 - abs(measured - self.threshold)
+        upper_limit = self.direction in ("<", "<=")
+        return self.threshold - measured if upper_limit else measured - self.threshold
 
     def describe(self) -> dict[str, Any]:
         """Built-in types."""
@@ -100,47 +107,44 @@ def condition(direction: Direction, threshold: float, unit: str) -> str:
     return f"{_SIGNS[direction]} {threshold:g} {unit}".strip()
 
 
-def _checks(id_: str, milestone: Milestone, title: str) -> Requirement:
-    return Requirement(id_, milestone, title, "failed checks", "==", 0, "checks")
+# What is measured, and what it must be, where several requirements have it in common.
+_Criterion = tuple[str, Direction, float, str]
+_CHECKS: Final[_Criterion] = ("failed checks", "==", 0, "checks")
+_WHOLE_TEST_SET: Final[_Criterion] = ("share of the test set scored", "==", 100, "%")
+_CLASSES: Final[_Criterion] = ("classes with an accuracy of their own", "==", 10, "")
+_ACCURACY: Final[_Criterion] = ("accuracy", ">", MIN_ACCURACY_PERCENT, "%")
+_NO_FLOAT: Final[_Criterion] = ("weighted layers left in float", "==", 0, "layers")
 
 
-def _whole_test_set(id_: str, milestone: Milestone, title: str) -> Requirement:
-    return Requirement(id_, milestone, title, "share of the test set scored", "==", 100, "%")
-
-
-def _classes(id_: str, milestone: Milestone, title: str) -> Requirement:
-    return Requirement(id_, milestone, title, "classes with an accuracy of their own", "==", 10, "")
-
-
-def _accuracy(id_: str, milestone: Milestone, title: str) -> Requirement:
-    return Requirement(id_, milestone, title, "accuracy", ">", MIN_ACCURACY_PERCENT, "%")
-
-
-def _no_float(id_: str, title: str) -> Requirement:
-    return Requirement(id_, "v1_2", title, "weighted layers left in float", "==", 0, "layers")
-
-
-def _deltas(id_: str, name: str, framework: str) -> Requirement:
-    title = f"Report the delta of both quantized {name} models from the baseline"
+def _deltas(framework: str) -> _Criterion:
     rows = len(configurations.quantized(framework))
-    return Requirement(id_, "v1_2", title, "configurations with a delta", "==", rows, "")
+    return "configurations with a delta", "==", rows, ""
 
 
 REGISTER: Final[tuple[Requirement, ...]] = (
-    _checks("CONV-01", "v1_0", "Convert the Keras .h5 to ONNX with tf2onnx"),
-    _checks("CONV-02", "v1_0", "Verify the ONNX structure against Keras"),
-    _checks("CONV-03", "v1_0", "Log conversion progress and every warning"),
-    _whole_test_set("EVAL-01", "v1_0", "Evaluate with ONNX Runtime on the test set"),
-    _classes("EVAL-02", "v1_0", "Report ONNX Runtime accuracy for each of the 10 classes"),
-    _accuracy("EVAL-03", "v1_0", "ONNX Runtime accuracy above 85 %"),
-    _checks("PT-01", "v1_1", "Convert the ONNX model to PyTorch with onnx2torch"),
-    _checks("PT-02", "v1_1", "Verify the PyTorch structure against its ONNX source"),
-    _whole_test_set("PT-03", "v1_1", "Evaluate with PyTorch on the test set"),
-    _classes("PT-04", "v1_1", "Report PyTorch accuracy for each of the 10 classes"),
-    _accuracy("PT-05", "v1_1", "PyTorch accuracy above 85 %"),
+    Requirement("CONV-01", "v1_0", 1, "Convert the Keras .h5 to ONNX with tf2onnx", *_CHECKS),
+    Requirement("CONV-02", "v1_0", 1, "Verify the ONNX structure against Keras", *_CHECKS),
+    Requirement("CONV-03", "v1_0", 1, "Log conversion progress and every warning", *_CHECKS),
+    Requirement(
+        "EVAL-01", "v1_0", 2, "Evaluate with ONNX Runtime on the test set", *_WHOLE_TEST_SET
+    ),
+    Requirement(
+        "EVAL-02", "v1_0", 2, "Report ONNX Runtime accuracy for each of the 10 classes", *_CLASSES
+    ),
+    Requirement("EVAL-03", "v1_0", 2, "ONNX Runtime accuracy above 85 %", *_ACCURACY),
+    Requirement("PT-01", "v1_1", 3, "Convert the ONNX model to PyTorch with onnx2torch", *_CHECKS),
+    Requirement(
+        "PT-02", "v1_1", 3, "Verify the PyTorch structure against its ONNX source", *_CHECKS
+    ),
+    Requirement("PT-03", "v1_1", 4, "Evaluate with PyTorch on the test set", *_WHOLE_TEST_SET),
+    Requirement(
+        "PT-04", "v1_1", 4, "Report PyTorch accuracy for each of the 10 classes", *_CLASSES
+    ),
+    Requirement("PT-05", "v1_1", 4, "PyTorch accuracy above 85 %", *_ACCURACY),
     Requirement(
         "CAL-01",
         "v1_2",
+        5,
         "Calibration set from CIFAR-10's training split, 1000 or more, stratified",
         "calibration images",
         ">=",
@@ -150,23 +154,37 @@ REGISTER: Final[tuple[Requirement, ...]] = (
     Requirement(
         "CAL-02",
         "v1_2",
+        5,
         "Calibration preprocessing equals the evaluation's exactly",
         "differing bytes",
         "==",
         0,
         "bytes",
     ),
-    _no_float("ORT-01", "ONNX model statically quantized to int8"),
-    _no_float("ORT-02", "ONNX model statically quantized to uint8"),
-    _whole_test_set("ORT-03", "v1_2", "Evaluate both quantized ONNX models"),
-    _deltas("ORT-04", "ONNX", "onnxruntime"),
-    _no_float("PTQ-01", "PyTorch model statically quantized to int8"),
-    _no_float("PTQ-02", "PyTorch model statically quantized to uint8"),
-    _whole_test_set("PTQ-03", "v1_2", "Evaluate both quantized PyTorch models"),
-    _deltas("PTQ-04", "PyTorch", "torch"),
+    Requirement("ORT-01", "v1_2", 6, "ONNX model statically quantized to int8", *_NO_FLOAT),
+    Requirement("ORT-02", "v1_2", 6, "ONNX model statically quantized to uint8", *_NO_FLOAT),
+    Requirement("ORT-03", "v1_2", 6, "Evaluate both quantized ONNX models", *_WHOLE_TEST_SET),
+    Requirement(
+        "ORT-04",
+        "v1_2",
+        6,
+        "Report the delta of both quantized ONNX models from the baseline",
+        *_deltas("onnxruntime"),
+    ),
+    Requirement("PTQ-01", "v1_2", 7, "PyTorch model statically quantized to int8", *_NO_FLOAT),
+    Requirement("PTQ-02", "v1_2", 7, "PyTorch model statically quantized to uint8", *_NO_FLOAT),
+    Requirement("PTQ-03", "v1_2", 7, "Evaluate both quantized PyTorch models", *_WHOLE_TEST_SET),
+    Requirement(
+        "PTQ-04",
+        "v1_2",
+        7,
+        "Report the delta of both quantized PyTorch models from the baseline",
+        *_deltas("torch"),
+    ),
     Requirement(
         "ANL-01",
         "v1_2",
+        8,
         "Comparison table, framework × dtype",
         "cells of the table filled",
         "==",
@@ -176,6 +194,7 @@ REGISTER: Final[tuple[Requirement, ...]] = (
     Requirement(
         "ANL-02",
         "v1_2",
+        8,
         "Flag any drop of more than 5 percentage points",
         "configurations that drop more than 5 pp",
         "==",

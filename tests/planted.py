@@ -1,4 +1,4 @@
-"""Planting faults: artefacts that are not what they should be, and what the suite says to them."""
+"""Planting faults: artefacts that are not what they should be, and what the suite says of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, cast
 import pytest
 
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.requirements import BY_ID
 from resnet8_eval.stages import Inputs, Settings
 from resnet8_eval.store import Artifact
+from resnet8_eval.verdicts import Judge, shortfall
 
 
 class Bench:
@@ -71,7 +71,7 @@ class Bench:
             )
 
     def verdict(self, requirement_id: str) -> str:
-        """What the requirement's acceptance test says, or an empty string where it passes."""
+        """Why the requirement is not met, or an empty string where it is."""
         family, number = requirement_id.lower().split("-")
         module = importlib.import_module(f"tests.acceptance.test_{family}")
         test = _only(module, f"test_{family}_{number}_")
@@ -80,8 +80,7 @@ class Bench:
             test(Judge(item, BY_ID[requirement_id]), self)
         except pytest.fail.Exception as failure:
             return str(failure)
-        assert "measured" in dict(item.user_properties)
-        return ""
+        return shortfall(BY_ID[requirement_id], item.user_properties)
 
     def verdicts(self) -> dict[str, str]:
         """What each requirement that is not met says."""

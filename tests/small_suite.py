@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-# A run in this process forgets the modules that it was the first to import; some would not bear it.
+# A run in this process forgets the modules that it was the first to import, and some cannot be
+# imported twice.
 import resnet8_eval.report.html
 import resnet8_eval.results  # noqa: F401
 from resnet8_eval.requirements import REGISTER, Requirement
@@ -18,14 +19,9 @@ INI: Final = """
 [pytest]
 addopts = --strict-markers -p no:hypothesispytest
 xfail_strict = true
-filterwarnings = error
-markers =
-    requirement(id): the one acceptance test of this requirement
-    v1_0: a milestone
-    v1_1: a milestone
-    v1_2: a milestone
 """
-CONFTEST: Final = """
+ROOT: Final = Path(__file__).parents[1]
+LOCATE: Final = """
 from pathlib import Path
 
 from resnet8_eval import assets
@@ -51,13 +47,14 @@ def locate(kind, **_):
 honest = assets.locate
 
 
-def pytest_configure():
+def pytest_sessionstart():
     assets.locate = locate
 
 
 def pytest_unconfigure():
     assets.locate = honest
 """
+CONFTEST: Final = (ROOT / "conftest.py").read_text(encoding="utf-8") + LOCATE
 
 
 def good(requirement: Requirement) -> float:

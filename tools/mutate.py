@@ -36,8 +36,8 @@ TIMEOUT_SECONDS: Final = 900
 _LEFT_OUT: Final = shutil.ignore_patterns(
     ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "assets", "dist", "out", "reports"
 )
-_KILLER: Final = re.compile(r"^(?:FAILED|ERROR|) (\S+\.py::.+?)(?: - .*)?$", re.MULTILINE)
-"""A line of pytest's summary; the plugin leaves a requirement test's without its first word."""
+_KILLER: Final = re.compile(r"^(?:FAILED|ERROR) (\S+\.py::.+?)(?: - .*)?$", re.MULTILINE)
+"""A line of pytest's summary."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.pipeline import Pipeline, model_path
-from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.report import words
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 from resnet8_eval.store import file_sha256
+from resnet8_eval.verdicts import Judge
 
 BASELINE = configurations.baseline()
 ONNX, TORCH = (

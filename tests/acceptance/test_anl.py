@@ -7,9 +7,9 @@ import pytest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.pytest_plugin import Judge
 from resnet8_eval.report import words
 from resnet8_eval.requirements import FLAGGED_DROP_PP
+from resnet8_eval.verdicts import Judge
 from tests.acceptance.common import BASELINE, scores_record, source_checks, stages
 
 COMPARISONS = stages("compare", *CONFIGURATIONS)
@@ -17,6 +17,7 @@ COMPARISONS = stages("compare", *CONFIGURATIONS)
 
 @pytest.mark.requirement("ANL-01", needs=COMPARISONS)
 def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
+    """SHA-256 of every scored model; each delta in images, gained less lost."""
     filled, checks = 0, source_checks(run, *CONFIGURATIONS)
     for row in CONFIGURATIONS:
         name, scores = row.name, scores_record(run, row)
@@ -34,6 +35,7 @@ def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
 
 @pytest.mark.requirement("ANL-02", needs=COMPARISONS)
 def test_anl_02_flags(requirement: Judge, run: Pipeline) -> None:
+    """Each delta, computed again from counts; each flag against its delta."""
     baseline = scores_record(run, BASELINE)
     drops, checks = 0, []
     for row in CONFIGURATIONS:

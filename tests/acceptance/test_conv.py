@@ -6,7 +6,7 @@ import pytest
 
 from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.verdicts import Judge
 from tests.acceptance.common import known_facts
 
 
@@ -16,6 +16,7 @@ def is_duration(seconds: object) -> bool:
 
 @pytest.mark.requirement("CONV-01", needs=["onnx", "folded"])
 def test_conv_01_convert_to_onnx(requirement: Judge, run: Pipeline) -> None:
+    """ONNX checker; producer; opset; batch of any size."""
     import onnx
 
     artifact = run.artifact("onnx")
@@ -40,6 +41,7 @@ def test_conv_01_convert_to_onnx(requirement: Judge, run: Pipeline) -> None:
 
 @pytest.mark.requirement("CONV-02", needs=["structure/onnx", "parity/onnx"])
 def test_conv_02_structure(requirement: Judge, run: Pipeline) -> None:
+    """Inputs, outputs and layers; every weight claimed; float32 scores against Keras."""
     records = [run.artifact(name).record for name in ("structure/onnx", "parity/onnx")]
     checks = from_records(check for record in records for check in record["checks"])
     fact = known_facts(run)
@@ -51,6 +53,7 @@ def test_conv_02_structure(requirement: Judge, run: Pipeline) -> None:
 
 @pytest.mark.requirement("CONV-03", needs=["onnx"])
 def test_conv_03_log(requirement: Judge, run: Pipeline) -> None:
+    """Steps with their durations, versions and every warning, all in `conversion.log`."""
     artifact = run.artifact("onnx")
     record = artifact.record
     log = artifact.path("conversion.log").read_text(encoding="utf-8")

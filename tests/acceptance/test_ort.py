@@ -6,7 +6,7 @@ import pytest
 
 from resnet8_eval import configurations
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.verdicts import Judge
 from tests.acceptance.common import (
     judge_deltas,
     judge_quantized,
@@ -22,19 +22,23 @@ UINT8 = configurations.quantized("onnxruntime", "uint8")
 
 @pytest.mark.requirement("ORT-01", needs=stages("model", *INT8))
 def test_ort_01_int8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators; integer kernels in a session."""
     judge_quantized(requirement, run, *INT8)
 
 
 @pytest.mark.requirement("ORT-02", needs=stages("model", *UINT8))
 def test_ort_02_uint8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators; integer kernels in a session."""
     judge_quantized(requirement, run, *UINT8)
 
 
 @pytest.mark.requirement("ORT-03", needs=stages("proof", *ROWS))
 def test_ort_03_evaluated(requirement: Judge, run: Pipeline) -> None:
+    """Confusion matrices; SHA-256 of both models; stored numbers; kernels against reference."""
     judge_whole_test_set(requirement, run, *ROWS, checks=proof_checks(run, *ROWS))
 
 
 @pytest.mark.requirement("ORT-04", needs=stages("compare", *ROWS))
 def test_ort_04_delta(requirement: Judge, run: Pipeline) -> None:
+    """Each delta, computed again from accuracies; known count of the baseline."""
     judge_deltas(requirement, run, *ROWS)

@@ -6,7 +6,7 @@ import pytest
 
 from resnet8_eval import configurations
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.pytest_plugin import Judge
+from resnet8_eval.verdicts import Judge
 from tests.acceptance.common import (
     judge_deltas,
     judge_quantized,
@@ -22,19 +22,23 @@ UINT8 = configurations.quantized("torch", "uint8")
 
 @pytest.mark.requirement("PTQ-01", needs=stages("model", *INT8))
 def test_ptq_01_int8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators."""
     judge_quantized(requirement, run, *INT8)
 
 
 @pytest.mark.requirement("PTQ-02", needs=stages("model", *UINT8))
 def test_ptq_02_uint8(requirement: Judge, run: Pipeline) -> None:
+    """Types of stored weights and activations; operators; that PyTorch has no such kernels."""
     judge_quantized(requirement, run, *UINT8)
 
 
 @pytest.mark.requirement("PTQ-03", needs=stages("proof", *ROWS))
 def test_ptq_03_evaluated(requirement: Judge, run: Pipeline) -> None:
+    """Confusion matrices; SHA-256 of both models; stored numbers; kernels against reference."""
     judge_whole_test_set(requirement, run, *ROWS, checks=proof_checks(run, *ROWS))
 
 
 @pytest.mark.requirement("PTQ-04", needs=stages("compare", *ROWS))
 def test_ptq_04_delta(requirement: Judge, run: Pipeline) -> None:
+    """Each delta, computed again from accuracies; known count of the baseline."""
     judge_deltas(requirement, run, *ROWS)

@@ -29,6 +29,7 @@ FAMILIES = (
     "pipeline",
     "results",
     "pytest_plugin",
+    "verdicts",
 )
 
 

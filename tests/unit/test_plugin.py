@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import junitparser
 import pytest
 
+from resnet8_eval import requirements
+from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.report import html
-from resnet8_eval.requirements import BY_ID, of_milestone
-from tests.small_suite import Suite, passing
+from resnet8_eval.requirements import BY_ID, MILESTONES, of_milestone
+from tests.small_suite import ROOT, Suite, passing
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def test_a_tilde_behind_an_equals_sign_is_the_users_own_folder(
 def test_a_junit_reader_shows_each_requirement_and_its_numbers(
     suite: Suite, words: tuple[str, ...]
 ) -> None:
-    body = "requirement.judge(84.25, [equal('images', 10, 9)])"
+    body = "requirement.judge(84.25, [equal('images', 10, 9)]); return"
     suite.write({"PT-05": passing("PT-05", body=body)})
     suite.run(*words, apart=True)
     found = {}
@@ -101,12 +104,13 @@ def test_workers_change_nothing_in_the_report_but_times(suite: Suite) -> None:
 def test_a_failure_says_id_measured_required_and_margin(
     suite: Suite, words: tuple[str, ...]
 ) -> None:
-    body = "requirement.judge(84.25, [equal('images', 10, 9), equal('labels', 1, 1)])"
+    body = "requirement.judge(84.25, [equal('images', 10, 9), equal('labels', 1, 1)]); return"
     suite.write({"PT-05": passing("PT-05", body=body)})
     done = suite.run(*words)
     sentence = "accuracy: measured 84.25 %, required > 85 %, margin −0.75 pp"
     assert re.search(rf"PT-05 +NOT MET +{re.escape(sentence)}", done.output)
     assert f"PT-05 not met: {sentence}" in done.output
+    assert re.search(r"^FAILED acceptance/test_small.py::test_pt_05_small", done.output, re.M)
     assert "images: expected 10, observed 9 [FAILED]" in done.output
     (entry,) = [entry for entry in done.results["requirements"] if entry["id"] == "PT-05"]
     assert (entry["measured"], entry["margin"]) == (84.25, -0.75)
@@ -116,7 +120,7 @@ def test_a_failure_says_id_measured_required_and_margin(
     assert [e["status"] for e in done.results["requirements"]].count("not met") == 1
 
 
-@pytest.mark.parametrize("milestone", ["v1_0", "v1_1", "v1_2"])
+@pytest.mark.parametrize("milestone", MILESTONES)
 def test_a_milestone_s_marker_selects_its_tests(suite: Suite, milestone: str) -> None:
     done = suite.run("-m", milestone)
     wanted = {entry.id for entry in of_milestone(milestone)}
@@ -126,6 +130,147 @@ def test_a_milestone_s_marker_selects_its_tests(suite: Suite, milestone: str) ->
     assert done.verdicts == {
         name: "met" if name == milestone else "not evaluated" for name in done.verdicts
     }
+
+
+NEW_MILESTONE = {
+    "MILESTONES: Final = {\n": '    "v9_9": "Something new",\n',
+    "REGISTER: Final[tuple[Requirement, ...]] = (\n": (
+        '    Requirement("NEW-01", "v9_9", 9, "It is new", "new things", ">=", 1, "things"),\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_a_new_milestone_is_two_entries_in_the_register_and_a_test(
+    suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
+) -> None:
+    package = pytester.path / "resnet8_eval"  # the folder of a run comes first on its path
+    shutil.copytree(Path(requirements.__file__).parent, package)
+    text = (package / "requirements.py").read_text(encoding="utf-8")
+    for place, entry in NEW_MILESTONE.items():
+        assert text.count(place) == 1
+        text = text.replace(place, place + entry)
+    (package / "requirements.py").write_text(text, encoding="utf-8")
+    test = passing("ANL-01").replace("ANL-01", "NEW-01").replace("anl_01", "new_01")
+    suite.write(extra=test)
+    (pytester.path / "acceptance").rename(pytester.path / "small")
+    options = ("--cache-dir=cache", "--reports-dir=reports")
+    done = pytester.runpytest_subprocess("-m", "v9_9", *words, *options)
+    assert done.ret == pytest.ExitCode.OK
+    done.stdout.fnmatch_lines(["*NEW-01*met*new things: measured 7 things, required ≥ 1 things*"])
+    done.stdout.fnmatch_lines(["v9_9 met: 1 of 1"])
+    results = json.loads((suite.reports / "results.json").read_text())
+    assert results["selected"] == ["NEW-01"]
+    assert {name: found["verdict"] for name, found in results["milestones"].items()} == {
+        "v9_9": "met",
+        **dict.fromkeys(MILESTONES, "not evaluated"),
+    }
+    assert {"report.html", "junit.xml"} <= {path.name for path in suite.reports.iterdir()}
+    assert "v9_9 met" in (suite.reports / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize(
+    ("expression", "name"),
+    [
+        ("v1_9", "v1_9"),
+        ("v1_0 or v1_9", "v1_9"),
+        ("not v2_0", "v2_0"),
+        ("V1_2", "V1_2"),
+        ("v1.2", "v1.2"),
+    ],
+)
+def test_an_unknown_milestone_is_refused_in_one_line_before_anything_is_done(
+    suite: Suite, expression: str, name: str, words: tuple[str, ...]
+) -> None:
+    done = suite.run("-m", expression, *words)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    refusal = f"-m {name}: there is no such milestone; the register has v1_0, v1_1, v1_2"
+    assert done.output.split("\n", 1)[0] == f"ERROR: {refusal}"
+    assert "test session starts" not in done.output
+    assert not suite.reports.exists()
+
+
+@pytest.mark.parametrize(
+    ("expression", "milestones"),
+    [
+        ("v1_0 or v1_1", {"v1_0", "v1_1"}),
+        ("not v1_2", {"v1_0", "v1_1"}),
+        ("v1_1 and not requirement(needs='v1_9')", {"v1_1"}),
+        ("requirement", {"v1_0", "v1_1", "v1_2"}),
+    ],
+)
+def test_other_marker_expressions_select_as_ever(
+    suite: Suite, expression: str, milestones: set[str]
+) -> None:
+    done = suite.run("-m", expression)
+    wanted = [name for name, entry in BY_ID.items() if entry.milestone in milestones]
+    assert done.status == pytest.ExitCode.OK
+    assert done.results["selected"] == wanted
+
+
+def test_markers_are_those_of_the_register(suite: Suite) -> None:
+    lines = suite.run("--markers").output.splitlines()
+    for name, title in MILESTONES.items():
+        assert f"@pytest.mark.{name}: milestone {name}, {title}" in lines
+
+
+LISTENING = """
+import os
+
+
+def pytest_runtest_logreport(report):
+    if "pt_05" in report.nodeid and report.when == "call":
+        where = os.environ.get("PYTEST_XDIST_WORKER", "controller")
+        Path(where).write_text(report.outcome)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [((), {"controller": "failed"}), (("-n1",), {"gw0": "passed", "controller": "failed"})],
+    ids=["alone", "with a worker"],
+)
+def test_the_controller_alone_judges_before_others_are_told(
+    suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...], said: dict[str, str]
+) -> None:
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + LISTENING)
+    suite.write({"PT-05": passing("PT-05", body="requirement.judge(84); return")})
+    assert suite.run(*words).status == pytest.ExitCode.TESTS_FAILED
+    assert {name: (pytester.path / name).read_text() for name in said} == said
+
+
+def test_a_test_names_its_stages_or_a_function_that_does(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[str] = []
+    monkeypatch.setattr(Pipeline, "prepare", lambda _, needs: prepared.extend(needs))
+    marker = '@pytest.mark.requirement("{}"'
+    suite.write(
+        {
+            name: passing(name).replace(
+                marker.format(name), f"{marker.format(name)}, needs={needs}"
+            )
+            for name, needs in {"CAL-01": '["a", "b"]', "CAL-02": 'lambda: ["b", "c"]'}.items()
+        }
+    )
+    suite.run()
+    assert prepared == ["a", "b", "c"]
+
+
+def test_what_another_plugin_warns_about_outside_of_tests_is_its_own(
+    pytester: pytest.Pytester,
+) -> None:
+    for name in ("pyproject.toml", "conftest.py"):
+        (pytester.path / name).write_text((ROOT / name).read_text(encoding="utf-8"))
+    warning = "import warnings\ndef {}():\n    warnings.warn('planted')\n"
+    pytester.makepyfile(
+        another=warning.format("pytest_configure"),
+        test_it=warning.format("test_it") + "def test_that():\n    pass\n",
+    )
+    done = pytester.runpytest_subprocess("-p", "another", "test_it.py")
+    done.assert_outcomes(passed=1, failed=1)
 
 
 def test_requirement_picks_by_id(suite: Suite) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet8_eval.pytest_plugin import sentence
 from resnet8_eval.report import html, markdown, publish, table, terminal, words
 from resnet8_eval.requirements import BY_ID
+from resnet8_eval.verdicts import sentence
 from tests.unit import report_samples
 from tests.unit.test_report_golden import SAMPLES
 

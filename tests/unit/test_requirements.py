@@ -1,19 +1,29 @@
-"""The register: complete, unambiguous, and deaf to numbers that are none."""
+"""The register is complete and unambiguous, and its conditions and margins are right."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
+from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resnet8_eval import requirements
-from resnet8_eval.requirements import BY_ID, MILESTONES, REGISTER, Requirement, of_milestone
+from resnet8_eval.requirements import (
+    BY_ID,
+    MILESTONES,
+    REGISTER,
+    Direction,
+    Requirement,
+    of_milestone,
+)
 
 
-def requirement(direction: str, threshold: float) -> Requirement:
-    return Requirement("X-01", "v1_0", "title", "thing", direction, threshold, "pp")  # type: ignore[arg-type]
+def requirement(direction: Direction, threshold: float) -> Requirement:
+    return Requirement("X-01", "v1_0", 1, "title", "thing", direction, threshold, "pp")
 
 
 def test_there_are_23_with_unique_ids_and_titles() -> None:
@@ -37,8 +47,24 @@ def test_milestones_have_6_5_and_12() -> None:
     assert [entry for name in MILESTONES for entry in of_milestone(name)] == list(REGISTER)
 
 
+def test_phases_are_those_of_the_requirements_document() -> None:
+    phases = {
+        1: ["CONV-01", "CONV-02", "CONV-03"],
+        2: ["EVAL-01", "EVAL-02", "EVAL-03"],
+        3: ["PT-01", "PT-02"],
+        4: ["PT-03", "PT-04", "PT-05"],
+        5: ["CAL-01", "CAL-02"],
+        6: ["ORT-01", "ORT-02", "ORT-03", "ORT-04"],
+        7: ["PTQ-01", "PTQ-02", "PTQ-03", "PTQ-04"],
+        8: ["ANL-01", "ANL-02"],
+    }
+    assert {entry.id: entry.phase for entry in REGISTER} == {
+        name: phase for phase, names in phases.items() for name in names
+    }
+
+
 @pytest.mark.parametrize("entry", REGISTER, ids=lambda entry: entry.id)
-def test_a_number_that_is_none_never_meets(entry: Requirement) -> None:
+def test_what_is_not_finite_meets_no_requirement(entry: Requirement) -> None:
     assert not any(map(entry.is_met_by, (math.nan, math.inf, -math.inf)))
 
 
@@ -54,12 +80,42 @@ def test_a_number_that_is_none_never_meets(entry: Requirement) -> None:
         ("==", 84.99, False, -0.01),
         ("==", 85.0, True, 0.0),
         ("==", 85.01, False, -0.01),
+        ("<", 84.99, True, 0.01),
+        ("<", 85.0, False, 0.0),
+        ("<", 85.01, False, -0.01),
+        ("<=", 84.99, True, 0.01),
+        ("<=", 85.0, True, 0.0),
+        ("<=", 85.01, False, -0.01),
     ],
 )
-def test_threshold(direction: str, measured: float, met: bool, margin: float) -> None:
+def test_threshold(direction: Direction, measured: float, met: bool, margin: float) -> None:
     entry = requirement(direction, 85)
     assert entry.is_met_by(measured) is met
     assert entry.margin(measured) == pytest.approx(margin)
+
+
+DIRECTIONS = st.sampled_from(get_args(Direction))
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(DIRECTIONS, FINITE, FINITE | st.just(None))
+def test_the_margin_is_positive_on_the_good_side_and_there_alone(
+    direction: Direction, threshold: float, other: float | None
+) -> None:
+    entry = requirement(direction, threshold)
+    measured = threshold if other is None else other
+    margin = entry.margin(measured)
+    if margin == 0:  # on the threshold itself
+        assert entry.is_met_by(measured) is (direction in {">=", "==", "<="})
+    else:
+        assert entry.is_met_by(measured) is (margin > 0)
+
+
+@given(DIRECTIONS, FINITE, st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_what_is_not_finite_meets_no_condition(
+    direction: Direction, threshold: float, measured: float
+) -> None:
+    assert not requirement(direction, threshold).is_met_by(measured)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +154,7 @@ def test_no_tolerance_is_widened_unnoticed(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("entry", REGISTER, ids=lambda entry: entry.id)
 def test_the_condition_in_words_has_sign_number_and_unit(entry: Requirement) -> None:
-    signs = {">": ">", ">=": "≥", "==": "="}
+    signs = {">": ">", ">=": "≥", "==": "=", "<": "<", "<=": "≤"}
     sign, number, *unit = entry.required.split()
     assert (sign, float(number)) == (signs[entry.direction], entry.threshold)
     assert " ".join(unit) == entry.unit

@@ -13,7 +13,7 @@ from resnet8_eval.requirements import BY_ID, REGISTER
 
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- requirements -->", "<!-- /requirements -->"
-HEADER = ("ID", "Milestone", "Requirement", "Measured", "Required")
+HEADER = ("ID", "Milestone", "Phase", "Requirement", "Measured", "Required", "Test", "Evidence")
 
 
 class Marked(NamedTuple):
@@ -22,6 +22,8 @@ class Marked(NamedTuple):
     file: str
     name: str
     requirement: str
+    evidence: str
+    """What it checks besides the number: its docstring."""
 
 
 def marked_tests(path: Path) -> list[Marked]:
@@ -33,7 +35,9 @@ def marked_tests(path: Path) -> list[Marked]:
                 if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(
                     "mark.requirement"
                 ):
-                    found.append(Marked(path.name, node.name, ast.literal_eval(decorator.args[0])))
+                    requirement = ast.literal_eval(decorator.args[0])
+                    evidence = ast.get_docstring(node) or ""
+                    found.append(Marked(path.name, node.name, requirement, evidence))
     return found
 
 
@@ -53,6 +57,11 @@ def test_a_test_and_its_file_are_named_after_the_requirement(test: Marked) -> No
     family, number = test.requirement.lower().split("-")
     assert test.file == f"test_{family}.py"
     assert re.fullmatch(rf"test_{family}_{number}_[a-z0-9_]+", test.name)
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: test.requirement.lower())
+def test_a_test_says_in_one_line_what_evidence_it_holds(test: Marked) -> None:
+    assert re.fullmatch(r"[^|\n]+\.", test.evidence)
 
 
 def test_requirement_markers_stand_in_the_acceptance_tests_alone() -> None:
@@ -82,23 +91,17 @@ def test_every_acceptance_test_carries_a_marker() -> None:
                 assert (path.name, node.name) in marked
 
 
-def rows() -> list[tuple[str, ...]]:
-    """The register as the rows of README's table."""
-    return [(e.id, e.milestone, e.title, e.quantity, e.required) for e in REGISTER]
-
-
 def table() -> str:
-    """README's requirement table, to be put between the two comments."""
-    lines = [HEADER, ("---",) * len(HEADER), *rows()]
+    """README's table of requirements, to be put between the two comments."""
+    lines = [HEADER, ("---",) * len(HEADER)]
+    for e in REGISTER:
+        (test,) = (test for test in TESTS if test.requirement == e.id)
+        found = (e.id, e.milestone, str(e.phase), e.title, e.quantity, e.required)
+        lines.append((*found, f"`{test.name}`", test.evidence))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def test_readme_has_the_requirements_of_the_register() -> None:
+def test_readme_has_the_requirements_of_the_register_and_their_tests() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    wanted = f"README.md must hold\n\n{START}\n\n{table()}\n\n{END}"
-    assert text.count(START) == text.count(END) == 1, wanted
-    between = text.partition(START)[2].partition(END)[0]
-    lines = [line for line in between.splitlines() if line.strip().startswith("|")]
-    cells = [tuple(cell.strip() for cell in line.strip().strip("|").split("|")) for line in lines]
-    assert cells[:1] == [HEADER], wanted
-    assert sorted(cells[2:]) == sorted(rows()), wanted
+    wanted = f"{START}\n\n{table()}\n\n{END}"
+    assert text.count(wanted) == text.count(START) == 1, f"README.md must hold\n\n{wanted}"

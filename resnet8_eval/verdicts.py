@@ -1,0 +1,234 @@
+"""What a requirement test hands over, and what its reports make of the requirement.
+
+The test's own process judges nothing. Its number and evidence travel in the report's
+``user_properties``, as built-in types, whether or not there are workers. The controller judges
+them, once, when it is told that the test has run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from resnet8_eval.checks import Check, failed, from_records
+from resnet8_eval.report import words
+from resnet8_eval.requirements import BY_ID, Requirement
+
+if TYPE_CHECKING:
+    from resnet8_eval.results import Outcome
+
+_IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
+
+
+class Judge:
+    """Hands over what a requirement is judged by.
+
+    Parameters
+    ----------
+    item
+        The requirement test.
+    requirement
+        What it must fulfil.
+    """
+
+    def __init__(self, item: pytest.Item, requirement: Requirement) -> None:
+        self._item = item
+        self._requirement = requirement
+
+    def judge(self, measured: float, checks: Iterable[Check] = ()) -> None:
+        """Hand the number and its evidence over.
+
+        Parameters
+        ----------
+        measured
+            In the requirement's unit.
+        checks
+            Evidence; each must hold as well.
+        """
+        properties: dict[str, Any] = {
+            "measured": float(measured),
+            "threshold": self._requirement.required,
+            "margin": self._requirement.margin(float(measured)),
+            "evidence": json.dumps([check.as_dict() for check in checks]),
+        }
+        self._item.user_properties.extend(properties.items())
+
+    def judge_checks(self, checks: Iterable[Check]) -> None:
+        """Hand over how many checks fail; a test without any fails, for it has no evidence."""
+        evidence = list(checks)
+        if not evidence:
+            pytest.fail(f"{self._requirement.id} not met: nothing was checked", pytrace=False)
+        self.judge(len(failed(evidence)), evidence)
+
+
+def shortfall(requirement: Requirement, properties: Iterable[tuple[str, Any]]) -> str:
+    """Why what a test handed over does not meet its requirement; empty if it does.
+
+    Parameters
+    ----------
+    requirement
+        What must be fulfilled.
+    properties
+        The `user_properties` of the test.
+    """
+    handed = list(properties)
+    numbers, evidence = _numbers(handed), _evidence(handed)
+    broken = failed(evidence)
+    if not numbers:
+        said = (
+            f"its test ended without measuring {requirement.quantity}; "
+            "a requirement test must call requirement.judge"
+        )
+    elif len(numbers) > 1:
+        said = "its test judged more than once"
+    elif broken or not requirement.is_met_by(numbers[0]):
+        said = "\n  ".join([sentence(requirement, numbers[0]), *map(str, broken)])
+    else:
+        return ""
+    return f"{requirement.id} not met: {said}"
+
+
+class Verdicts:
+    """What was reported of each requirement test of a session."""
+
+    def __init__(self) -> None:
+        self._tests: dict[str, _Reported] = {}
+
+    def note(self, report: pytest.TestReport) -> None:
+        """Note a report, and make it a failed one if its test does not meet its requirement."""
+        name = id_in(report.nodeid)
+        if name is not None:
+            self._tests.setdefault(name, _Reported(BY_ID[name], report.nodeid)).note(report)
+
+    def outcomes(self, kind: str | None) -> dict[str, Outcome]:
+        """What was found out, by ID. Tests that used different assets meet nothing.
+
+        Parameters
+        ----------
+        kind
+            The assets of the controller itself, if it has any.
+        """
+        found = {name: test.outcome() for name, test in self._tests.items()}
+        kinds = {kind, *(dict(test.properties).get("assets") for test in self._tests.values())}
+        kinds.discard(None)
+        if len(kinds) <= 1:
+            return found
+        reason = f"ran while other tests used other assets ({', '.join(sorted(map(str, kinds)))})"
+        return {
+            name: replace(one, status="not met", reason=one.reason or reason, decided=False)
+            for name, one in found.items()
+        }
+
+
+@dataclass
+class _Reported:
+    """What was reported of one requirement test."""
+
+    requirement: Requirement
+    nodeid: str
+    phases: dict[str | None, str] = field(default_factory=dict)
+    reason: str | None = None
+    properties: list[tuple[str, Any]] = field(default_factory=list)
+
+    def note(self, report: pytest.TestReport) -> None:
+        """Note one report; that of a subtest, or of a crashed worker, ends no phase."""
+        if "call" not in self.phases:
+            # A crashed worker's report has none, and what was measured before stays of interest.
+            self.properties = list(report.user_properties) or self.properties
+        expected_to_fail = hasattr(report, "wasxfail")
+        if type(report) is pytest.TestReport:
+            self.phases[report.when] = "xfail" if expected_to_fail else report.outcome
+            if report.when == "call" and report.passed and not expected_to_fail:
+                self._judge(report)
+        if report.failed:
+            self.reason = _last_line(report)
+        elif report.skipped:
+            self.reason = f"was skipped: {_last_line(report)}"
+        elif expected_to_fail:
+            self.reason = "was marked as an expected failure"
+        elif not report.passed:
+            self.reason = f"ended as {report.outcome}"
+
+    def _judge(self, report: pytest.TestReport) -> None:
+        lacking = shortfall(self.requirement, self.properties)
+        if lacking:
+            report.outcome, report.longrepr = "failed", lacking
+
+    def outcome(self) -> Outcome:
+        """What that makes of the requirement; all three phases must have passed to meet it."""
+        from resnet8_eval.results import Outcome
+
+        passed = dict.fromkeys(("setup", "call", "teardown"), "passed")
+        finished = passed.keys() <= self.phases.keys()
+        reason = self.reason or (None if finished else "did not finish")
+        # JSON has no word for what is not finite; the reason says what it was.
+        numbers = _numbers(self.properties)
+        measured = numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
+        return Outcome(
+            status="met" if reason is None else "not met",
+            measured=measured,
+            evidence=[check.as_dict() for check in _evidence(self.properties)],
+            test=self.nodeid,
+            reason=reason,
+            decided=measured is not None and self.phases == passed,
+        )
+
+
+def id_in(nodeid: str) -> str | None:
+    """The requirement in the name of a test; a crashed worker's report carries nothing else."""
+    found = _IN_TEST_NAME.search(nodeid)
+    name = f"{found[1].upper()}-{found[2]}" if found else None
+    return name if name in BY_ID else None
+
+
+def sentence(requirement: Requirement, measured: float) -> str:
+    """Measured, required and margin in one line."""
+    shown = entry(requirement, measured)
+    return (
+        f"{requirement.quantity}: measured {words.measured(shown)}, "
+        f"required {words.required(shown)}, margin {words.margin(shown)}"
+    )
+
+
+def entry(requirement: Requirement, measured: float) -> dict[str, Any]:
+    """A measurement in the form of results.json, as far as the report's words need it."""
+    margin = requirement.margin(measured)
+    return {**asdict(requirement), "measured": measured, "margin": margin}
+
+
+def line(report: pytest.CollectReport | pytest.TestReport) -> str | None:
+    """One line on a requirement test that was carried out: ID, measured, required, margin."""
+    if report.when != "call" or type(report) is not pytest.TestReport or report.skipped:
+        return None
+    found = dict(report.user_properties)
+    if len(_numbers(report.user_properties)) != 1 or found.get("requirement") not in BY_ID:
+        return None
+    requirement = BY_ID[str(found["requirement"])]
+    good = "met" if found.get("assets") == "real" else "passed"
+    word = good if report.passed else "NOT MET"
+    return f"{requirement.id:8}{word:8}{sentence(requirement, float(str(found['measured'])))}"
+
+
+def _numbers(properties: Iterable[tuple[str, Any]]) -> list[float]:
+    return [value for key, value in properties if key == "measured"]
+
+
+def _evidence(properties: Iterable[tuple[str, Any]]) -> list[Check]:
+    return from_records(json.loads(dict(properties).get("evidence", "[]")))
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = report.longreprtext if crash is None else crash.message
+    lines = [line.removeprefix("Failed: ").strip() for line in text.splitlines()]
+    # Under xdist a report without a place in the code starts with the worker's name.
+    said = [line for line in lines if line and not line.startswith("[gw")]
+    return "; ".join(said[:2]) if said else "failed"
