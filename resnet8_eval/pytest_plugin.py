@@ -16,22 +16,22 @@ import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 
+from resnet8_eval import results
 from resnet8_eval.assets import expanded
 from resnet8_eval.checks import Check, failed
 from resnet8_eval.errors import SuiteError
+from resnet8_eval.record import RequirementResult, Results
 from resnet8_eval.report import words
 from resnet8_eval.report.folder import ReportFolder
 from resnet8_eval.requirements import BY_ID, MIN_CALIBRATION_IMAGES, Requirement
-
-if TYPE_CHECKING:
-    from resnet8_eval.results import Outcome
+from resnet8_eval.results import Outcome
 
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
@@ -277,10 +277,9 @@ def sentence(requirement: Requirement, measured: float) -> str:
     )
 
 
-def _entry(requirement: Requirement, measured: float) -> dict[str, Any]:
-    """A measurement in the form of results.json, as far as the report's words need it."""
-    margin = requirement.margin(measured)
-    return {**asdict(requirement), "measured": measured, "margin": margin}
+def _entry(requirement: Requirement, measured: float) -> RequirementResult:
+    """A measurement as the record holds it, for the report's words."""
+    return results.requirement(requirement, Outcome("met", measured), standin=False)
 
 
 @pytest.fixture
@@ -405,8 +404,6 @@ class _Seen:
 
     def outcome(self, requirement: Requirement) -> Outcome:
         """What that makes of the requirement; all three phases must have passed to meet it."""
-        from resnet8_eval.results import Outcome
-
         numbers = _numbers(self.properties)
         lacking = _shortfall(requirement, self.properties)
         finished = {"setup", "call", "teardown"} <= self.phases.keys()
@@ -438,7 +435,7 @@ class AcceptanceRun:
         self.config = config
         self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
         self.selected: set[str] = set()
-        self.results: dict[str, Any] | None = None
+        self.results: Results | None = None
         self._seen: dict[str, _Seen] = {}
         self._pipeline: Any = None
         self._notes: list[str] = []
@@ -590,10 +587,9 @@ class AcceptanceRun:
         if self.selected:
             self._begin()
 
-    def _published(self, interrupted: bool) -> dict[str, Any]:
-        from resnet8_eval import results
+    def _published(self, interrupted: bool) -> Results:
+        from resnet8_eval.gather import gather
         from resnet8_eval.report import publish
-        from resnet8_eval.results import Outcome
 
         pipeline = self.pipeline
         outcomes = self._outcomes()
@@ -602,7 +598,7 @@ class AcceptanceRun:
         )
         for name in self.selected:
             outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
-        made = results.build(
+        made = gather(
             pipeline,
             outcomes,
             complete=complete,
