@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from resnet8_eval import backends, configurations
+from resnet8_eval import backends, configurations, environment
 from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
@@ -128,8 +128,6 @@ _FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch"
 
 def table(settings: Settings) -> list[Stage]:
     """Every stage, each behind those that it needs, and those on the longest path first."""
-    from resnet8_eval.calibrate.parameters import exact_weight_limit
-
     assets = settings.assets
     sums = assets.dataset_sha256
     test = {n: s for n, s in sums.items() if n in ("test_batch", "batches.meta")}
@@ -188,7 +186,7 @@ def table(settings: Settings) -> list[Stage]:
         "onnxruntime",
         ("onnx", "folded", "calibration"),
         _parameters,
-        {"weight_limit": exact_weight_limit()},
+        {"weight_limit": environment.exact_weight_limit()},
     )
     of_rows("model", quantized, _parameters_of, _model, {})
     of_rows("scores", rows, _source, _scores, test | model)
