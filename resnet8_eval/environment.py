@@ -20,6 +20,7 @@ PACKAGES: Final = (
     "onnxruntime",
     "onnx2torch",
     "torch",
+    "torchao",
     "numpy",
     "scipy",
     "statsmodels",

@@ -122,7 +122,7 @@ def _sensitivity(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     found = (
         {"recipe": recipe.name, **record}
         for recipe in configurations.recipes()
-        if (record := _record(made, f"sensitivity/{recipe.name}"))
+        if (record := _record(made, f"sensitivity/{recipe.key}"))
     )
     return next(found, None)
 
@@ -164,18 +164,27 @@ _FLOAT: Final = {
 }
 
 
+def _method(made: Mapping[str, Artifact], recipe: Recipe) -> dict[str, Any]:
+    """How the parameters were found, in words."""
+    if recipe.by == "framework":
+        return {"reduce_range": False, "method": {"quantizer": "the framework's own, its defaults"}}
+    method = made[f"parameters/{recipe.key}"].record["method"]
+    settings = {k: v for k, v in recipe.describe().items() if k not in ("name", "by")}
+    return {
+        "reduce_range": method["weight_limit"] < _FULL_RANGE,
+        "method": {**settings, **method},
+    }
+
+
 def _quantized(
     pipeline: Pipeline, made: Mapping[str, Artifact], name: str, recipe: Recipe
 ) -> dict[str, Any]:
     """What a quantized row says of itself besides its scores."""
     model = made[f"model/{name}"].record
-    method = made[f"parameters/{recipe.name}"].record["method"]
-    settings = {key: value for key, value in recipe.describe().items() if key != "name"}
     return {
         "recipe": {
             "name": recipe.name,
-            "reduce_range": method["weight_limit"] < _FULL_RANGE,
-            "method": {**settings, **method},
+            **_method(made, recipe),
             "engine": model.get("engine"),
             "runs_as": model.get("runs_as"),
         },
