@@ -161,7 +161,7 @@ def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> R
         id=entry.id,
         title=entry.title,
         milestone=entry.milestone,
-        phase=results_v1.phase(entry.id),
+        phase=entry.phase,
         quantity=entry.quantity,
         status="not evaluated" if standin else found.status,
         outcome_on_standin=found.status if standin and found.status != "not evaluated" else None,

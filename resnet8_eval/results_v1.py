@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from resnet8_eval.requirements import BY_ID
+
 _TOLD_BESIDE: Final = (
     *("framework", "dtype", "weights_dtype", "activations_dtype", "execution"),
     *("file_name", "engine", "runs_as"),
@@ -24,7 +26,7 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
         **kept,
         "schema_version": 2,
         "selected": old.get("selected", []),
-        "requirements": [{**entry, "phase": phase(entry["id"])} for entry in old["requirements"]],
+        "requirements": [{**entry, "phase": _phase(entry["id"])} for entry in old["requirements"]],
         "expected": [
             {
                 "name": _row(f"{framework}-{dtype}"),
@@ -58,11 +60,9 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def phase(id_: str) -> int:
-    """The phase of the requirements document that a requirement belongs to; 0 if not known."""
-    family = id_.partition("-")[0]
-    families = {"CONV": 1, "EVAL": 2, "PT": 4, "CAL": 5, "ORT": 6, "PTQ": 7, "ANL": 8}
-    return 3 if id_ in ("PT-01", "PT-02") else families.get(family, 0)
+def _phase(id_: str) -> int:
+    """The phase that the register gives a requirement; 0 if it does not know it."""
+    return BY_ID[id_].phase if id_ in BY_ID else 0
 
 
 def _row(name: str) -> str:
