@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from resnet8_eval import statistics
 from resnet8_eval.cifar10 import CLASS_NAMES
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FLAGGED_DROP_PP
+
+LEAST_PROBABILITY: Final = 1e-12
+RELIABILITY_BINS: Final = 15
 
 
 def compare(
@@ -36,8 +39,10 @@ def compare(
         ``accuracy_ci95_percent``, ``delta_pp``, ``delta_ci95_pp``, ``lost``, ``gained``,
         ``mcnemar_p``, ``agreement_percent``, ``per_class_delta_pp``,
         ``per_class_tests`` (for each class ``name``, ``delta_pp``, ``lost``, ``gained``, exact
-        ``mcnemar_p`` and ``holm_p``, corrected for the classes tested), ``word``
-        (see :func:`verdict_word`), ``flagged`` and ``flag_reason``.
+        ``mcnemar_p`` and ``holm_p``, corrected for the classes tested), ``divergence`` (see
+        :func:`divergence`), ``reliability`` and ``baseline_reliability`` (see
+        :func:`reliability`), ``word`` (see :func:`verdict_word`), ``flagged`` and
+        ``flag_reason``.
     """
     answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
     right, baseline_right = answers == labels, baseline_answers == labels
@@ -61,6 +66,9 @@ def compare(
             if (labels == k).any()
         },
         "per_class_tests": _per_class(right, baseline_right, labels, class_names),
+        "divergence": divergence(scores, baseline_scores),
+        "reliability": reliability(scores, labels),
+        "baseline_reliability": reliability(baseline_scores, labels),
         "word": verdict_word(interval),
         "flagged": flagged,
         "flag_reason": reason,
@@ -91,6 +99,70 @@ def _per_class(
             )
     corrected = statistics.holm([test["mcnemar_p"] for test in tests])
     return [{**test, "holm_p": p} for test, p in zip(tests, corrected, strict=True)]
+
+
+def divergence(
+    scores: NDArray[np.float32], baseline_scores: NDArray[np.float32]
+) -> dict[str, float]:
+    """How far probabilities lie from the baseline's.
+
+    Parameters
+    ----------
+    scores, baseline_scores
+        float32 probabilities, shape (N, 10), of the same images in the same order.
+
+    Returns
+    -------
+    dict
+        ``largest`` and ``mean``, absolute differences of two probabilities; ``kl_nats``, the mean
+        Kullback–Leibler divergence of a row from the baseline's, in nats, of probabilities no
+        smaller than 1e-12.
+    """
+    after, before = scores.astype(np.float64), baseline_scores.astype(np.float64)
+    apart = np.abs(after - before)
+    q, p = np.maximum(after, LEAST_PROBABILITY), np.maximum(before, LEAST_PROBABILITY)
+    return {
+        "largest": float(apart.max()),
+        "mean": float(apart.mean()),
+        "kl_nats": float((p * np.log(p / q)).sum(axis=1).mean()),
+    }
+
+
+def reliability(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dict[str, Any]:
+    """Whether a model is right as often as it says (Guo et al. 2017).
+
+    Parameters
+    ----------
+    scores
+        float32 probabilities, shape (N, 10).
+    labels
+        Integers in 0–9, shape (N,).
+
+    Returns
+    -------
+    dict
+        ``error_percent``, the expected calibration error: the mean difference between confidence
+        and accuracy of 15 equally wide bins of confidence, weighted by their images; ``bins``,
+        each with ``images``, mean ``confidence_percent`` and ``accuracy_percent``, both None
+        where there is no image. Bin n holds confidences above n/15, up to (n + 1)/15.
+    """
+    confidence = scores.max(axis=1).astype(np.float64)
+    right = scores.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * RELIABILITY_BINS).astype(int) - 1, 0, RELIABILITY_BINS - 1)
+    images, sure, hits = (
+        np.bincount(place, weights, RELIABILITY_BINS) for weights in (None, confidence, right)
+    )
+    return {
+        "error_percent": 100 * float(np.abs(sure - hits).sum() / len(labels)),
+        "bins": [
+            {
+                "images": int(n),
+                "confidence_percent": 100 * float(c) / int(n) if n else None,
+                "accuracy_percent": 100 * float(h) / int(n) if n else None,
+            }
+            for n, c, h in zip(images, sure, hits, strict=True)
+        ],
+    }
 
 
 def flag(delta_pp: float) -> tuple[bool, str | None]:

@@ -519,7 +519,7 @@ def run_stages(
     if unknown:
         raise typer.BadParameter(f"there is no stage {unknown[0]}; run without one lists them")
     if fresh:
-        pipeline.forget(stages, time.time())
+        pipeline.forget(pipeline.closure(stages), time.time())
     pipeline.prepare(stages)
     made = {name: pipeline.artifact(name) for name in stages}
     if as_json:

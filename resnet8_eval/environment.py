@@ -26,6 +26,7 @@ PACKAGES: Final = (
     "statsmodels",
     "h5py",
     "pillow",
+    "mlcommons-loadgen",
 )
 CPU_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """Instruction sets that decide which integer kernels run."""

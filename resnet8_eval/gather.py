@@ -95,6 +95,7 @@ def gather(
                 if (stage := f"tuning/{tuned.name}") in made
             ],
             "agreement": _record(made, "agreement"),
+            "timing": _timing(made),
             "stages": {name: _stage(pipeline, made[name], name, started) for name in made},
         }
     )
@@ -157,7 +158,27 @@ def _configuration(
         },
         **made[f"scores/{row.name}"].record,
         **made[f"compare/{row.name}"].record,
+        **_speed(made, row.name),
     }
+
+
+def _speed(made: Mapping[str, Artifact], name: str) -> dict[str, Any]:
+    """What was measured of a row's speed, if it was."""
+    measured = _record(made, "latency")
+    if measured is None:
+        return {}
+    row = measured["rows"][name]
+    return {
+        "latency": row["SingleStream"],
+        "throughput": row["Offline"],
+        "answers": row["answers"],
+    }
+
+
+def _timing(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    found = _record(made, "latency")
+    said = _only(found, "loadgen", "rounds", "min_queries", "others_percent", "told")
+    return {"processor": environment.cpu()["model"], **said} if found else None
 
 
 _FLOAT: Final = {

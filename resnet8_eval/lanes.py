@@ -36,6 +36,9 @@ THREADS: Final = max(1, CORES // SLOTS)
 """Threads that each of them may use."""
 IDLE_SECONDS: Final = 60
 """A lane without work ends after this long."""
+_PROGRESS: Final = "progress: "
+_TICK: Final = 0.5
+"""Seconds after which a stage that is at work is heard again."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
     order.prepare()
     ready: set[str] = set()
     failures: dict[str, SuiteError] = {}
-    crew = _Crew(logs)
+    crew = _Crew(logs, announce)
     try:
         while True:
             ready.update(order.get_ready())
@@ -124,8 +127,10 @@ def _spread(failures: dict[str, SuiteError], needs_first: Iterable[Job]) -> None
 class _Crew:
     """The lanes of a run: worker processes, each with one job at a time."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, announce: Announce) -> None:
         self._logs = logs
+        self._announce = announce
+        self._heard: dict[Path, int] = {}
         self._lanes: dict[tuple[str, int], Any] = {}
         self._leaving: list[threading.Thread] = []
         self._seen: set[str] = set()
@@ -160,7 +165,11 @@ class _Crew:
 
     def ended(self) -> Iterable[tuple[Job, float | SuiteError]]:
         """Wait until something ends; jobs with their seconds, or why they failed."""
-        for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+        done: set[Future[float]] = set()
+        while not done:
+            done = wait(self.running, _TICK, FIRST_COMPLETED).done
+            self._hear()
+        for future in done:
             lane, job = self.running.pop(future)
             try:
                 result: float | SuiteError = future.result()
@@ -188,6 +197,17 @@ class _Crew:
         for thread in self._leaving:
             thread.join()
 
+    def _hear(self) -> None:
+        """Announce what stages have said since, with :func:`say`."""
+        for path, heard in self._heard.items():
+            with path.open(errors="replace") as log:
+                log.seek(heard)
+                lines = log.readlines()
+                self._heard[path] = log.tell()
+            for line in lines:
+                if line.startswith(_PROGRESS):
+                    self._announce(line.removeprefix(_PROGRESS).strip())
+
     def _is_free(self, lane: str) -> bool:
         busy = {name for (name, _), _ in self.running.values()}
         return len(self.running) < SLOTS and lane not in busy
@@ -196,7 +216,10 @@ class _Crew:
         self, lane: tuple[str, int], job: Job | None, call: Callable[..., float], *words: Any
     ) -> None:
         if lane not in self._lanes:
-            self._lanes[lane] = _lane(*lane, self._logs)
+            self._lanes[lane] = open_lane(*lane, self._logs)
+            log = log_path(lane[0], self._logs)
+            log.touch()
+            self._heard.setdefault(log, log.stat().st_size)
         self.running[self._lanes[lane].submit(call, *words)] = (lane, job)
 
 
@@ -225,7 +248,18 @@ _WARM_UPS: Final = {"onnxruntime": _import_onnxruntime, "torch": _import_torch}
 """Not Keras: conversion logs what TensorFlow says while it is imported."""
 
 
-def _lane(name: str, threads: int, logs: Path) -> Any:
+def open_lane(name: str, threads: int, logs: Path) -> Any:
+    """A worker process, as an executor; it ends with the process that opened it.
+
+    Parameters
+    ----------
+    name
+        Names its log.
+    threads
+        Threads that a framework may use in it.
+    logs
+        Folder for what native code writes to standard error.
+    """
     from loky.process_executor import ProcessPoolExecutor
 
     log = log_path(name, logs)
@@ -233,7 +267,7 @@ def _lane(name: str, threads: int, logs: Path) -> Any:
     return ProcessPoolExecutor(
         max_workers=1,
         timeout=IDLE_SECONDS,
-        initializer=_open_lane,
+        initializer=_enter,
         initargs=(str(log), os.getpid()),
         env=lane_environment(threads),
     )
@@ -272,7 +306,12 @@ def log_path(lane: str, logs: Path) -> Path:
     return logs / f"{lane}-{os.getpid()}.log"
 
 
-def _open_lane(log: str, parent: int) -> None:
+def say(line: str) -> None:
+    """In a lane: have one line of progress announced while the stage is at work."""
+    print(f"{_PROGRESS}{line}", file=sys.stderr, flush=True)
+
+
+def _enter(log: str, parent: int) -> None:
     # Registered first, so called last.
     atexit.register(_leave)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

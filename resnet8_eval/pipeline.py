@@ -56,7 +56,7 @@ class Pipeline:
             self._failures.update(lanes.run(jobs, make, logs, self._announce))
 
     def forget(self, names: Iterable[str], made_before: float) -> None:
-        """Remove these stages and those that they need from the cache, to have them made anew.
+        """Remove stages from the cache, to have them made anew.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class Pipeline:
             Seconds since the epoch; what was made later stays, for another process of the same
             run may have made it.
         """
-        for name in self.closure(names):
+        for name in names:
             self._made.pop(name, None)
             self.store.discard(name, self.key(name), made_before)
 

@@ -81,6 +81,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="make everything anew, whatever the cache has",
     )
     group.addoption(
+        "--fresh-timing",
+        action="store_const",
+        const=math.inf,
+        help="measure latency and throughput anew, whatever the cache has",
+    )
+    group.addoption(
+        "--min-speedup",
+        type=_speedup,
+        metavar="X",
+        help="demand of EVAL-05 that every quantized row that runs in integer kernels is at least "
+        "X times as fast as float32 of its framework (default: no demand)",
+    )
+    group.addoption(
         "--layers",
         action="store_true",
         help="also measure each layer's noise and sensitivity, for the report",
@@ -117,9 +130,10 @@ def pytest_configure(config: pytest.Config) -> None:
             "a folder with an equals sign, such as --reports-dir=FOLDER: pytest takes a folder "
             "that stands alone for the place of its configuration"
         )
-    if config.option.fresh == math.inf:
-        # Workers are given the moment at which their run began, and make nothing twice.
-        config.option.fresh = time.time()
+    for name in ("fresh", "fresh_timing"):
+        if getattr(config.option, name) == math.inf:
+            # Workers are given the moment at which their run began, and make nothing twice.
+            setattr(config.option, name, time.time())
     run = AcceptanceRun(config)
     config.stash[_RUN] = run
     if not hasattr(config, "workerinput"):
@@ -349,7 +363,11 @@ class AcceptanceRun:
                     announce=self._announce,
                 )
             settings = Settings(
-                found, cache_dir, option("--calibration-count"), option("--calibration-seed")
+                found,
+                cache_dir,
+                option("--calibration-count"),
+                option("--calibration-seed"),
+                option("--min-speedup"),
             )
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
@@ -446,8 +464,11 @@ class AcceptanceRun:
                     for row in configurations.calibrated()
                     if row.recipe == configurations.TUNED
                 ]
-            if self.config.getoption("--fresh"):
-                self.pipeline.forget(needs, self.config.getoption("--fresh"))
+            if moment := self.config.getoption("--fresh"):
+                self.pipeline.forget(self.pipeline.closure(needs), moment)
+            if moment := self.config.getoption("--fresh-timing"):
+                stages = self.pipeline.stages
+                self.pipeline.forget([name for name in needs if stages[name].alone], moment)
             self.pipeline.prepare(dict.fromkeys(needs))
             self._prepared = True
         return self.pipeline
@@ -513,6 +534,13 @@ class AcceptanceRun:
     def _uncaptured(self) -> AbstractContextManager[None]:
         capture = self.config.pluginmanager.getplugin("capturemanager")
         return nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+
+def _speedup(text: str) -> float:
+    """A demand on speed, from the command line."""
+    if not 0 < (demand := float(text)) < math.inf:
+        raise ValueError(text)
+    return demand
 
 
 def _is_acceptance_run(config: pytest.Config) -> bool:

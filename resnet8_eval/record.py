@@ -196,23 +196,88 @@ class ExactIntegers(_Part, frozen=True):
     largest_difference: Positive
 
 
-class Latency(_Part, frozen=True):
-    """Time for one image, in milliseconds."""
+class Divergence(_Part, frozen=True):
+    """How far probabilities lie from the baseline's: absolute differences, and the mean KL."""
 
-    p50_ms: Positive
-    p90_ms: Positive
-    p99_ms: Positive
+    largest: Probability
+    mean: Probability
+    kl_nats: float
+
+
+class Bin(_Part, frozen=True):
+    """The images of one of 15 equally wide bins of confidence."""
+
+    images: Count
+    confidence_percent: Percent | None
+    accuracy_percent: Percent | None
+
+
+class Reliability(_Part, frozen=True):
+    """Expected calibration error, and the curve that it is the error of."""
+
+    error_percent: Percent
+    bins: tuple[Bin, ...]
+
+
+class Spread(_Part, frozen=True):
+    """A figure over the rounds of a measurement."""
+
+    median: Positive
+    low: Positive
+    high: Positive
+
+
+class Latency(_Part, frozen=True):
+    """One image at a time (LoadGen's SingleStream) with so many threads.
+
+    `queries`: the fewest of a round. `valid`: whether every round was. `busy_percent`: processor
+    time over time. `speedup`: over float32 of the same framework in the same round. A figure is
+    null where no round was valid.
+    """
+
     threads: Count
-    processor: str
+    batch: Count
+    queries: Count
+    valid: bool
+    busy_percent: Positive
+    speedup: Spread | None
+    p50_ms: Spread | None
+    p90_ms: Spread | None
+    p99_ms: Spread | None
 
 
 class Throughput(_Part, frozen=True):
-    """Images per second, in batches."""
+    """All images at once, in the best batch (LoadGen's Offline); else as :class:`Latency`."""
 
-    images_per_second: Positive
-    batch: Count
     threads: Count
+    batch: Count
+    queries: Count
+    valid: bool
+    busy_percent: Positive
+    speedup: Spread | None
+    images_per_second: Spread | None
+
+
+class Answers(_Part, frozen=True):
+    """The scores of LoadGen's accuracy mode held against the evaluation's."""
+
+    images: Count
+    disagreements: Count
+    largest_difference: Positive
+
+
+class Timing(_Part, frozen=True):
+    """How speed was measured, and what makes the figures doubtful (`told`, in words).
+
+    `others_percent`: processor time of the machine that other processes took meanwhile.
+    """
+
     processor: str
+    loadgen: str
+    rounds: Count
+    min_queries: Count
+    others_percent: Percent
+    told: tuple[str, ...]
 
 
 class ChangedImage(_Part, frozen=True):
@@ -313,8 +378,12 @@ class ConfigurationResult(_Part, frozen=True):
     default_kernels: Counts | None = None
     reference: Reference | None = None
     exact_integers: ExactIntegers | None = None
-    latency: Latency | None = None
-    throughput: Throughput | None = None
+    divergence: Divergence | None = None
+    reliability: Reliability | None = None
+    baseline_reliability: Reliability | None = None
+    latency: tuple[Latency, ...] = ()
+    throughput: tuple[Throughput, ...] = ()
+    answers: Answers | None = None
     tensors: tuple[Tensor, ...] = ()
     integers_sha256: Sha256 | None = None
     layers: tuple[LayerNoise, ...] = ()
@@ -451,6 +520,7 @@ class Results(_Part, frozen=True):
     stages: dict[str, Stage]
     tuning: tuple[Tuning, ...] = ()
     agreement: Agreement | None = None
+    timing: Timing | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.configurations]

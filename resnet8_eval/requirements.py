@@ -19,6 +19,7 @@ MILESTONES: Final = {
     "v1_0": "Conversion to ONNX",
     "v1_1": "Conversion to PyTorch",
     "v1_2": "Static quantization",
+    "v1_3": "Extended evaluation",
 }
 """Name, which is also the marker of its tests, and title."""
 
@@ -41,6 +42,10 @@ Both read the same integers and scales, and differ only in how a sum that falls 
 is rounded: over five calibration seeds, 0 to 24 of 10,000 images (0.24 %). Kernels that saturate
 change some 15 %.
 """
+MIN_QUERIES: Final = 100
+"""Queries that a LoadGen run must have at least: LoadGen's own minimum."""
+MAX_OTHERS_PERCENT: Final = 10.0
+"""Share of the machine's processor time that other processes may take while speed is measured."""
 
 _SIGNS: Final[dict[Direction, str]] = {">=": "≥", ">": ">", "==": "=", "<": "<", "<=": "≤"}
 _COMPARE: Final[dict[Direction, Callable[[float, float], bool]]] = {
@@ -199,6 +204,26 @@ REGISTER: Final[tuple[Requirement, ...]] = (
         "configurations that drop more than 5 pp",
         "==",
         0,
+        "",
+    ),
+    Requirement(
+        "EVAL-04",
+        "v1_3",
+        2,
+        "Compare with the original Keras model as baseline",
+        "configurations compared with Keras",
+        "==",
+        len(configurations.CONFIGURATIONS),
+        "",
+    ),
+    Requirement(
+        "EVAL-05",
+        "v1_3",
+        2,
+        "Measure latency and throughput",
+        "configurations measured in both scenarios",
+        "==",
+        len(configurations.CONFIGURATIONS),
         "",
     ),
 )

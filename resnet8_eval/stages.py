@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from resnet8_eval import backends, configurations
+from resnet8_eval import backends, configurations, lanes
 from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
@@ -37,12 +37,15 @@ class Settings:
         Where artefacts are kept.
     calibration_count, calibration_seed
         Size and seed of the calibration set.
+    min_speedup
+        Least speed of a quantized row over float32 that EVAL-05 demands; it decides no artefact.
     """
 
     assets: Assets
     cache_dir: Path
     calibration_count: int = MIN_CALIBRATION_IMAGES
     calibration_seed: int = 0
+    min_speedup: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +246,18 @@ def table(settings: Settings) -> list[Stage]:
         _parity("onnx", "ONNX Runtime against Keras", baseline, onnx_scores),
         _parity("torch", "PyTorch against ONNX Runtime", onnx_scores, torch_scores),
     ]
+    latency_needs = (stage for row in rows for stage in (*_source(row), f"scores/{row.name}"))
+    stages.append(
+        Stage(
+            "latency",
+            "onnxruntime",  # whose process is small; each framework is measured in one of its own
+            tuple(dict.fromkeys(latency_needs)),
+            _latency,
+            {**test, **model, "rows": [row.describe() for row in rows]},
+            alone=True,
+            by_processor=True,
+        )
+    )
     of_recipes("feed", "onnxruntime", ("calibration", "parameters/{recipe}"), _feed, {})
     return stages
 
@@ -523,6 +538,33 @@ def _agreement(inputs: Inputs, out: Path) -> Record:
             for one in answers.values()
         ],
     }
+
+
+def _latency(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval import latency
+
+    rows = configurations.CONFIGURATIONS
+    float32 = {row.framework: row.name for row in rows if row.recipe is None}
+    with inputs.model() as model:
+        targets = [
+            latency.Target(
+                row.name,
+                row.framework,
+                inputs.path(*made) if (made := model_file(row)) else model,
+                row.execution,
+                scores=inputs.path(f"scores/{row.name}", "scores.npy"),
+                float32=float32[row.framework],
+            )
+            for row in rows
+        ]
+        return latency.measure(
+            targets,
+            inputs.split("test").images,
+            out,
+            threads=(1, inputs.threads),
+            logs=inputs.settings.cache_dir / "logs",
+            announce=lanes.say,
+        )
 
 
 def _structure_onnx(inputs: Inputs, out: Path) -> Record:

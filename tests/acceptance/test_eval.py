@@ -1,10 +1,15 @@
-"""EVAL-01 … EVAL-03: the ONNX model on the test set."""
+"""EVAL-01 … EVAL-05: the ONNX model on the test set; every row beside Keras, and its speed."""
 
 from __future__ import annotations
 
+from math import isfinite
+
 import pytest
 
+from resnet8_eval.checks import Check, at_most, equal
+from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.requirements import MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.verdicts import Judge
 from tests.acceptance.common import (
     BASELINE,
@@ -34,3 +39,68 @@ def test_eval_02_per_class_accuracy(requirement: Judge, run: Pipeline) -> None:
 def test_eval_03_overall_accuracy(requirement: Judge, run: Pipeline) -> None:
     """Known count of correct images."""
     requirement.judge(scores_record(run, ONNX)["accuracy_percent"], fact_checks(run, ONNX))
+
+
+@pytest.mark.requirement("EVAL-04", needs=stages("compare", *CONFIGURATIONS))
+def test_eval_04_against_keras(requirement: Judge, run: Pipeline) -> None:
+    """Agreement of the float rows; images in the reliability curve, before and after."""
+    total = scores_record(run, BASELINE)["total"]
+    compared, checks = 0, []
+    for row in CONFIGURATIONS:
+        record = run.artifact(f"compare/{row.name}").record
+        curves = (record["reliability"], record["baseline_reliability"])
+        compared += all(
+            isfinite(figure)
+            for figure in (
+                *record["delta_ci95_pp"],
+                record["agreement_percent"],
+                *record["divergence"].values(),
+                *(curve["error_percent"] for curve in curves),
+            )
+        )
+        for when, curve in zip(("after", "before"), curves, strict=True):
+            images = sum(entry["images"] for entry in curve["bins"])
+            checks.append(
+                equal(f"{row.name}, images in the reliability curve {when}", total, images)
+            )
+        if row.recipe is None:
+            agreement = record["agreement_percent"]
+            checks.append(equal(f"{row.name}, agreement with Keras in percent", 100.0, agreement))
+    requirement.judge(compared, checks)
+
+
+@pytest.mark.requirement("EVAL-05", needs=["latency"])
+def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> None:
+    """Answers in LoadGen's accuracy mode; what --min-speedup demands."""
+    record, demanded = run.artifact("latency").record, run.settings.min_speedup
+    rows, measured, checks = record["rows"], 0, []
+    if demanded is not None:
+        name = "share of the processor time that others took meanwhile, in percent"
+        checks.append(at_most(name, MAX_OTHERS_PERCENT, record["others_percent"]))
+    for row in CONFIGURATIONS:
+        found = rows.get(row.name, {})
+        scenarios = [found.get(scenario) for scenario in ("SingleStream", "Offline")]
+        entries = [entry for scenario in scenarios for entry in scenario or ()]
+        measured += all(scenarios) and all(
+            entry["valid"] and entry["queries"] >= MIN_QUERIES for entry in entries
+        )
+        answers, total = found.get("answers", {}), scores_record(run, row)["total"]
+        checks += [
+            equal(f"{row.name}, images answered to LoadGen", total, answers.get("images")),
+            equal(
+                f"{row.name}, answers to LoadGen that are not the evaluation's",
+                0,
+                answers.get("disagreements"),
+            ),
+        ]
+        if demanded is not None and row.recipe and row.execution == "kernel":
+            speed = min((e["speedup"]["median"] for e in entries if e["speedup"]), default=0.0)
+            checks.append(
+                Check(
+                    f"{row.name}, least speed over float32 of both scenarios and thread counts",
+                    f"at least {demanded:g} times",
+                    f"{speed:.2f} times",
+                    speed >= demanded,
+                )
+            )
+    requirement.judge(measured, checks)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resnet8_eval import analysis
 from resnet8_eval.analysis import compare, flag, verdict_word
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
@@ -109,3 +110,40 @@ def test_the_word_of_a_comparison_is_that_of_its_interval() -> None:
     assert (same["word"], same["mcnemar_p"], same["agreement_percent"]) == ("equivalent", 1.0, 100)
     worse = compare(wrong(slice(0, 200)), scores(LABELS), LABELS)
     assert worse["word"] == "degraded"
+
+
+def _probabilities(*rows: list[float]) -> NDArray[np.float32]:
+    return np.array([row + [0.0] * (10 - len(row)) for row in rows], np.float32)
+
+
+def test_divergence_by_hand() -> None:
+    before = _probabilities([0.5, 0.5], [1.0])
+    after = _probabilities([0.25, 0.75], [1.0])
+    found = analysis.divergence(after, before)
+    assert found["largest"] == 0.25
+    assert found["mean"] == pytest.approx(0.5 / 20)
+    assert found["kl_nats"] == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(2 / 3)))
+    assert analysis.divergence(before, before) == {"largest": 0, "mean": 0, "kl_nats": 0}
+
+
+def test_a_probability_that_became_zero_costs_a_finite_divergence() -> None:
+    found = analysis.divergence(_probabilities([1.0]), _probabilities([0.5, 0.5]))
+    assert found["kl_nats"] == pytest.approx(0.5 * np.log(0.5) + 0.5 * np.log(0.5 / 1e-12))
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two images at 0.9, one of them right, and one at 0.5, right: (2·0.4 + 0.5) / 3."""
+    scores = _probabilities([0.9, 0.1], [0.9, 0.1], [0.5, 0.5])
+    found = analysis.reliability(scores, np.array([0, 1, 0]))
+    assert found["error_percent"] == pytest.approx(100 * (2 * 0.4 + 0.5) / 3, rel=1e-5)
+    full = {place: entry for place, entry in enumerate(found["bins"]) if entry["images"]}
+    assert len(found["bins"]) == 15
+    assert {place: entry["images"] for place, entry in full.items()} == {7: 1, 13: 2}
+    assert full[13]["accuracy_percent"] == 50
+    assert full[13]["confidence_percent"] == pytest.approx(90)
+
+
+def test_a_sure_and_a_wholly_unsure_image_have_a_bin() -> None:
+    found = analysis.reliability(_probabilities([1.0], []), np.array([0, 0]))
+    assert [found["bins"][place]["images"] for place in (0, 14)] == [1, 1]
+    assert found["error_percent"] == 50

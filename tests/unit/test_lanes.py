@@ -282,7 +282,7 @@ def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[str] = []
-    honest = lanes._lane
+    honest = lanes.open_lane
 
     def lane(name: str, threads: int, logs: Path) -> Any:
         executor = honest(name, threads, logs)
@@ -295,7 +295,7 @@ def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
         executor.shutdown = tell
         return executor
 
-    monkeypatch.setattr(lanes, "_lane", lane)
+    monkeypatch.setattr(lanes, "open_lane", lane)
     run(stage("a"), stage("b", "a", lane="torch"), stage("slow", "b", lane="torch"))
     assert ended == ["keras after 1", "torch after 3"]
 

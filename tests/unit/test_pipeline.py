@@ -147,12 +147,12 @@ def test_every_key_moves_with_the_environment(
     assert moved(before, keys(pipeline.settings)) == set(before)
 
 
-def test_no_key_moves_with_the_processor_s_name(
+def test_the_processor_s_name_moves_nothing_but_speed(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = keys(pipeline.settings)
     patched("cpu", {**environment.cpu(), "model": "Another Xeon"})(monkeypatch)
-    assert moved(before, keys(pipeline.settings)) == set()
+    assert moved(before, keys(pipeline.settings)) == {"latency"}
 
 
 def with_row(
@@ -176,7 +176,7 @@ def test_a_row_moves_its_own_stages_alone(
     found = {name for name in before if name in after and before[name] != after[name]}
     own = {f"{kind}/torch-int8-tuned" for kind in ("model", "scores", "compare")}
     assert own <= found
-    beside = {"agreement", "proof/torch-uint8-tuned"}  # they read its scores
+    beside = {"agreement", "latency", "proof/torch-uint8-tuned"}  # they read its scores
     assert all(name.endswith("torch-int8-tuned") for name in found - beside)
 
 
@@ -218,8 +218,8 @@ def test_a_second_recipe_of_one_cell_stands_beside_the_first(
     row = replace(configurations.of("torch-int8-tuned"), recipe=other)
     monkeypatch.setattr(configurations, "CONFIGURATIONS", (*CONFIGURATIONS, row))
     after = keys(pipeline.settings)
-    del before["agreement"]  # of all rows
-    assert {name: after[name] for name in before} == before
+    # Both are of all rows.
+    assert {name for name in before if after[name] != before[name]} == {"agreement", "latency"}
     assert {
         *("parameters/coarse", "sensitivity/coarse", "feed/coarse"),
         *(f"{kind}/torch-int8-coarse" for kind in ("model", "scores", "proof", "compare")),
@@ -397,7 +397,7 @@ def test_what_is_forgotten_is_made_anew_with_all_that_it_needs(
     names = ("onnx", "folded", "calibration")
     asked = borrowing(pipeline, tmp_path, *names)
     began = time.time()
-    asked.forget(["folded"], began)
+    asked.forget(asked.closure(["folded"]), began)
     assert [name for name in names if asked.peek(name) is None] == ["onnx", "folded"]
     again = asked.artifact("calibration")
     asked.forget(["calibration"], again.created)

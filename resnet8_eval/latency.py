@@ -1,0 +1,317 @@
+"""How fast each stored model runs, measured with MLCommons LoadGen (EVAL-05).
+
+Each framework runs in a process of its own, one for each number of threads, and LoadGen runs in
+that process. Rows take turns, round by round, so that a machine that drifts moves all of them
+alike, and a row is compared with float32 of its framework in the same round.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from resnet8_eval import backends, lanes
+from resnet8_eval.backends import Execution, Images, Runtime, Scores
+from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
+from resnet8_eval.preprocess import BATCH_SIZE, preprocess
+from resnet8_eval.requirements import MAX_OTHERS_PERCENT, MIN_QUERIES
+from resnet8_eval.store import Record
+
+MAX_WAITING: Final = 0.25
+"""Share of a run on one thread in which a model that only computes may be off the processor."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes
+    ----------
+    rounds
+        How often each row has its turn.
+    seconds
+        Length of one LoadGen run.
+    batches
+        Images in a batch that are tried for Offline.
+    """
+
+    rounds: int = 5
+    seconds: float = 0.2
+    batches: tuple[int, ...] = (8, 32, 128)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One stored model.
+
+    Attributes
+    ----------
+    name, framework
+        Its row.
+    path, execution
+        As :func:`resnet8_eval.backends.scores` takes them.
+    scores
+        ``.npy`` file of the scores that the evaluation found, float32 (N, 10).
+    float32
+        The row that its speed is compared with.
+    """
+
+    name: str
+    framework: str
+    path: Path
+    execution: Execution
+    scores: Path
+    float32: str
+
+
+def measure(
+    targets: Sequence[Target],
+    images: Images,
+    out: Path,
+    *,
+    threads: Iterable[int],
+    logs: Path,
+    plan: Plan = Plan(),
+    announce: Callable[[str], None] = lambda _: None,
+) -> Record:
+    """Measure stored models, in turn.
+
+    Parameters
+    ----------
+    targets
+        Each row once.
+    images
+        uint8, shape (N, 32, 32, 3): the images whose scores are known.
+    out
+        A folder, for LoadGen's own logs in ``loadgen.zip``.
+    threads
+        Numbers of threads to measure with.
+    logs
+        Folder for what native code writes to standard error.
+    plan
+        How much is measured.
+    announce
+        Told one line as each part begins.
+
+    Returns
+    -------
+    dict
+        As :func:`summarize`, with ``loadgen`` (its version) and, in each entry of ``rows``,
+        ``answers``: ``images``, ``disagreements`` with the evaluation's classes and
+        ``largest_difference`` of the scores, from a run of LoadGen in accuracy mode.
+    """
+    counts = sorted(set(threads))
+    runs: list[Record] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out)))
+        kept, given = folder / "kept", folder / "images.npy"
+        np.save(given, images)
+        crew: dict[tuple[str, int], Any] = {}
+        for key in dict.fromkeys((target.framework, n) for n in counts for target in targets):
+            crew[key] = lanes.open_lane(*key, logs)
+            stack.callback(crew[key].shutdown, kill_workers=True)
+
+        def ask(call: Callable[..., Any], target: Target, n: int, *words: Any) -> Any:
+            model = (str(target.path), target.execution, n)
+            return crew[target.framework, n].submit(call, model, *words)
+
+        announce("LoadGen, accuracy mode: every row on every image")
+        answers = {
+            target.name: ask(_answers, target, counts[0], given, kept / "accuracy" / target.name)
+            for target in targets
+        }
+        opened = [ask(_opened, target, n) for n in counts for target in targets]
+        found = {target: _compared(answers[target.name].result(), target) for target in targets}
+        for one in opened:
+            one.result()
+        speeds = {
+            (target, n): ask(_fastest, target, n, given, plan.batches).result()
+            for n in counts
+            for target in targets
+        }
+        for turn in range(1, plan.rounds + 1):
+            announce(f"LoadGen, round {turn} of {plan.rounds}")
+            for n in counts:
+                for target in targets:
+                    for scenario in SCENARIOS:
+                        where = kept / target.name / f"{scenario}-{n}-threads" / f"round-{turn}"
+                        batch, rate = speeds[target, n] if scenario == "Offline" else (1, 0)
+                        seconds = plan.seconds if scenario == "SingleStream" else 0.0
+                        queries = max(MIN_QUERIES, round(plan.seconds * rate))
+                        words = (given, scenario, where, seconds, queries, batch)
+                        run = ask(_timed, target, n, *words).result()
+                        labels = {"row": target.name, "scenario": scenario, "threads": n}
+                        runs.append({**labels, "round": turn, "batch": batch, **run})
+        shutil.make_archive(str(out / "loadgen"), "zip", kept)
+    summary = summarize(runs, {target.name: target.float32 for target in targets})
+    for line in summary["told"]:
+        announce(line)
+    for target in targets:
+        summary["rows"][target.name]["answers"] = found[target]
+    return {"loadgen": version("mlcommons-loadgen"), **summary}
+
+
+def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
+    """What the runs of all rounds come to.
+
+    Parameters
+    ----------
+    runs
+        Each as :func:`resnet8_eval.loadgen.load_test` returns it, with ``row``, ``scenario``,
+        ``threads``, ``round`` and ``batch``.
+    float32
+        Row to the row that its speed is compared with.
+
+    Returns
+    -------
+    dict
+        ``rounds``; ``min_queries``; ``others_percent``, the share of the machine's processor time
+        that other processes took meanwhile; ``rows``, each ``{"SingleStream": [...], "Offline":
+        [...]}`` with one entry for each number of ``threads``: ``batch``, ``queries`` (the fewest
+        of a round), ``valid`` (whether every round was), ``busy_percent`` (processor time of the
+        model's own process over time), ``speedup`` over float32, and ``p50_ms``, ``p90_ms`` and
+        ``p99_ms`` or ``images_per_second``. Each figure is ``{"median", "low", "high"}`` over the
+        valid rounds, or None where there is none. ``told``: in words, what makes them doubtful.
+    """
+    told = [_complaint(run) for run in runs if not run["valid"]]
+    others = 100 * sum(run["others_s"] for run in runs) / sum(run["capacity_s"] for run in runs)
+    if others > MAX_OTHERS_PERCENT:
+        told.append(
+            f"The machine was not idle: other processes took {others:.0f} % of its processor time "
+            "while it was measured. Close them and measure again with --fresh-timing."
+        )
+    grouped: dict[tuple[str, str, int], dict[int, Record]] = {}
+    for run in runs:
+        group = grouped.setdefault((run["row"], run["scenario"], run["threads"]), {})
+        group[run["round"]] = run
+    rows: dict[str, dict[str, Any]] = {name: {} for name in float32}
+    for (name, scenario, threads), group in grouped.items():
+        busy = sum(r["own_s"] for r in group.values()) / sum(r["wall_s"] for r in group.values())
+        if threads == 1 and busy < 1 - MAX_WAITING:
+            told.append(
+                f"{name} was off the processor {100 * (1 - busy):.0f} % of the time ({scenario}, "
+                "1 thread): it waits for something, or others took its place."
+            )
+        valid = {turn: run["figures"] for turn, run in group.items() if run["valid"]}
+        base = grouped[float32[name], scenario, threads]
+        ratios = [
+            _speed(valid[turn]) / _speed(base[turn]["figures"])
+            for turn in valid
+            if base[turn]["valid"]
+        ]
+        entry = {
+            "threads": threads,
+            "batch": group[1]["batch"],
+            "queries": min(run["queries"] for run in group.values()),
+            "valid": len(valid) == len(group),
+            "busy_percent": 100 * busy,
+            "speedup": _spread(ratios),
+        }
+        for figure in group[1]["figures"]:
+            entry[figure] = _spread([figures[figure] for figures in valid.values()])
+        rows[name].setdefault(scenario, []).append(entry)
+    return {
+        "rounds": max(run["round"] for run in runs),
+        "min_queries": MIN_QUERIES,
+        "others_percent": max(0.0, others),
+        "rows": rows,
+        "told": told,
+    }
+
+
+def _complaint(run: Record) -> str:
+    return (
+        f"{run['row']}, {run['scenario']}, threads {run['threads']}, round {run['round']}: this "
+        f"run does not count ({'; '.join(run['reasons'])})."
+    )
+
+
+def _speed(figures: Mapping[str, float]) -> float:
+    """The figure that rows are compared by: more is faster."""
+    return 1 / figures["p50_ms"] if "p50_ms" in figures else figures["images_per_second"]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Over the rounds; None if no round counts."""
+    if not values:
+        return None
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def _compared(scores: Scores, target: Target) -> Record:
+    expected = np.load(target.scores)
+    return {
+        "images": int(np.isfinite(scores).all(axis=1).sum()),
+        "disagreements": int((scores.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+        "largest_difference": float(np.abs(scores - expected).max()),
+    }
+
+
+# What follows runs in a framework's own process.
+
+_Model = tuple[str, Execution, int]
+"""Path, execution and threads."""
+
+
+@functools.cache
+def _runtime(model: _Model) -> Runtime:
+    path, execution, threads = model
+    found = Path(path)
+    return backends.backend(backends.framework_of(found)).open_model(found, threads, execution)
+
+
+@functools.cache
+def _images(path: Path) -> Images:
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _opened(model: _Model) -> None:
+    _runtime(model)(np.zeros((1, 32, 32, 3), np.float32))
+
+
+def _fastest(model: _Model, images: Path, batches: Sequence[int]) -> tuple[int, float]:
+    """The batch with the most images per second, and how many those are."""
+    rates = {}
+    for batch in batches:
+        fed, took = preprocess(_images(images)[:batch]), []
+        for _ in range(3):
+            started = time.perf_counter()
+            _runtime(model)(fed)
+            took.append(time.perf_counter() - started)
+        rates[batch] = len(fed) / min(took)
+    return max(rates.items(), key=lambda item: item[1])
+
+
+def _timed(
+    model: _Model,
+    images: Path,
+    scenario: Scenario,
+    folder: Path,
+    seconds: float,
+    queries: int,
+    batch: int,
+) -> Record:
+    words: dict[str, Any] = {"seconds": seconds, "queries": queries, "batch": batch}
+    return load_test(_runtime(model), _images(images), scenario, folder, **words)
+
+
+def _answers(model: _Model, images: Path, folder: Path) -> Scores:
+    """Scores of every image, (N, 10), as LoadGen's accuracy log has them."""
+    known = _images(images)
+    load_test(_runtime(model), known, "Offline", folder, batch=BATCH_SIZE, accuracy=True)
+    scores = np.full((len(known), 10), np.nan, np.float32)
+    for entry in json.loads((folder / "mlperf_log_accuracy.json").read_text()):
+        scores[entry["qsl_idx"]] = np.frombuffer(bytes.fromhex(entry["data"]), np.float32)
+    return scores

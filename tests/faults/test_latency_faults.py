@@ -1,0 +1,203 @@
+"""EVAL-04 and EVAL-05: figures that are not what they seem."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from resnet8_eval import latency, loadgen
+from resnet8_eval.latency import Target, summarize
+from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.requirements import MAX_OTHERS_PERCENT
+from tests.planted import Bench, timed, timing
+from tests.unit.test_latency import IMAGES, scores
+
+ROW = "torch-int8-tuned"
+
+
+# --- what a run can suffer -----------------------------------------------------------------------
+
+
+def told(run: dict[str, Any]) -> list[str]:
+    """What a record says that has this run alone."""
+    labels = {"row": "row", "scenario": "SingleStream", "threads": 1, "round": 1, "batch": 1}
+    return list(summarize([{**run, **labels}], {"row": "row"})["told"])
+
+
+def test_a_model_that_sleeps_in_its_session_is_told(tmp_path: Path) -> None:
+    def slowed(batch: Any) -> Any:
+        time.sleep(0.002)
+        return scores(batch)
+
+    run = load_test(slowed, IMAGES, "SingleStream", tmp_path / "run", seconds=0.2)
+    assert run["valid"], run["reasons"]
+    assert run["figures"]["p50_ms"] > 2
+    assert any("row was off the processor" in line for line in told(run))
+
+
+def test_a_row_slowed_on_purpose_has_a_low_ratio() -> None:
+    rows = {"slowed": "float", "float": "float"}
+    figures = {"p50_ms": 5.0, "p90_ms": 5.0, "p99_ms": 5.0}
+    slow = timed("slowed", "SingleStream", 1, figures=figures)
+    runs = [slow, timed("float", "SingleStream", 1)]
+    (entry,) = summarize(runs, rows)["rows"]["slowed"]["SingleStream"]
+    assert entry["speedup"]["median"] == pytest.approx(0.1)
+
+
+def test_a_busy_machine_is_told(tmp_path: Path) -> None:
+    loop = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-c", loop])  # noqa: S603 (our own words)
+        for _ in range(psutil.cpu_count() or 1)
+    ]
+    try:
+        time.sleep(0.3)
+        run = load_test(scores, IMAGES, "SingleStream", tmp_path / "run", seconds=0.5)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert 100 * run["others_s"] / run["capacity_s"] > MAX_OTHERS_PERCENT
+    assert any("The machine was not idle" in line for line in told(run))
+
+
+def test_an_idle_machine_is_not_called_busy() -> None:
+    assert told(timed("row", "SingleStream", 1)) == []
+
+
+def test_a_clock_that_jumps_spoils_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the system's time, which LoadGen follows, had been set back by ten seconds."""
+    calls = iter(range(10**9))
+    monkeypatch.setattr(
+        loadgen, "_clock", lambda: time.monotonic() + (10 if next(calls) > 100 else 0)
+    )
+    run = load_test(scores, IMAGES, "SingleStream", tmp_path / "run", seconds=0.05)
+    assert not run["valid"]
+    assert "a clock jumped" in run["reasons"][0]
+    assert any("a clock jumped" in line for line in told(run))
+
+
+def test_a_loadgen_that_runs_out_of_queries_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loadgen, "FASTEST_NS", 10**9)
+    run = load_test(scores, IMAGES, "SingleStream", tmp_path / "run", seconds=1)
+    assert not run["valid"]
+    assert any("LoadGen calls the run INVALID" in line for line in told(run))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_fewer_queries_than_the_minimum_do_not_count(tmp_path: Path, scenario: Scenario) -> None:
+    run = load_test(scores, IMAGES, scenario, tmp_path / "run", queries=10)
+    assert not run["valid"]
+    assert "10 queries, fewer than 100" in run["reasons"]
+
+
+def test_a_log_that_breaks_off_does_not_count(tmp_path: Path) -> None:
+    load_test(scores, IMAGES, "SingleStream", tmp_path / "run", seconds=0.02)
+    detail = tmp_path / "run" / "mlperf_log_detail.txt"
+    lines = detail.read_text().splitlines()
+    detail.write_text("\n".join(line for line in lines if '"result_' not in line))
+    judged = loadgen._judged(detail, "SingleStream", 400, 0.02, accuracy=False)
+    assert not judged["valid"]
+    assert "LoadGen calls the run nothing" in judged["reasons"]
+
+
+def test_answers_that_are_not_the_evaluations_are_counted(tmp_path: Path) -> None:
+    known = scores(IMAGES.astype(np.float32))
+    np.save(tmp_path / "scores.npy", known)
+    target = Target("row", "torch", tmp_path, "kernel", tmp_path / "scores.npy", "row")
+    given = known.copy()
+    given[0] = np.roll(given[0], 1)
+    found = latency._compared(given, target)
+    assert (found["images"], found["disagreements"]) == (len(known), 1)
+    given[1] = np.nan
+    assert latency._compared(given, target)["images"] == len(known) - 1
+
+
+# --- what the requirements say -------------------------------------------------------------------
+
+
+def planted(bench: Bench, change: Callable[[Any], object]) -> str:
+    """What EVAL-05 says of a changed row."""
+    rows = copy.deepcopy(timing()["rows"])
+    change(rows)
+    bench.plant("latency", record={"rows": rows})
+    return bench.verdict("EVAL-05")
+
+
+def test_the_honest_record_meets_both(bench: Bench) -> None:
+    assert bench.verdict("EVAL-04") == bench.verdict("EVAL-05") == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.pop(ROW),
+        lambda rows: rows[ROW].pop("Offline"),
+        lambda rows: rows[ROW]["SingleStream"][1].update(valid=False),
+        lambda rows: rows[ROW]["Offline"][0].update(queries=99),
+    ],
+    ids=["no row", "one scenario", "an invalid run", "too few queries"],
+)
+def test_a_row_that_was_not_measured_is_missed(bench: Bench, change: Callable[[Any], None]) -> None:
+    assert "measured 6, required = 7" in planted(bench, change)
+
+
+def test_other_answers_than_the_evaluations_fail(bench: Bench) -> None:
+    said = planted(bench, lambda rows: rows[ROW]["answers"].update(disagreements=3))
+    assert f"{ROW}, answers to LoadGen that are not the evaluation's: expected 0" in said
+
+
+def test_images_without_an_answer_fail(bench: Bench) -> None:
+    said = planted(bench, lambda rows: rows[ROW]["answers"].update(images=1999))
+    assert f"{ROW}, images answered to LoadGen: expected 2000, observed 1999" in said
+
+
+def test_speed_is_judged_only_where_it_is_demanded(
+    pipeline: Pipeline, bench: Bench, tmp_path: Path
+) -> None:
+    slow = {"median": 0.5, "low": 0.4, "high": 0.6}
+    assert planted(bench, lambda rows: rows[ROW]["Offline"][0].update(speedup=slow)) == ""
+    settings = replace(pipeline.settings, min_speedup=0.9)
+    (tmp_path / "bench").mkdir()
+    demanding = Bench(Pipeline(settings), tmp_path / "bench")
+    assert demanding.verdict("EVAL-05") == ""
+    said = planted(demanding, lambda rows: rows[ROW]["Offline"][0].update(speedup=slow))
+    assert "expected at least 0.9 times, observed 0.50 times" in said
+    demanding.plant("latency", record={**timing(), "others_percent": 40.0})
+    assert "that others took meanwhile, in percent: expected at most 10" in demanding.verdict(
+        "EVAL-05"
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("agreement_percent", lambda _: 99.95, "agreement with Keras in percent: expected 100.0"),
+        ("divergence", lambda old: {**old, "kl_nats": np.nan}, "measured 6, required = 7"),
+        (
+            "reliability",
+            lambda old: {**old, "bins": old["bins"][:-1]},
+            "images in the reliability curve after: expected 2000",
+        ),
+    ],
+    ids=["agreement", "divergence", "reliability"],
+)
+def test_a_comparison_with_keras_that_is_not_whole_fails(
+    bench: Bench, part: str, change: Callable[[Any], Any], said: str
+) -> None:
+    stage = "compare/onnxruntime-float32"
+    bench.plant(stage, record={part: change(bench.artifact(stage).record[part])})
+    assert said in bench.verdict("EVAL-04")

@@ -1,0 +1,175 @@
+"""LoadGen's runs of a small model, and what is made of them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet8_eval import latency, loadgen
+from resnet8_eval.configurations import CONFIGURATIONS
+from resnet8_eval.latency import Plan, Target, measure, summarize
+from resnet8_eval.loadgen import SCENARIOS, load_test
+from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.requirements import MIN_QUERIES
+from tests.planted import timed
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+FLOAT32 = {"fast": "slow", "slow": "slow"}
+
+
+def scores(batch: Any) -> Any:
+    """A model without a framework: ten numbers of each image."""
+    return np.ascontiguousarray(batch.reshape(len(batch), -1)[:, :10] / 255)
+
+
+def test_one_image_at_a_time(tmp_path: Path) -> None:
+    sizes = set()
+
+    def model(batch: Any) -> Any:
+        sizes.add(batch.shape)
+        return scores(batch)
+
+    run = load_test(model, IMAGES, "SingleStream", tmp_path / "run", seconds=0.05)
+    assert run["valid"], run["reasons"]
+    assert sizes == {(1, 32, 32, 3)}
+    assert run["queries"] >= MIN_QUERIES
+    assert 0 < run["figures"]["p50_ms"] <= run["figures"]["p90_ms"] <= run["figures"]["p99_ms"]
+    assert run["wall_s"] >= run["clock_s"] > 0
+    summary = (tmp_path / "run" / "mlperf_log_summary.txt").read_text()
+    assert "Result is : VALID" in summary
+    assert f"{run['queries']} queries" in summary or f"({run['queries']})" in summary
+
+
+def test_all_images_in_batches(tmp_path: Path) -> None:
+    sizes = []
+
+    def model(batch: Any) -> Any:
+        sizes.append(len(batch))
+        return scores(batch)
+
+    run = load_test(model, IMAGES, "Offline", tmp_path / "run", queries=250, batch=100)
+    assert run["valid"], run["reasons"]
+    assert sizes == [100, 100, 50]
+    assert run["queries"] == 250
+    assert run["figures"]["images_per_second"] == pytest.approx(250 / run["clock_s"], rel=0.1)
+
+
+def test_accuracy_mode_gives_the_scores_of_every_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More images than LoadGen has in memory at a time."""
+    monkeypatch.setattr(loadgen, "LOADED", 128)
+    monkeypatch.setattr(latency, "_runtime", lambda _: scores)
+    np.save(tmp_path / "images.npy", IMAGES)
+    found = latency._answers(("", "kernel", 1), tmp_path / "images.npy", tmp_path / "run")
+    np.testing.assert_array_equal(found, scores(IMAGES.astype(np.float32)))
+
+
+def test_the_fastest_batch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = {8: 1.0, 32: 2.0, 128: 16.0}
+    now = [0.0]
+
+    def model(batch: Any) -> Any:
+        now[0] += ticks[len(batch)]
+        return scores(batch)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency, "_runtime", lambda _: model)
+    np.save(tmp_path / "images.npy", IMAGES)
+    found = latency._fastest(("", "kernel", 1), tmp_path / "images.npy", (8, 32, 128))
+    assert found == (32, 16.0)
+
+
+def runs(change: Callable[[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Three rounds of two rows."""
+    return [
+        timed(row, "SingleStream", turn, **change(row, turn))
+        for turn in (1, 2, 3)
+        for row in FLOAT32
+    ]
+
+
+def test_a_row_is_compared_within_its_round() -> None:
+    """A machine that slows down moves all rows, and no ratio."""
+
+    def drifting(row: str, turn: int) -> dict[str, Any]:
+        ms = float(turn * (1 if row == "fast" else 2))
+        return {"figures": {"p50_ms": ms, "p90_ms": ms, "p99_ms": ms}}
+
+    record = summarize(runs(drifting), FLOAT32)
+    (fast,) = record["rows"]["fast"]["SingleStream"]
+    assert fast["speedup"] == {"median": 2.0, "low": 2.0, "high": 2.0}
+    assert fast["p50_ms"] == {"median": 2.0, "low": 1.0, "high": 3.0}
+    assert record["rounds"] == 3
+    assert record["told"] == []
+
+
+def test_a_round_that_does_not_count_enters_no_figure() -> None:
+    def broken(row: str, turn: int) -> dict[str, Any]:
+        figures = {"p50_ms": float(turn), "p90_ms": 1.0, "p99_ms": 1.0}
+        return {"figures": figures, "valid": turn > 1 or row == "slow", "reasons": ["it broke"]}
+
+    record = summarize(runs(broken), FLOAT32)
+    (fast,) = record["rows"]["fast"]["SingleStream"]
+    assert not fast["valid"]
+    assert fast["p50_ms"] == {"median": 2.5, "low": 2.0, "high": 3.0}
+    (told,) = record["told"]
+    assert "fast, SingleStream, threads 1, round 1: this run does not count (it broke)" in told
+
+
+def test_a_row_without_any_valid_round_has_no_figures() -> None:
+    record = summarize(runs(lambda *_: {"valid": False, "reasons": ["it broke"]}), FLOAT32)
+    (fast,) = record["rows"]["fast"]["SingleStream"]
+    assert fast["p50_ms"] is fast["speedup"] is None
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_stored_models_take_turns_in_processes_of_their_own(
+    pipeline: Pipeline, standin_test: Any, tmp_path: Path
+) -> None:
+    rows = [row for row in CONFIGURATIONS if row.framework == "onnxruntime"][:2]
+    targets = [
+        Target(
+            row.name,
+            row.framework,
+            model_path(pipeline, row),
+            row.execution,
+            tmp_path / f"{row.name}.npy",
+            rows[0].name,
+        )
+        for row in rows
+    ]
+    images = standin_test.images[:200]
+    for target in targets:
+        known = np.load(pipeline.artifact(f"scores/{target.name}").path("scores.npy"))[:200]
+        np.save(target.scores, known)
+    said: list[str] = []
+    out = tmp_path / "out"
+    out.mkdir()
+    record = measure(
+        targets,
+        images,
+        out,
+        threads=[1],
+        logs=tmp_path / "logs",
+        plan=Plan(rounds=2, seconds=0.02, batches=(8, 32)),
+        announce=said.append,
+    )
+    assert set(record["rows"]) == {row.name for row in rows}
+    for row in record["rows"].values():
+        assert row["answers"]["images"] == 200
+        assert row["answers"]["disagreements"] == 0
+        for scenario in SCENARIOS:
+            (entry,) = row[scenario]
+            assert entry["valid"]
+            assert entry["queries"] >= MIN_QUERIES
+    assert said[1:3] == ["LoadGen, round 1 of 2", "LoadGen, round 2 of 2"]
+    with zipfile.ZipFile(out / "loadgen.zip") as kept:
+        summaries = [name for name in kept.namelist() if name.endswith("summary.txt")]
+    assert len(summaries) == 2 * (1 + 2 * 2)  # rows × (accuracy + rounds × scenarios)
