@@ -200,13 +200,14 @@ class _Crew:
     def _hear(self) -> None:
         """Announce what stages have said since, with :func:`say`."""
         for path, heard in self._heard.items():
-            with path.open(errors="replace") as log:
+            with contextlib.suppress(OSError), path.open("rb") as log:
                 log.seek(heard)
-                lines = log.readlines()
-                self._heard[path] = log.tell()
-            for line in lines:
-                if line.startswith(_PROGRESS):
-                    self._announce(line.removeprefix(_PROGRESS).strip())
+                new = log.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                self._heard[path] += len(whole)
+                for line in whole.decode(errors="replace").splitlines():
+                    if line.startswith(_PROGRESS):
+                        self._announce(line.removeprefix(_PROGRESS))
 
     def _is_free(self, lane: str) -> bool:
         busy = {name for (name, _), _ in self.running.values()}
@@ -218,8 +219,7 @@ class _Crew:
         if lane not in self._lanes:
             self._lanes[lane] = open_lane(*lane, self._logs)
             log = log_path(lane[0], self._logs)
-            log.touch()
-            self._heard.setdefault(log, log.stat().st_size)
+            self._heard.setdefault(log, log.stat().st_size if log.exists() else 0)
         self.running[self._lanes[lane].submit(call, *words)] = (lane, job)
 
 

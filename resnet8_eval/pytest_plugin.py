@@ -6,6 +6,7 @@ number to the ``requirement`` fixture; `resnet8_eval.verdicts` judges it in the 
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 import shlex
@@ -538,8 +539,12 @@ class AcceptanceRun:
 
 def _speedup(text: str) -> float:
     """A demand on speed, from the command line."""
-    if not 0 < (demand := float(text)) < math.inf:
-        raise ValueError(text)
+    try:
+        demand = float(text)
+    except ValueError:
+        demand = math.nan
+    if not 0 < demand < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, such as 1.2, got {text}")
     return demand
 
 

@@ -58,6 +58,10 @@ def _behave(folder: Path, name: str) -> None:
             (folder / "modules").write_text(" ".join(sys.modules))
         case "slow":
             time.sleep(0.3)
+        case "tell":
+            print("progress is not this", file=sys.stderr)
+            lanes.say("half of it")
+            time.sleep(1.2)
         case "grow":
             GROWN.append(b"x" * 400_000_000)
             time.sleep(1.1)  # loky measures once in a second
@@ -298,6 +302,20 @@ def test_a_lane_ends_as_soon_as_nothing_is_left_for_it(
     monkeypatch.setattr(lanes, "open_lane", lane)
     run(stage("a"), stage("b", "a", lane="torch"), stage("slow", "b", lane="torch"))
     assert ended == ["keras after 1", "torch after 3"]
+
+
+def test_what_a_stage_says_is_announced_while_it_is_at_work(run: Run) -> None:
+    heard: dict[str, bool] = {}
+
+    def announce(line: str) -> None:
+        heard[line] = "end tell" in (run.folder / "times").read_text()
+
+    for _ in range(2):  # what an earlier run said is not announced again
+        heard.clear()
+        make = functools.partial(behave, run.folder)
+        assert lanes.run([stage("tell")], make, run.folder / "logs", announce) == {}
+        assert heard == {"half of it": False, "tell 0.5 s": True}
+        (run.folder / "times").unlink()
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

@@ -260,6 +260,39 @@ def test_a_test_names_its_stages_or_a_function_that_does(
     assert prepared == ["a", "b", "c"]
 
 
+FORGOTTEN = ["onnx", "calibration", "folded", "torch", "parameters", "model", "scores", "latency"]
+
+
+@pytest.mark.parametrize(
+    ("option", "forgotten"),
+    [("--fresh-timing", ["latency"]), ("--fresh", FORGOTTEN)],
+)
+def test_what_is_to_be_made_anew_is_forgotten(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, option: str, forgotten: list[str]
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(Pipeline, "prepare", lambda *_: None)
+    monkeypatch.setattr(Pipeline, "forget", lambda _, names, moment: seen.extend(names))
+    marker = '@pytest.mark.requirement("EVAL-05"'
+    suite.write(
+        {"EVAL-05": passing("EVAL-05").replace(marker, f'{marker}, needs=["latency", "onnx"]')}
+    )
+    suite.run(option)
+    assert list(dict.fromkeys(name.partition("/")[0] for name in seen)) == forgotten
+
+
+def test_a_demand_on_speed_reaches_the_requirement(suite: Suite) -> None:
+    suite.write({"EVAL-05": passing("EVAL-05", body="assert run.settings.min_speedup == 1.25")})
+    assert suite.run("--min-speedup=1.25").statuses(["EVAL-05"]) == {"EVAL-05": "met"}
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "fast"])
+def test_a_demand_that_is_no_speed_is_refused(suite: Suite, given: str) -> None:
+    done = suite.run(f"--min-speedup={given}", apart=True)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert f"expected a number above 0, such as 1.2, got {given}" in done.output
+
+
 def test_what_another_plugin_warns_about_outside_of_tests_is_its_own(
     pytester: pytest.Pytester,
 ) -> None:
