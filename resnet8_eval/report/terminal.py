@@ -30,7 +30,8 @@ def render(results: Results, width: int) -> list[str]:
     Returns
     -------
     list of str
-        A banner if the run is on the stand-in, the comparison, one line for each milestone.
+        A banner if the run is on the stand-in, the comparison, what makes its figures of speed
+        doubtful, one line for each milestone.
     """
     lines = []
     if words.is_standin(results):
@@ -44,6 +45,8 @@ def render(results: Results, width: int) -> list[str]:
         text = f"{cell}, stock → tuned: {accuracy} %, {change} pp ({interval})"
         lines += textwrap.wrap(f"{text}; agreement {agreement} %", width, subsequent_indent="  ")
     lines += [""] * bool(results.tuning)
+    for doubt in results.timing.told if results.timing else ():
+        lines += textwrap.wrap(f"Speed: {doubt}", width, subsequent_indent="  ")
     for name, found in results.milestones.items():
         lines.append(words.milestone(name, found))
         for shortfall in words.shortfalls(results, name):

@@ -31,6 +31,19 @@ def test_terminal_lines_fit(sample: str, width: int) -> None:
     assert not re.search(r"[\x00-\x1f\x7f]", "".join(lines))
 
 
+def test_terminal_says_what_makes_figures_of_speed_doubtful() -> None:
+    results = report_samples.all_met()
+    results["timing"] = {
+        "processor": "A Xeon",
+        "loadgen": "6.0.17",
+        "rounds": 5,
+        "min_queries": 100,
+        "others_percent": 40.0,
+        "told": ["The machine was not idle."],
+    }
+    assert "Speed: The machine was not idle." in terminal.render(record(results), 200)
+
+
 def test_terminal_closes_with_the_verdicts() -> None:
     lines = terminal.render(record(report_samples.all_met()), 120)
     assert lines[-4:] == [
