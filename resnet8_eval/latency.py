@@ -48,7 +48,7 @@ class Plan:
     """
 
     rounds: int = 5
-    seconds: float = 0.15
+    seconds: float = 0.08
     batches: tuple[int, ...] = (8, 32, 128)
 
 
