@@ -68,8 +68,11 @@ def test_a_warm_run_imports_no_framework(warm: tuple[dict[str, Any], int, set[st
 
 
 def test_a_warm_run_reads_little(warm: tuple[dict[str, Any], int, set[str]]) -> None:
-    """27 MB: Python's own modules, artefacts for their checksums, and the 15 MB of images once."""
-    assert warm[1] < 38 * MEGABYTE
+    """44 MB: Python's own modules, artefacts for their checksums, and the images.
+
+    All 15 MB of images are read to verify them, and some again for what the tests hold.
+    """
+    assert warm[1] < 55 * MEGABYTE
 
 
 IMAGES_FED = {
