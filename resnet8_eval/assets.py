@@ -1,4 +1,4 @@
-"""Find, verify and download the model and the images. The only module that uses the network.
+"""Find and verify the model and the images; what is missing is downloaded.
 
 A file counts only when its checksum is the manifest's. One that is missing is looked for in the
 next place, and in the end downloaded; one that is there but damaged is an error, wherever it is.
@@ -9,30 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from resnet8_eval.download import Announce, DownloadError, in_one_line, make, retrieve, unpack
 from resnet8_eval.errors import AssetError, changed_asset
 from resnet8_eval.store import file_sha256
 
 Kind = Literal["real", "stand-in"]
 State = Literal["verified", "missing", "damaged"]
-Announce = Callable[[str], None]
 
 DATASET_FOLDER: Final = "cifar-10-batches-py"
 MODEL_SUFFIXES: Final = (".h5", ".keras")
-
-_CONNECT_SECONDS: Final = 5
-_READ_SECONDS: Final = 30
-"""How long a server may be silent."""
-_PATIENCE_SECONDS: Final = 2
-"""How long to wait for another process before saying so."""
 
 _REPLACE = "Delete {path}, or replace it by the original, {entry.url}. {entry.note}"
 _COMPLETE = "Delete the folder {path.parent}, or put the original {entry.name} there."
@@ -118,10 +111,6 @@ class MissingAssetError(AssetError):
     """An asset was found in no folder and cannot be downloaded."""
 
 
-class _DownloadError(Exception):
-    pass
-
-
 def fixtures_dir() -> Path:
     """Return the folder of the manifest and the stand-in, in a checkout or an installed wheel."""
     package = Path(__file__).resolve().parent
@@ -159,7 +148,7 @@ def load_manifest() -> Manifest:
         raise AssetError(
             f"The asset manifest {path} cannot be read.",
             expected="the manifest that resnet8-eval is delivered with",
-            given=_in_one_line(error),
+            given=in_one_line(error),
             next_step="Install resnet8-eval again, or restore the file from its repository.",
         ) from error
 
@@ -287,7 +276,7 @@ def unchanged(path: Path, sha256: str) -> Iterator[Path]:
     try:
         before, found = _signature(path), file_sha256(path)
     except OSError as error:
-        raise changed_asset(path, f"sha256 {sha256}", _in_one_line(error)) from error
+        raise changed_asset(path, f"sha256 {sha256}", in_one_line(error)) from error
     if found != sha256:
         raise changed_asset(path, f"sha256 {sha256}", f"sha256 {found}")
     try:
@@ -385,7 +374,7 @@ class _Search:
     def standin(self, user_model: Path | None) -> Assets:
         """Find or make the stand-in's model and the folder of its images."""
         standin, folder = self.manifest.standin, self._standin_folder()
-        self._make(folder, self._draw)
+        make(folder, self._draw, self.cache, self.announce)
         _demand_folder(folder, standin, _COMPLETE)
         model = user_model or fixtures_dir() / "standin" / standin.model.name
         if not user_model:
@@ -431,7 +420,7 @@ class _Search:
             if not _present(folder) and _present(packed):
                 _demand(packed, archive, _REPLACE)
                 folder = self.cache / DATASET_FOLDER
-                self._make(folder, partial(_unpack, packed))
+                make(folder, partial(unpack, packed), self.cache, self.announce)
             if _present(folder):
                 _demand_folder(folder, self.manifest.real, _COMPLETE)
                 return folder
@@ -455,56 +444,13 @@ class _Search:
         if os.environ.get("RESNET8_EVAL_OFFLINE", "") not in ("", "0"):
             return "RESNET8_EVAL_OFFLINE forbids it"
         try:
-            self._make(self.cache / entry.name, partial(_retrieve, entry))
-        except _DownloadError as error:
+            write = partial(retrieve, entry.url, entry.sha256)
+            make(self.cache / entry.name, write, self.cache, self.announce)
+        except DownloadError as error:
             return str(error)
         except AssetError as error:
-            return _in_one_line(error)
+            return in_one_line(error)
         return None
-
-    def _make(self, target: Path, make: Callable[[Path], None]) -> None:
-        """Make `target` in the cache, unless it is there: whole or not at all, by one process.
-
-        `make` writes it, under the same name, in an empty folder.
-        """
-        if os.path.lexists(target):
-            return
-        # Always the same folder, so that the next process removes what a killed one left in it.
-        scratch = self.cache / ".making"
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            with self._locked(target.name):
-                if os.path.lexists(target):
-                    return
-                shutil.rmtree(scratch, ignore_errors=True)
-                scratch.mkdir()
-                try:
-                    make(scratch / target.name)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    (scratch / target.name).rename(target)
-                finally:
-                    shutil.rmtree(scratch, ignore_errors=True)
-        except OSError as error:
-            raise AssetError(
-                f"{target} cannot be made.",
-                expected="a cache folder that can be written, with some hundred megabytes free",
-                given=_in_one_line(error),
-                next_step="Name another folder with RESNET8_EVAL_CACHE.",
-            ) from error
-
-    def _locked(self, name: str) -> AbstractContextManager[Any]:
-        """Keep other processes from making files in the cache; say so if one has to finish."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.cache / "making.lock")
-        try:
-            return lock.acquire(timeout=_PATIENCE_SECONDS)
-        except Timeout:
-            self.announce(
-                f"Waiting for another process, which downloads or makes files in {self.cache},"
-                f" before {name} can be made."
-            )
-            return lock.acquire()
 
 
 def _found(
@@ -522,47 +468,13 @@ def _found(
     )
 
 
-def _retrieve(entry: Entry, target: Path) -> None:
-    """Download a file, with one attempt; it is there only if its checksum is right."""
-    import pooch
-
-    registry = pooch.create(
-        target.parent,
-        base_url="",
-        registry={target.name: f"sha256:{entry.sha256}"},
-        urls={target.name: entry.url},
-    )
-    with ExitStack() as answers:  # which pooch leaves open when a download fails
-        downloader = pooch.HTTPDownloader(
-            progressbar=True,
-            chunk_size=2**18,
-            timeout=(_CONNECT_SECONDS, _READ_SECONDS),
-            hooks={"response": lambda answer, **_: answers.enter_context(answer)},
-        )
-        try:
-            registry.fetch(target.name, downloader=downloader)
-        except (OSError, ValueError) as error:  # the errors of `requests` are OSErrors
-            cause: BaseException = error
-            while cause.__context__ is not None:  # "no such host" is deep in "too many retries"
-                cause = cause.__context__
-            raise _DownloadError(_in_one_line(cause)) from error
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the folder of the data set from a verified archive."""
-    import pooch
-
-    unpack = pooch.Untar(members=[DATASET_FOLDER], extract_dir=str(folder.parent))
-    unpack(str(archive), "fetch", None)
-
-
 def _inspect(path: Path, entry: Entry) -> tuple[State, str]:
     try:
         if not path.is_file():
             return "damaged" if os.path.lexists(path) else "missing", _nature(path)
         found = _described(path.stat().st_size, file_sha256(path))
     except OSError as error:
-        return "damaged", _in_one_line(error)
+        return "damaged", in_one_line(error)
     return "verified" if found == _described(entry.size, entry.sha256) else "damaged", found
 
 
@@ -612,7 +524,7 @@ def _present(path: Path) -> bool:
         raise AssetError(
             f"The folder {path.parent} cannot be searched.",
             expected="a folder that this user may read and search",
-            given=_in_one_line(error),
+            given=in_one_line(error),
             next_step=f"Allow it with `chmod u+rx {path.parent}`, or name another folder with"
             " --assets-dir or --cache-dir.",
         ) from error
@@ -632,7 +544,3 @@ def _nature(path: Path) -> str:
 
 def _listed(items: Iterable[object]) -> str:
     return "".join(f"\n            - {item}" for item in items)
-
-
-def _in_one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from resnet8_eval import assets, cifar10, standin
+from resnet8_eval import assets, cifar10, download, standin
 from resnet8_eval.assets import DATASET_FOLDER, Assets, MissingAssetError, fetch, locate
 from resnet8_eval.cifar10 import CLASS_NAMES, read_class_names, read_split
 from resnet8_eval.errors import AssetError
@@ -478,7 +478,7 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(
     fault: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(assets, "_READ_SECONDS", 0.3)
+    monkeypatch.setattr(download, "_READ_SECONDS", 0.3)
     manifest = small.manifest(site.url)
     site.fault = fault
     error = refusal(lambda: find(manifest=manifest), reason, "model.h5", "cifar.tar.gz")
@@ -500,7 +500,7 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(
 def test_who_waits_for_another_process_says_so(
     tmp_path: Path, small: SmallAssets, find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assets, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(download, "_PATIENCE_SECONDS", 0.1)
     small.put_model(tmp_path / "given")
     small.put_archive(tmp_path / "given")
     (tmp_path / "cache").mkdir()

@@ -192,7 +192,7 @@ def test_archive_is_unpacked_once_into_the_cache(
     def again(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(assets, "_unpack", again)
+    monkeypatch.setattr(assets, "unpack", again)
     assert find(assets_dir=tmp_path / "given") == found
 
 
