@@ -138,8 +138,8 @@ def whole_runs(bench: Bench) -> Lines:
         before = processor_seconds()
         taken = bench.cold()
         processor.append(processor_seconds() - before)
-        for name, seconds in bench.results()["timing"].items():
-            stages[name].append(seconds)
+        for name, stage in bench.results()["stages"].items():
+            stages[name].append(stage["seconds"])
         return taken
 
     steps: dict[str, list[float]] = defaultdict(list)

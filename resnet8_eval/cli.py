@@ -368,7 +368,7 @@ def report(
     from resnet8_eval.report import diff as differences
     from resnet8_eval.report import html
     from resnet8_eval.report import markdown as texts
-    from resnet8_eval.results import read
+    from resnet8_eval.results import encode, read
 
     asked = {"--output": output, "--diff": diff, "--markdown": markdown, "--json": as_json}
     given = [name for name, value in asked.items() if value]
@@ -383,7 +383,7 @@ def report(
     elif markdown:
         typer.echo(texts.summary(found))
     elif as_json:
-        _print_json(found)
+        typer.echo(encode(found), nl=False)
     else:
         target = output or results.with_name("report.html")
         target.write_text(html.page(found), encoding="utf-8")

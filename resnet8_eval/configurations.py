@@ -9,8 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from resnet8_eval import environment
+from resnet8_eval.environment import SATURATION_FREE_LIMIT, WEIGHT_LIMIT
+
 Framework = Literal["keras", "onnxruntime", "torch"]
-Dtype = Literal["float32", "int8", "uint8"]
+Dtype = Literal["float32", "int8", "uint8", "uint8/int8"]
+"""What a cell is called; two types are those of activations and weights."""
 Execution = Literal["kernel", "reference"]
 Ranges = Literal["minmax", "percentile", "mse"]
 Granularity = Literal["per-channel", "per-tensor"]
@@ -30,7 +34,10 @@ class Recipe:
     Attributes
     ----------
     name
-        What it is called; rows of one name share their parameters.
+        What it is called.
+    by
+        Who finds them: the suite, or the framework's own static quantizer with its documented
+        defaults. For the latter nothing below counts.
     ranges
         How much of an activation's calibration values its range holds: all of them
         (``"minmax"``), all but the few largest (``"percentile"``), or so much that the mean
@@ -49,11 +56,15 @@ class Recipe:
     moment_stride
         One of this many calibration images enters the covariances of the layers' inputs. Of 1000
         images, 250 give each layer 250 (the dense one) to 256,000 rows.
+    reduce_range
+        Whether weights keep 7 bits (±63), so that no x86 kernel can saturate. None: only on a
+        processor whose kernels would.
     float_layers
         Weighted layers left in float32, by their position in the network; -1 is the last.
     """
 
     name: str = "tuned"
+    by: Literal["suite", "framework"] = "suite"
     ranges: Ranges = "percentile"
     granularity: Granularity = "per-channel"
     rounding: Literal["gptq", "nearest"] = "gptq"
@@ -61,11 +72,25 @@ class Recipe:
     correct_bias: bool = True
     percentile: float = 99.999
     moment_stride: int = 4
+    reduce_range: bool | None = None
     float_layers: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What its parameters are called; recipes that differ in them have different keys."""
+        return f"{self.name}-7bit" if self.reduce_range else self.name
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest magnitude of a rounded weight."""
+        if self.reduce_range is None:
+            return environment.exact_weight_limit()
+        return SATURATION_FREE_LIMIT if self.reduce_range else WEIGHT_LIMIT
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the parameters, in built-in types."""
-        return {**asdict(self), "float_layers": list(self.float_layers)}
+        decided = {"float_layers": list(self.float_layers), "weight_limit": self.weight_limit}
+        return {**asdict(self), **decided}
 
 
 @dataclass(frozen=True)
@@ -96,7 +121,17 @@ class Configuration:
     def name(self) -> str:
         """Such as ``"keras-float32"`` or ``"torch-int8-tuned"``; no two rows share one."""
         recipe = f"-{self.recipe.name}" if self.recipe else ""
-        return f"{self.framework}-{self.dtype}{recipe}"
+        return f"{self.framework}-{self.dtype.replace('/', '-')}{recipe}"
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether the framework's own quantizer made it."""
+        return self.recipe is not None and self.recipe.by == "framework"
+
+    @property
+    def session(self) -> Literal["kernel", "reference", "default"]:
+        """How its model is opened. A stock one is run as its documentation says: by default."""
+        return "default" if self.is_stock and self.execution == "kernel" else self.execution
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the row, in built-in types."""
@@ -105,16 +140,25 @@ class Configuration:
 
 
 TUNED: Final = Recipe()
+TUNED_7BIT: Final = Recipe(reduce_range=True)
+STOCK: Final = Recipe("stock", by="framework")
 
 CONFIGURATIONS: tuple[Configuration, ...] = (
     Configuration("keras", "float32"),
     Configuration("onnxruntime", "float32"),
     Configuration("torch", "float32"),
+    Configuration("onnxruntime", "int8", "int8", "int8", recipe=STOCK),
     Configuration("onnxruntime", "int8", "int8", "int8", recipe=TUNED),
+    Configuration("onnxruntime", "uint8", "uint8", "uint8", recipe=STOCK),
     Configuration("onnxruntime", "uint8", "uint8", "uint8", recipe=TUNED),
+    # What one would deploy on x86: a plain session runs every convolution in integers.
+    Configuration("onnxruntime", "uint8/int8", "int8", "uint8", recipe=TUNED_7BIT),
     # PyTorch's integer kernels take unsigned activations and signed weights, whatever the cell is
-    # called. For unsigned weights it has none, so that cell is computed in reference arithmetic.
+    # called. For unsigned weights it has none, so that cell is computed in reference arithmetic;
+    # and torchao's lowering of its own int8 model gives other answers (backends/torch.py tries).
+    Configuration("torch", "int8", "int8", "uint8", "reference", recipe=STOCK),
     Configuration("torch", "int8", "int8", "uint8", recipe=TUNED),
+    Configuration("torch", "uint8", "uint8", "uint8", "reference", recipe=STOCK),
     Configuration("torch", "uint8", "uint8", "uint8", "reference", recipe=TUNED),
 )
 """In the order of the comparison; the first is the baseline."""
@@ -139,9 +183,29 @@ def quantized(framework: str | None = None, dtype: str | None = None) -> list[Co
     ]
 
 
+def calibrated(framework: str | None = None) -> list[Configuration]:
+    """The rows that are written from the suite's own parameters."""
+    return [row for row in quantized(framework) if not row.is_stock]
+
+
+def stock() -> list[Configuration]:
+    """The rows that a framework's own quantizer makes."""
+    return [row for row in quantized() if row.is_stock]
+
+
+def tunings() -> list[tuple[Configuration, Configuration]]:
+    """Each stock row with the tuned one of its cell."""
+    return [
+        (row, other)
+        for row in stock()
+        for other in calibrated(row.framework)
+        if other.dtype == row.dtype and other.recipe in (TUNED, TUNED_7BIT)
+    ]
+
+
 def recipes() -> list[Recipe]:
-    """Every recipe that a row uses, once."""
-    return list(dict.fromkeys(row.recipe for row in CONFIGURATIONS if row.recipe))
+    """Every recipe whose parameters the suite finds, once."""
+    return list(dict.fromkeys(row.recipe for row in calibrated() if row.recipe))
 
 
 def reference(row: Configuration) -> str:
@@ -155,6 +219,6 @@ def reference(row: Configuration) -> str:
     str
         A stage.
     """
-    alike = [other for other in quantized(row.framework) if other.recipe == row.recipe]
+    alike = [other for other in calibrated(row.framework) if other.recipe == row.recipe]
     computed = [other for other in alike if other.execution == "reference"]
     return f"scores/{computed[0].name}" if computed else f"reference/{alike[0].name}"

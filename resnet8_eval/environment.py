@@ -20,6 +20,7 @@ PACKAGES: Final = (
     "onnxruntime",
     "onnx2torch",
     "torch",
+    "torchao",
     "numpy",
     "scipy",
     "h5py",
@@ -42,14 +43,22 @@ _KERNEL_VARIABLES: Final = (
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 """Where a container reads its share of the processor (Linux, cgroup v2): quota and period in µs."""
 _NOT_PRODUCING: Final = (
-    "report",
-    "cli.py",
-    "pytest_plugin.py",
-    "__main__.py",
-    "results.py",
+    *("report", "cli.py", "pytest_plugin.py", "__main__.py"),
+    *("gather.py", "record.py", "results.py", "results_v1.py"),
     "verdicts.py",
 )
 """Parts of the package that only show what was produced."""
+
+
+WEIGHT_LIMIT: Final = 127
+"""Rounded weights lie in [-127, 127]: symmetric, so that int8 and uint8 (zero point 128) hold the
+same values."""
+SATURATION_FREE_LIMIT: Final = 63
+"""The same for processors without VNNI. There two products of an unsigned and a signed byte are
+summed in 16 bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 = 64770 does not."""
+_VNNI: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+_HELD_BACK: Final = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
+"""Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
 
 
 @functools.cache
@@ -97,6 +106,24 @@ def cpu() -> dict[str, Any]:
 def is_x86() -> bool:
     """Whether this is a processor of the x86 family."""
     return platform.machine().lower() in {"x86_64", "amd64", "i686", "i386"}
+
+
+def exact_weight_limit() -> int:
+    """Largest magnitude of weights with which this processor's integer kernels cannot saturate.
+
+    Weights of 7 bits cost less than the activations of 7 bits that PyTorch's own ``reduce_range``
+    takes; see ``docs/results.md``.
+
+    Returns
+    -------
+    int
+        :data:`WEIGHT_LIMIT`, or :data:`SATURATION_FREE_LIMIT` on x86 without VNNI (or with
+        ``ONEDNN_MAX_CPU_ISA`` holding oneDNN back from it).
+    """
+    found = cpu()
+    held_back = (found["onednn_max_cpu_isa"] or "").upper() in _HELD_BACK
+    exact = not is_x86() or _VNNI & set(found["flags"])
+    return WEIGHT_LIMIT if exact and not held_back else SATURATION_FREE_LIMIT
 
 
 def usable_cores() -> int:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from resnet8_eval.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
 
 CLASSES: Final = 10
 IMAGE: Final = (3, 32, 32)
@@ -159,6 +160,8 @@ class Network:
 
     def constants(self) -> dict[str, NDArray[Any]]:
         """Every constant by name."""
+        from onnx import numpy_helper
+
         return {entry.name: numpy_helper.to_array(entry) for entry in self.model.graph.initializer}
 
     def weights(self) -> dict[str, NDArray[np.float64]]:
@@ -175,6 +178,9 @@ class Network:
         weights
             By name; those that are not named stay.
         """
+        import onnx
+        from onnx import numpy_helper
+
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for entry in model.graph.initializer:
@@ -185,6 +191,8 @@ class Network:
 
     def save(self, path: Path) -> None:
         """Write its ONNX form."""
+        import onnx
+
         onnx.save(self.model, path)
 
 
@@ -203,6 +211,8 @@ def read(path: Path, name: str | None = None) -> Network:
     ModelError
         As :func:`parse`.
     """
+    import onnx
+
     return parse(onnx.load(path), name or path.name)
 
 
@@ -222,6 +232,8 @@ def parse(model: onnx.ModelProto, name: str = "The model") -> Network:
     ModelError
         If it has a part that cannot be represented.
     """
+    import onnx
+
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     try:
@@ -242,6 +254,9 @@ class _UnrepresentableError(Exception):
 
 class _Parser:
     def __init__(self, model: onnx.ModelProto) -> None:
+        import onnx
+        from onnx import numpy_helper
+
         self._model = model
         self._graph = model.graph
         self._constants = {
@@ -311,7 +326,7 @@ class _Parser:
     def _convolution(self, node: onnx.NodeProto) -> Convolution:
         self._demand_maps(node, node.input[:1])
         self._demand_constants(node, 3)
-        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        settings = _attributes(node)
         if settings.get("group", 1) != 1:
             raise _UnrepresentableError(
                 f"a convolution in {settings['group']} groups ({node.name})"
@@ -370,7 +385,7 @@ class _Parser:
 
     def _dense(self, node: onnx.NodeProto, before: Iterable[Layer]) -> Dense:
         self._demand_constants(node, 3)
-        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        settings = _attributes(node)
         plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
         if any(settings.get(name, value) != value for name, value in plain.items()):
             raise _UnrepresentableError(f"a transposed or scaled matrix product ({node.name})")
@@ -425,6 +440,12 @@ class _Parser:
 
     def _said(self, name: str) -> str:
         return f"({', '.join(str(size or 'N') for size in self._shapes.get(name, ()))})"
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    from onnx.helper import get_attribute_value
+
+    return {entry.name: get_attribute_value(entry) for entry in node.attribute}
 
 
 def _ints(node: onnx.NodeProto, name: str) -> list[int]:

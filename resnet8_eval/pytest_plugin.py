@@ -16,19 +16,18 @@ from collections.abc import Collection, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 
 from resnet8_eval import verdicts
 from resnet8_eval.assets import expanded
 from resnet8_eval.errors import SuiteError
+from resnet8_eval.record import Results
 from resnet8_eval.report import words
 from resnet8_eval.report.folder import ReportFolder
 from resnet8_eval.requirements import BY_ID, MILESTONES, MIN_CALIBRATION_IMAGES, Requirement
-
-if TYPE_CHECKING:
-    from resnet8_eval.results import Outcome
+from resnet8_eval.results import Outcome
 
 _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
 """A name in a marker expression; what stands in quotes is a value."""
@@ -315,7 +314,7 @@ class AcceptanceRun:
         self.config = config
         self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
         self.selected: set[str] = set()
-        self.results: dict[str, Any] | None = None
+        self.results: Results | None = None
         self._verdicts = verdicts.Verdicts()
         self._pipeline: Any = None
         self._notes: list[str] = []
@@ -472,10 +471,9 @@ class AcceptanceRun:
         if self.selected:
             self._begin()
 
-    def _published(self, interrupted: bool) -> dict[str, Any]:
-        from resnet8_eval import results
+    def _published(self, interrupted: bool) -> Results:
+        from resnet8_eval.gather import gather
         from resnet8_eval.report import publish
-        from resnet8_eval.results import Outcome
 
         pipeline = self.pipeline
         outcomes = self._outcomes()
@@ -484,7 +482,7 @@ class AcceptanceRun:
         )
         for name in self.selected:
             outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
-        made = results.build(
+        made = gather(
             pipeline,
             outcomes,
             complete=complete,

@@ -111,7 +111,7 @@ class Inputs:
         """What a recipe's calibration decided."""
         from resnet8_eval.calibrate.parameters import Parameters
 
-        return Parameters.load(self.artifacts[f"parameters/{recipe.name}"].folder)
+        return Parameters.load(self.artifacts[f"parameters/{recipe.key}"].folder)
 
     def path(self, stage: str, name: str) -> Path:
         """A file of a needed artefact."""
@@ -128,8 +128,6 @@ _FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch"
 
 def table(settings: Settings) -> list[Stage]:
     """Every stage, each behind those that it needs, and those on the longest path first."""
-    from resnet8_eval.calibrate.parameters import exact_weight_limit
-
     assets = settings.assets
     sums = assets.dataset_sha256
     test = {n: s for n, s in sums.items() if n in ("test_batch", "batches.meta")}
@@ -141,7 +139,8 @@ def table(settings: Settings) -> list[Stage]:
         "count": settings.calibration_count,
         "seed": settings.calibration_seed,
     }
-    rows, quantized = configurations.CONFIGURATIONS, configurations.quantized()
+    rows = configurations.CONFIGURATIONS
+    calibrated, stock = configurations.calibrated(), configurations.stock()
     baseline = f"scores/{configurations.baseline().name}"
     float_scores = {row.framework: f"scores/{row.name}" for row in rows if row.recipe is None}
     stages = [
@@ -159,9 +158,9 @@ def table(settings: Settings) -> list[Stage]:
         decided_by: dict[str, Any],
     ) -> None:
         for recipe in configurations.recipes():
-            name = f"{kind}/{recipe.name}"
+            name = f"{kind}/{recipe.key}"
             own = functools.partial(make, recipe=recipe)
-            needed = tuple(need.format(recipe=recipe.name) for need in needs)
+            needed = tuple(need.format(recipe=recipe.key) for need in needs)
             stages.append(Stage(name, lane, needed, own, decided_by | recipe.describe()))
 
     def of_rows(
@@ -188,11 +187,12 @@ def table(settings: Settings) -> list[Stage]:
         "onnxruntime",
         ("onnx", "folded", "calibration"),
         _parameters,
-        {"weight_limit": exact_weight_limit()},
+        {},
     )
-    of_rows("model", quantized, _parameters_of, _model, {})
+    of_rows("model", calibrated, _parameters_of, _model, {})
+    of_rows("model", stock, lambda _: ("folded", "calibration"), _stock_model, {})
     of_rows("scores", rows, _source, _scores, test | model)
-    references = {configurations.reference(row): row for row in reversed(quantized)}
+    references = {configurations.reference(row): row for row in reversed(calibrated)}
     of_rows(
         "reference",
         [row for stage, row in references.items() if stage == f"reference/{row.name}"],
@@ -202,7 +202,14 @@ def table(settings: Settings) -> list[Stage]:
     )
     of_rows(
         "proof",
-        quantized,
+        stock,
+        lambda row: ("folded", "calibration", f"model/{row.name}"),
+        _stock_proof,
+        {},
+    )
+    of_rows(
+        "proof",
+        calibrated,
         lambda row: (
             *_parameters_of(row),
             f"model/{row.name}",
@@ -215,13 +222,19 @@ def table(settings: Settings) -> list[Stage]:
     of_recipes("sensitivity", "torch", ("parameters/{recipe}",), _sensitivity, calibration)
     of_rows(
         "layers",
-        quantized,
-        lambda row: (*_parameters_of(row), f"model/{row.name}", f"sensitivity/{_recipe(row).name}"),
+        calibrated,
+        lambda row: (*_parameters_of(row), f"model/{row.name}", f"sensitivity/{_recipe(row).key}"),
         _layers,
         {},
     )
     # It needs no framework; torch's lane is the first to have nothing else to do.
     of_rows("compare", rows, lambda row: (baseline, f"scores/{row.name}"), _compare, test, "torch")
+    for before, after in configurations.tunings():
+        make = functools.partial(_tuning, stock=before.name, tuned=after.name)
+        needs = (f"scores/{before.name}", f"scores/{after.name}")
+        stages.append(Stage(f"tuning/{after.name}", "torch", needs, make, test))
+    every = tuple(f"scores/{row.name}" for row in rows)
+    stages.append(Stage("agreement", "torch", every, _agreement, {"rows": list(every)}))
     onnx_scores, torch_scores = (float_scores[name] for name in ("onnxruntime", "torch"))
     stages += [
         Stage("structure/onnx", "onnxruntime", ("onnx",), _structure_onnx, {}),
@@ -245,7 +258,7 @@ def _recipe(row: Configuration) -> Recipe:
 
 
 def _parameters_of(row: Configuration) -> tuple[str, ...]:
-    return (f"parameters/{_recipe(row).name}",)
+    return (f"parameters/{_recipe(row).key}",)
 
 
 def _source(row: Configuration) -> tuple[str, ...]:
@@ -257,7 +270,8 @@ def _source(row: Configuration) -> tuple[str, ...]:
 def model_file(row: Configuration) -> tuple[str, str] | None:
     """Stage and file name of a row's model; None for the baseline, whose model is an asset."""
     if row.recipe:
-        return f"model/{row.name}", backends.backend(row.framework).MODEL_FILE
+        backend = backends.backend(row.framework)
+        return f"model/{row.name}", backend.STOCK_FILE if row.is_stock else backend.MODEL_FILE
     return _FLOAT_MODELS.get(row.framework)
 
 
@@ -330,6 +344,19 @@ def _model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     return backend.write(inputs.parameters(_recipe(row)), row, out / backend.MODEL_FILE)
 
 
+def _stock_model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    import numpy as np
+
+    backend = backends.backend(row.framework)
+    return backend.quantize(
+        inputs.path("folded", "folded.onnx"),
+        np.load(inputs.path("calibration", "images.npy")),
+        row,
+        out / backend.STOCK_FILE,
+        inputs.threads,
+    )
+
+
 def _scores(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     import numpy as np
 
@@ -340,7 +367,7 @@ def _scores(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     test, made = inputs.split("test"), model_file(row)
     lent: AbstractContextManager[Path] = nullcontext(inputs.path(*made)) if made else inputs.model()
     with lent as path:
-        scores = backends.scores(path, test.images, threads=inputs.threads, execution=row.execution)
+        scores = backends.scores(path, test.images, threads=inputs.threads, execution=row.session)
         model = {
             **({} if made else keras_file.array_bytes(path)),
             "size_bytes": path.stat().st_size,
@@ -373,6 +400,24 @@ def _proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         inputs.split("test"),
         np.load(inputs.path(f"scores/{row.name}", "scores.npy")),
         np.load(inputs.path(configurations.reference(row), "scores.npy")),
+    )
+
+
+def _stock_proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+    import numpy as np
+
+    from resnet8_eval import network
+    from resnet8_eval.stock import prove
+
+    del out
+    stage = f"model/{row.name}"
+    return prove(
+        row,
+        inputs.path(stage, backends.backend(row.framework).STOCK_FILE),
+        network.read(inputs.path("folded", "folded.onnx")),
+        np.load(inputs.path("calibration", "images.npy")),
+        inputs.record(stage),
+        inputs.threads,
     )
 
 
@@ -409,10 +454,10 @@ def _layers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         row,
         inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE),
         inputs.parameters(recipe),
-        np.load(inputs.path(f"sensitivity/{recipe.name}", "images.npy")),
+        np.load(inputs.path(f"sensitivity/{recipe.key}", "images.npy")),
         inputs.threads,
     )
-    sensitivity = inputs.record(f"sensitivity/{recipe.name}")
+    sensitivity = inputs.record(f"sensitivity/{recipe.key}")
     costs = {entry["name"]: entry for entry in sensitivity["layers"]}
     return {"layers": [{**costs[entry["name"]], **entry} for entry in measured]}
 
@@ -433,6 +478,37 @@ def _compare(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         **compare(scores, baseline, test.labels, inputs.class_names),
         "right_base64": gallery.right_base64(test.labels, scores),
         "changed": gallery.newly_wrong(test.images, test.labels, baseline, scores),
+    }
+
+
+def _tuning(inputs: Inputs, out: Path, *, stock: str, tuned: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.analysis import compare
+
+    del out
+    before, after = (
+        np.load(inputs.path(f"scores/{name}", "scores.npy")) for name in (stock, tuned)
+    )
+    found = compare(after, before, inputs.split("test").labels, inputs.class_names)
+    keys = ("delta_pp", "delta_ci95_pp", "lost", "gained", "mcnemar_p", "agreement_percent", "word")
+    return {"stock": stock, "tuned": tuned, **{key: found[key] for key in keys}}
+
+
+def _agreement(inputs: Inputs, out: Path) -> Record:
+    import numpy as np
+
+    del out
+    answers = {
+        stage.partition("/")[2]: np.load(inputs.path(stage, "scores.npy")).argmax(axis=1)
+        for stage in inputs.artifacts
+    }
+    return {
+        "rows": list(answers),
+        "percent": [
+            [100 * float((one == other).mean()) for other in answers.values()]
+            for one in answers.values()
+        ],
     }
 
 
@@ -482,4 +558,4 @@ def _feed(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
 
     del out
     images = np.load(inputs.path("calibration", "images.npy"))
-    return compare_feeds(images, inputs.record(f"parameters/{recipe.name}")["fed_sha256"])
+    return compare_feeds(images, inputs.record(f"parameters/{recipe.key}")["fed_sha256"])

@@ -153,7 +153,7 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         For each configuration what it is, and ``correct``, ``total``, ``agreement_percent`` and
         ``divergence`` (mean Kullback–Leibler divergence from float32, in nats).
     """
-    from resnet8_eval.calibrate.parameters import Parameters, exact_weight_limit
+    from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import decide
 
     collected = _collected(folded, images.calibration.tobytes(), task.recipe)
@@ -161,7 +161,7 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         folder = Path(scratch)
         if task.kind == "bits":
             return [_simulate(task, collected, folder, images)]
-        decide(collected, folder, task.recipe, exact_weight_limit())
+        decide(collected, folder, task.recipe, environment.exact_weight_limit())
         parameters = Parameters.load(folder)
         rows = []
         for cell in task.cells:

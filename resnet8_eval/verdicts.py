@@ -11,17 +11,17 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import pytest
 
+from resnet8_eval import results
 from resnet8_eval.checks import Check, failed, from_records
+from resnet8_eval.record import RequirementResult
 from resnet8_eval.report import words
 from resnet8_eval.requirements import BY_ID, Requirement
-
-if TYPE_CHECKING:
-    from resnet8_eval.results import Outcome
+from resnet8_eval.results import Outcome
 
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 
@@ -162,8 +162,6 @@ class _Reported:
 
     def outcome(self) -> Outcome:
         """What that makes of the requirement; all three phases must have passed to meet it."""
-        from resnet8_eval.results import Outcome
-
         passed = dict.fromkeys(("setup", "call", "teardown"), "passed")
         finished = passed.keys() <= self.phases.keys()
         reason = self.reason or (None if finished else "did not finish")
@@ -196,10 +194,9 @@ def sentence(requirement: Requirement, measured: float) -> str:
     )
 
 
-def entry(requirement: Requirement, measured: float) -> dict[str, Any]:
-    """A measurement in the form of results.json, as far as the report's words need it."""
-    margin = requirement.margin(measured)
-    return {**asdict(requirement), "measured": measured, "margin": margin}
+def entry(requirement: Requirement, measured: float) -> RequirementResult:
+    """A measurement as the record holds it, for the report's words."""
+    return results.requirement(requirement, Outcome("met", measured), standin=False)
 
 
 def line(report: pytest.CollectReport | pytest.TestReport) -> str | None:

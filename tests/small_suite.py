@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
-
 # A run in this process forgets the modules that it was the first to import, and some cannot be
 # imported twice.
-import resnet8_eval.report.html
-import resnet8_eval.results  # noqa: F401
+import pytest
+
+import resnet8_eval.gather
+import resnet8_eval.report.html  # noqa: F401
 from resnet8_eval.requirements import REGISTER, Requirement
 
 INI: Final = """

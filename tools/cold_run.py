@@ -20,7 +20,7 @@ from resnet8_eval.store import Store
 ROOT: Final = Path(__file__).parents[1]
 ARTIFACTS_OF_TIME: Final = ("conversion.log",)
 """Files of artefacts that tell how long something took."""
-FIELDS_OF_TIME: Final = frozenset({"cache", "command", "created", "seconds", "timing"})
+FIELDS_OF_TIME: Final = frozenset({"cache", "command", "created", "ended", "seconds", "started"})
 """Fields of results.json and of records that tell when, how long, or what was there before."""
 
 

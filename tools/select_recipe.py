@@ -87,8 +87,9 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
     import torch
 
     from resnet8_eval import backends, network
-    from resnet8_eval.calibrate.parameters import WEIGHT_LIMIT, Parameters
+    from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import calibrate
+    from resnet8_eval.environment import WEIGHT_LIMIT
     from resnet8_eval.simulate import Simulation, probabilities
 
     torch.set_num_threads(1)

@@ -84,9 +84,35 @@ class Backend(Protocol):
 
     MODEL_FILE: str
     """Name of a quantized model that :meth:`write` makes."""
+    STOCK_FILE: str
+    """Name of one that :meth:`quantize` makes."""
 
     def open_model(self, path: Path, threads: int, execution: Execution) -> Runtime:
         """Open a stored model to run it."""
+
+    def quantize(
+        self, folded: Path, images: Images, row: Configuration, path: Path, threads: int
+    ) -> Record:
+        """Quantize with the framework's own static quantizer and its documented defaults.
+
+        Parameters
+        ----------
+        folded
+            float32 ONNX network with batch normalisation folded.
+        images
+            Calibration images, uint8 (N, 32, 32, 3), fed in the suite's batches.
+        row
+            A stock row of this framework.
+        path
+            Where to write the model.
+        threads
+            Threads for the framework.
+
+        Returns
+        -------
+        dict
+            As :meth:`census`, and ``fed_sha256``, the hash of all the bytes that were fed.
+        """
 
     def write(self, parameters: Parameters, row: Configuration, path: Path) -> Record:
         """Write a quantized model from given parameters.
@@ -109,7 +135,8 @@ class Backend(Protocol):
         dict
             ``quantized_ops`` and ``float_ops``, operator to count; ``convolutions`` and
             ``products``, each ``[quantized, in float]``; ``weights``, layer to the dtype that its
-            weight is stored in; ``activations``, the dtypes that activations are quantized to.
+            weight is stored in; ``activations``, the dtypes that activations are quantized to;
+            ``maker``, what the file says of who quantized it.
         """
 
     def read_back(self, path: Path, network: Network) -> list[StoredTensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,12 @@ from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
 from resnet8_eval.errors import unreadable_model
-from resnet8_eval.network import Dense, Network
+from resnet8_eval.network import Dense, Network, read
 from resnet8_eval.preprocess import batches
 from resnet8_eval.store import Record
 
 MODEL_FILE: Final = "model.onnx"
+STOCK_FILE: Final = "model.onnx"
 SIGNED_ALLOWED: Final = {"session.qdqisint8allowed": "1"}
 """Entries of a session with integer kernels. Without this one, on x86, ONNX Runtime turns signed
 activations into unsigned ones, passes over each tensor that is read twice, and then leaves six of
@@ -150,6 +152,45 @@ def unsigned(path: Path) -> bytes | str:
     return bytes(model.SerializeToString())
 
 
+def quantize(folded: Path, images: Images, row: Configuration, path: Path, threads: int) -> Record:
+    """Quantize with ``quantize_static`` alone; see :class:`resnet8_eval.backends.Backend`.
+
+    As ONNX Runtime's documentation has it: a preprocessed model (`folded` is one), QDQ format, a
+    ``CalibrationDataReader``, and defaults for the rest.
+    """
+    del threads  # it takes all that it finds
+    import onnxruntime.quantization as ort_quantization
+
+    fed, name = hashlib.sha256(), read(folded).input
+
+    class Reader(ort_quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._batches = batches(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._batches, None)
+            if batch is None:
+                return None
+            fed.update(batch.data)
+            return {name: batch}
+
+    kinds = {"int8": ort_quantization.QuantType.QInt8, "uint8": ort_quantization.QuantType.QUInt8}
+    ort_quantization.quantize_static(
+        folded,
+        path,
+        Reader(),
+        quant_format=ort_quantization.QuantFormat.QDQ,
+        activation_type=kinds[row.activations_dtype],
+        weight_type=kinds[row.weights_dtype],
+    )
+    return {
+        **census(path),
+        "kernels": kernels(path, "default"),
+        "default_kernels": kernels(path, "default"),
+        "fed_sha256": fed.hexdigest(),
+    }
+
+
 def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     """Quantize with ``onnxruntime.quantization.quantize_static``.
 
@@ -243,7 +284,8 @@ def census(path: Path) -> Record:
     """Count operators of a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
     import onnx
 
-    graph = onnx.load(path).graph
+    model = onnx.load(path)
+    graph = model.graph
     stored = {entry.name: entry for entry in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     quantized: Counter[str] = Counter()
@@ -270,6 +312,7 @@ def census(path: Path) -> Record:
     }
     return {
         **counts,
+        "maker": model.producer_name,
         "quantized_ops": dict(quantized),
         "float_ops": dict(in_float),
         "weights": weights,

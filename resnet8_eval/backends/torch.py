@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ from resnet8_eval.preprocess import batches
 from resnet8_eval.store import Record
 
 MODEL_FILE: Final = "model.pt"
+STOCK_FILE: Final = "model.pt2"
 _TWO_OPERANDS: Final = frozenset({"conv2d", "_convolution", "linear", "matmul", "add"})
 _KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu"})
 _PRODUCT: Final = "onednn::qlinear_pointwise"
@@ -55,9 +58,7 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
     if path.suffix == ".pt2":
         _demand_export(path)
     try:
-        module = (
-            torch.export.load(path).module() if path.suffix == ".pt2" else torchscript.load(path)
-        )
+        module = _program(path).module() if path.suffix == ".pt2" else torchscript.load(path)
     except Exception as error:  # zip, JSON and TorchScript readers each raise their own
         raise unreadable_model(path, "torch", error) from error
 
@@ -66,6 +67,14 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
             return np.asarray(module(torch.from_numpy(batch)).numpy())
 
     return run
+
+
+def _program(path: Path) -> Any:
+    """Read an exported program; PT2E's has operators that torch does not load by itself."""
+    import torch
+    import torch.ao.quantization.fx._decomposed
+
+    return torch.export.load(path)
 
 
 def _demand_export(path: Path) -> None:
@@ -77,6 +86,72 @@ def _demand_export(path: Path) -> None:
         raise unreadable_model(path, "torch", error) from error
     if not any(name.endswith("/archive_format") for name in names):
         raise unreadable_model(path, "torch", ValueError("no torch.export archive"))
+
+
+def quantize(folded: Path, images: Images, row: Configuration, path: Path, threads: int) -> Record:
+    """Quantize with torchao's PT2E flow; see :class:`resnet8_eval.backends.Backend`.
+
+    As torchao's documentation has it: export, ``prepare_pt2e`` with the quantizer for x86 and its
+    default configuration, calibrate, ``convert_pt2e``. For unsigned weights the same quantizer is
+    given a specification of unsigned 8 bits. The result computes in reference arithmetic, and is
+    saved as an exported program.
+
+    Returns
+    -------
+    dict
+        As the protocol says; also ``support`` for unsigned weights (see
+        :func:`unsigned_kernel_support`), and for signed ones ``lowering``: how the integer kernels
+        that torchao lowers the model to answer on the first batch, beside the model itself.
+    """
+    import torch
+
+    with torchscript.deprecations_ignored():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    from resnet8_eval.convert import onnx_to_torch
+
+    torch.set_num_threads(threads)
+    configuration = x86.get_default_x86_inductor_quantization_config()
+    unsigned = row.weights_dtype == "uint8"
+    if unsigned:
+        weight = replace(configuration.weight, dtype=torch.uint8, quant_min=0, quant_max=255)
+        configuration = replace(configuration, weight=weight)
+    quantizer = x86.X86InductorQuantizer().set_global(configuration)
+    fed = hashlib.sha256()
+    example = (torch.from_numpy(next(batches(images))),)
+    with torchscript.deprecations_ignored():
+        exported = onnx_to_torch.export_program(onnx_to_torch.convert(folded)).module()
+        module = prepare_pt2e(exported, quantizer)
+        for batch in batches(images):
+            fed.update(batch.data)
+            module(torch.from_numpy(batch))
+        module = convert_pt2e(module)
+        torch.export.save(onnx_to_torch.export_program(module), path)
+        lowering = None if unsigned else _lowering(path, example)
+    return {
+        **census(path),
+        "fed_sha256": fed.hexdigest(),
+        "support": unsigned_kernel_support() if unsigned else None,
+        "lowering": lowering,
+    }
+
+
+def _lowering(path: Path, example: tuple[Any, ...]) -> dict[str, Any]:
+    """Try torchao's own lowering to integer kernels, and hold it against the model."""
+    import torch
+    from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+
+    module = _program(path).module()
+    with torch.inference_mode():
+        expected = module(*example).argmax(1)
+    try:
+        lowered = lower_pt2e_quantized_to_x86(_program(path).module(), example)
+        with torch.inference_mode():
+            found = lowered(*example).argmax(1)
+    except Exception as error:  # inductor raises whatever the part that failed raised
+        return {"images": len(expected), "differing": None, "said": str(error).splitlines()[0]}
+    return {"images": len(expected), "differing": int((found != expected).sum()), "said": None}
 
 
 def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
@@ -120,6 +195,8 @@ def _network(parameters: Parameters, row: Configuration) -> Any:
 
 def census(path: Path) -> Record:
     """Count operators of a TorchScript model; see :class:`resnet8_eval.backends.Backend`."""
+    if path.suffix == ".pt2":
+        return _census_of_program(path)
     module = torchscript.load(path)
     graph = module.inlined_graph
     quantized: Counter[str] = Counter()
@@ -140,6 +217,7 @@ def census(path: Path) -> Record:
     }
     return {
         **counts,
+        "maker": "TorchScript",
         "quantized_ops": dict(quantized),
         "float_ops": dict(in_float),
         "weights": {
@@ -148,6 +226,50 @@ def census(path: Path) -> Record:
         },
         "activations": sorted(activations),
     }
+
+
+def _census_of_program(path: Path) -> Record:
+    """The census of an exported program of quantize, dequantize and float32 operators."""
+    program = _program(path)
+    quantized: Counter[str] = Counter()
+    in_float: Counter[str] = Counter()
+    weights: dict[str, str] = {}
+    activations, makers = set(), set()
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        space, _, operator = str(node.target).partition(".")
+        operator = operator.partition(".")[0]
+        if space == "quantized_decomposed":
+            makers.add("PT2E")
+            if operator == "quantize_per_tensor":
+                activations.add(str(node.args[-1]).removeprefix("torch."))
+            continue
+        if operator in _COMPUTING_NOTHING:
+            continue
+        operands = node.args[: 2 if operator in _TWO_OPERANDS else 1]
+        sources = [_dequantized(operand) for operand in operands]
+        (quantized if all(sources) else in_float)[operator] += 1
+        if operator in (*_CONVOLUTIONS, *_PRODUCTS):
+            weights[node.name] = sources[1] or "float32"
+    return {
+        "convolutions": [kind["conv2d"] for kind in (quantized, in_float)],
+        "products": [kind["linear"] for kind in (quantized, in_float)],
+        "maker": " ".join(makers) or "torch.export",
+        "quantized_ops": dict(quantized),
+        "float_ops": dict(in_float),
+        "weights": weights,
+        "activations": sorted(activations),
+    }
+
+
+def _dequantized(operand: Any) -> str | None:
+    """The stored type of what a dequantize step gives; None for anything else."""
+    while str(operand.target) in ("aten.pad.default", "aten.permute.default", "aten.relu.default"):
+        operand = operand.args[0]
+    if not str(operand.target).startswith("quantized_decomposed.dequantize"):
+        return None
+    return str(operand.args[-1]).removeprefix("torch.")
 
 
 def unsigned_kernel_support() -> dict[str, Any]:
@@ -239,6 +361,8 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     A TorchScript graph does not name its tensors. It computes them in the order of the network's
     layers, the input first.
     """
+    if path.suffix == ".pt2":
+        return _read_program(path, network)
     module = torchscript.load(path)
     layers = _stored_layers(module)
     found = []
@@ -273,6 +397,49 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     for name, (scale, zero_point) in zip(names, grids, strict=True):
         grid = [float(scale)], [int(zero_point)]
         found.append(StoredTensor(name, "activation", "uint8", None, *grid))
+    return found
+
+
+def _read_program(path: Path, network: Network) -> list[StoredTensor]:
+    """The tensors of an exported program; its layers come in the network's order."""
+    program = _program(path)
+    stored = {
+        spec.arg.name: program.state_dict.get(
+            str(spec.target), program.constants.get(str(spec.target))
+        )
+        for spec in program.graph_signature.input_specs
+    }
+    layers = iter(network.weighted)
+    found = []
+    for node in program.graph.nodes:
+        target = str(node.target)
+        if target.startswith("quantized_decomposed.quantize_per_tensor"):
+            scale, zero_point, dtype = node.args[1], node.args[2], node.args[-1]
+            grid = [float(scale)], [int(zero_point)]
+            name = str(node.args[0].name)
+            kind = str(dtype).removeprefix("torch.")
+            found.append(StoredTensor(name, "activation", kind, None, *grid))
+        elif target in ("aten.conv2d.default", "aten.linear.default"):
+            layer = next(layers)
+            integers, scales, zero_points, axis, *_, dtype = node.args[1].args
+            scales, zero_points, integers = (
+                stored[part.name].numpy() for part in (scales, zero_points, integers)
+            )
+            values = integers.astype(np.int64) - int(zero_points[0])
+            found.append(
+                StoredTensor(
+                    layer.weight,
+                    "weight",
+                    str(dtype).removeprefix("torch."),
+                    axis,
+                    scales.tolist(),
+                    zero_points.tolist(),
+                    values,
+                    wrong_axis=axis != 0,
+                )
+            )
+            bias = stored[node.args[2].name].detach().numpy().astype(np.float64)
+            found.append(StoredTensor(layer.weight, "bias", "float32", None, [], [], bias))
     return found
 
 

@@ -10,42 +10,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import environment, network
+from resnet8_eval import network
 from resnet8_eval.network import Network, Pooling
 
 EXACT: Final = "equalized.onnx"
 """The float32 network that the rounded one stands for, channel by channel."""
 ROUNDED: Final = "rounded.onnx"
 ACTIVATIONS, WEIGHTS = "activations.json", "weights.npz"
-WEIGHT_LIMIT: Final = 127
-"""Rounded weights lie in [-127, 127]: symmetric, so that int8 and uint8 (zero point 128) hold the
-same values."""
-SATURATION_FREE_LIMIT: Final = 63
-"""The same for processors without VNNI. There two products of an unsigned and a signed byte are
-summed in 16 bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 = 64770 does not."""
-_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-_HELD_BACK = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
-"""Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
-
 Ranges = dict[str, tuple[float, float]]
-
-
-def exact_weight_limit() -> int:
-    """Largest magnitude of weights with which this processor's integer kernels cannot saturate.
-
-    Weights of 7 bits cost less than the activations of 7 bits that PyTorch's own ``reduce_range``
-    takes; see ``docs/results.md``.
-
-    Returns
-    -------
-    int
-        :data:`WEIGHT_LIMIT`, or :data:`SATURATION_FREE_LIMIT` on x86 without VNNI (or with
-        ``ONEDNN_MAX_CPU_ISA`` holding oneDNN back from it).
-    """
-    cpu = environment.cpu()
-    held_back = (cpu["onednn_max_cpu_isa"] or "").upper() in _HELD_BACK
-    exact = not environment.is_x86() or _VNNI & set(cpu["flags"])
-    return WEIGHT_LIMIT if exact and not held_back else SATURATION_FREE_LIMIT
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.calibrate.parameters import WEIGHT_LIMIT
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.environment import WEIGHT_LIMIT
 from resnet8_eval.network import Convolution, Dense, Network
 
 _DAMPING: Final = 0.01

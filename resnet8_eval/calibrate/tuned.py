@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval.calibrate.equalize import equalize
-from resnet8_eval.calibrate.parameters import Parameters, exact_weight_limit
+from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.ranges import Observed, activation_ranges, observe
 from resnet8_eval.calibrate.rounding import Moments, input_moments, round_weights
 from resnet8_eval.checks import Check
 from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.environment import exact_weight_limit
 from resnet8_eval.evaluate import parity
 from resnet8_eval.network import Network
 from resnet8_eval.preprocess import batches
@@ -67,7 +68,7 @@ def calibrate(
         How.
     limit
         Largest magnitude of a rounded weight; by default
-        :func:`resnet8_eval.calibrate.parameters.exact_weight_limit`.
+        :func:`resnet8_eval.environment.exact_weight_limit`.
 
     Returns
     -------

@@ -105,12 +105,25 @@ def export(module: torch.nn.Module, path: Path) -> None:
     """
     import torch
 
+    torch.export.save(export_program(module), path)
+
+
+def export_program(module: torch.nn.Module) -> torch.export.ExportedProgram:
+    """Trace a module of images (N, 32, 32, 3), for any N.
+
+    Parameters
+    ----------
+    module
+        From :func:`convert`, or made from that.
+    """
+    import torch
+
     example = (torch.zeros(2, 32, 32, 3),)
     program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in program.graph.nodes:
         # Where the packages lie on this machine is no part of the model.
         node.meta.pop("stack_trace", None)
-    torch.export.save(program, path)
+    return program
 
 
 def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], Record]:

@@ -5,14 +5,14 @@ The same results give the same bytes, and ``results.json`` alone is enough.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
+from resnet8_eval import results as results_json
+from resnet8_eval.record import Results
 from resnet8_eval.report import markdown, table
-from resnet8_eval.report.words import Results
 
-__all__ = ["Results", "publish"]
+__all__ = ["publish"]
 
 
 def publish(results: Results, folder: Path) -> None:
@@ -21,17 +21,22 @@ def publish(results: Results, folder: Path) -> None:
     Parameters
     ----------
     results
-        What the run found, in the form of ``results.schema.json``.
+        What the run found.
     folder
         Where they go; made if it is not there.
+
+    Raises
+    ------
+    ResultsError
+        If a number is NaN or infinite; nothing is written then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    record = json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    for name, text in {
-        "results.json": f"{record}\n",
+    texts = {
+        "results.json": results_json.encode(results),
         "comparison.csv": table.to_csv(results),
         "comparison.md": markdown.comparison(results),
-    }.items():
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
         _write(folder / name, text)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
-from resnet8_eval.report.words import Results
 from resnet8_eval.requirements import FLAGGED_DROP_PP, MIN_ACCURACY_PERCENT
 
 Drawing = dict[str, Any]
@@ -67,21 +67,16 @@ class Axis:
 def accuracy_plot(results: Results) -> Drawing | None:
     """Every accuracy as a dot on its 95 % interval, with the lines that it is held against.
 
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-
     Returns
     -------
     dict or None
         Places of dots, intervals, lines and ticks; None where nothing was measured.
     """
-    rows = _measured(results)
-    baseline = results["baseline"]
+    rows = table.measured(results)
+    baseline = results.baseline
     if not rows or baseline is None:
         return None
-    best = baseline["accuracy_percent"]
+    best = baseline.accuracy_percent
     lines = [
         ("required", MIN_ACCURACY_PERCENT, f"required: > {MIN_ACCURACY_PERCENT:g} %"),
         (
@@ -91,22 +86,24 @@ def accuracy_plot(results: Results) -> Drawing | None:
         ),
         ("baseline", best, f"baseline {words.percent(best)} %"),
     ]
-    limits = [limit for found in rows for limit in found["accuracy_ci95_percent"]]
+    limits = [limit for _, found in rows for limit in found.accuracy_ci95_percent]
     axis = Axis([*limits, *(value for _, value, _ in lines)], margin=0.05)
     top, step = _LINE * len(lines) + 8, 38
     dots = [
         {
-            "label": words.configuration(found),
-            "value": f"{words.percent(found['accuracy_percent'])} %",
-            "interval": words.accuracy_interval(found["accuracy_ci95_percent"]),
-            "mark": _MARKS.get(found["dtype"], "circle"),
-            "flagged": found["flagged"],
+            "title": row.title,
+            "label": f"{words.framework(row.due)} {words.plain(found.dtype)}",
+            "recipe": words.recipe(row.due) if found.recipe else "",
+            "value": f"{words.percent(found.accuracy_percent)} %",
+            "interval": words.accuracy_interval(found.accuracy_ci95_percent),
+            "mark": _MARKS.get(found.dtype, "circle"),
+            "flagged": found.flagged,
             "y": top + step // 2 + step * i,
-            "x": axis.percent(found["accuracy_percent"]),
-            "low": axis.percent(found["accuracy_ci95_percent"][0]),
-            "high": axis.percent(found["accuracy_ci95_percent"][1]),
+            "x": axis.percent(found.accuracy_percent),
+            "low": axis.percent(found.accuracy_ci95_percent[0]),
+            "high": axis.percent(found.accuracy_ci95_percent[1]),
         }
-        for i, found in enumerate(rows)
+        for i, (row, found) in enumerate(rows)
     ]
     bottom = top + step * len(rows)
     return {
@@ -128,24 +125,19 @@ def accuracy_plot(results: Results) -> Drawing | None:
 def plane(results: Results) -> Drawing | None:
     """Every configuration by the size of its model, in powers of ten, and its accuracy.
 
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-
     Returns
     -------
     dict or None
         Places of points, of the letters that name them, of intervals and ticks; None where nothing
         was measured.
     """
-    rows = _measured(results)
+    rows = table.measured(results)
     if not rows:
         return None
     top, bottom = 16, 262
-    sizes = Axis([math.log10(found["size_bytes"] / 1000) for found in rows], margin=0.06)
+    sizes = Axis([math.log10(found.size_bytes / 1000) for _, found in rows], margin=0.06)
     accuracies = Axis(
-        [limit for found in rows for limit in found["accuracy_ci95_percent"]], margin=0.06
+        [limit for _, found in rows for limit in found.accuracy_ci95_percent], margin=0.06
     )
 
     def y(value: float) -> float:
@@ -154,18 +146,18 @@ def plane(results: Results) -> Drawing | None:
     points = [
         {
             "letter": letter,
-            "label": words.configuration(found),
-            "size": words.kilobytes(found["size_bytes"]),
-            "accuracy": words.percent(found["accuracy_percent"]),
-            "mark": _MARKS.get(found["dtype"], "circle"),
-            "flagged": found["flagged"],
-            "share": sizes.share(math.log10(found["size_bytes"] / 1000)),
-            "x": sizes.percent(math.log10(found["size_bytes"] / 1000)),
-            "y": y(found["accuracy_percent"]),
-            "low": y(found["accuracy_ci95_percent"][0]),
-            "high": y(found["accuracy_ci95_percent"][1]),
+            "label": row.title,
+            "size": words.kilobytes(found.size_bytes),
+            "accuracy": words.percent(found.accuracy_percent),
+            "mark": _MARKS.get(found.dtype, "circle"),
+            "flagged": found.flagged,
+            "share": sizes.share(math.log10(found.size_bytes / 1000)),
+            "x": sizes.percent(math.log10(found.size_bytes / 1000)),
+            "y": y(found.accuracy_percent),
+            "low": y(found.accuracy_ci95_percent[0]),
+            "high": y(found.accuracy_ci95_percent[1]),
         }
-        for letter, found in zip(_letters(), rows, strict=False)
+        for letter, (row, found) in zip(_letters(), rows, strict=False)
     ]
     _nest(points)
     _name(points)
@@ -179,10 +171,6 @@ def plane(results: Results) -> Drawing | None:
         ],
         "y_ticks": [{"y": y(v), "label": f"{v:g}"} for v in accuracies.ticks(6)],
     }
-
-
-def _measured(results: Results) -> list[Mapping[str, Any]]:
-    return [row.configuration for row in table.rows(results) if row.configuration is not None]
 
 
 def _letters() -> Iterator[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from resnet8_eval.record import ConfigurationResult, Results
 from resnet8_eval.report import table, words
-from resnet8_eval.report.words import Results
 
-Found = Mapping[str, Any]
 DEFINITIONS: Final = {
     "kernel": "in the runtime's integer kernels, which are what one would deploy on",
     "reference": "in float32, each operator between a dequantize and a quantize step, on the same "
@@ -43,23 +42,15 @@ class Note:
 
 
 def before_deploying(results: Results) -> list[Note]:
-    """Notes on the quantized configurations that run otherwise than a user may think.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds: of each configuration ``execution``, ``support``, ``kernels``,
-        ``default_kernels`` and the recipe's ``runs_as``.
-    """
+    """Notes on the quantized configurations that run otherwise than a user may think."""
     notes = []
-    for row in table.rows(results):
-        found = row.configuration or {}
-        if not found.get("recipe"):
-            continue
-        if found["execution"] == "reference":
-            notes.append(Note(row, f"it was computed {DEFINITIONS['reference']}.", _refusals(row)))
-        elif found["recipe"].get("runs_as"):
-            notes.append(Note(row, _as_unsigned(found), _SIGNED_KERNELS))
+    for row, found in table.measured(results):
+        if found.recipe and found.execution == "reference":
+            notes.append(
+                Note(row, f"it was computed {DEFINITIONS['reference']}.", _refusals(found))
+            )
+        elif found.recipe and found.recipe.runs_as:
+            notes.append(Note(row, _as_unsigned(found, found.recipe.runs_as), _SIGNED_KERNELS))
     return notes
 
 
@@ -69,67 +60,60 @@ _SIGNED_KERNELS: Final = (
 )
 
 
-def _as_unsigned(configuration: Found) -> str:
+def _as_unsigned(found: ConfigurationResult, runs_as: str) -> str:
     measured = (
-        f"it was measured with {words.plain(configuration['recipe']['runs_as'])}. Open it with "
-        "resnet8_eval.onnx_session.open_session, as this suite does."
+        f"it was measured with {words.plain(runs_as)}. Open it with "
+        "resnet8_eval.backends.onnxruntime.open_session, as this suite does."
     )
-    left = _left_in_float(configuration.get("default_kernels") or {})
+    left = _left_in_float(found.default_kernels or {})
     return f"{measured} A default session leaves {left} in float." if left else measured
 
 
 def _left_in_float(kernels: Mapping[str, int]) -> str:
     """Such as ``6 of 9 convolutions and 2 of 3 additions``; empty where nothing is."""
-    parts = [
-        f"{kernels[exact]} of {kernels[exact] + kernels.get(integer, 0)} {name}"
-        for name, (exact, integer) in _ONNX_OPERATORS.items()
-        if kernels.get(exact)
-    ]
-    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+    return words.listed(
+        [
+            f"{kernels[exact]} of {kernels[exact] + kernels.get(integer, 0)} {name}"
+            for name, (exact, integer) in _ONNX_OPERATORS.items()
+            if kernels.get(exact)
+        ]
+    )
 
 
-def _refusals(row: table.Row) -> str:
+def _refusals(found: ConfigurationResult) -> str:
     """What each engine says to weights of this type."""
-    support = (row.configuration or {})["support"] or {}
-    if support.get("unsigned_weights") is not False:
+    if found.support is None or found.support.unsigned_weights:
         return ""
     engines: dict[str, list[str]] = {}
-    for engine, answer in sorted(support["said"].items()):
+    for engine, answer in sorted(found.support.said.items()):
         engines.setdefault(words.plain(answer), []).append(words.plain(engine))
     answers = "; ".join(f"{', '.join(names)}: “{answer}”" for answer, names in engines.items())
-    framework = words.FRAMEWORKS.get(row.framework, row.framework)
-    return f"No engine of the installed {framework} has integer kernels for its weights. {answers}"
+    return (
+        f"No engine of the installed {words.framework(found)} has integer kernels for its "
+        f"weights. {answers}"
+    )
 
 
-def operators(configuration: Found) -> dict[str, str]:
+def operators(found: ConfigurationResult) -> dict[str, str]:
     """How many operators read 8-bit tensors, how many float ones, and what they are computed in.
-
-    Parameters
-    ----------
-    configuration
-        A quantized one, as in ``results.json``.
 
     Returns
     -------
     dict
         Heading to text, counted in the same way for every framework.
     """
-    census = configuration["census"] or {}
-    told = {}
-    weights = census.get("weights")
-    if weights:
-        eight = sum(dtype in {"int8", "uint8"} for dtype in weights.values())
-        told["weighted layers with 8-bit weights"] = f"{eight} of {len(weights)}"
-    reference = configuration["execution"] == "reference"
-    told["operators on 8-bit tensors"] = _counted(census.get("quantized_ops"))
+    census, told = found.census, {}
+    if census and census.weights:
+        eight = sum(dtype in {"int8", "uint8"} for dtype in census.weights.values())
+        told["weighted layers with 8-bit weights"] = f"{eight} of {len(census.weights)}"
+    reference = found.execution == "reference"
+    told["operators on 8-bit tensors"] = _counted(census.quantized_ops if census else {})
     told["arithmetic on 8-bit tensors"] = (
         "float32, between dequantize and quantize steps" if reference else "integer kernels"
     )
-    told["operators on float tensors"] = _counted(census.get("float_ops"))
+    told["operators on float tensors"] = _counted(census.float_ops if census else {})
     return told
 
 
-def _counted(operators: Mapping[str, int] | None) -> str:
-    if not operators:
-        return "none"
-    return f"{sum(operators.values())} ({words.said(operators)})"
+def _counted(operators: Mapping[str, int]) -> str:
+    return f"{sum(operators.values())} ({words.said(operators)})" if operators else "none"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from resnet8_eval.report.words import Results
+from resnet8_eval.record import Results
 
 REPORT_FILES: Final = (
     "results.json",
@@ -67,8 +67,8 @@ class ReportFolder:
 
     def settle(self, results: Results) -> None:
         """Give up what a complete run has taken the place of."""
-        if results["complete"]:
-            kept = self._kept(_kind(results))
+        if results.complete:
+            kept = self._kept(_kind(results.assets.kind, results.assets.user_model))
             shutil.rmtree(kept, ignore_errors=True)
             with contextlib.suppress(OSError):
                 kept.parent.rmdir()
@@ -86,7 +86,8 @@ class ReportFolder:
         """The kind of the complete run whose files are here; None if there is none."""
         try:
             results = json.loads((self.path / "results.json").read_text(encoding="utf-8"))
-            kind = _kind(results)
+            assets = results["assets"]
+            kind = _kind(assets["kind"], assets["user_model"])
             return kind if results["complete"] is True and kind in KINDS else None
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
@@ -104,6 +105,5 @@ class ReportFolder:
         copy.rename(kept)
 
 
-def _kind(results: Results) -> str:
-    assets = results["assets"]
-    return "own-model" if assets["user_model"] else str(assets["kind"])
+def _kind(assets: str, user_model: bool) -> str:
+    return "own-model" if user_model else assets

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from resnet8_eval.report import charts, detail, execution, flow, layers, table, words
-from resnet8_eval.report.words import Results
+from resnet8_eval.record import Results
+from resnet8_eval.report import charts, detail, execution, layers, table, timeline, words
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
     FLAGGED_DROP_PP,
@@ -28,11 +27,6 @@ _ORDER: Final = {"not met": 0, "met": 1, "not evaluated": 2}
 def render(results: Results) -> str:
     """Everything above pytest-html's table of tests.
 
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-
     Returns
     -------
     str
@@ -43,26 +37,12 @@ def render(results: Results) -> str:
 
 
 def page(results: Results) -> str:
-    """The report as a page by itself, without the table of tests.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-    """
+    """The report as a page by itself, without the table of tests."""
     return _template("page").render(_view(results), inside_pytest_html=False)
 
 
 def section(name: str, results: Results) -> str:
-    """One section of the report.
-
-    Parameters
-    ----------
-    name
-        One of :data:`SECTIONS`.
-    results
-        What ``results.json`` holds.
-    """
+    """One of :data:`SECTIONS`."""
     return _template(name).render(_view(results), inside_pytest_html=True)
 
 
@@ -102,11 +82,9 @@ def _source(name: str) -> Any:
 
 
 def _view(results: Results) -> dict[str, Any]:
-    # A dict that was just built and one that was read from the file are shown alike.
-    results = json.loads(json.dumps(results, sort_keys=True))
     requirements = sorted(
-        results["requirements"],
-        key=lambda entry: _ORDER.get(entry["outcome_on_standin"] or entry["status"], 3),
+        results.requirements,
+        key=lambda entry: _ORDER.get(entry.outcome_on_standin or entry.status, 3),
     )
     return {
         "results": results,
@@ -124,7 +102,7 @@ def _view(results: Results) -> dict[str, Any]:
         },
         "accuracy_plot": charts.accuracy_plot(results),
         "plane": charts.plane(results),
-        "pipeline": flow.pipeline(results),
+        "timeline": timeline.timeline(results),
         "heat_map": detail.heat_map(results),
         "confusions": detail.confusions(results),
         "galleries": detail.galleries(results),
@@ -139,10 +117,9 @@ def _headline(results: Results) -> str:
     """All milestones in one sentence."""
     if words.is_standin(results):
         return "No verdict: this run used the stand-in"
-    verdicts = {name: found["verdict"] for name, found in results["milestones"].items()}
+    verdicts = {name: found.verdict for name, found in results.milestones.items()}
     for verdict in ("not met", "met"):
         names = [words.plain(name) for name, found in verdicts.items() if found == verdict]
         if names:
-            listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-            return f"{listed} {'is' if len(names) == 1 else 'are'} {verdict}"
+            return f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {verdict}"
     return "Nothing was evaluated"

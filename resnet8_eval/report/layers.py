@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from typing import Any, Final
 
+from resnet8_eval.record import LayerCost, LayerNoise, Results
 from resnet8_eval.report import table, words
-from resnet8_eval.report.words import Results
 
-Found = Mapping[str, Any]
 _COSTS: Final = {"sensitivity_pp": "Sensitivity, pp", "recovery_pp": "Recovery, pp"}
 _NOISE: Final = {"sqnr_weights_db": "Weights, dB", "sqnr_output_db": "Output, dB"}
+Columns = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def layers(results: Results) -> dict[str, Any] | None:
-    """One table of all layers, where ``results.json`` holds them.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds. ``sensitivity`` is one measurement for all configurations;
-        each of these may have ``layers``, a list of ``{"name", "sqnr_weights_db",
-        "sqnr_output_db"}`` in dB, either of which may be None.
+    """One table of all layers, where the run measured them.
 
     Returns
     -------
@@ -30,13 +22,14 @@ def layers(results: Results) -> dict[str, Any] | None:
         ``measured``, the terms of the sensitivity or None; ``columns`` of ``(heading, whose)`` and
         ``rows`` of ``name``, ``title`` and ``cells``; None where nothing is known of any layer.
     """
-    rows = [row for row in table.rows(results) if (row.configuration or {}).get("layers")]
-    measured = results.get("sensitivity")
-    costs = _by_name(measured["layers"]) if measured else {}
+    measured = results.sensitivity
+    costs = {entry.name: entry for entry in measured.layers} if measured else {}
     noise = {
-        (row.framework, row.dtype): _by_name((row.configuration or {})["layers"]) for row in rows
+        row.title: {entry.name: entry for entry in found.layers}
+        for row, found in table.measured(results)
+        if found.layers
     }
-    names = list(dict.fromkeys(name for found in (costs, *noise.values()) for name in found))
+    names = list(dict.fromkeys([*costs, *itertools.chain.from_iterable(noise.values())]))
     if not names:
         return None
     columns = _cost_columns(costs, names) if costs else {}
@@ -73,13 +66,9 @@ def short_names(names: list[str]) -> dict[str, str]:
     return dict(zip(names, short if clear else map(words.plain, names), strict=True))
 
 
-Cell = tuple[str, str]
-Columns = dict[tuple[str, str], list[dict[str, Any]]]
-
-
-def _cost_columns(costs: dict[str, Found], names: list[str]) -> Columns:
+def _cost_columns(costs: dict[str, LayerCost], names: list[str]) -> Columns:
     """Differences in accuracy, with bars of one scale that show which way each goes."""
-    largest = max(abs(entry[key]) for entry in costs.values() for key in _COSTS)
+    largest = max(abs(getattr(entry, key)) for entry in costs.values() for key in _COSTS)
 
     def cell(value: float | None) -> dict[str, Any]:
         bar = round(100 * abs(value) / largest, 1) if value and largest else 0.0
@@ -87,41 +76,26 @@ def _cost_columns(costs: dict[str, Found], names: list[str]) -> Columns:
         return {"text": words.signed(value), "bar": bar, "kind": kind}
 
     return {
-        (heading, ""): [cell(costs.get(name, {}).get(key)) for name in names]
+        (heading, ""): [cell(getattr(costs.get(name), key, None)) for name in names]
         for key, heading in _COSTS.items()
     }
 
 
 def _noise_columns(
-    noise: dict[Cell, dict[str, Found]], names: list[str], key: str, heading: str
+    noise: dict[str, dict[str, LayerNoise]], names: list[str], key: str, heading: str
 ) -> Columns:
     """Ratios in dB; configurations that read alike share a column."""
-    alike: dict[tuple[str, ...], list[Cell]] = {}
-    for cell, entries in noise.items():
-        texts = tuple(_decibels(entries.get(name, {}).get(key)) for name in names)
-        alike.setdefault(texts, []).append(cell)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for title, entries in noise.items():
+        texts = tuple(_decibels(getattr(entries.get(name), key, None)) for name in names)
+        alike.setdefault(texts, []).append(title)
     return {
-        (heading, _listed(cells) if len(alike) > 1 else "all configurations"): [
+        (heading, "; ".join(titles) if len(alike) > 1 else "all configurations"): [
             {"text": text, "bar": None} for text in texts
         ]
-        for texts, cells in alike.items()
+        for texts, titles in alike.items()
     }
-
-
-def _listed(cells: list[Cell]) -> str:
-    """Such as ``ONNX Runtime int8, uint8; PyTorch int8``."""
-    by_framework: dict[str, list[str]] = {}
-    for framework, dtype in cells:
-        by_framework.setdefault(framework, []).append(dtype)
-    return "; ".join(
-        words.configuration({"framework": framework, "dtype": ", ".join(dtypes)})
-        for framework, dtypes in by_framework.items()
-    )
 
 
 def _decibels(value: float | None) -> str:
     return words.NOTHING if value is None else f"{value:.1f}"
-
-
-def _by_name(entries: list[Found]) -> dict[str, Found]:
-    return {entry["name"]: entry for entry in entries}

@@ -6,21 +6,17 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from resnet8_eval.record import Results
 from resnet8_eval.report import execution, table, words
-from resnet8_eval.report.words import Results
 
-_COLUMNS: Final = tuple(column for column in table.COLUMNS if column.key != "interval")
+_COLUMNS: Final = tuple(
+    column for column in table.COLUMNS if column.key not in ("title", "interval")
+)
 _MARKS: Final = {"met": "✅", "not met": "❌", "not evaluated": "⚪"}
 
 
 def comparison(results: Results) -> str:
-    """The comparison table, with all that a reader needs to know about the run above it.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-    """
+    """The comparison table, below all that a reader needs to know about the run."""
     return _joined(
         "# Comparison",
         *_warnings(results),
@@ -31,13 +27,7 @@ def comparison(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """The report, shortened: verdicts, what is not met, the comparison.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-    """
+    """The report, shortened: verdicts, what is not met, the comparison."""
     return _joined(
         "# ResNet8: conversion and quantization",
         *_warnings(results),
@@ -84,10 +74,10 @@ def _warnings(results: Results) -> list[str]:
     blocks = []
     if words.is_standin(results):
         blocks.append(f"> [!CAUTION]\n> **{words.STANDIN_TITLE}**\n>\n> {words.STANDIN_TEXT}")
-    if not results["complete"]:
+    if not results.complete:
         blocks.append(f"> [!WARNING]\n> {words.incomplete(results)}")
-    if results["assets"]["user_model"]:
-        name = escape(results["assets"]["model_name"])
+    if results.assets.user_model:
+        name = escape(results.assets.model_name)
         blocks.append(f"> [!NOTE]\n> {words.USER_MODEL_TEXT} Model: {name}.")
     return blocks
 
@@ -98,8 +88,8 @@ def _baseline(results: Results) -> str:
 
 def _verdicts(results: Results) -> str:
     lines = []
-    for name, found in results["milestones"].items():
-        lines.append(f"- {_MARKS[found['verdict']]} **{escape(words.milestone(name, found))}**")
+    for name, found in results.milestones.items():
+        lines.append(f"- {_MARKS[found.verdict]} **{escape(words.milestone(name, found))}**")
         lines += [f"  - {escape(line)}" for line in words.shortfalls(results, name)]
     return "\n".join(lines)
 
@@ -117,7 +107,7 @@ def _notes(results: Results) -> list[str]:
     size = table.size_note(results)
     if size:
         blocks.append(escape(size))
-    if any(found["recipe"] for found in results["configurations"]):
+    if any(found.recipe for found in results.configurations):
         meanings = [f"*{word}*, {meaning}" for word, meaning in execution.DEFINITIONS.items()]
         blocks.append(f"Execution: {'; '.join(meanings)}.")
     blocks += [
@@ -128,7 +118,7 @@ def _notes(results: Results) -> list[str]:
 
 
 def _not_met(results: Results) -> str:
-    found = [entry for entry in results["requirements"] if entry["status"] == "not met"]
+    found = [entry for entry in results.requirements if entry.status == "not met"]
     if not found:
         return "None."
     return grid(
@@ -137,8 +127,8 @@ def _not_met(results: Results) -> str:
             [
                 escape(text)
                 for text in (
-                    entry["id"],
-                    entry["title"],
+                    entry.id,
+                    entry.title,
                     words.required(entry),
                     words.measured(entry),
                     words.margin(entry),

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from resnet8_eval.record import ConfigurationResult, ExpectedRow, Results
 from resnet8_eval.report import words
-from resnet8_eval.report.words import NOTHING, Results
-
-CELLS: Final = (
-    ("keras", "float32"),
-    ("onnxruntime", "float32"),
-    ("torch", "float32"),
-    ("onnxruntime", "int8"),
-    ("onnxruntime", "uint8"),
-    ("torch", "int8"),
-    ("torch", "uint8"),
-)
-"""Framework and dtype of the configurations that a whole comparison has."""
+from resnet8_eval.report.words import NOTHING
 
 
 @dataclass(frozen=True)
@@ -29,23 +19,22 @@ class Row:
 
     Attributes
     ----------
-    framework, dtype
-        Its cell of the table.
+    due
+        Which line it is.
     configuration
-        The configuration as in ``results.json``, or None if this run has no number for the cell.
+        Its numbers; None if this run has none for it.
     is_baseline
         Whether every delta is from this row.
     """
 
-    framework: str
-    dtype: str
-    configuration: Mapping[str, Any] | None
-    is_baseline: bool = False
+    due: ExpectedRow
+    configuration: ConfigurationResult | None
+    is_baseline: bool
 
     @property
     def title(self) -> str:
-        """Such as ``ONNX Runtime int8``."""
-        return words.configuration({"framework": self.framework, "dtype": self.dtype})
+        """Such as ``ONNX Runtime int8, tuned``."""
+        return words.title(self.due)
 
 
 @dataclass(frozen=True)
@@ -64,8 +53,8 @@ class Column:
 
     key: str
     header: str
-    text: Callable[[Mapping[str, Any]], str]
-    order: Callable[[Mapping[str, Any]], float] | None = None
+    text: Callable[[ConfigurationResult], str]
+    order: Callable[[ConfigurationResult], float] | None = None
 
     @property
     def is_number(self) -> bool:
@@ -73,65 +62,54 @@ class Column:
         return self.order is not None
 
 
+_NAMES: Final[dict[str, Callable[[ExpectedRow | ConfigurationResult], str]]] = {
+    "title": words.title,
+    "framework": words.framework,
+    "dtype": lambda row: words.plain(row.dtype),
+    "recipe": words.recipe,
+}
+"""What is known of a row without a number, too."""
 COLUMNS: Final = (
-    Column(
-        "framework",
-        "Framework",
-        lambda c: words.FRAMEWORKS.get(c["framework"], words.plain(c["framework"])),
-    ),
-    Column("dtype", "Dtype", lambda c: words.plain(c["dtype"])),
+    Column("title", "Configuration", _NAMES["title"]),
+    Column("framework", "Framework", _NAMES["framework"]),
+    Column("dtype", "Dtype", _NAMES["dtype"]),
+    Column("recipe", "Recipe", _NAMES["recipe"]),
     Column(
         "types",
         "Weights/activations",
-        lambda c: words.plain(f"{c['weights_dtype']}/{c['activations_dtype']}"),
+        lambda c: words.plain(f"{c.weights_dtype}/{c.activations_dtype}"),
     ),
-    Column(
-        "execution",
-        "Execution",
-        lambda c: words.plain(c["execution"] if c["recipe"] else c["dtype"]),
-    ),
+    Column("execution", "Execution", lambda c: words.plain(c.execution if c.recipe else c.dtype)),
     Column(
         "accuracy",
         "Accuracy, %",
-        lambda c: words.percent(c["accuracy_percent"]),
-        lambda c: c["accuracy_percent"],
+        lambda c: words.percent(c.accuracy_percent),
+        lambda c: c.accuracy_percent,
     ),
-    Column(
-        "correct",
-        "Correct/total",
-        lambda c: f"{c['correct']}/{c['total']}",
-        lambda c: c["correct"],
-    ),
+    Column("correct", "Correct/total", lambda c: f"{c.correct}/{c.total}", lambda c: c.correct),
     Column(
         "interval",
         "95 % interval, %",
-        lambda c: words.accuracy_interval(c["accuracy_ci95_percent"]),
-        lambda c: c["accuracy_ci95_percent"][0],
+        lambda c: words.accuracy_interval(c.accuracy_ci95_percent),
+        lambda c: c.accuracy_ci95_percent[0],
     ),
-    Column("delta", "Delta, pp", lambda c: words.signed(c["delta_pp"]), lambda c: c["delta_pp"]),
+    Column("delta", "Delta, pp", lambda c: words.signed(c.delta_pp), lambda c: c.delta_pp),
     Column(
         "delta_interval",
         "Delta 95 % interval, pp",
-        lambda c: words.delta_interval(c["delta_ci95_pp"]),
-        lambda c: c["delta_ci95_pp"][0],
+        lambda c: words.delta_interval(c.delta_ci95_pp),
+        lambda c: c.delta_ci95_pp[0],
     ),
-    Column(
-        "mcnemar",
-        "McNemar p",
-        lambda c: words.p_value(c["mcnemar_p"]),
-        lambda c: c["mcnemar_p"],
-    ),
+    Column("mcnemar", "McNemar p", lambda c: words.p_value(c.mcnemar_p), lambda c: c.mcnemar_p),
     Column(
         "agreement",
         "Agreement, %",
-        lambda c: words.percent(c["agreement_percent"]),
-        lambda c: c["agreement_percent"],
+        lambda c: words.percent(c.agreement_percent),
+        lambda c: c.agreement_percent,
     ),
-    Column(
-        "size", "Size, kB", lambda c: words.kilobytes(c["size_bytes"]), lambda c: c["size_bytes"]
-    ),
-    Column("word", "Verdict", lambda c: words.plain(c["word"])),
-    Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c["flagged"] else "none"),
+    Column("size", "Size, kB", lambda c: words.kilobytes(c.size_bytes), lambda c: c.size_bytes),
+    Column("word", "Verdict", lambda c: c.word),
+    Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c.flagged else "none"),
 )
 BY_KEY: Final = {column.key: column for column in COLUMNS}
 _WORDS: Final = ("degraded", "inconclusive", "equivalent", "improved")
@@ -139,30 +117,27 @@ _OF_A_DIFFERENCE: Final = {"delta", "delta_interval", "mcnemar", "agreement", "f
 
 
 def rows(results: Results) -> list[Row]:
-    """Every line of the comparison: the baseline first, and cells without a number too.
+    """Every line of the comparison: the baseline first, and rows without a number too."""
+    found = {entry.name: entry for entry in results.configurations}
+    due = {entry.name: entry for entry in results.expected}
+    for name, entry in found.items():
+        recipe = entry.recipe.name if entry.recipe else None
+        due.setdefault(name, ExpectedRow(name, entry.framework, entry.dtype, recipe))
+    baseline = results.baseline.configuration if results.baseline else None
+    lines = [Row(entry, found.get(name), name == baseline) for name, entry in due.items()]
+    return sorted(lines, key=lambda row: not row.is_baseline)
 
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-    """
-    found = list(results["configurations"])
-    baseline = (results["baseline"] or {}).get("configuration")
-    present = {(c["framework"], c["dtype"]) for c in found}
-    order = {cell: i for i, cell in enumerate(CELLS)}
-    lines = [Row(c["framework"], c["dtype"], c, c["name"] == baseline) for c in found]
-    lines += [Row(*cell, None) for cell in CELLS if cell not in present]
-    return sorted(
-        lines,
-        key=lambda row: (not row.is_baseline, order.get((row.framework, row.dtype), len(order))),
-    )
+
+def measured(results: Results) -> list[tuple[Row, ConfigurationResult]]:
+    """The lines that have numbers, with these."""
+    return [(row, row.configuration) for row in rows(results) if row.configuration]
 
 
 def cell(row: Row, column: Column) -> str:
     """What a line shows in a column."""
+    if column.key in _NAMES:
+        return _NAMES[column.key](row.due)
     if row.configuration is None:
-        if column.key in {"framework", "dtype"}:
-            return column.text({"framework": row.framework, "dtype": row.dtype})
         return "not evaluated" if column.key == "word" else NOTHING
     if row.is_baseline:
         if column.key == "word":
@@ -174,84 +149,46 @@ def cell(row: Row, column: Column) -> str:
 
 def word_order(row: Row) -> int:
     """Where a line stands when verdicts are sorted, from nothing known to better."""
-    return _WORDS.index(row.configuration["word"]) if row.configuration else -1
+    return _WORDS.index(row.configuration.word) if row.configuration else -1
 
 
 def size_note(results: Results) -> str | None:
-    """What a stored file holds besides its weights, where that was measured.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-    """
-    for row in rows(results):
-        found = row.configuration or {}
-        if found.get("optimizer_bytes"):
+    """What a stored file holds besides its weights, where that was measured."""
+    for row, found in measured(results):
+        if found.optimizer_bytes:
             return (
-                f"The file of {row.title} holds {words.kilobytes(found['weights_bytes'])} kB of "
-                f"weights; {words.kilobytes(found['optimizer_bytes'])} kB are optimizer state that "
+                f"The file of {row.title} holds {words.kilobytes(found.weights_bytes or 0)} kB of "
+                f"weights; {words.kilobytes(found.optimizer_bytes)} kB are optimizer state that "
                 "training left. Hold the other sizes against its weights."
             )
     return None
 
 
 def to_csv(results: Results) -> str:
-    """Tidy rows, one for each configuration, numbers in full.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-    """
+    """Tidy rows, one for each configuration, numbers in full."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in rows(results):
-        found = row.configuration
-        if found is not None:
-            writer.writerow(
-                {
-                    **{key: _safe(found[key]) for key in _CSV_COLUMNS if key in found},
-                    **{
-                        f"{quantity}_{end}_{unit}": found[f"{quantity}_{unit}"][i]
-                        for quantity, unit in (("accuracy_ci95", "percent"), ("delta_ci95", "pp"))
-                        for i, end in enumerate(("low", "high"))
-                    },
-                    "assets": results["assets"]["kind"],
-                }
-            )
+    for _, found in measured(results):
+        values = {key: getattr(found, key, None) for key in _CSV_COLUMNS}
+        values["recipe"] = found.recipe.name if found.recipe else None
+        values["assets"] = results.assets.kind
+        for quantity, limits in (
+            ("accuracy_ci95_{}_percent", found.accuracy_ci95_percent),
+            ("delta_ci95_{}_pp", found.delta_ci95_pp),
+        ):
+            values |= zip(map(quantity.format, ("low", "high")), limits, strict=True)
+        writer.writerow({key: _safe(value) for key, value in values.items()})
     return out.getvalue()
 
 
 _CSV_COLUMNS: Final = (
-    "name",
-    "framework",
-    "dtype",
-    "weights_dtype",
-    "activations_dtype",
-    "execution",
-    "calibration_seed",
-    "correct",
-    "total",
-    "accuracy_percent",
-    "accuracy_ci95_low_percent",
-    "accuracy_ci95_high_percent",
-    "delta_pp",
-    "delta_ci95_low_pp",
-    "delta_ci95_high_pp",
-    "mcnemar_p",
-    "lost",
-    "gained",
-    "agreement_percent",
-    "size_bytes",
-    "quantized_ops",
-    "float_ops",
-    "word",
-    "flagged",
-    "flag_reason",
-    "model_sha256",
-    "assets",
+    *("name", "framework", "dtype", "recipe", "weights_dtype", "activations_dtype", "execution"),
+    *("calibration_seed", "correct", "total", "accuracy_percent"),
+    *("accuracy_ci95_low_percent", "accuracy_ci95_high_percent"),
+    *("delta_pp", "delta_ci95_low_pp", "delta_ci95_high_pp", "mcnemar_p", "lost", "gained"),
+    *("agreement_percent", "size_bytes", "quantized_ops", "float_ops"),
+    *("word", "flagged", "flag_reason", "model_sha256", "assets"),
 )
 
 

@@ -5,21 +5,12 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
+from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
-from resnet8_eval.report.words import Results
 
 _COLUMNS: Final = (
-    "framework",
-    "dtype",
-    "types",
-    "execution",
-    "accuracy",
-    "correct",
-    "delta",
-    "agreement",
-    "size",
-    "word",
-    "flag",
+    *("title", "types", "execution", "accuracy", "correct"),
+    *("delta", "agreement", "size", "word", "flag"),
 )
 _DISPENSABLE: Final = ("types", "size", "execution", "correct", "agreement", "word")
 """Columns that a narrow terminal goes without, the first of them first."""
@@ -32,7 +23,7 @@ def render(results: Results, width: int) -> list[str]:
     Parameters
     ----------
     results
-        What ``results.json`` holds.
+        What the run found.
     width
         Columns of the terminal.
 
@@ -44,12 +35,12 @@ def render(results: Results, width: int) -> list[str]:
     lines = []
     if words.is_standin(results):
         lines += _banner(words.STANDIN_TITLE, words.STANDIN_TEXT, width)
-    if not results["complete"]:
+    if not results.complete:
         lines += textwrap.wrap(words.incomplete(results), width)
-    if results["assets"]["user_model"]:
+    if results.assets.user_model:
         lines += textwrap.wrap(words.USER_MODEL_TEXT, width)
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
-    for name, found in results["milestones"].items():
+    for name, found in results.milestones.items():
         lines.append(words.milestone(name, found))
         for shortfall in words.shortfalls(results, name):
             lines += textwrap.wrap(shortfall, width, initial_indent="  ", subsequent_indent="    ")

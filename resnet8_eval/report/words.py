@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from resnet8_eval import checks
+from resnet8_eval.configurations import FRAMEWORKS
+from resnet8_eval.record import (
+    ConfigurationResult,
+    ExpectedRow,
+    Milestone,
+    Recipe,
+    RequirementResult,
+    Results,
+)
 from resnet8_eval.requirements import condition
-
-Results = Mapping[str, Any]
-"""What ``results.json`` holds."""
 
 MINUS: Final = checks.MINUS
 NOTHING: Final = "–"
 """Stands where there is no number."""
-FRAMEWORKS: Final = {"keras": "Keras", "onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
+_FRAMEWORKS: Final = {str(key): name for key, name in FRAMEWORKS.items()}
 _MOST: Final = 6
 """Broken checks that a shortfall names: each configuration besides the baseline may have one."""
 STANDIN_TITLE: Final = "STAND-IN RUN: NOT A VERDICT"
@@ -35,17 +41,11 @@ USER_MODEL_TEXT: Final = (
 
 
 def incomplete(results: Results) -> str:
-    """What an incomplete run leaves open; an empty string for a complete one.
-
-    Parameters
-    ----------
-    results
-        What ``results.json`` holds.
-    """
-    if results["complete"]:
+    """What an incomplete run leaves open; an empty string for a complete one."""
+    if results.complete:
         return ""
-    asked, every = set(results.get("selected", ())), results["requirements"]
-    settled = {entry["id"] for entry in every if entry["measured"] is not None}
+    asked, every = set(results.selected), results.requirements
+    settled = {entry.id for entry in every if entry.measured is not None}
     if asked and len(asked) < len(every) and asked <= settled:
         return (
             f"This run was asked for {len(asked)} of {len(every)} requirements, and says nothing "
@@ -82,12 +82,12 @@ def signed(value: float | None, digits: int = 2) -> str:
     return f"{'+' if value > 0 else MINUS}{size}"
 
 
-def accuracy_interval(limits: list[float]) -> str:
+def accuracy_interval(limits: Sequence[float]) -> str:
     """Limits in percent, such as ``86.52 to 87.83``."""
     return f"{limits[0]:.2f} to {limits[1]:.2f}"
 
 
-def delta_interval(limits: list[float]) -> str:
+def delta_interval(limits: Sequence[float]) -> str:
     """Limits in percentage points, such as ``−0.12 to +0.35``."""
     return f"{signed(limits[0])} to {signed(limits[1])}"
 
@@ -118,53 +118,67 @@ def with_unit(text: str, unit: str) -> str:
     return f"{text} {unit}" if unit else text
 
 
-def configuration(found: Mapping[str, Any]) -> str:
-    """Short name of a configuration, such as ``ONNX Runtime int8``."""
-    framework = str(found["framework"])
-    return plain(f"{FRAMEWORKS.get(framework, framework)} {found['dtype']}")
+def listed(names: Sequence[str]) -> str:
+    """Such as ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def framework(row: ExpectedRow | ConfigurationResult) -> str:
+    """Such as ``ONNX Runtime``."""
+    return plain(_FRAMEWORKS.get(row.framework, row.framework))
+
+
+def recipe(row: ExpectedRow | ConfigurationResult) -> str:
+    """The name of its recipe; :data:`NOTHING` for a float32 row."""
+    found = row.recipe.name if isinstance(row.recipe, Recipe) else row.recipe
+    return plain(found) if found else NOTHING
+
+
+def title(row: ExpectedRow | ConfigurationResult) -> str:
+    """Such as ``Keras float32`` or ``ONNX Runtime int8, tuned``."""
+    cell = f"{framework(row)} {plain(row.dtype)}"
+    return f"{cell}, {recipe(row)}" if row.recipe else cell
 
 
 def baseline(results: Results) -> str:
     """The baseline, such as ``87.19 % (8719/10000, Keras float32)``."""
-    found = results["baseline"]
+    found = results.baseline
     if found is None:
         return "not measured"
-    framework, _, dtype = str(found["configuration"]).partition("-")
-    where = configuration({"framework": framework, "dtype": dtype})
+    titles = {row.name: title(row) for row in results.expected}
+    where = titles.get(found.configuration, plain(found.configuration))
     where += " on the stand-in" if is_standin(results) else ""
-    share = f"{found['correct']}/{found['total']}"
-    return f"{percent(found['accuracy_percent'])} % ({share}, {where})"
+    return f"{percent(found.accuracy_percent)} % ({found.correct}/{found.total}, {where})"
 
 
 def is_standin(results: Results) -> bool:
     """Whether the run says nothing about the real model."""
-    return bool(results["assets"]["kind"] == "stand-in")
+    return results.assets.kind == "stand-in"
 
 
-def measured(requirement: Mapping[str, Any]) -> str:
+def measured(requirement: RequirementResult) -> str:
     """What was measured, with its unit."""
-    value = requirement["measured"]
+    value = requirement.measured
     if value is None:
         return NOTHING
-    text = number(value, requirement["unit"], _decimals(requirement))
-    return with_unit(text, requirement["unit"])
+    return with_unit(number(value, requirement.unit, _decimals(requirement)), requirement.unit)
 
 
-def _decimals(requirement: Mapping[str, Any]) -> int:
+def _decimals(requirement: RequirementResult) -> int:
     """Two, and more where two would round a number onto the threshold that it misses."""
-    value, threshold = requirement["measured"], requirement["threshold"]
+    value, threshold = requirement.measured or 0.0, requirement.threshold
     fine = (n for n in range(2, 10) if value == threshold or round(value, n) != threshold)
     return next(fine, 10)
 
 
-def required(requirement: Mapping[str, Any]) -> str:
+def required(requirement: RequirementResult) -> str:
     """The condition, such as ``> 85 %``."""
-    return condition(requirement["direction"], requirement["threshold"], requirement["unit"])
+    return condition(requirement.direction, requirement.threshold, requirement.unit)
 
 
-def margin(requirement: Mapping[str, Any]) -> str:
+def margin(requirement: RequirementResult) -> str:
     """How far the measured number lies on the good side of the threshold, such as ``+2.19 pp``."""
-    value, unit = requirement["margin"], requirement["unit"]
+    value, unit = requirement.margin, requirement.unit
     if value is None:
         return NOTHING
     if unit == "%":
@@ -173,56 +187,51 @@ def margin(requirement: Mapping[str, Any]) -> str:
     return with_unit(f"{sign}{number(value)}", unit)
 
 
-def milestone(name: str, found: Mapping[str, Any]) -> str:
+def milestone(name: str, found: Milestone) -> str:
     """One sentence, such as ``v1_2 met: 12 of 12``."""
     name = plain(name)
-    if found["verdict"] == "not evaluated":
-        reason = plain(found["reason"]) if found["reason"] else "not part of this run"
-        return f"{name} not evaluated: {reason}"
-    return f"{name} {found['verdict']}: {found['met']} of {found['total']}"
+    if found.verdict == "not evaluated":
+        return f"{name} not evaluated: {plain(found.reason or 'not part of this run')}"
+    return f"{name} {found.verdict}: {found.met} of {found.total}"
 
 
 def shortfalls(results: Results, name: str) -> Iterator[str]:
     """Which requirements of a milestone that is not met failed, and by how much."""
-    if results["milestones"][name]["verdict"] != "not met":
+    if results.milestones[name].verdict != "not met":
         return
-    absent = []
-    for requirement in results["requirements"]:
-        if requirement["milestone"] != name:
-            continue
-        if requirement["status"] == "not met":
-            yield f"{plain(requirement['id'])}: {shortfall(requirement)}"
-        elif requirement["status"] == "not evaluated":
-            absent.append(plain(requirement["id"]))
+    asked = [entry for entry in results.requirements if entry.milestone == name]
+    for entry in asked:
+        if entry.status == "not met":
+            yield f"{plain(entry.id)}: {shortfall(entry)}"
+    absent = [plain(entry.id) for entry in asked if entry.status == "not evaluated"]
     if absent:
         yield f"not run: {', '.join(absent)}"
 
 
-def shortfall(requirement: Mapping[str, Any]) -> str:
+def shortfall(requirement: RequirementResult) -> str:
     """Why a requirement is not met: by how much, and which checks do not hold."""
     parts = []
-    if requirement["measured"] is not None and not _reaches(requirement):
+    if requirement.measured is not None and not _reaches(requirement):
         parts.append(
-            f"{plain(requirement['quantity'])}: {measured(requirement)}, "
+            f"{plain(requirement.quantity)}: {measured(requirement)}, "
             f"required {required(requirement)}, margin {margin(requirement)}"
         )
-    broken = [check for check in requirement["evidence"] if not check["ok"]]
+    broken = checks.failed(requirement.evidence)
     parts += [
-        f"{plain(check['name'])}: expected {plain(check['expected'])}, "
-        f"observed {plain(check['observed'])}"
+        f"{plain(check.name)}: expected {plain(check.expected)}, observed {plain(check.observed)}"
         for check in broken[:_MOST]
     ]
     if len(broken) > _MOST:
         parts.append(f"and {len(broken) - _MOST} more")
-    return "; ".join(parts) or reason(requirement)
+    return "; ".join(parts) or _reason(requirement)
 
 
-def reason(requirement: Mapping[str, Any]) -> str:
+def _reason(requirement: RequirementResult) -> str:
     """The recorded reason, without the requirement's own name in front."""
-    found = plain(requirement["reason"] or "no reason was recorded")
-    return found.removeprefix(f"{plain(requirement['id'])} not met: ")
+    found = plain(requirement.reason or "no reason was recorded")
+    return found.removeprefix(f"{plain(requirement.id)} not met: ")
 
 
-def _reaches(requirement: Mapping[str, Any]) -> bool:
-    found = requirement["margin"]
-    return found is not None and (found > 0 or (found == 0 and requirement["direction"] != ">"))
+def _reaches(requirement: RequirementResult) -> bool:
+    found, strict = requirement.margin, requirement.direction in (">", "<")
+    return found is not None and (found > 0 or (found == 0 and not strict))

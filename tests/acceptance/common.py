@@ -90,7 +90,7 @@ def judge_whole_test_set(
 
 def proof_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
     """Whether the right network was quantized, as decided, and kernels compute what they say."""
-    recipes = {row.recipe.name: None for row in rows if row.recipe}
+    recipes = {row.recipe.key: None for row in rows if row.recipe and not row.is_stock}
     checks: list[Check] = []
     for name in recipes:
         checks += from_records(run.artifact(f"parameters/{name}").record["checks"])
@@ -179,7 +179,7 @@ def _quantized_as_named(run: Pipeline, row: Configuration) -> tuple[list[Check],
     """Checks of stored types and counted operators, and the layers wrongly left in float."""
     assert row.recipe is not None
     record = run.artifact(f"model/{row.name}").record
-    layers = len(run.artifact(f"parameters/{row.recipe.name}").record["layers"])
+    layers = len(record["weights"])
     in_float = {place % layers for place in row.recipe.float_layers}
     stored = ["float32" if n in in_float else row.weights_dtype for n in range(layers)]
     products = 0 if layers - 1 in in_float else 1
@@ -193,7 +193,7 @@ def _quantized_as_named(run: Pipeline, row: Configuration) -> tuple[list[Check],
         equal("quantized matrix products", products, quantized_products),
     ]
     kernels = record.get("kernels")
-    if kernels is not None:
+    if kernels is not None and not row.is_stock:
         checks += [
             equal("convolutions that run in integers", convolutions, kernels.get("QLinearConv", 0)),
             equal(
@@ -202,7 +202,17 @@ def _quantized_as_named(run: Pipeline, row: Configuration) -> tuple[list[Check],
                 kernels.get("Conv", 0),
             ),
         ]
-    if row.execution == "reference":
+    if record.get("lowering"):
+        tried = record["lowering"]
+        checks.append(
+            Check(
+                "torchao's lowering to integer kernels gives other answers than the model",
+                f"on some of {tried['images']} images, or it fails",
+                tried["said"] or f"on {tried['differing']}",
+                tried["differing"] != 0,
+            )
+        )
+    elif row.execution == "reference":
         support = record["support"]["unsigned_weights"]
         checks.append(equal("integer kernels for such weights, as PyTorch says", False, support))
     return checks, float_convolutions + float_products - len(in_float)

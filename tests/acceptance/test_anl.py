@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from resnet8_eval import configurations
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
@@ -13,11 +14,12 @@ from resnet8_eval.verdicts import Judge
 from tests.acceptance.common import BASELINE, scores_record, source_checks, stages
 
 COMPARISONS = stages("compare", *CONFIGURATIONS)
+TUNINGS = stages("tuning", *(tuned for _, tuned in configurations.tunings()))
 
 
-@pytest.mark.requirement("ANL-01", needs=COMPARISONS)
+@pytest.mark.requirement("ANL-01", needs=[*COMPARISONS, *TUNINGS, "agreement"])
 def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
-    """SHA-256 of every scored model; each delta in images, gained less lost."""
+    """SHA-256 of every scored model; each delta, and what tuning changed, in images."""
     filled, checks = 0, source_checks(run, *CONFIGURATIONS)
     for row in CONFIGURATIONS:
         name, scores = row.name, scores_record(run, row)
@@ -29,6 +31,13 @@ def test_anl_01_comparison_table(requirement: Judge, run: Pipeline) -> None:
                 round(compared["delta_pp"] * scores["total"] / 100),
                 compared["gained"] - compared["lost"],
             )
+        )
+    for stock, tuned in configurations.tunings():
+        record = run.artifact(f"tuning/{tuned.name}").record
+        changed = scores_record(run, tuned)["correct"] - scores_record(run, stock)["correct"]
+        gained = record["gained"] - record["lost"]
+        checks.append(
+            equal(f"{tuned.name}, images that tuning gains less those it loses", changed, gained)
         )
     requirement.judge(filled, checks)
 

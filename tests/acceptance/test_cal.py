@@ -9,7 +9,7 @@ from resnet8_eval.checks import equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.verdicts import Judge
 
-FEEDS = [f"feed/{recipe.name}" for recipe in configurations.recipes()]
+FEEDS = [f"feed/{recipe.key}" for recipe in configurations.recipes()]
 
 
 @pytest.mark.requirement("CAL-01", needs=["calibration"])

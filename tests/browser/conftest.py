@@ -18,7 +18,6 @@ from tests.browser import browser
 from tests.unit import report_samples
 
 CONFTEST = """
-import json
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,9 @@ from resnet8_eval.pytest_plugin import (
     pytest_html_results_table_row,
 )
 from resnet8_eval.report import html
+from resnet8_eval.results import read
 
-RESULTS = json.loads(Path(__file__).with_name("results.json").read_text(encoding="utf-8"))
+RESULTS = read(Path(__file__).with_name("results.json"))
 
 
 def pytest_html_results_summary(prefix):
@@ -41,7 +41,16 @@ def pytest_html_results_summary(prefix):
 def broken():
     raise RuntimeError("the session ended")
 """
-SAMPLES = ("extended", "one_failed", "flagged", "standin", "missing", "incomplete", "hostile")
+SAMPLES = (
+    "extended",
+    "two_recipes",
+    "one_failed",
+    "flagged",
+    "standin",
+    "missing",
+    "incomplete",
+    "hostile",
+)
 TEST = """
 def {name}(record_property{fixture}):
     record_property("requirement", {id!r})
@@ -61,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder with every report that these tests read."""
     found = tmp_path_factory.mktemp("reports")
     for sample in SAMPLES:
-        results = getattr(report_samples, sample)()
+        results = report_samples.record(getattr(report_samples, sample)())
         (found / f"{sample}.html").write_text(html.page(results), encoding="utf-8")
     for sample in ("one_failed", "standin"):
         _run_pytest(found / f"pytest-{sample}", getattr(report_samples, sample)())

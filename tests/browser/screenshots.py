@@ -7,12 +7,14 @@ test images is left out: no picture of CIFAR-10 is committed.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from resnet8_eval.report import html
+from resnet8_eval.results import read
 from tests.browser import browser
 
 
@@ -21,9 +23,9 @@ def take(results_path: Path, folder: Path) -> None:
     missing = browser.missing()
     if missing:
         raise SystemExit(missing)
-    results = json.loads(results_path.read_text(encoding="utf-8"))
-    for found in results["configurations"]:
-        found.pop("changed", None)
+    results = read(results_path)
+    rows = [msgspec.structs.replace(found, changed=()) for found in results.configurations]
+    results = msgspec.structs.replace(results, configurations=tuple(rows))
     folder.mkdir(parents=True, exist_ok=True)
     with browser.chromium() as driver, tempfile.TemporaryDirectory() as room:
         page = Path(room) / "report.html"

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.browser
 
 PAGES: Final = (
     "extended.html",
+    "two_recipes.html",
     "flagged.html",
     "standin.html",
     "incomplete.html",
@@ -145,7 +146,7 @@ def test_heat_map_is_seen_whole_on_a_phone(chromium: Any, folder: Path) -> None:
     assert right <= 390
 
 
-@pytest.mark.parametrize("page", ["extended.html", "flagged.html"])
+@pytest.mark.parametrize("page", ["extended.html", "flagged.html", "two_recipes.html"])
 @pytest.mark.parametrize("width", [browser.DESK, 390, browser.PHONE])
 def test_no_text_of_a_chart_is_cut_or_crossed(
     chromium: Any, folder: Path, width: int, page: str
@@ -187,14 +188,14 @@ def test_what_goes_on_to_the_side_says_so_until_its_end(chromium: Any, folder: P
         "names(all.filter((e) => getComputedStyle(e, '::after').content.includes('side')))]"
     )
     assert wide == said
-    assert {"Drawing of the pipeline", "Table of tests"} <= set(said)
+    assert {"Timeline of the stages", "Table of tests"} <= set(said)
     region = find(chromium, ".scroll.more")
     chromium.execute_script("arguments[0].scrollLeft = 1e6", region)
     chromium.execute_async_script(settled)
     assert "more" not in region.get_attribute("class").split()
 
 
-@pytest.mark.parametrize("page", ["extended.html", "flagged.html"])
+@pytest.mark.parametrize("page", ["extended.html", "flagged.html", "two_recipes.html"])
 def test_no_table_is_cut_at_a_desk(chromium: Any, folder: Path, page: str) -> None:
     chromium.get((folder / page).as_uri())
     browser.unfold(chromium)

@@ -1,4 +1,7 @@
-"""Results in the form of the contract, for tests of the report. The numbers are made up."""
+"""Results in the form of results.json, for tests of the report. The numbers are made up.
+
+They are built-in types, for tests to change; :func:`record` makes the record of them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,18 @@ import base64
 from collections.abc import Iterator
 from typing import Any, Final
 
+from resnet8_eval.record import Results
 from resnet8_eval.requirements import MILESTONES, REGISTER, of_milestone
+from resnet8_eval.results import checked
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
 
-Results = dict[str, Any]
+Raw = dict[str, Any]
+
+
+def record(raw: Raw) -> Results:
+    """The record that the report reads."""
+    return checked(raw)
+
 
 CLASSES: Final = (
     "airplane",
@@ -34,7 +45,7 @@ HOSTILE: Final = (
 )
 
 
-def all_met() -> Results:
+def all_met() -> Raw:
     """A whole run on the real model in which everything is met."""
     configurations = [
         _configuration("keras", "float32", 0, 0, 380_640),
@@ -46,9 +57,10 @@ def all_met() -> Results:
         _configuration("torch", "uint8", 54, 50, 129_402, seed=4, execution="reference"),
     ]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "created": "2025-11-23T19:27:00+00:00",
         "command": "pytest",
+        "selected": [entry.id for entry in REGISTER],
         "complete": True,
         "assets": {
             "kind": "real",
@@ -98,6 +110,13 @@ def all_met() -> Results:
             for name in MILESTONES
         },
         "requirements": [_requirement(entry.id) for entry in REGISTER],
+        "expected": [
+            {
+                **{key: found[key] for key in ("name", "framework", "dtype")},
+                "recipe": found["recipe"] and found["recipe"]["name"],
+            }
+            for found in configurations
+        ],
         "configurations": configurations,
         "calibration": {
             "source": "train",
@@ -126,16 +145,12 @@ def all_met() -> Results:
             ],
             "versions": {"keras": "3.12.0", "tensorflow": "2.21.0", "tf2onnx": "1.17.0"},
         },
-        "timing": dict(_timing(configurations)),
-        "cache": {
-            name: "hit" if name in {"onnx", "calibration", "folded"} else "miss"
-            for name, _ in _timing(configurations)
-        },
-        "needs": {name: _needs(name) for name, _ in _timing(configurations)},
+        "sensitivity": None,
+        "stages": _stages(configurations),
     }
 
 
-def one_failed() -> Results:
+def one_failed() -> Raw:
     """EVAL-03 falls short, CAL-02 has a broken check, ORT-03 stopped with an error."""
     results = all_met()
     _fail(results, "EVAL-03", 84.31, "EVAL-03 not met: accuracy: measured 84.31 %")
@@ -150,7 +165,7 @@ def one_failed() -> Results:
     return results
 
 
-def flagged() -> Results:
+def flagged() -> Raw:
     """The PyTorch int8 model drops far, and is flagged."""
     results = all_met()
     results["configurations"][5] = _configuration(
@@ -163,14 +178,14 @@ def flagged() -> Results:
         1,
         "ANL-02 not met: configurations that drop more than 5 pp: 1",
         [
-            _check("onnxruntime-int8, delta from the baseline", limit, "−0.04 pp"),
-            _check("torch-int8, delta from the baseline", limit, "−14.69 pp", ok=False),
+            _check("onnxruntime-int8-tuned, delta from the baseline", limit, "−0.04 pp"),
+            _check("torch-int8-tuned, delta from the baseline", limit, "−14.69 pp", ok=False),
         ],
     )
     return results
 
 
-def standin() -> Results:
+def standin() -> Raw:
     """A run on the stand-in: everything passes there, and nothing is met."""
     results = all_met()
     results["assets"].update(kind="stand-in", model_name="standin.h5", model_sha256=_hash(2))
@@ -208,15 +223,14 @@ def standin() -> Results:
     return results
 
 
-def missing() -> Results:
+def missing() -> Raw:
     """Only v1_0 was run: most of the comparison is not there."""
     results = all_met()
     results["command"] = "pytest -m v1_0"
     results["configurations"] = results["configurations"][:2]
     results["calibration"] = None
     kept = ("onnx", "scores/keras-float32", "scores/onnxruntime-float32")
-    for part in ("timing", "cache", "needs"):
-        results[part] = {name: results[part][name] for name in kept}
+    results["stages"] = {name: results["stages"][name] for name in kept}
     for name in ("v1_1", "v1_2"):
         results["milestones"][name].update(verdict="not evaluated", met=0)
     for requirement in results["requirements"]:
@@ -227,7 +241,7 @@ def missing() -> Results:
     return results
 
 
-def incomplete() -> Results:
+def incomplete() -> Raw:
     """Nothing was measured before the run ended."""
     results = missing()
     results.update(
@@ -235,9 +249,7 @@ def incomplete() -> Results:
         configurations=[],
         baseline=None,
         conversion=None,
-        timing={},
-        cache={},
-        needs={},
+        stages={},
     )
     results["milestones"]["v1_0"].update(
         verdict="not met", met=0, reason="not run: CONV-01, CONV-02"
@@ -250,7 +262,7 @@ def incomplete() -> Results:
     return results
 
 
-def user_model() -> Results:
+def user_model() -> Raw:
     """A run on a model of the user's."""
     results = all_met()
     results["assets"].update(user_model=True, model_name="my_resnet8.keras", model_sha256=_hash(3))
@@ -258,7 +270,20 @@ def user_model() -> Results:
     return results
 
 
-def hostile() -> Results:
+def two_recipes() -> Raw:
+    """Two rows of one framework and dtype, and one that a complete run would have."""
+    results = extended()
+    stock = _configuration("onnxruntime", "int8", 110, 48, 99_871, seed=7, recipe="stock")
+    absent = {"framework": "torch", "dtype": "int8", "name": "torch-int8-stock", "recipe": "stock"}
+    results["configurations"].insert(3, stock)
+    stock["changed"] = results["configurations"][4]["changed"]
+    stock["layers"] = results["configurations"][4]["layers"]
+    due = {**absent, "framework": "onnxruntime", "name": stock["name"]}
+    results["expected"][3:3] = [due, absent]
+    return results
+
+
+def hostile() -> Raw:
     """Every text that comes from outside tries to be something else."""
     results = one_failed()
     results["command"] = f"pytest {HOSTILE}"
@@ -277,8 +302,9 @@ def hostile() -> Results:
             requirement["reason"] = f"{HOSTILE}\n\x1b[2J{HOSTILE}"
     for found in results["configurations"]:
         found.update(weights_dtype=HOSTILE, activations_dtype=HOSTILE, flag_reason=HOSTILE)
-        found["recipe"] = {HOSTILE: {HOSTILE: HOSTILE}}
-        found["support"] = {HOSTILE: HOSTILE}
+        if found["recipe"]:
+            found["recipe"].update(name=HOSTILE, method={HOSTILE: {HOSTILE: HOSTILE}})
+            found["support"] = {"unsigned_weights": False, "said": {HOSTILE: HOSTILE}}
         for entry in found["per_class"]:
             entry["name"] = HOSTILE
     results["conversion"]["producer"] = HOSTILE
@@ -286,16 +312,17 @@ def hostile() -> Results:
     results["conversion"]["warnings"][0] = dict.fromkeys(
         ("step", "source", "category", "message"), HOSTILE
     )
-    results["timing"][HOSTILE] = 1.0
-    results["cache"][HOSTILE] = "hit"
-    results["needs"].update({HOSTILE: ["scores/torch-uint8"], "verify/onnx": [HOSTILE]})
+    stages = results["stages"]
+    stages[HOSTILE] = stages["verify/onnx"] | {"lane": HOSTILE, "needs": ["scores/keras-float32"]}
+    stages["verify/onnx"]["needs"] = [HOSTILE]
     return results
 
 
-def extended() -> Results:
+def extended() -> Raw:
     """With the optional parts: changed images, layers, and which images are right."""
     results = all_met()
     results["sensitivity"] = {
+        "recipe": "tuned",
         "source": "train",
         "images": 4900,
         "calibrated": 0,
@@ -407,6 +434,7 @@ def _requirement(id_: str) -> dict[str, Any]:
         "id": entry.id,
         "title": entry.title,
         "milestone": entry.milestone,
+        "phase": entry.phase,
         "quantity": entry.quantity,
         "status": "met",
         "outcome_on_standin": None,
@@ -425,7 +453,7 @@ def _requirement(id_: str) -> dict[str, Any]:
 
 
 def _fail(
-    results: Results,
+    results: Raw,
     id_: str,
     measured: float | None,
     reason: str,
@@ -479,6 +507,7 @@ def _configuration(
     seed: int = 0,
     activations: str | None = None,
     execution: str = "kernel",
+    recipe: str = "tuned",
     right: tuple[int, ...] = RIGHT,
 ) -> dict[str, Any]:
     baseline, confusion = _confusion(right), _confusion(right)
@@ -505,23 +534,20 @@ def _configuration(
         else "inconclusive"
     )
     return {
-        "name": f"{framework}-{dtype}",
+        "name": f"{framework}-{dtype}-{recipe}" if quantized else f"{framework}-{dtype}",
         "framework": framework,
         "dtype": dtype,
         "weights_dtype": dtype,
         "activations_dtype": activations or dtype,
         "execution": execution,
         "recipe": {
-            "framework": framework,
-            "dtype": dtype,
-            "weights_dtype": dtype,
-            "activations_dtype": activations or dtype,
-            "execution": execution,
-            "file_name": "model.onnx" if framework == "onnxruntime" else "model.pt",
+            "name": recipe,
+            "reduce_range": recipe == "stock",
+            "method": {"activations": "per tensor, percentile 99.999", "weight_limit": 127},
             **({"runs_as": RUNS_AS} if (framework, dtype) == ("onnxruntime", "int8") else {}),
         }
         if quantized
-        else {},
+        else None,
         "calibration_seed": 0 if quantized else None,
         "correct": correct,
         "total": total,
@@ -587,32 +613,42 @@ def _configuration(
     }
 
 
-def _timing(configurations: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-    yield from (("onnx", 5.21), ("calibration", 1.38), ("folded", 0.41), ("torch", 2.94))
-    yield ("parameters", 2.17)
-    for i, found in enumerate(configurations):
-        if found["dtype"] != "float32":
-            yield f"model/{found['name']}", 1.1 + 0.3 * i
-    for i, found in enumerate(configurations):
-        yield f"scores/{found['name']}", 2.4 + 0.9 * i
-        yield f"compare/{found['name']}", 0.02 + 0.01 * i
-        if found["dtype"] != "float32":
-            yield f"proof/{found['name']}", 1.2
-    yield from (("verify/onnx", 0.62), ("verify/torch", 1.04), ("verify/preprocessing", 0.11))
-    yield ("reference/onnxruntime", 3.12)
-
-
-def _needs(stage: str) -> list[str]:
-    kind, _, name = stage.partition("/")
-    sources = {"keras-float32": [], "onnxruntime-float32": ["onnx"], "torch-float32": ["torch"]}
-    return {
+def _stages(configurations: list[Raw]) -> Raw:
+    """Stages as three lanes would make them, each one after the other."""
+    names = [found["name"] for found in configurations]
+    quantized = [found["name"] for found in configurations if found["recipe"]]
+    needs: dict[str, list[str]] = {
+        "onnx": [],
+        "calibration": [],
         "folded": ["onnx"],
         "torch": ["folded"],
         "parameters": ["folded", "calibration"],
-        "model": ["parameters"],
-        "scores": sources.get(name, [f"model/{name}"]),
-        "compare": ["scores/keras-float32", f"scores/{name}"],
-        "proof": ["parameters", f"model/{name}", f"scores/{name}", "reference/onnxruntime"],
-        "reference": ["model/onnxruntime-int8"],
-        "verify": ["onnx", "scores/keras-float32", "scores/onnxruntime-float32"],
-    }.get(kind, [])
+        **{f"model/{name}": ["parameters"] for name in quantized},
+        "scores/keras-float32": [],
+        "scores/onnxruntime-float32": ["onnx"],
+        "scores/torch-float32": ["torch"],
+        **{f"scores/{name}": [f"model/{name}"] for name in quantized},
+        "reference/onnxruntime": ["model/onnxruntime-int8-tuned"],
+        **{f"proof/{name}": [f"scores/{name}", "reference/onnxruntime"] for name in quantized},
+        **{f"compare/{name}": ["scores/keras-float32", f"scores/{name}"] for name in names},
+        "verify/onnx": ["onnx", "scores/keras-float32", "scores/onnxruntime-float32"],
+    }
+    ended: dict[str, float] = {}
+    free: dict[str, float] = {}
+    stages = {}
+    for k, (name, needed) in enumerate(needs.items()):
+        lane = next((lane for lane in ("keras", "torch") if lane in name), "onnxruntime")
+        hit = name in {"onnx", "calibration", "folded"}
+        seconds = round((0.02, 1.3, 2.6, 0.4)[k % 4] + 0.05 * k, 2)
+        started = max([free.get(lane, 0.5), *(ended[need] for need in needed)])
+        ended[name] = 0.0 if hit else round(started + seconds, 3)
+        free[lane] = max(ended[name], free.get(lane, 0.0))
+        stages[name] = {
+            "lane": lane,
+            "needs": needed,
+            "seconds": seconds,
+            "cache": "hit" if hit else "miss",
+            "started": None if hit else started,
+            "ended": None if hit else ended[name],
+        }
+    return stages

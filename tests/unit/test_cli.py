@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 from resnet8_eval import backends, cli, configurations, lanes, results, standin
 from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.backends import onnxruntime as ort_backend
+from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline, model_path
 from tests import inline_lanes
 
@@ -274,9 +276,9 @@ def test_assets_shows_each_file_and_where_it_is(invoke: Invoke) -> None:
 @pytest.fixture
 def recorded(pipeline: Pipeline, tmp_path: Path) -> Path:
     """A results file of a run that measured, but judged nothing."""
-    built = results.build(pipeline, {}, complete=False, command="pytest", started=time.time())
+    built = gather(pipeline, {}, complete=False, command="pytest", started=time.time())
     path = tmp_path / "results.json"
-    results.write(built, path)
+    path.write_text(results.encode(built), encoding="utf-8")
     return path
 
 
@@ -292,16 +294,17 @@ def test_report_is_rebuilt_from_results_alone(invoke: Invoke, recorded: Path) ->
 
 
 def test_report_prints_markdown_json_and_what_moved(invoke: Invoke, recorded: Path) -> None:
-    assert read(invoke("report", recorded, "--json")) == results.read(recorded)
+    assert results.checked(read(invoke("report", recorded, "--json"))) == results.read(recorded)
     assert "PyTorch" in invoke("report", recorded, "--markdown").stdout
     newer = recorded.with_name("newer.json")
-    results.write({**results.read(recorded), "created": "2099-01-01T00:00:00+00:00"}, newer)
+    later = msgspec.structs.replace(results.read(recorded), created="2099-01-01T00:00:00+00:00")
+    newer.write_text(results.encode(later), encoding="utf-8")
     moved = invoke("report", "--diff", recorded, newer).stdout
     for other in ("--json", "--markdown"):
         refused = invoke("report", "--diff", recorded, newer, other)
         assert refused.exit_code == 2
         assert "do not go together" in refused.stderr
-    assert moved.index(results.read(recorded)["created"][:10]) < moved.index("2099-01-01")
+    assert moved.index(results.read(recorded).created[:10]) < moved.index("2099-01-01")
     assert not recorded.with_name("report.html").exists()
 
 
@@ -325,11 +328,11 @@ def test_results_nested_too_deep_for_a_report_are_refused(
 ) -> None:
     """JSON's own reader takes 700 levels, and the page's template does not."""
     built = json.loads(recorded.read_text())
-    built["environment"]["planted"] = json.loads(700 * "[" + 700 * "]")
+    built["environment"]["cpu"]["planted"] = json.loads(700 * "[" + 700 * "]")
     recorded.write_text(json.dumps(built))
     done = invoke("report", recorded, *(word.format(results=recorded) for word in words))
     assert done.exit_code == 1
-    assert "nested more than 50 levels deep" in done.stderr
+    assert "got `array` - at `$.environment.cpu[...]" in done.stderr
 
 
 def test_an_error_that_is_not_about_a_file_is_no_refusal(
@@ -348,7 +351,7 @@ def test_report_refuses_results_that_break_the_contract(invoke: Invoke, recorded
     recorded.write_text(json.dumps(broken))
     done = invoke("report", recorded)
     assert done.exit_code == 1
-    assert "does not keep the contract" in done.stderr
+    assert "does not keep the form" in done.stderr
 
 
 def test_cache_shows_verifies_and_clears(

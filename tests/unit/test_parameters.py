@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from resnet8_eval import environment
 from resnet8_eval.calibrate.parameters import (
-    WEIGHT_LIMIT,
     Parameters,
-    exact_weight_limit,
     grid,
 )
+from resnet8_eval.environment import WEIGHT_LIMIT, exact_weight_limit
 from resnet8_eval.pipeline import Pipeline
 from tests import small_network
 

@@ -9,6 +9,7 @@ import pytest
 from resnet8_eval.report.diff import diff
 from resnet8_eval.statistics import mcnemar_p
 from tests.unit import report_samples
+from tests.unit.report_samples import record
 
 
 def section(text: str, title: str) -> str:
@@ -16,20 +17,22 @@ def section(text: str, title: str) -> str:
 
 
 def test_nothing_moved() -> None:
-    text = diff(report_samples.all_met(), report_samples.all_met())
+    text = diff(record(report_samples.all_met()), record(report_samples.all_met()))
     assert text.count("Nothing moved.") == 7
 
 
 def test_moved_verdict_requirement_and_accuracy() -> None:
-    text = diff(report_samples.all_met(), report_samples.flagged())
+    text = diff(record(report_samples.all_met()), record(report_samples.flagged()))
     assert "| v1_2 | met, 12 of 12 | not met, 11 of 12 |" in section(text, "Verdicts")
     assert "| ANL-02 | met, 0 | not met, 1 |" in section(text, "Requirements")
     beside = section(text, "Comparison with the baseline")
-    assert "| torch-int8: Verdict | equivalent | degraded |" in beside
-    assert "| torch-int8: Flag | none | ⚑ FLAGGED |" in beside
-    assert "| torch-int8: Delta, pp | +0.06 | −14.69 |" in beside
+    assert "| torch-int8-tuned: Verdict | equivalent | degraded |" in beside
+    assert "| torch-int8-tuned: Flag | none | ⚑ FLAGGED |" in beside
+    assert "| torch-int8-tuned: Delta, pp | +0.06 | −14.69 |" in beside
     accuracies = section(text, "Accuracies")
-    assert "| torch-int8 | 87.25 (8725/10000) | 72.50 (7250/10000) | −14.75 | – |" in accuracies
+    assert (
+        "| torch-int8-tuned | 87.25 (8725/10000) | 72.50 (7250/10000) | −14.75 | – |" in accuracies
+    )
     assert "does not keep which images are right" in accuracies
 
 
@@ -53,13 +56,13 @@ def test_what_moves_while_the_answers_stay_is_told(key: str, value: object, line
     """As where the baseline moved, or a rule of the analysis."""
     old, new = report_samples.all_met(), report_samples.all_met()
     new["configurations"][5][key] = value
-    text = diff(old, new)
-    assert f"| torch-int8: {line}" in section(text, "Comparison with the baseline")
+    text = diff(record(old), record(new))
+    assert f"| torch-int8-tuned: {line}" in section(text, "Comparison with the baseline")
     assert section(text, "Accuracies") == "Nothing moved."
 
 
 def test_a_configuration_that_one_run_lacks_is_told_once() -> None:
-    text = diff(report_samples.missing(), report_samples.all_met())
+    text = diff(record(report_samples.missing()), record(report_samples.all_met()))
     assert "torch-int8" in section(text, "Accuracies")
     assert section(text, "Comparison with the baseline") == "Nothing moved."
 
@@ -77,8 +80,8 @@ def test_paired_test_where_both_runs_keep_which_images_are_right() -> None:
     moved["accuracy_percent"] = moved["correct"] / 100
     line = next(
         line
-        for line in section(diff(old, new), "Accuracies").splitlines()
-        if line.startswith("| onnxruntime-int8")
+        for line in section(diff(record(old), record(new)), "Accuracies").splitlines()
+        if line.startswith("| onnxruntime-int8-tuned")
     )
     lost, gained = 41, 1
     assert f"| {lost}, {gained} | < 0.001 |" in line
@@ -88,26 +91,38 @@ def test_paired_test_where_both_runs_keep_which_images_are_right() -> None:
 def test_bits_that_contradict_the_count_are_not_used() -> None:
     old, new = report_samples.extended(), report_samples.extended()
     new["configurations"][3]["correct"] -= 1
-    assert "does not keep which images are right" in section(diff(old, new), "Accuracies")
+    assert "does not keep which images are right" in section(
+        diff(record(old), record(new)), "Accuracies"
+    )
 
 
 def test_versions_recipes_and_fingerprints() -> None:
     old, new = report_samples.all_met(), report_samples.all_met()
     new["environment"]["packages"]["torch"] = "2.14.0"
-    new["configurations"][5]["recipe"]["execution"] = "reference"
+    new["configurations"][5]["execution"] = "reference"
+    new["configurations"][5]["recipe"]["method"]["weight_limit"] = 63
     new["assets"]["model_sha256"] = "a" * 64
-    text = diff(old, new)
+    text = diff(record(old), record(new))
     assert "| torch | 2.13.0+cpu | 2.14.0 |" in section(text, "Versions and machine")
-    assert "| torch-int8: execution | kernel | reference |" in section(text, "Recipes")
+    assert "| torch-int8-tuned: execution | kernel | reference |" in section(text, "Recipes")
+    assert "| torch-int8-tuned: weight limit | 127 | 63 |" in section(text, "Recipes")
     assert f"pretrainedResnet.h5, {'a' * 64} |" in section(text, "Fingerprints")
 
 
 def test_standin_is_not_compared_with_the_real_model() -> None:
-    text = diff(report_samples.standin(), report_samples.all_met())
+    text = diff(record(report_samples.standin()), record(report_samples.all_met()))
     assert "The old run is a **stand-in** run" in text
     assert section(text, "Accuracies").startswith("Not compared")
     assert section(text, "Comparison with the baseline").startswith("Not compared")
 
 
+def test_a_second_recipe_of_a_cell_is_another_configuration() -> None:
+    text = diff(record(report_samples.extended()), record(report_samples.two_recipes()))
+    accuracies = section(text, "Accuracies")
+    assert "| onnxruntime-int8-stock | not there | 86.57 (8657/10000) |" in accuracies
+    assert "The same in both: keras-float32," in accuracies
+    assert "| onnxruntime-int8-stock: recipe | not there | stock |" in section(text, "Recipes")
+
+
 def test_text_from_outside_is_escaped() -> None:
-    assert "<" not in diff(report_samples.all_met(), report_samples.hostile())
+    assert "<" not in diff(record(report_samples.all_met()), record(report_samples.hostile()))

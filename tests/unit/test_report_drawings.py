@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import pytest
 
-from resnet8_eval.report import charts, flow, html
+from resnet8_eval.report import charts, html, timeline
 from tests.unit import report_samples
+from tests.unit.report_samples import record
 from tests.unit.test_report_golden import SAMPLES
 
 ALL: Final = (*SAMPLES, "extended", "crowded")
@@ -30,7 +31,7 @@ def crowded() -> dict[str, Any]:
 
 def plane(sample: str) -> dict[str, Any]:
     results = crowded() if sample == "crowded" else getattr(report_samples, sample)()
-    return charts.plane(results) or {"points": []}
+    return charts.plane(record(results)) or {"points": []}
 
 
 def mark(point: dict[str, Any], width: int) -> Place:
@@ -80,7 +81,7 @@ def test_three_models_in_one_place_are_all_seen() -> None:
 def test_sizes_of_the_plane_are_powers_of_ten_apart() -> None:
     results = report_samples.all_met()
     results["configurations"][0]["size_bytes"] = 1_000_000
-    drawing = charts.plane(results)
+    drawing = charts.plane(record(results))
     assert drawing is not None
     assert [tick["label"] for tick in drawing["x_ticks"]] == ["100", "200", "500", "1000"]
     places = [float(tick["x"].rstrip("%")) for tick in drawing["x_ticks"]]
@@ -92,7 +93,7 @@ def test_plane_has_ticks_whatever_the_sizes(sizes: tuple[int, int]) -> None:
     results = report_samples.missing()
     for found, size in zip(results["configurations"], sizes, strict=True):
         found["size_bytes"] = size
-    drawing = charts.plane(results)
+    drawing = charts.plane(record(results))
     assert drawing is not None
     assert 1 <= len(drawing["x_ticks"]) <= 10
 
@@ -100,13 +101,13 @@ def test_plane_has_ticks_whatever_the_sizes(sizes: tuple[int, int]) -> None:
 def test_more_configurations_than_letters_are_all_named() -> None:
     results = report_samples.all_met()
     first = results["configurations"][0]
-    results["configurations"] += [{**first, "framework": f"other{i}"} for i in range(30)]
-    letters = [point["letter"] for point in charts.plane(results)["points"]]  # type: ignore[index]
+    results["configurations"] += [{**first, "name": f"other{i}"} for i in range(30)]
+    letters = [point["letter"] for point in charts.plane(record(results))["points"]]  # type: ignore[index]
     assert len(set(letters)) == 37
 
 
 def test_lines_of_the_accuracy_plot_begin_below_the_labels_of_those_to_their_right() -> None:
-    drawing = charts.accuracy_plot(report_samples.flagged())
+    drawing = charts.accuracy_plot(record(report_samples.flagged()))
     assert drawing is not None
     places = [float(line["x"].rstrip("%")) for line in drawing["lines"]]
     assert places == sorted(places, reverse=True)
@@ -117,59 +118,71 @@ def test_lines_of_the_accuracy_plot_begin_below_the_labels_of_those_to_their_rig
 def test_longest_chain_of_a_planted_graph() -> None:
     seconds = {"a": 1.0, "b": 5.0, "c": 2.0, "d": 1.0, "alone": 7.5, "e": 2.9}
     needs = {"c": ["a", "b"], "d": ["c", "not made"], "e": ["b"]}
-    assert flow.longest_chain(seconds, needs) == ["b", "c", "d"]
-    assert flow.longest_chain({**seconds, "alone": 8.1}, needs) == ["alone"]
-    assert flow.longest_chain(seconds, {**needs, "d": []}) == ["b", "e"]
-    assert flow.longest_chain({}, needs) == []
+    assert timeline.longest_chain(seconds, needs) == ["b", "c", "d"]
+    assert timeline.longest_chain({**seconds, "alone": 8.1}, needs) == ["alone"]
+    assert timeline.longest_chain(seconds, {**needs, "d": []}) == ["b", "e"]
+    assert timeline.longest_chain({}, needs) == []
+
+
+def drawn(results: dict[str, Any]) -> dict[str, Any]:
+    found = timeline.timeline(record(results))
+    assert found is not None
+    return found
 
 
 def test_longest_chain_is_marked_told_and_added_up() -> None:
     results = report_samples.all_met()
-    drawing = flow.pipeline(results)
-    assert drawing is not None
-    chain = drawing["chain"]
+    found = drawn(results)
+    chain = found["chain"]
     assert chain[:3] == ["onnx", "folded", "parameters"]
-    assert drawing["chain_seconds"] == sum(results["timing"][stage] for stage in chain)
-    orders = [box["order"] for box in drawing["boxes"] if box["order"]]
-    assert sorted(orders) == list(range(1, len(chain) + 1))
-    text = html.section("made", results)
+    assert found["chain_seconds"] == sum(results["stages"][stage]["seconds"] for stage in chain)
+    marked = {bar["name"] for lane in found["lanes"] for bar in lane["bars"] if bar["chain"]}
+    assert marked == set(chain) - {"onnx", "folded"}  # which come from the cache
+    text = html.section("made", record(results))
     assert "<code>onnx</code> → <code>folded</code> → <code>parameters</code>" in text
     assert "as long as it took when it was made" in text
-    for order in orders:
-        assert f">chain {order}</text>" in text
 
 
-def test_older_results_without_what_a_stage_needs_are_still_drawn() -> None:
-    results = report_samples.all_met()
-    del results["needs"]
-    drawing = flow.pipeline(results)
-    assert drawing is not None
-    assert drawing["chain"] == []
-    assert "Longest chain" not in html.section("made", results)
-
-
-def test_pipeline_shows_every_stage() -> None:
+def test_timeline_has_each_stage_in_its_lane_or_among_those_from_the_cache() -> None:
     results = report_samples.extended()
-    results["timing"]["a new one"] = 3.0
-    drawing = flow.pipeline(results)
-    assert drawing is not None
-    assert {stage for stage, _, _ in drawing["stages"]} == set(results["timing"])
-    notes = [box["note"] for box in drawing["boxes"]]
-    assert notes.count("not made") == 0
+    found = drawn(results)
+    shown = {(lane["name"], bar["name"]) for lane in found["lanes"] for bar in lane["bars"]}
+    made = {(s["lane"], name) for name, s in results["stages"].items() if s["cache"] == "miss"}
+    assert shown == made
+    assert found["cached"] == ["onnx", "calibration", "folded"]
+    assert len(shown) + 3 == len(results["stages"])
 
 
-def test_pipeline_tells_in_words_what_no_arrow_shows() -> None:
+def test_bars_stand_where_their_stages_began_and_ended() -> None:
     results = report_samples.all_met()
-    results["timing"]["a new one"] = 3.0
-    results["needs"]["a new one"] = ["model/torch-int8", "scores/torch-int8", "parameters"]
-    drawing = flow.pipeline(results)
-    assert drawing is not None
-    told = [" ".join(note["lines"]) for note in drawing["notes"]]
-    assert told == [
-        "needs Keras float32",
-        "needs parameters, quantize, evaluate on test, reference arithmetic",
-    ]
-    boxes = {box["title"]: " ".join(box["needs"]) for box in drawing["boxes"]}
-    assert boxes["a new one"] == "needs quantize PyTorch int8, PyTorch int8, parameters"
-    assert boxes["reference arithmetic"] == "needs quantize ONNX Runtime int8"
-    assert boxes["parameters"] == ""
+    found = drawn(results)
+    last = max(stage["ended"] or 0 for stage in results["stages"].values())
+    for lane in found["lanes"]:
+        for bar in lane["bars"]:
+            stage = results["stages"][bar["name"]]
+            assert bar["x"] == pytest.approx(found["width"] * stage["started"] / last, abs=0.1)
+            assert bar["width"] == pytest.approx(
+                max(found["width"] * stage["seconds"] / last, 1), abs=0.1
+            )
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 5.0])
+def test_names_in_a_lane_do_not_cover_each_other_and_stay_inside(seconds: float) -> None:
+    results = report_samples.all_met()
+    for stage in results["stages"].values():
+        if stage["cache"] == "miss":
+            stage["started"], stage["ended"] = 10 - seconds, 10.0
+    bars = [bar for lane in drawn(results)["lanes"] for bar in lane["bars"]]
+    assert all(bar["text_x"] + 6 * len(bar["name"]) <= 960 for bar in bars)
+    for one, other in itertools.combinations(bars, 2):
+        assert one["y"] != other["y"]
+
+
+def test_a_record_without_times_has_its_stages_as_a_table_alone() -> None:
+    results = report_samples.all_met()
+    for stage in results["stages"].values():
+        stage.update(lane=None, started=None, ended=None)
+    assert drawn(results)["lanes"] == []
+    text = html.section("made", record(results))
+    assert "<svg" not in text
+    assert f"All {len(results['stages'])} stages as a table" in text

@@ -24,6 +24,7 @@ SAMPLES: Final = (
     "incomplete",
     "user_model",
     "hostile",
+    "two_recipes",
 )
 FILES: Final = (
     *(f"{sample}.verdict.html" for sample in SAMPLES),
@@ -36,13 +37,16 @@ FILES: Final = (
     "all_met.made.html",
     "incomplete.made.html",
     "flagged.comparison.md",
+    "two_recipes.comparison.html",
+    "two_recipes.comparison.csv",
+    "two_recipes.hurts.html",
     "flagged.comparison.csv",
 )
 
 
 def rendered(file: str) -> str:
     sample, kind, suffix = file.split(".")
-    results = getattr(report_samples, sample)()
+    results = report_samples.record(getattr(report_samples, sample)())
     if suffix == "html":
         return html.section(kind, results) + "\n"
     if suffix == "txt":

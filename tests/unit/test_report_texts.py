@@ -8,32 +8,36 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from resnet8_eval.record import Results
 from resnet8_eval.report import html, markdown, publish, table, terminal, words
 from resnet8_eval.requirements import BY_ID
+from resnet8_eval.results import Outcome, encode, requirement
 from resnet8_eval.verdicts import sentence
 from tests.unit import report_samples
+from tests.unit.report_samples import record
 from tests.unit.test_report_golden import SAMPLES
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_terminal_lines_fit(sample: str, width: int) -> None:
-    lines = terminal.render(getattr(report_samples, sample)(), width)
+    lines = terminal.render(record(getattr(report_samples, sample)()), width)
     assert all(len(line) <= width for line in lines) or sample == "hostile"
     assert not re.search(r"[\x00-\x1f\x7f]", "".join(lines))
 
 
 def test_terminal_closes_with_the_verdicts() -> None:
-    lines = terminal.render(report_samples.all_met(), 120)
+    lines = terminal.render(record(report_samples.all_met()), 120)
     assert lines[-3:] == ["v1_0 met: 6 of 6", "v1_1 met: 5 of 5", "v1_2 met: 12 of 12"]
 
 
 def test_terminal_keeps_what_decides_on_a_narrow_screen() -> None:
-    text = "\n".join(terminal.render(report_samples.flagged(), 70))
+    text = "\n".join(terminal.render(record(report_samples.flagged()), 70))
     assert "−14.69" in text
     assert "⚑ FLAGGED" in text
     assert "Size" not in text
@@ -42,16 +46,16 @@ def test_terminal_keeps_what_decides_on_a_narrow_screen() -> None:
 @pytest.mark.parametrize("render", [markdown.summary, markdown.comparison])
 def test_standin_banner_is_in_every_markdown(render: object) -> None:
     assert callable(render)
-    text = render(report_samples.standin())
+    text = render(record(report_samples.standin()))
     assert words.STANDIN_TITLE in text
     assert "87.19" not in text
 
 
 def test_markdown_takes_nothing_from_outside_for_markup() -> None:
-    text = markdown.summary(report_samples.hostile())
+    text = markdown.summary(record(report_samples.hostile()))
     assert "<" not in text
     rows = [line for line in text.splitlines() if line[:2] == "| " and "float32" in line[:40]]
-    assert [line.count(" | ") for line in rows] == [12] * 3
+    assert [line.count(" | ") for line in rows] == [13] * 3
     assert "\x1b" not in text
 
 
@@ -73,7 +77,7 @@ def test_escape(given: str, escaped: str) -> None:
 
 def test_csv_has_one_row_for_each_configuration() -> None:
     results = report_samples.all_met()
-    rows = list(csv.DictReader(io.StringIO(table.to_csv(results))))
+    rows = list(csv.DictReader(io.StringIO(table.to_csv(record(results)))))
     assert [row["name"] for row in rows] == [found["name"] for found in results["configurations"]]
     for row, found in zip(rows, results["configurations"], strict=True):
         assert float(row["accuracy_percent"]) == found["accuracy_percent"]
@@ -81,19 +85,46 @@ def test_csv_has_one_row_for_each_configuration() -> None:
     assert {row["assets"] for row in rows} == {"real"}
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda results: "\n".join(terminal.render(record(results), 60)),
+        markdown.comparison,
+        lambda results: html.section("comparison", record(results)),
+        lambda results: html.section("hurts", record(results)),
+        lambda results: html.section("made", record(results)),
+    ],
+    ids=["terminal", "markdown", "comparison", "hurts", "made"],
+)
+def test_two_recipes_of_one_cell_stand_side_by_side(told: Callable[[Results], str]) -> None:
+    text = told(record(report_samples.two_recipes()))
+    for recipe in ("tuned", "stock"):
+        assert re.search(rf"ONNX Runtime int8, {recipe}|ONNX Runtime \| int8 \| {recipe}", text), (
+            recipe
+        )
+
+
+def test_a_row_that_a_complete_run_has_is_shown_without_numbers() -> None:
+    rows = table.rows(record(report_samples.two_recipes()))
+    assert [row.due.name for row in rows if row.configuration is None] == ["torch-int8-stock"]
+    assert [row.title for row in rows][3:6] == [
+        *("ONNX Runtime int8, stock", "PyTorch int8, stock", "ONNX Runtime int8, tuned")
+    ]
+
+
 def test_csv_holds_no_formula() -> None:
     results = report_samples.flagged()
     results["configurations"][5]["flag_reason"] = '=HYPERLINK("x")'
-    row = list(csv.DictReader(io.StringIO(table.to_csv(results))))[5]
+    row = list(csv.DictReader(io.StringIO(table.to_csv(record(results)))))[5]
     assert row["flag_reason"] == '\'=HYPERLINK("x")'
 
 
 def test_baseline_leads_the_comparison() -> None:
     results = report_samples.all_met()
-    results["configurations"].reverse()
-    rows = table.rows(results)
-    assert rows[0].is_baseline
-    assert [(row.framework, row.dtype) for row in rows] == list(table.CELLS)
+    results["expected"].reverse()
+    rows = table.rows(record(results))
+    assert [row.is_baseline for row in rows] == [True] + 6 * [False]
+    assert [row.due.name for row in rows[1:]] == [row["name"] for row in results["expected"][:-1]]
 
 
 @pytest.mark.parametrize(
@@ -109,17 +140,19 @@ def test_broken_check_is_the_reason_where_the_number_is_fine() -> None:
     requirement = results["requirements"][0]
     requirement["status"] = "not met"
     requirement["evidence"] = [{"name": "n", "expected": "1", "observed": "2", "ok": False}] * 8
-    assert words.shortfall(requirement) == ("n: expected 1, observed 2; " * 6 + "and 2 more")
+    said = words.shortfall(record(results).requirements[0])
+    assert said == "n: expected 1, observed 2; " * 6 + "and 2 more"
 
 
 def test_publish_writes_all_three_files_and_leaves_nothing_else(tmp_path: Path) -> None:
     results = report_samples.all_met()
     folder = tmp_path / "new" / "reports"
-    publish(results, folder)
+    publish(record(results), folder)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {"results.json", "comparison.csv", "comparison.md"}
-    assert json.loads(first["results.json"]) == results
-    publish(json.loads(first["results.json"]), folder)
+    written = json.loads(first["results.json"])
+    assert written == json.loads(encode(record(results)))
+    publish(record(written), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
@@ -128,7 +161,7 @@ def test_report_imports_no_model_code() -> None:
         "import sys\n"
         "from resnet8_eval.report import html, diff, terminal, publish\n"
         "heavy = {'numpy', 'tensorflow', 'torch', 'onnx', 'onnxruntime', 'scipy',"
-        " 'resnet8_eval.pipeline', 'resnet8_eval.results'}\n"
+        " 'resnet8_eval.pipeline', 'resnet8_eval.gather'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 (our own program)
@@ -137,17 +170,19 @@ def test_report_imports_no_model_code() -> None:
 def test_a_dropped_configuration_is_named_wherever_verdicts_are_told() -> None:
     results = report_samples.flagged()
     named = (
-        "torch-int8, delta from the baseline: expected no lower than −5.00 pp, observed −14.69 pp"
+        "torch-int8-tuned, delta from the baseline: "
+        "expected no lower than −5.00 pp, observed −14.69 pp"
     )
-    assert named in " ".join(line.strip() for line in terminal.render(results, 300))
-    assert named in markdown.summary(results)
-    assert named in html.section("verdict", results)
+    assert named in " ".join(line.strip() for line in terminal.render(record(results), 300))
+    assert named in markdown.summary(record(results))
+    assert named in html.section("verdict", record(results))
 
 
 @pytest.mark.parametrize("id_", ["EVAL-03", "CAL-01", "CONV-01"])
 def test_a_margin_reads_the_same_in_the_report_and_in_the_run(id_: str) -> None:
-    (entry,) = [e for e in report_samples.all_met()["requirements"] if e["id"] == id_]
-    said = sentence(BY_ID[id_], entry["measured"])
+    (entry,) = [e for e in record(report_samples.all_met()).requirements if e.id == id_]
+    assert entry.measured is not None
+    said = sentence(BY_ID[id_], entry.measured)
     assert said.endswith(
         f"measured {words.measured(entry)}, required {words.required(entry)}, "
         f"margin {words.margin(entry)}"
@@ -157,8 +192,7 @@ def test_a_margin_reads_the_same_in_the_report_and_in_the_run(id_: str) -> None:
 
 
 def test_rounding_does_not_carry_a_number_over_its_threshold() -> None:
-    (entry,) = [e for e in report_samples.all_met()["requirements"] if e["id"] == "EVAL-03"]
-    entry.update(measured=84.9996, margin=84.9996 - 85)
+    entry = requirement(BY_ID["EVAL-03"], Outcome("not met", 84.9996), standin=False)
     assert (words.measured(entry), words.margin(entry)) == ("84.9996 %", "−0.0004 pp")
-    entry.update(measured=85.0, margin=0.0)
+    entry = requirement(BY_ID["EVAL-03"], Outcome("not met", 85.0), standin=False)
     assert (words.measured(entry), words.margin(entry)) == ("85.00 %", "±0.00 pp")

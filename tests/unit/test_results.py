@@ -1,46 +1,212 @@
-"""The results file: JSON or nothing, and honest about what is older than the run."""
+"""The results file: in its form or refused, of either version, and gathered as the run was."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any, Final
 
+import msgspec
 import pytest
 
-from resnet8_eval import results
+from resnet8_eval import results, results_v1
+from resnet8_eval.configurations import CONFIGURATIONS
+from resnet8_eval.errors import ResultsError
+from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.record import Results
+from resnet8_eval.report import html, publish
+from resnet8_eval.report.diff import diff
+from resnet8_eval.requirements import BY_ID
+from tests.unit import report_samples
+from tests.unit.report_samples import record
+
+VERSION_1: Final = Path(__file__).with_name("results.v1.json")
+"""What release 1.2.0 wrote of a run on the stand-in, without the pictures."""
+
+
+def gathered(pipeline: Pipeline, started: float = 0.0) -> Results:
+    return gather(pipeline, {}, complete=False, command="pytest", started=started)
+
+
+def test_published_schema_is_that_of_the_record() -> None:
+    assert results.SCHEMA.read_text(encoding="utf-8") == results.schema(), (
+        "results.schema.json differs; if that is meant: python -m resnet8_eval.results"
+    )
 
 
 @pytest.mark.parametrize(("started", "word"), [(0.0, "miss"), (math.inf, "hit")])
 def test_what_is_older_than_the_run_came_from_the_cache(
     pipeline: Pipeline, started: float, word: str
 ) -> None:
-    built = results.build(pipeline, {}, complete=False, command="pytest", started=started)
-    assert {"onnx", "calibration", "scores/torch-int8-tuned"} <= set(built["cache"])
-    assert set(built["cache"].values()) == {word}
+    stages = gathered(pipeline, started).stages
+    assert {"onnx", "calibration", "scores/torch-int8-tuned"} <= set(stages)
+    assert {stage.cache for stage in stages.values()} == {word}
+    assert {stage.ended is None for stage in stages.values()} == {word == "hit"}
 
 
-def test_every_stage_of_the_run_says_what_it_needed(pipeline: Pipeline) -> None:
-    built = results.build(pipeline, {}, complete=False, command="pytest", started=0.0)
-    assert set(built["needs"]) == set(built["timing"])
-    assert built["needs"]["parameters/tuned"] == ["onnx", "folded", "calibration"]
-    del built["needs"]
-    results.validate(built)  # older runs did not record it
-
-
-def test_what_json_has_no_word_for_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        results.write({"measured": math.nan}, tmp_path / "results.json")
-    assert list(tmp_path.iterdir()) == []
+def test_every_stage_tells_its_lane_its_needs_and_when_it_was_made(pipeline: Pipeline) -> None:
+    made = pipeline.artifact("parameters/tuned")
+    found = gathered(pipeline, made.created - 100).stages["parameters/tuned"]
+    assert (found.lane, found.needs) == ("onnxruntime", ("onnx", "folded", "calibration"))
+    assert found.ended == pytest.approx(100, abs=0.002)
+    assert found.started == pytest.approx(100 - made.seconds, abs=0.002)
 
 
 def test_what_a_report_needs_of_the_records_is_in_the_results(pipeline: Pipeline) -> None:
     pipeline.artifact("sensitivity/tuned")
-    built = results.build(pipeline, {}, complete=False, command="pytest", started=0.0)
-    assert built["sensitivity"]["images"] > 0
-    found = {entry["name"]: entry for entry in built["configurations"]}
-    assert found["keras-float32"]["weights_bytes"] == 4 * 78_666
-    assert "weights_bytes" not in found["onnxruntime-float32"]
-    assert set(found["torch-uint8-tuned"]["census"]["weights"].values()) == {"uint8"}
-    assert found["onnxruntime-int8-tuned"]["default_kernels"] is not None
-    assert found["torch-int8-tuned"]["default_kernels"] is None
+    built = gathered(pipeline)
+    assert built.sensitivity is not None
+    assert built.sensitivity.images > 0
+    found = {entry.name: entry for entry in built.configurations}
+    assert list(found) == [row.name for row in built.expected]
+    assert found["keras-float32"].weights_bytes == 4 * 78_666
+    assert found["onnxruntime-float32"].weights_bytes is None
+    uint8, int8 = found["torch-uint8-tuned"], found["torch-int8-tuned"]
+    assert uint8.census is not None
+    assert set(uint8.census.weights.values()) == {"uint8"}
+    assert found["onnxruntime-int8-tuned"].default_kernels is not None
+    assert int8.default_kernels is None
+    assert int8.recipe is not None
+    limit, rounding = int8.recipe.method["weight_limit"], int8.recipe.method["rounding"]
+    assert rounding == "gptq"
+    assert (int8.recipe.name, int8.recipe.reduce_range) == ("tuned", limit == 63)
+
+
+def test_a_row_without_a_number_is_expected_all_the_same(pipeline: Pipeline) -> None:
+    empty = Pipeline(pipeline.settings)
+    empty.peek = lambda name: None  # type: ignore[method-assign]
+    built = gathered(empty)
+    assert (built.configurations, built.stages, built.baseline) == ((), {}, None)
+    assert len(built.expected) == len(CONFIGURATIONS)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_json_has_no_word_for_is_not_written(tmp_path: Path, number: float) -> None:
+    raw = report_samples.all_met()
+    raw["requirements"][0]["measured"] = number
+    with pytest.raises(ResultsError, match="JSON cannot express"):
+        publish(record(raw), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("configurations", 3, "correct"), -1),
+        (("configurations", 3, "total"), 0),
+        (("configurations", 3, "accuracy_percent"), 100.5),
+        (("configurations", 3, "mcnemar_p"), 1.5),
+        (("configurations", 3, "accuracy_ci95_percent"), [1.0]),
+        (("configurations", 3, "per_class"), []),
+        (("configurations", 3, "confusion", 0), [1, 2]),
+        (("configurations", 3, "model_sha256"), "abc"),
+        (("configurations", 3, "execution"), "dreamt"),
+        (("configurations", 3, "of_another_version"), 1),
+        (("requirements", 0, "id"), "conv-1"),
+        (("requirements", 0, "measured"), "much"),
+        (("requirements", 0, "direction"), "!="),
+        (("milestones", "v1_0", "met"), -1),
+        (("environment", "cpu"), {"model": {"deep": {"deeper": 1}}}),
+        (("stages", "torch", "cache"), "perhaps"),
+        (("schema_version",), 3),
+        (("requirements", 0, "milestone"), "v9_9"),
+        (("configurations", 4, "name"), "onnxruntime-int8-tuned"),
+        (("stages", "onnx", "needs"), ["scores/torch-int8-tuned", "folded"]),
+    ],
+)
+def test_what_breaks_the_form_is_refused_by_its_place(
+    tmp_path: Path, place: tuple[Any, ...], value: object
+) -> None:
+    raw = report_samples.all_met()
+    inner = raw
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(ResultsError, match="does not keep the form") as caught:
+        results.read(path)
+    assert caught.value.given
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"a": NaN}',
+        '{"schema_version": 1}',
+        '{"schema_version": 1, "timing": 3, "cache": 4, "requirements": [5], "configurations": []}',
+        "\ud800",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ResultsError, match="cannot be read"):
+        results.read(path)
+
+
+def _leaves(value: object) -> list[object]:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [leaf for entry in inner for leaf in _leaves(entry)]
+    return [value]
+
+
+def test_version_1_keeps_all_that_it_held() -> None:
+    old = json.loads(VERSION_1.read_text(encoding="utf-8"))
+    new = json.loads(results.encode(results.read(VERSION_1)))
+    same = set(old) & set(new) - {"schema_version", "requirements", "configurations", "sensitivity"}
+    assert {key: new[key] for key in same} == {key: old[key] for key in same}
+    assert {name: stage["seconds"] for name, stage in new["stages"].items()} == {
+        f"{name}-tuned" if name.endswith("int8") else name: seconds
+        for name, seconds in old["timing"].items()
+    }
+    assert new["stages"]["scores/torch-int8-tuned"]["needs"] == ["model/torch-int8-tuned"]
+    for before, after in zip(old["requirements"], new["requirements"], strict=True):
+        assert after == {**before, "phase": after["phase"]}
+    assert {entry["id"]: entry["phase"] for entry in new["requirements"]}["PT-02"] == 3
+    for before, after in zip(old["configurations"], new["configurations"], strict=True):
+        for key, value in before.items():
+            if key not in ("name", "recipe") and value not in (None, []):
+                assert after[key] == value, key
+        if before["recipe"]:
+            kept = [str(leaf) for leaf in _leaves(after)]
+            lost = {k for k, v in before["recipe"].items() if str(v) not in kept}
+            assert lost == {"file_name"}  # which is in files.model
+        else:
+            assert after["recipe"] is None
+    assert new["sensitivity"] == {**old["sensitivity"], "recipe": "tuned"}
+
+
+def test_version_1_is_shown_and_held_against_version_2() -> None:
+    old, new = results.read(VERSION_1), record(report_samples.standin())
+    assert "STAND-IN" in html.page(old)
+    text = diff(old, new)
+    assert "| onnxruntime-int8-tuned |" in text
+    assert "not there" not in text.partition("## Accuracies")[2].partition("##")[0]
+
+
+def test_an_older_version_1_lacks_what_it_did_not_record() -> None:
+    old = json.loads(VERSION_1.read_text(encoding="utf-8"))
+    for key in ("needs", "selected", "sensitivity"):
+        del old[key]
+    found = results.checked(results_v1.upgraded({**old, "sensitivity": None}))
+    assert found.selected == ()
+    assert {stage.needs for stage in found.stages.values()} == {()}
+
+
+def test_a_margin_of_a_requirement_that_was_not_measured_is_not_made_up() -> None:
+    found = results.requirement(BY_ID["EVAL-03"], None, standin=False)
+    assert (found.status, found.measured, found.margin) == ("not evaluated", None, None)
+
+
+def test_a_part_of_the_record_cannot_be_changed() -> None:
+    found = record(report_samples.all_met())
+    with pytest.raises(AttributeError):
+        found.assets.kind = "real"  # type: ignore[misc]
+    assert msgspec.to_builtins(found)["assets"]["kind"] == "real"

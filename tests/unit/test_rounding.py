@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from resnet8_eval.calibrate.parameters import WEIGHT_LIMIT
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.calibrate.rounding import Rounded, gptq, input_moments, round_weights
 from resnet8_eval.configurations import Recipe
+from resnet8_eval.environment import WEIGHT_LIMIT
 from resnet8_eval.network import Convolution, Dense, Network, read
 from resnet8_eval.pipeline import Pipeline
 from tests import small_network

@@ -56,8 +56,8 @@ def warm(
 
 def test_a_warm_run_makes_nothing(warm: tuple[dict[str, Any], int, set[str]]) -> None:
     results = warm[0]
-    assert set(results["cache"].values()) == {"hit"}
-    assert {f"scores/{row.name}" for row in CONFIGURATIONS} <= set(results["cache"])
+    assert {stage["cache"] for stage in results["stages"].values()} == {"hit"}
+    assert {f"scores/{row.name}" for row in CONFIGURATIONS} <= set(results["stages"])
 
 
 def test_a_warm_run_imports_no_framework(warm: tuple[dict[str, Any], int, set[str]]) -> None:

@@ -1,0 +1,200 @@
+"""From a run's artefacts and verdicts to its record. Nothing is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from resnet8_eval import configurations, environment, lanes, results
+from resnet8_eval.configurations import Configuration, Recipe
+from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.record import Results
+from resnet8_eval.requirements import REGISTER
+from resnet8_eval.results import Outcome
+from resnet8_eval.store import Artifact, Record
+
+_FULL_RANGE: Final = 127
+"""Largest weight of 8 bits; below it, weights are kept to 7 bits."""
+
+
+def gather(
+    pipeline: Pipeline,
+    outcomes: Mapping[str, Outcome],
+    *,
+    complete: bool,
+    command: str,
+    started: float,
+) -> Results:
+    """Gather a run into its record.
+
+    Parameters
+    ----------
+    pipeline
+        Whose artefacts hold the numbers.
+    outcomes
+        By requirement ID; those that are absent were not asked for.
+    complete
+        Whether the run ended by itself and the number of every requirement settled it.
+    command
+        What reproduces the run.
+    started
+        When the run started (seconds since the epoch); an older artefact came from the cache.
+
+    Raises
+    ------
+    ResultsError
+        If an artefact's record does not fit.
+    """
+    assets = pipeline.settings.assets
+    standin = assets.kind == "stand-in"
+    made = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
+    rows = configurations.CONFIGURATIONS
+    baseline = _record(made, f"scores/{rows[0].name}")
+    conversion = _record(made, "onnx")
+    return results.checked(
+        {
+            "schema_version": results.SCHEMA_VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": command,
+            "selected": [entry.id for entry in REGISTER if entry.id in outcomes],
+            "complete": complete,
+            "assets": {
+                "kind": assets.kind,
+                "model_name": assets.model.name,
+                "model_sha256": assets.model_sha256,
+                "user_model": assets.user_model,
+                "dataset_md5": dict(assets.dataset_md5),
+            },
+            "environment": {
+                **environment.describe(),
+                "threads": {"per_stage": lanes.THREADS, "stages_at_once": lanes.SLOTS},
+            },
+            "baseline": baseline
+            and {
+                "configuration": rows[0].name,
+                **_only(baseline, "correct", "total", "accuracy_percent"),
+            },
+            "milestones": results.milestones(outcomes, standin),
+            "requirements": [
+                results.requirement(entry, outcomes.get(entry.id), standin) for entry in REGISTER
+            ],
+            "expected": [_expected(row) for row in rows],
+            "configurations": [
+                _configuration(pipeline, made, row)
+                for row in rows
+                if f"compare/{row.name}" in made and f"scores/{row.name}" in made
+            ],
+            "calibration": _record(made, "calibration"),
+            "sensitivity": _sensitivity(made),
+            "conversion": conversion
+            and _only(conversion, "opset", "producer", "steps", "warnings", "versions"),
+            "stages": {name: _stage(pipeline, made[name], name, started) for name in made},
+        }
+    )
+
+
+def _record(made: Mapping[str, Artifact], stage: str) -> Record | None:
+    return made[stage].record if stage in made else None
+
+
+def _only(record: Record | None, *keys: str) -> Record:
+    """These parts of a record; nothing where the run did not need the stage."""
+    return {key: record[key] for key in keys} if record else {}
+
+
+def _stage(pipeline: Pipeline, artifact: Artifact, name: str, started: float) -> dict[str, Any]:
+    stage = pipeline.stages[name]
+    hit = artifact.created < started
+    ended = artifact.created - started
+    return {
+        "lane": stage.lane,
+        "needs": stage.needs,
+        "seconds": artifact.seconds,
+        "cache": "hit" if hit else "miss",
+        "started": None if hit else round(ended - artifact.seconds, 3),
+        "ended": None if hit else round(ended, 3),
+    }
+
+
+def _sensitivity(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """That of the first recipe of which it was measured."""
+    found = (
+        {"recipe": recipe.name, **record}
+        for recipe in configurations.recipes()
+        if (record := _record(made, f"sensitivity/{recipe.key}"))
+    )
+    return next(found, None)
+
+
+def _expected(row: Configuration) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "framework": row.framework,
+        "dtype": row.dtype,
+        "recipe": row.recipe.name if row.recipe else None,
+    }
+
+
+def _configuration(
+    pipeline: Pipeline, made: Mapping[str, Artifact], row: Configuration
+) -> dict[str, Any]:
+    return {
+        **_expected(row),
+        "weights_dtype": row.weights_dtype,
+        "activations_dtype": row.activations_dtype,
+        "execution": row.execution,
+        **(_quantized(pipeline, made, row.name, row.recipe) if row.recipe else _FLOAT),
+        "files": {
+            "model": str(model_path(pipeline, row)),
+            "scores": str(made[f"scores/{row.name}"].path("scores.npy")),
+        },
+        **made[f"scores/{row.name}"].record,
+        **made[f"compare/{row.name}"].record,
+    }
+
+
+_FLOAT: Final = {
+    "recipe": None,
+    "calibration_seed": None,
+    "quantized_ops": 0,
+    "float_ops": None,
+    "census": None,
+    "support": None,
+}
+
+
+def _method(made: Mapping[str, Artifact], recipe: Recipe) -> dict[str, Any]:
+    """How the parameters were found, in words."""
+    if recipe.by == "framework":
+        return {"reduce_range": False, "method": {"quantizer": "the framework's own, its defaults"}}
+    method = made[f"parameters/{recipe.key}"].record["method"]
+    settings = {k: v for k, v in recipe.describe().items() if k not in ("name", "by")}
+    return {
+        "reduce_range": method["weight_limit"] < _FULL_RANGE,
+        "method": {**settings, **method},
+    }
+
+
+def _quantized(
+    pipeline: Pipeline, made: Mapping[str, Artifact], name: str, recipe: Recipe
+) -> dict[str, Any]:
+    """What a quantized row says of itself besides its scores."""
+    model = made[f"model/{name}"].record
+    return {
+        "recipe": {
+            "name": recipe.name,
+            **_method(made, recipe),
+            "engine": model.get("engine"),
+            "runs_as": model.get("runs_as"),
+        },
+        "calibration_seed": pipeline.settings.calibration_seed,
+        "quantized_ops": sum(model["quantized_ops"].values()),
+        "float_ops": sum(model["float_ops"].values()),
+        "census": _only(model, "quantized_ops", "float_ops", "weights"),
+        "support": model.get("support"),
+        "kernels": model.get("kernels"),
+        "default_kernels": model.get("default_kernels"),
+        **_only(_record(made, f"proof/{name}"), "reference", "tensors"),
+        **_only(_record(made, f"layers/{name}"), "layers"),
+    }

@@ -1,0 +1,84 @@
+"""Results files of version 1, which runs of release 1.2.0 and before left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from resnet8_eval.requirements import BY_ID
+
+_TOLD_BESIDE: Final = (
+    *("framework", "dtype", "weights_dtype", "activations_dtype", "execution"),
+    *("file_name", "engine", "runs_as"),
+)
+"""Fields of a recipe of version 1 that stand elsewhere now."""
+
+
+def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 in the form of version 2.
+
+    Version 1 knew one recipe, ``tuned``, and always the same seven rows. It did not record in
+    which lane and when a stage was made.
+    """
+    kept = {key: old[key] for key in old if key not in ("timing", "cache", "needs")}
+    needs, sensitivity = old.get("needs", {}), old.get("sensitivity")
+    return {
+        **kept,
+        "schema_version": 2,
+        "selected": old.get("selected", []),
+        "requirements": [{**entry, "phase": _phase(entry["id"])} for entry in old["requirements"]],
+        "expected": [
+            {
+                "name": _row(f"{framework}-{dtype}"),
+                "framework": framework,
+                "dtype": dtype,
+                "recipe": None if dtype == "float32" else "tuned",
+            }
+            for dtypes, frameworks in (
+                (["float32"], ["keras", "onnxruntime", "torch"]),
+                (["int8", "uint8"], ["onnxruntime", "torch"]),
+            )
+            for framework in frameworks
+            for dtype in dtypes
+        ],
+        "configurations": [
+            {**entry, "name": _row(entry["name"]), "recipe": _recipe(entry["recipe"])}
+            for entry in old["configurations"]
+        ],
+        "sensitivity": sensitivity and {**sensitivity, "recipe": "tuned"},
+        "stages": {
+            _row(name): {
+                "lane": None,
+                "needs": [_row(need) for need in needs.get(name, ())],
+                "seconds": seconds,
+                "cache": old["cache"].get(name, "miss"),
+                "started": None,
+                "ended": None,
+            }
+            for name, seconds in old["timing"].items()
+        },
+    }
+
+
+def _phase(id_: str) -> int:
+    """The phase that the register gives a requirement; 0 if it does not know it."""
+    return BY_ID[id_].phase if id_ in BY_ID else 0
+
+
+def _row(name: str) -> str:
+    """A row of version 1, or a stage of it, by its name in version 2."""
+    return f"{name}-tuned" if name.endswith(("-int8", "-uint8")) else name
+
+
+def _recipe(old: Mapping[str, Any]) -> dict[str, Any] | None:
+    return (
+        {
+            "name": "tuned",
+            "reduce_range": old["weight_limit"] < 127 if "weight_limit" in old else None,
+            "method": {key: old[key] for key in old if key not in _TOLD_BESIDE},
+            "engine": old.get("engine"),
+            "runs_as": old.get("runs_as"),
+        }
+        if old
+        else None
+    )

@@ -1,0 +1,131 @@
+"""Whether a stock model is what its framework's own quantizer makes of the network.
+
+Nothing that the suite decides may be in it, and nothing of another framework: weights are the
+float32 network's, each rounded to the nearest step, and ranges are those that were seen on the
+calibration images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.backends import StoredTensor, backend
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.checks import Check, equal
+from resnet8_eval.configurations import Configuration
+from resnet8_eval.network import Dense, Network
+from resnet8_eval.preprocess import batches
+from resnet8_eval.store import Record
+
+MAKERS: Final = {"onnxruntime": "onnx.quantize", "torch": "PT2E"}
+"""What the file of each framework's quantizer says of its maker."""
+HALF_A_STEP: Final = 0.501
+"""The farthest that rounding to the nearest moves a weight, in steps; float32 scales need a
+little more than a half."""
+RELATIVE: Final = 1e-4
+"""Ranges are found in float32 by sessions that optimize differently: measured 3e-6."""
+
+
+def prove(
+    row: Configuration,
+    model: Path,
+    network: Network,
+    images: NDArray[np.uint8],
+    record: Record,
+    threads: int,
+) -> Record:
+    """Hold a stock model against the float32 network and the calibration images.
+
+    Parameters
+    ----------
+    row
+        What the model is.
+    model
+        The stored model.
+    network
+        The folded float32 network that it was made from.
+    images
+        The calibration images, uint8 (N, 32, 32, 3).
+    record
+        What was recorded when it was quantized.
+    threads
+        Threads for ONNX Runtime.
+
+    Returns
+    -------
+    dict
+        ``tensors`` (see :class:`resnet8_eval.backends.StoredTensor`) and ``checks`` of them.
+    """
+    found = backend(row.framework).read_back(model, network)
+    fed = hashlib.sha256()
+    for batch in batches(images):
+        fed.update(batch.data)
+    checks = [
+        equal("made by the quantizer of", MAKERS[row.framework], record["maker"]),
+        equal("SHA-256 of what calibration fed", fed.hexdigest(), record["fed_sha256"]),
+        nearest(found, network),
+        ranges(row, found, network, images, threads),
+    ]
+    return {
+        "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
+        "checks": [check.as_dict() for check in checks],
+        "reference": None,
+    }
+
+
+def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
+    """Whether every stored weight is the network's own, rounded to the nearest step."""
+    exact, stored = network.weights(), {e.name: e for e in found if e.kind == "weight"}
+    wrong = []
+    for layer in network.weighted:
+        entry = stored.get(layer.weight)
+        if entry is None:
+            wrong.append(layer.name)
+            continue
+        weight = exact[layer.weight].T if isinstance(layer, Dense) else exact[layer.weight]
+        steps = np.asarray(entry.scales).reshape(-1, *[1] * (weight.ndim - 1))
+        distance = np.abs(np.asarray(entry.values) * steps - weight) / steps
+        # The largest weight of a channel may lie beyond the last step.
+        if (distance > HALF_A_STEP).mean() > 0.01 or distance.max() > 1.5:
+            wrong.append(layer.name)
+    return equal("layers whose weights are not the float32 ones rounded to nearest", [], wrong)
+
+
+def ranges(
+    row: Configuration,
+    found: Sequence[StoredTensor],
+    network: Network,
+    images: NDArray[np.uint8],
+    threads: int,
+) -> Check:
+    """Whether activation scales span what was seen on the calibration images.
+
+    ONNX Runtime's default spans exactly the smallest to the largest value; PyTorch's cuts its
+    histogram, so its steps are no wider than that.
+    """
+    names = [name for node in network.model.graph.node for name in node.output]
+    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for values in Probe(network, names, threads).run(images):
+        for name, value in values.items():
+            low[name] = min(low[name], float(value.min()))
+            high[name] = max(high[name], float(value.max()))
+    low[network.input], high[network.input] = float(images.min()), float(images.max())
+    low[network.input] = min(low[network.input], 0.0)
+    steps = np.array([(high[name] - low[name]) / 255 for name in low])
+    wrong = []
+    for entry in found:
+        if entry.kind == "activation":
+            (scale,) = entry.scales
+            if row.framework == "onnxruntime":
+                fits = np.abs(steps / scale - 1).min() <= RELATIVE
+            else:
+                fits = scale <= steps.max() * (1 + RELATIVE)
+            if not fits:
+                wrong.append(entry.name)
+    return equal("activations whose scale is not from the calibration images", [], wrong)

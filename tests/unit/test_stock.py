@@ -1,0 +1,133 @@
+"""Stock models: what each framework's own quantizer makes, and what is no such model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet8_eval import backends, configurations, network, stock
+from resnet8_eval.backends import StoredTensor
+from resnet8_eval.checks import failed, from_records
+from resnet8_eval.configurations import Configuration
+from resnet8_eval.network import Network
+from resnet8_eval.pipeline import Pipeline, model_path
+from tests.planted import Bench, as_npy
+
+ROWS = configurations.stock()
+TUNED = [tuned for _, tuned in configurations.tunings()]
+IDS: Any = {"ids": lambda row: row.name}
+
+
+@pytest.fixture(scope="module")
+def images(pipeline: Pipeline) -> NDArray[np.uint8]:
+    found: NDArray[np.uint8] = np.load(pipeline.artifact("calibration").path("images.npy"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folded(pipeline: Pipeline) -> Network:
+    return network.read(pipeline.artifact("folded").path("folded.onnx"))
+
+
+def read_back(pipeline: Pipeline, row: Configuration, folded: Network) -> list[StoredTensor]:
+    return backends.backend(row.framework).read_back(model_path(pipeline, row), folded)
+
+
+def test_every_cell_with_a_stock_row_has_a_tuned_one() -> None:
+    assert [before for before, _ in configurations.tunings()] == ROWS
+    assert len({row.name for row in configurations.CONFIGURATIONS}) == 12
+
+
+@pytest.mark.parametrize("row", ROWS, **IDS)
+def test_an_honest_stock_model_passes(pipeline: Pipeline, row: Configuration) -> None:
+    checks = from_records(pipeline.artifact(f"proof/{row.name}").record["checks"])
+    assert len(checks) == 4
+    assert failed(checks) == []
+
+
+@pytest.mark.parametrize("row", ROWS, **IDS)
+def test_every_weight_and_activation_is_read_back(
+    pipeline: Pipeline, row: Configuration, folded: Network
+) -> None:
+    found = read_back(pipeline, row, folded)
+    kinds = [entry.kind for entry in found]
+    assert (kinds.count("weight"), kinds.count("bias")) == (10, 10)
+    assert kinds.count("activation") >= 14
+    weights = [entry for entry in found if entry.kind == "weight"]
+    assert {entry.dtype for entry in weights} == {row.weights_dtype}
+    assert {entry.name for entry in weights} == {layer.weight for layer in folded.weighted}
+    activations = {entry.dtype for entry in found if entry.kind == "activation"}
+    assert activations == {row.activations_dtype}
+
+
+@pytest.mark.parametrize("row", TUNED, **IDS)
+def test_our_parameters_under_a_stock_label_are_seen(
+    pipeline: Pipeline, row: Configuration, folded: Network
+) -> None:
+    assert not stock.nearest(read_back(pipeline, row, folded), folded).ok
+
+
+def test_the_stock_model_of_another_framework_is_seen(
+    pipeline: Pipeline, folded: Network, images: NDArray[np.uint8]
+) -> None:
+    ort, torch = (
+        next(row for row in ROWS if row.framework == name) for name in ("onnxruntime", "torch")
+    )
+    found = read_back(pipeline, torch, folded)
+    assert stock.nearest(found, folded).ok
+    assert not stock.ranges(ort, found, folded, images, 1).ok
+
+
+# torch's own remark on parameters that share memory, as those of onnx2torch do.
+@pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")
+@pytest.mark.parametrize("row", ROWS, **IDS)
+def test_another_calibration_than_the_recorded_one_is_seen(
+    pipeline: Pipeline, tmp_path: Path, row: Configuration, images: NDArray[np.uint8]
+) -> None:
+    """Quantized on the first half of the images, and said to be on all."""
+    backend = backends.backend(row.framework)
+    path = tmp_path / backend.STOCK_FILE
+    folded = pipeline.artifact("folded").path("folded.onnx")
+    record = backend.quantize(folded, images[:50], row, path, 1)
+    found = stock.prove(row, path, network.read(folded), images, record, 1)
+    broken = {check.name for check in failed(from_records(found["checks"]))}
+    assert "SHA-256 of what calibration fed" in broken
+    if row.framework == "onnxruntime":
+        assert "activations whose scale is not from the calibration images" in broken
+
+
+def test_one_scale_that_is_not_from_the_images_is_named(
+    pipeline: Pipeline, folded: Network, images: NDArray[np.uint8]
+) -> None:
+    found = read_back(pipeline, ROWS[0], folded)
+    place = next(n for n, entry in enumerate(found) if entry.kind == "activation" and n > 5)
+    found[place] = replace(found[place], scales=[found[place].scales[0] * 1.01])
+    check = stock.ranges(ROWS[0], found, folded, images, 1)
+    assert check.observed == found[place].name
+
+
+def test_a_stock_row_that_is_not_proven_makes_its_requirement_red(bench: Bench) -> None:
+    name = next(row.name for row in ROWS if row.framework == "torch")
+    images = np.load(bench.artifact("calibration").path("images.npy"))
+    bench.plant("calibration", files={"images.npy": as_npy(images[::-1])})
+    bench.remake(f"proof/{name}")
+    assert f"{name}, SHA-256 of what calibration fed" in bench.verdict("PTQ-03")
+
+
+def test_what_tuning_changed_has_to_add_up(bench: Bench) -> None:
+    name = f"tuning/{TUNED[0].name}"
+    bench.plant(name, {"gained": bench.artifact(name).record["gained"] + 1})
+    assert "images that tuning gains less those it loses" in bench.verdict("ANL-01")
+
+
+def test_a_torchao_that_lowers_rightly_is_told(bench: Bench) -> None:
+    """The reference row would then be out of date."""
+    name = next(row.name for row in ROWS if (row.framework, row.dtype) == ("torch", "int8"))
+    lowering = {"images": 100, "differing": 0, "said": None}
+    bench.plant(f"model/{name}", {"lowering": lowering})
+    assert "lowering to integer kernels" in bench.verdict("PTQ-01")
