@@ -257,7 +257,7 @@ def growth(bench: Bench) -> Lines:
             "--output": [str(bench.folder / "study")],
             "--on": ["test"],
             "--count": ["1000"],
-            "--cell": [row.name for row in rows.quantized()][:cells],
+            "--cell": [row.name for row in rows.calibrated()][:cells],
             "--ranges": ranges,
             "--granularity": ["per-channel", "per-tensor"][: len(ranges)],
         }

@@ -37,6 +37,7 @@ def _expanded(path: Path | None) -> Path | None:
 
 
 QUANTIZED = configurations.quantized()
+CALIBRATED = configurations.calibrated()
 if TYPE_CHECKING:
     Framework: TypeAlias = str
     Dtype: TypeAlias = str
@@ -48,8 +49,8 @@ else:  # the list of rows decides what may be chosen
 
     Framework = _one_of(row.framework for row in QUANTIZED)
     Dtype = _one_of(row.dtype for row in QUANTIZED)
-    RecipeName = _one_of(recipe.name for recipe in configurations.recipes())
-CELLS = [row.name for row in QUANTIZED]
+    RecipeName = _one_of(row.recipe.name for row in QUANTIZED if row.recipe)
+CELLS = [row.name for row in CALIBRATED]
 RANGES, GRANULARITIES = (
     list(get_args(kind)) for kind in (configurations.Ranges, configurations.Granularity)
 )

@@ -81,6 +81,11 @@ class Recipe:
         return f"{self.name}-7bit" if self.reduce_range else self.name
 
     @property
+    def statistics(self) -> str:
+        """What is collected for it on the calibration images; recipes may share that."""
+        return f"{'equalized' if self.equalize else 'plain'}-{self.moment_stride}"
+
+    @property
     def weight_limit(self) -> int:
         """Largest magnitude of a rounded weight."""
         if self.reduce_range is None:

@@ -89,6 +89,12 @@ def gather(
             "sensitivity": _sensitivity(made),
             "conversion": conversion
             and _only(conversion, "opset", "producer", "steps", "warnings", "versions"),
+            "tuning": [
+                made[stage].record
+                for _, tuned in configurations.tunings()
+                if (stage := f"tuning/{tuned.name}") in made
+            ],
+            "agreement": _record(made, "agreement"),
             "stages": {name: _stage(pipeline, made[name], name, started) for name in made},
         }
     )
@@ -193,8 +199,9 @@ def _quantized(
         "float_ops": sum(model["float_ops"].values()),
         "census": _only(model, "quantized_ops", "float_ops", "weights"),
         "support": model.get("support"),
+        "lowering": model.get("lowering"),
         "kernels": model.get("kernels"),
         "default_kernels": model.get("default_kernels"),
-        **_only(_record(made, f"proof/{name}"), "reference", "tensors"),
+        **_only(_record(made, f"proof/{name}"), "reference", "tensors", "integers_sha256"),
         **_only(_record(made, f"layers/{name}"), "layers"),
     }

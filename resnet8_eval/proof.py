@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import environment
-from resnet8_eval.backends import StoredTensor, backend
+from resnet8_eval.backends import StoredTensor, backend, integers_sha256
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import Check
 from resnet8_eval.cifar10 import Split
@@ -58,7 +58,8 @@ def prove(
     Returns
     -------
     dict
-        ``tensors`` (see :class:`resnet8_eval.backends.StoredTensor`), ``checks`` of them, and
+        ``integers_sha256`` (see :func:`resnet8_eval.backends.integers_sha256`), ``tensors`` (see
+        :class:`resnet8_eval.backends.StoredTensor`), ``checks`` of them, and
         ``reference``: ``disagreements`` (images with another class), ``total``, ``correct``,
         ``largest_score_difference`` and ``probable_cause`` of too many; None where the model
         itself computes in reference arithmetic.
@@ -66,6 +67,7 @@ def prove(
     found = backend(row.framework).read_back(model, parameters.rounded)
     checks = [*compare(found, parameters, row), compare_weights(parameters)]
     return {
+        "integers_sha256": integers_sha256(found),
         "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
         "checks": [check.as_dict() for check in checks],
         "reference": None

@@ -170,6 +170,14 @@ class Support(_Part, frozen=True):
     said: dict[str, str]
 
 
+class Lowering(_Part, frozen=True):
+    """Integer kernels held against the model that the framework itself lowered to them."""
+
+    images: Total
+    differing: Count | None
+    said: str | None
+
+
 class Reference(_Part, frozen=True):
     """The kernels held against the same integers in float arithmetic (quantize, dequantize)."""
 
@@ -258,7 +266,9 @@ class ConfigurationResult(_Part, frozen=True):
     tensors or come out of one; what they compute in is `execution`. `kernels` are the operators of
     the graph as ONNX Runtime ran it, `default_kernels` those of a session opened without any
     setting. `optimizer_bytes` are what training left in a Keras file beside its `weights_bytes`.
-    `right_base64` says which images are right: one bit each, the first in the highest bit.
+    `integers_sha256` is the same for models that hold the same weights, whatever their zero point.
+    `lowering` says what integer kernels that a stock model was lowered to answer, where that was
+    tried. `right_base64` says which images are right: one bit each, the first in the highest bit.
     """
 
     name: str
@@ -298,6 +308,7 @@ class ConfigurationResult(_Part, frozen=True):
     per_class_tests: tuple[ClassTest, ...] = ()
     right_base64: str | None = None
     changed: tuple[ChangedImage, ...] = ()
+    lowering: Lowering | None = None
     kernels: Counts | None = None
     default_kernels: Counts | None = None
     reference: Reference | None = None
@@ -305,7 +316,31 @@ class ConfigurationResult(_Part, frozen=True):
     latency: Latency | None = None
     throughput: Throughput | None = None
     tensors: tuple[Tensor, ...] = ()
+    integers_sha256: Sha256 | None = None
     layers: tuple[LayerNoise, ...] = ()
+
+
+class Tuning(_Part, frozen=True):
+    """What tuning changed in one cell: the tuned row held against the stock one, image by image.
+
+    `lost` and `gained` are images that only the stock, or only the tuned, model gets right.
+    """
+
+    stock: str
+    tuned: str
+    delta_pp: Points
+    delta_ci95_pp: tuple[float, float]
+    lost: Count
+    gained: Count
+    mcnemar_p: Probability
+    agreement_percent: Percent
+
+
+class Agreement(_Part, frozen=True):
+    """Share of test images that two rows class alike; rows and columns in the order of `rows`."""
+
+    rows: tuple[str, ...]
+    percent: tuple[tuple[Percent, ...], ...]
 
 
 class Calibration(_Part, frozen=True):
@@ -414,6 +449,8 @@ class Results(_Part, frozen=True):
     sensitivity: Sensitivity | None
     conversion: Conversion | None
     stages: dict[str, Stage]
+    tuning: tuple[Tuning, ...] = ()
+    agreement: Agreement | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.configurations]

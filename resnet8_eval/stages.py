@@ -160,7 +160,8 @@ def table(settings: Settings) -> list[Stage]:
         for recipe in configurations.recipes():
             name = f"{kind}/{recipe.key}"
             own = functools.partial(make, recipe=recipe)
-            needed = tuple(need.format(recipe=recipe.key) for need in needs)
+            known = {"recipe": recipe.key, "statistics": recipe.statistics}
+            needed = tuple(need.format(**known) for need in needs)
             stages.append(Stage(name, lane, needed, own, decided_by | recipe.describe()))
 
     def of_rows(
@@ -182,13 +183,13 @@ def table(settings: Settings) -> list[Stage]:
                 )
             )
 
-    of_recipes(
-        "parameters",
-        "onnxruntime",
-        ("onnx", "folded", "calibration"),
-        _parameters,
-        {},
-    )
+    for recipe in {recipe.statistics: recipe for recipe in configurations.recipes()}.values():
+        name, make = (
+            f"statistics/{recipe.statistics}",
+            functools.partial(_statistics, recipe=recipe),
+        )
+        stages.append(Stage(name, "onnxruntime", ("onnx", "folded", "calibration"), make, {}))
+    of_recipes("parameters", "onnxruntime", ("statistics/{statistics}",), _parameters, {})
     of_rows("model", calibrated, _parameters_of, _model, {})
     of_rows("model", stock, lambda _: ("folded", "calibration"), _stock_model, {})
     of_rows("scores", rows, _source, _scores, test | model)
@@ -325,18 +326,30 @@ def _calibration(inputs: Inputs, out: Path) -> Record:
     }
 
 
-def _parameters(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+def _statistics(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
     import numpy as np
 
     from resnet8_eval import network
-    from resnet8_eval.calibrate.tuned import calibrate, same_function
+    from resnet8_eval.calibrate.tuned import collect, same_function
 
     images = np.load(inputs.path("calibration", "images.npy"))
     folded = network.read(inputs.path("folded", "folded.onnx"))
-    record = calibrate(folded, images, out, inputs.threads, recipe)
-    converted = inputs.path("onnx", "model.onnx")
-    checks = same_function(converted, out, images, inputs.threads)
-    return {**record, "checks": [check.as_dict() for check in checks]}
+    found = collect(folded, images, inputs.threads, recipe)
+    found.save(out)
+    checks = same_function(inputs.path("onnx", "model.onnx"), out, images, inputs.threads)
+    return {
+        "fed_sha256": found.observed.fed_sha256,
+        "checks": [check.as_dict() for check in checks],
+    }
+
+
+def _parameters(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+    from resnet8_eval.calibrate.tuned import Statistics, decide
+
+    made = inputs.artifacts[f"statistics/{recipe.statistics}"]
+    statistics = Statistics.load(made.folder, made.record["fed_sha256"])
+    decided = decide(statistics, out, recipe, recipe.weight_limit)
+    return {**decided, "checks": made.record["checks"]}
 
 
 def _model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
@@ -491,7 +504,7 @@ def _tuning(inputs: Inputs, out: Path, *, stock: str, tuned: str) -> Record:
         np.load(inputs.path(f"scores/{name}", "scores.npy")) for name in (stock, tuned)
     )
     found = compare(after, before, inputs.split("test").labels, inputs.class_names)
-    keys = ("delta_pp", "delta_ci95_pp", "lost", "gained", "mcnemar_p", "agreement_percent", "word")
+    keys = ("delta_pp", "delta_ci95_pp", "lost", "gained", "mcnemar_p", "agreement_percent")
     return {"stock": stock, "tuned": tuned, **{key: found[key] for key in keys}}
 
 

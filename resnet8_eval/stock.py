@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.backends import StoredTensor, backend
+from resnet8_eval.backends import StoredTensor, backend, integers_sha256
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
@@ -60,7 +60,8 @@ def prove(
     Returns
     -------
     dict
-        ``tensors`` (see :class:`resnet8_eval.backends.StoredTensor`) and ``checks`` of them.
+        ``integers_sha256`` (see :func:`resnet8_eval.backends.integers_sha256`), ``tensors`` (see
+        :class:`resnet8_eval.backends.StoredTensor`) and ``checks`` of them.
     """
     found = backend(row.framework).read_back(model, network)
     fed = hashlib.sha256()
@@ -73,6 +74,7 @@ def prove(
         ranges(row, found, network, images, threads),
     ]
     return {
+        "integers_sha256": integers_sha256(found),
         "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
         "checks": [check.as_dict() for check in checks],
         "reference": None,

@@ -6,7 +6,8 @@ imported when it is needed, and imports its framework only when it is asked for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -77,6 +78,16 @@ class StoredTensor:
         return {
             key: value for key, value in asdict(self).items() if key not in ("values", "wrong_axis")
         }
+
+
+def integers_sha256(found: Iterable[StoredTensor]) -> str:
+    """Hash of the weights of a stored model: integers less their zero points, and scales."""
+    total = hashlib.sha256()
+    for entry in sorted(found, key=lambda entry: entry.name):
+        if entry.kind == "weight":
+            total.update(np.asarray(entry.values, np.int16).tobytes())
+            total.update(np.asarray(entry.scales, np.float32).tobytes())
+    return total.hexdigest()
 
 
 class Backend(Protocol):

@@ -101,7 +101,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     dict
         As the protocol says; also ``support`` for unsigned weights (see
         :func:`unsigned_kernel_support`), and for signed ones ``lowering``: how the integer kernels
-        that torchao lowers the model to answer on the first batch, beside the model itself.
+        that torchao lowers the model to answer on a batch, beside the model itself.
     """
     import torch
 
@@ -119,13 +119,13 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
         configuration = replace(configuration, weight=weight)
     quantizer = x86.X86InductorQuantizer().set_global(configuration)
     fed = hashlib.sha256()
-    example = (torch.from_numpy(next(batches(images))),)
     with torchscript.deprecations_ignored():
         exported = onnx_to_torch.export_program(onnx_to_torch.convert(folded)).module()
         module = prepare_pt2e(exported, quantizer)
         for batch in batches(images):
             fed.update(batch.data)
-            module(torch.from_numpy(batch))
+            example = (torch.from_numpy(batch),)
+            module(*example)
         module = convert_pt2e(module)
         torch.export.save(onnx_to_torch.export_program(module), path)
         lowering = None if unsigned else _lowering(path, example)

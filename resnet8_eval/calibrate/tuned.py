@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval import network
 from resnet8_eval.calibrate.equalize import equalize
-from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.parameters import EXACT, Parameters
 from resnet8_eval.calibrate.ranges import Observed, activation_ranges, observe
 from resnet8_eval.calibrate.rounding import Moments, input_moments, round_weights
 from resnet8_eval.checks import Check
 from resnet8_eval.configurations import TUNED, Recipe
-from resnet8_eval.environment import exact_weight_limit
 from resnet8_eval.evaluate import parity
 from resnet8_eval.network import Network
 from resnet8_eval.preprocess import batches
 from resnet8_eval.store import Record
 
+STATISTICS: Final = "statistics.npz"
 EQUALIZED_ATOL: Final = 1e-4
 """Largest difference in score between the network and its equalized form. The same products are
 summed in float32 with other factors: measured 3e-6 on the pretrained model's probabilities."""
@@ -43,9 +45,35 @@ class Statistics(NamedTuple):
     observed: Observed
     moments: Moments
 
+    def save(self, folder: Path) -> None:
+        """Write them into `folder`."""
+        self.network.save(folder / EXACT)
+        arrays: dict[str, Any] = {}
+        for name, extremes in self.observed.extremes.items():
+            arrays[f"extremes {name}"] = np.array(extremes)
+            arrays[f"histogram {name}"] = self.observed.histograms[name]
+        for name, (mean, covariance) in self.moments.items():
+            arrays[f"mean {name}"], arrays[f"covariance {name}"] = mean, covariance
+        np.savez(folder / STATISTICS, **arrays)
+
+    @classmethod
+    def load(cls, folder: Path, fed_sha256: str) -> Statistics:
+        """Read what :meth:`save` wrote."""
+        kinds: dict[str, dict[str, Any]] = defaultdict(dict)
+        with np.load(folder / STATISTICS) as arrays:
+            for key in arrays.files:
+                kind, _, name = key.partition(" ")
+                kinds[kind][name] = arrays[key]
+        extremes = {
+            name: (float(low), float(high)) for name, (low, high) in kinds["extremes"].items()
+        }
+        moments = {name: (mean, kinds["covariance"][name]) for name, mean in kinds["mean"].items()}
+        observed = Observed(extremes, kinds["histogram"], fed_sha256)
+        return cls(network.read(folder / EXACT), observed, moments)
+
 
 def calibrate(
-    network: Network,
+    folded: Network,
     images: NDArray[np.uint8],
     folder: Path,
     threads: int,
@@ -56,7 +84,7 @@ def calibrate(
 
     Parameters
     ----------
-    network
+    folded
         float32 with batch normalisation folded.
     images
         Calibration images, uint8 (N, 32, 32, 3).
@@ -67,8 +95,7 @@ def calibrate(
     recipe
         How.
     limit
-        Largest magnitude of a rounded weight; by default
-        :func:`resnet8_eval.environment.exact_weight_limit`.
+        Largest magnitude of a rounded weight; by default the recipe's.
 
     Returns
     -------
@@ -76,29 +103,26 @@ def calibrate(
         ``method`` in words; ``weight_limit``; ``fed_sha256``, the hash of the bytes fed when the
         ranges were found; and ``layers``, the names of the weighted layers.
     """
-    statistics = collect(network, images, threads, recipe)
-    return decide(statistics, folder, recipe, limit or exact_weight_limit())
+    statistics = collect(folded, images, threads, recipe)
+    return decide(statistics, folder, recipe, limit or recipe.weight_limit)
 
 
-def collect(
-    network: Network, images: NDArray[np.uint8], threads: int, recipe: Recipe
-) -> Statistics:
+def collect(folded: Network, images: NDArray[np.uint8], threads: int, recipe: Recipe) -> Statistics:
     """Run the calibration images through the network.
 
     Parameters
     ----------
-    network, images, threads
+    folded, images, threads
         As in :func:`calibrate`.
     recipe
         Its ``equalize`` and ``moment_stride`` count here; recipes that differ in nothing else can
         share what is collected.
     """
-    if recipe.equalize:
-        network = equalize(network, images, threads)
+    exact = equalize(folded, images, threads) if recipe.equalize else folded
     return Statistics(
-        network,
-        observe(network, images, threads),
-        input_moments(network, images[:: recipe.moment_stride], threads),
+        exact,
+        observe(exact, images, threads),
+        input_moments(exact, images[:: recipe.moment_stride], threads),
     )
 
 
@@ -121,15 +145,15 @@ def decide(
     dict
         As :func:`calibrate`.
     """
-    network, observed, moments = statistics
-    activations = activation_ranges(network, observed, recipe, levels)
-    rounded = round_weights(network, moments, recipe, limit)
-    Parameters(network, rounded.network, activations, rounded.scales, rounded.integers).save(folder)
+    exact, observed, moments = statistics
+    activations = activation_ranges(exact, observed, recipe, levels)
+    rounded = round_weights(exact, moments, recipe, limit)
+    Parameters(exact, rounded.network, activations, rounded.scales, rounded.integers).save(folder)
     return {
         "method": _describe(recipe, limit),
         "weight_limit": limit,
         "fed_sha256": observed.fed_sha256,
-        "layers": [layer.name for layer in network.weighted],
+        "layers": [layer.name for layer in exact.weighted],
     }
 
 
@@ -146,14 +170,13 @@ def same_function(
     source
         The converted ONNX model, before anything was done to it.
     folder
-        What :func:`calibrate` wrote.
+        Where the equalized network lies.
     images
         uint8 (N, 32, 32, 3).
     threads
         Threads for ONNX Runtime.
     """
     from resnet8_eval import backends
-    from resnet8_eval.calibrate.parameters import EXACT
 
     before, after = (
         backends.scores(path, images, threads=threads) for path in (source, folder / EXACT)

@@ -45,13 +45,30 @@ def before_deploying(results: Results) -> list[Note]:
     """Notes on the quantized configurations that run otherwise than a user may think."""
     notes = []
     for row, found in table.measured(results):
-        if found.recipe and found.execution == "reference":
+        if found.recipe and found.lowering:
+            notes.append(Note(row, f"it was computed {DEFINITIONS['reference']}.", _lowered(found)))
+        elif found.recipe and found.execution == "reference":
             notes.append(
                 Note(row, f"it was computed {DEFINITIONS['reference']}.", _refusals(found))
             )
         elif found.recipe and found.recipe.runs_as:
             notes.append(Note(row, _as_unsigned(found, found.recipe.runs_as), _SIGNED_KERNELS))
+        elif found.recipe and (left := _left_in_float(found.default_kernels or {})):
+            notes.append(Note(row, f"a default session leaves {left} in float.", ""))
     return notes
+
+
+def _lowered(found: ConfigurationResult) -> str:
+    """What came of the framework's own lowering to integer kernels."""
+    tried = found.lowering
+    if tried is None or tried.differing == 0:
+        return ""
+    if tried.differing is None:
+        return f"Its lowering to integer kernels failed: “{words.plain(tried.said)}”"
+    return (
+        f"Lowered to integer kernels by {words.framework(found)}'s own tool, it gave other answers "
+        f"than the model itself on {tried.differing} of {tried.images} images."
+    )
 
 
 _SIGNED_KERNELS: Final = (

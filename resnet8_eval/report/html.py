@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import charts, detail, execution, layers, table, timeline, words
+from resnet8_eval.report import charts, detail, execution, layers, table, timeline, tuning, words
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
     FLAGGED_DROP_PP,
@@ -93,6 +93,9 @@ def _view(results: Results) -> dict[str, Any]:
         "milestone_titles": MILESTONES,
         "rows": table.rows(results),
         "size_note": table.size_note(results),
+        "tuning_headers": tuning.HEADERS,
+        "tuning": tuning.lines(results),
+        "same_weights": tuning.same_weights(results),
         "deployment": execution.before_deploying(results),
         "requirements": requirements,
         "thresholds": {

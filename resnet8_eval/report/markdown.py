@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import execution, table, words
+from resnet8_eval.report import execution, table, tuning, words
 
 _COLUMNS: Final = tuple(
     column for column in table.COLUMNS if column.key not in ("title", "interval")
@@ -104,6 +104,13 @@ def _comparison(results: Results) -> str:
 
 def _notes(results: Results) -> list[str]:
     blocks = []
+    changes = [[escape(cell) for cell in line] for line in tuning.lines(results)]
+    if changes:
+        blocks += [
+            "What tuning changed, on the same images:",
+            grid(tuning.HEADERS, changes, range(1, 7)),
+        ]
+    blocks += map(escape, tuning.same_weights(results))
     size = table.size_note(results)
     if size:
         blocks.append(escape(size))

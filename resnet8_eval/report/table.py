@@ -169,10 +169,14 @@ def to_csv(results: Results) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
+    changes = {entry.tuned: entry for entry in results.tuning}
     for _, found in measured(results):
         values = {key: getattr(found, key, None) for key in _CSV_COLUMNS}
         values["recipe"] = found.recipe.name if found.recipe else None
         values["assets"] = results.assets.kind
+        if change := changes.get(found.name):
+            values["change_from_stock_pp"] = change.delta_pp
+            values["change_from_stock_mcnemar_p"] = change.mcnemar_p
         for quantity, limits in (
             ("accuracy_ci95_{}_percent", found.accuracy_ci95_percent),
             ("delta_ci95_{}_pp", found.delta_ci95_pp),
@@ -189,6 +193,7 @@ _CSV_COLUMNS: Final = (
     *("delta_pp", "delta_ci95_low_pp", "delta_ci95_high_pp", "mcnemar_p", "lost", "gained"),
     *("agreement_percent", "size_bytes", "quantized_ops", "float_ops"),
     *("word", "flagged", "flag_reason", "model_sha256", "assets"),
+    *("change_from_stock_pp", "change_from_stock_mcnemar_p"),
 )
 
 

@@ -6,7 +6,7 @@ import textwrap
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import table, words
+from resnet8_eval.report import table, tuning, words
 
 _COLUMNS: Final = (
     *("title", "types", "execution", "accuracy", "correct"),
@@ -40,6 +40,10 @@ def render(results: Results, width: int) -> list[str]:
     if results.assets.user_model:
         lines += textwrap.wrap(words.USER_MODEL_TEXT, width)
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
+    for cell, accuracy, change, interval, *_, agreement in tuning.lines(results):
+        text = f"{cell}, stock → tuned: {accuracy} %, {change} pp ({interval})"
+        lines += textwrap.wrap(f"{text}; agreement {agreement} %", width, subsequent_indent="  ")
+    lines += [""] * bool(results.tuning)
     for name, found in results.milestones.items():
         lines.append(words.milestone(name, found))
         for shortfall in words.shortfalls(results, name):

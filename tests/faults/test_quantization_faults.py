@@ -54,7 +54,9 @@ def other(name: str) -> str:
     """The same framework's other type."""
     row = configurations.of(name)
     dtype = "int8" if row.dtype == "uint8" else "uint8"
-    return configurations.quantized(row.framework, dtype)[0].name
+    return next(
+        other.name for other in configurations.calibrated(row.framework) if other.dtype == dtype
+    )
 
 
 # --- ONNX Runtime --------------------------------------------------------------------------------

@@ -26,9 +26,9 @@ from tests.planted import (
     weight_made_8_bit_on_the_fly,
 )
 
-ROWS = configurations.quantized("onnxruntime")
+ROWS = configurations.calibrated("onnxruntime")
 NAMES = [row.name for row in ROWS]
-KINDS = {row.name: row.dtype for row in ROWS}
+KINDS = {row.name: (row.weights_dtype, row.activations_dtype) for row in ROWS}
 
 
 def stored(pipeline: Pipeline, name: str = NAMES[0]) -> Path:
@@ -39,9 +39,11 @@ def stored(pipeline: Pipeline, name: str = NAMES[0]) -> Path:
 def test_a_model_made_twice_is_the_same_to_the_byte(
     pipeline: Pipeline, tmp_path: Path, name: str
 ) -> None:
-    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    row = configurations.of(name)
+    assert row.recipe is not None
+    parameters = Parameters.load(pipeline.artifact(f"parameters/{row.recipe.key}").folder)
     path = tmp_path / "model.onnx"
-    record = ort_backend.write(parameters, configurations.of(name), path)
+    record = ort_backend.write(parameters, row, path)
     assert file_sha256(tmp_path / "model.onnx") == file_sha256(stored(pipeline, name))
     assert record == pipeline.artifact(f"model/{name}").record
 
@@ -51,8 +53,8 @@ def test_the_census_of_an_honest_model(pipeline: Pipeline, name: str) -> None:
     found = ort_backend.census(stored(pipeline, name))
     assert found["quantized_ops"] == {"Conv": 9, "Add": 3, "GlobalAveragePool": 1, "Gemm": 1}
     assert found["float_ops"] == {"Softmax": 1}
-    assert list(found["weights"].values()) == [KINDS[name]] * 10
-    assert found["activations"] == [KINDS[name]]
+    assert list(found["weights"].values()) == [KINDS[name][0]] * 10
+    assert found["activations"] == [KINDS[name][1]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,10 +86,11 @@ def test_onnxruntime_runs_every_convolution_in_integers(pipeline: Pipeline, name
 
 @pytest.mark.skipif(not is_x86(), reason="a default session rewrites signed activations on x86")
 def test_what_a_default_session_leaves_in_float_is_recorded(pipeline: Pipeline) -> None:
-    signed, unsigned = (pipeline.artifact(f"model/{name}").record for name in NAMES)
+    signed, unsigned, mixed = (pipeline.artifact(f"model/{name}").record for name in NAMES)
     assert signed["default_kernels"]["Conv"] == 6
     assert signed["default_kernels"]["QLinearConv"] == 3
     assert unsigned["default_kernels"] == unsigned["kernels"]
+    assert mixed["default_kernels"] == mixed["kernels"]
 
 
 @pytest.mark.parametrize("place", [1, -1])

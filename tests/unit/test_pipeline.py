@@ -22,7 +22,7 @@ from tests.planted import borrowing
 QUANTIZED = {
     f"{kind}/{row.name}"
     for kind in ("model", "scores", "compare")
-    for row in configurations.quantized()
+    for row in configurations.calibrated()
 }
 EVERY_SCORE = {f"scores/{row.name}" for row in CONFIGURATIONS}
 
@@ -176,9 +176,8 @@ def test_a_row_moves_its_own_stages_alone(
     found = {name for name in before if name in after and before[name] != after[name]}
     own = {f"{kind}/torch-int8-tuned" for kind in ("model", "scores", "compare")}
     assert own <= found
-    assert all(
-        name.startswith("proof/torch") or name.endswith("torch-int8-tuned") for name in found
-    )
+    beside = {"agreement", "proof/torch-uint8-tuned"}  # they read its scores
+    assert all(name.endswith("torch-int8-tuned") for name in found - beside)
 
 
 OTHERS: dict[str, Any] = {
@@ -189,21 +188,26 @@ OTHERS: dict[str, Any] = {
     "correct_bias": False,
     "percentile": 99.9,
     "moment_stride": 2,
+    "reduce_range": True,
     "float_layers": (0,),
 }
 
 
-@pytest.mark.parametrize("field", [f.name for f in fields(Recipe) if f.name != "name"])
+@pytest.mark.parametrize("field", [f.name for f in fields(Recipe) if f.name not in ("name", "by")])
 def test_a_recipe_moves_all_that_is_made_by_it(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     before = keys(pipeline.settings)
     recipe = replace(TUNED, **{field: OTHERS[field]})
-    rows = [replace(row, recipe=row.recipe and recipe) for row in CONFIGURATIONS]
+    rows = [replace(row, recipe=recipe) if row.recipe == TUNED else row for row in CONFIGURATIONS]
     monkeypatch.setattr(configurations, "CONFIGURATIONS", tuple(rows))
-    found = moved(before, keys(pipeline.settings))
-    assert {"parameters/tuned", *QUANTIZED} <= found
-    assert not {"onnx", "torch", "calibration", "scores/torch-float32"} & found
+    after = keys(pipeline.settings)
+    names = [row.name for row in CONFIGURATIONS if row.recipe == TUNED]
+    for kind in ("model", "scores", "proof", "compare"):
+        for name in names:
+            assert before[f"{kind}/{name}"] != after[f"{kind}/{name}"]
+    for name in ("onnx", "torch", "calibration", "scores/torch-float32", "model/torch-int8-stock"):
+        assert before[name] == after[name]
 
 
 def test_a_second_recipe_of_one_cell_stands_beside_the_first(
@@ -214,6 +218,7 @@ def test_a_second_recipe_of_one_cell_stands_beside_the_first(
     row = replace(configurations.of("torch-int8-tuned"), recipe=other)
     monkeypatch.setattr(configurations, "CONFIGURATIONS", (*CONFIGURATIONS, row))
     after = keys(pipeline.settings)
+    del before["agreement"]  # of all rows
     assert {name: after[name] for name in before} == before
     assert {
         *("parameters/coarse", "sensitivity/coarse", "feed/coarse"),

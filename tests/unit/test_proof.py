@@ -21,8 +21,8 @@ from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
 ONNX = configurations.of("onnxruntime-int8-tuned")
-QUANTIZED = [row.name for row in configurations.quantized()]
-KERNELS = [row.name for row in configurations.quantized() if row.execution == "kernel"]
+QUANTIZED = [row.name for row in configurations.calibrated()]
+KERNELS = [row.name for row in configurations.calibrated() if row.execution == "kernel"]
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

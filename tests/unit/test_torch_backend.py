@@ -25,7 +25,7 @@ from resnet8_eval.convert import onnx_to_torch
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
 
-ROWS = configurations.quantized("torch")
+ROWS = configurations.calibrated("torch")
 NAMES = [row.name for row in ROWS]
 KERNELS, REFERENCE = "torch-int8-tuned", "torch-uint8-tuned"
 
@@ -142,7 +142,7 @@ def float_result(network: Any, name: str) -> None:
     layer.forward = lambda x: honest(x).dequantize()
 
 
-@pytest.mark.parametrize("name", [row.name for row in configurations.quantized()])
+@pytest.mark.parametrize("name", [row.name for row in configurations.calibrated()])
 def test_one_network_has_the_same_number_of_operators_in_every_census(
     pipeline: Pipeline, name: str
 ) -> None:
