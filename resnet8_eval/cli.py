@@ -242,7 +242,7 @@ def evaluate(
     record = {
         "model": str(model),
         "assets": source.kind,
-        **judge(scores, labels, read_class_names(source.dataset)),
+        **judge(scores, labels, read_class_names(source.dataset, source.dataset_sha256)),
     }
     if as_json:
         _print_json(record)
@@ -271,7 +271,7 @@ def compare(
     from resnet8_eval.evaluate import evaluate as judge
 
     reference, labels, source = _scores(baseline, kind, assets_dir, cache_dir)
-    names = read_class_names(source.dataset)
+    names = read_class_names(source.dataset, source.dataset_sha256)
     rows = []
     for model in (baseline, *models):
         scores = reference if model is baseline else _scores(model, kind, assets_dir, cache_dir)[0]
@@ -649,7 +649,7 @@ def _scores(
     if model.suffix == ".onnx":
         onnx_file.demand_readable(model)
     found = _locate(kind, assets_dir, cache_dir)
-    test = read_split(found.dataset, "test")
+    test = read_split(found.dataset, "test", found.dataset_sha256)
     with _working(f"evaluate {model.name}"):
         scores = backends.scores(model, test.images, threads=usable_cores())
     return scores, test.labels, found

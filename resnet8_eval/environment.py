@@ -23,7 +23,6 @@ PACKAGES: Final = (
     "torchao",
     "numpy",
     "scipy",
-    "statsmodels",
     "h5py",
     "pillow",
     "mlcommons-loadgen",

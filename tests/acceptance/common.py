@@ -77,7 +77,8 @@ def judge_whole_test_set(
     """Judge the share of test images that every one of the rows scored."""
     from resnet8_eval.cifar10 import read_split
 
-    total = len(read_split(run.settings.assets.dataset, "test").labels)
+    assets = run.settings.assets
+    total = len(read_split(assets.dataset, "test", assets.dataset_sha256).labels)
     records = {row.name: scores_record(run, row) for row in rows}
     shares = [100 * record["total"] / total for record in records.values()]
     counts = [
@@ -119,7 +120,7 @@ def judge_classes(requirement: Judge, run: Pipeline, row: Configuration) -> None
     from resnet8_eval.cifar10 import read_class_names
 
     record = scores_record(run, row)
-    names = list(read_class_names(run.settings.assets.dataset))
+    names = list(read_class_names(run.settings.assets.dataset, run.settings.assets.dataset_sha256))
     per_class = record["per_class"]
     reported = [
         entry for entry in per_class if entry["total"] and entry["accuracy_percent"] is not None

