@@ -27,7 +27,7 @@ State = Literal["verified", "missing", "damaged"]
 Announce = Callable[[str], None]
 
 DATASET_FOLDER: Final = "cifar-10-batches-py"
-MODEL_SUFFIXES: Final = (".h5", ".keras")
+MODEL_SUFFIXES: Final = (".h5", ".hdf5", ".H5", ".keras")
 
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
