@@ -25,7 +25,7 @@ Kind = Literal["real", "stand-in"]
 State = Literal["verified", "missing", "damaged"]
 
 DATASET_FOLDER: Final = "cifar-10-batches-py"
-MODEL_SUFFIXES: Final = (".h5", ".keras")
+MODEL_SUFFIXES: Final = (".h5", ".hdf5", ".H5", ".keras")
 
 _REPLACE = "Delete {path}, or replace it by the original, {entry.url}. {entry.note}"
 _COMPLETE = "Delete the folder {path.parent}, or put the original {entry.name} there."

@@ -662,7 +662,8 @@ def _demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
             f"There is no file {model}.",
             expected=wanted,
             given="a folder" if model.is_dir() else "nothing of that name",
-            next_step="check the path",
+            next_step="give the path of a file; load a SavedModel folder in the Keras that wrote"
+            " it, and save it as .h5 or .keras",
         )
     if model.suffix not in suffixes:
         raise ModelError(

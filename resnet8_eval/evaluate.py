@@ -96,9 +96,9 @@ def parity(
     name
         Which two.
     expected, observed
-        float32 probabilities, shape (N, 10), of the same images in the same order.
+        float32 scores, shape (N, 10), of the same images in the same order.
     atol
-        Largest difference allowed.
+        Largest difference of probabilities allowed.
 
     Returns
     -------
@@ -107,12 +107,28 @@ def parity(
     """
     if expected.shape != observed.shape:
         return [equal(f"{name}: shape", expected.shape, observed.shape)]
+    before, after = probabilities(expected), probabilities(observed)
     differing = int((expected.argmax(axis=1) != observed.argmax(axis=1)).sum())
     return [
         at_most(
             f"{name}: largest difference in probability",
             atol,
-            float(np.abs(expected - observed).max()),
+            float(np.abs(before - after).max()),
         ),
         equal(f"{name}: images with another top-1 of {len(expected)}", 0, differing),
     ]
+
+
+def probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores as probabilities: softmax is applied to logits, and to nothing else.
+
+    Parameters
+    ----------
+    scores
+        float32, shape (N, classes).
+    """
+    sums = scores.sum(axis=1, dtype=np.float64)
+    if not (scores < 0).any() and np.allclose(sums, 1, atol=1e-3):
+        return scores
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -24,6 +24,8 @@ CLASSES: Final = 10
 IMAGE: Final = (3, 32, 32)
 _TO_PLANES: Final = [0, 3, 1, 2]
 """NHWC to NCHW."""
+_OTHERWISE_CALLED: Final = {"Clip": "ReLU6 or another Clip", "LeakyRelu": "LeakyReLU"}
+"""By those who use Keras."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,8 @@ class _Parser:
                 case "Relu" | "Reshape" if node.output[0] in self._known:
                     pass  # part of the layer before
                 case other:
-                    raise _UnrepresentableError(f"{other} ({node.name or node.output[0]})")
+                    said = _OTHERWISE_CALLED.get(other, other)
+                    raise _UnrepresentableError(f"{said} ({node.name or node.output[0]})")
         if not layers or not isinstance(layers[-1], Dense):
             raise _UnrepresentableError("no dense layer at the end")
         return Network(
@@ -390,8 +393,13 @@ class _Parser:
         if any(settings.get(name, value) != value for name, value in plain.items()):
             raise _UnrepresentableError(f"a transposed or scaled matrix product ({node.name})")
         flattened = {layer.flat for layer in before if isinstance(layer, Pooling)}
-        if any(isinstance(layer, Dense) for layer in before):
-            raise _UnrepresentableError("more than one dense layer")
+        readers = self._readers.get(node.output[0], [])
+        if any(isinstance(layer, Dense) for layer in before) or any(
+            reader.op_type != "Softmax" for reader in readers
+        ):
+            raise _UnrepresentableError(
+                f"more than one dense layer, or one with an activation ({node.name})"
+            )
         if node.input[0] not in flattened:
             raise _UnrepresentableError(
                 f"a dense layer on a map that is not averaged ({node.name})"

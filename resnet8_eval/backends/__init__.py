@@ -34,6 +34,8 @@ Execution = Literal["kernel", "signed kernel", "reference", "default"]
 
 SUFFIXES: Final[dict[str, Framework]] = {
     ".h5": "keras",
+    ".hdf5": "keras",
+    ".H5": "keras",
     ".keras": "keras",
     ".onnx": "onnxruntime",
     ".pt2": "torch",

@@ -32,6 +32,8 @@ class Rounded(NamedTuple):
     integers: dict[str, NDArray[np.int8]]
 
 
+_LEAST_SHARE: Final = 1e-4
+"""The smallest largest weight of a channel, as a share of its bias."""
 Moments = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Weight name to the mean, shape (in,), and covariance, shape (in, in), of its layer's inputs."""
 
@@ -69,7 +71,9 @@ def round_weights(
         weight = weights[name].T if transposed else weights[name]
         flat = weight.reshape(len(weight), -1)
         mean, covariance = moments[name]
-        largest = np.maximum(np.abs(flat).max(axis=1), 1e-12)
+        # A channel of zeros, as pruning leaves it, needs a step that its bias fits 32 bits in.
+        floor = np.maximum(1e-12, _LEAST_SHARE * np.abs(weights[layer.bias]))
+        largest = np.maximum(np.abs(flat).max(axis=1), floor)
         if recipe.granularity == "per-tensor":
             largest = np.full_like(largest, largest.max())
         # The scale is stored as float32: round against the scale that will be used.

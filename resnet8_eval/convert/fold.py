@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from resnet8_eval.convert import pixels
 from resnet8_eval.errors import ModelError
 from resnet8_eval.store import Record
 
@@ -22,7 +23,8 @@ def fold(source: Path, target: Path) -> Record:
     """Write `source` with its batch normalisations folded, by ONNX Runtime's own preprocessing.
 
     What several operators can say is written with one: a matrix product and its sum as Gemm, what
-    flattens the averages as Reshape, and a convolution without a bias with one of zeros.
+    flattens the averages as Reshape, and a convolution without a bias with one of zeros. A scale
+    and a shift of the pixels become part of the first convolutions.
 
     Parameters
     ----------
@@ -47,6 +49,7 @@ def fold(source: Path, target: Path) -> Record:
     quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
     model = onnx.load(target)
     _normalise(model)
+    pixels.fold(model)
     onnx.save(model, target)
     before, after = (
         Counter(node.op_type for node in found.graph.node) for found in (onnx.load(source), model)
@@ -57,7 +60,8 @@ def fold(source: Path, target: Path) -> Record:
             "Batch normalisation could not be folded whole.",
             expected="every Mul, Add or BatchNormalization after a Conv merged into that Conv",
             given=f"left over: {left}",
-            next_step="check that each BatchNormalization directly follows a Conv2D",
+            next_step="have each BatchNormalization directly follow a Conv2D, which it does not in"
+            " pre-activation blocks; docs/own-models.md says what is accepted",
         )
     return {"operators": {"before": dict(before), "after": dict(after)}}
 

@@ -17,26 +17,36 @@ from pathlib import Path
 from typing import Any, Final
 
 from resnet8_eval.convert import keras_size
+from resnet8_eval.convert.flat import INERT
 from resnet8_eval.errors import ModelError
 
 MAX_FILE_BYTES: Final = 64 * 2**20
-KNOWN_LAYERS: Final = frozenset(
+KNOWN_LAYERS: Final = INERT | {
+    "Activation",
+    "Add",
+    "AveragePooling2D",
+    "BatchNormalization",
+    "Conv2D",
+    "Dense",
+    "Flatten",
+    "GlobalAveragePooling2D",
+    "InputLayer",
+    "Normalization",
+    "ReLU",
+    "Rescaling",
+    "Reshape",
+    "Softmax",
+    "ZeroPadding2D",
+}
+KNOWN_OPERATIONS: Final = frozenset(
     {
-        "InputLayer",
-        "Conv2D",
-        "BatchNormalization",
-        "Activation",
-        "ReLU",
-        "Add",
-        "AveragePooling2D",
-        "GlobalAveragePooling2D",
-        "ZeroPadding2D",
-        "Flatten",
-        "Dropout",
-        "Dense",
-        "Softmax",
+        ("keras.src.activations.activations", "ReLU"),
+        ("keras.src.ops.nn", "Relu"),
+        ("keras.src.ops.nn", "Softmax"),
+        ("keras.src.ops.numpy", "Add"),
     }
 )
+"""What Keras writes of ``+`` and of the functions of ``keras.ops`` and ``keras.activations``."""
 KNOWN_ACTIVATIONS: Final = frozenset({"relu", "softmax", "linear"})
 KNOWN_MODELS: Final = frozenset({"Functional", "Model", "Sequential"})
 KNOWN_PARTS: Final = frozenset(
@@ -81,8 +91,8 @@ KNOWN_MODULES: Final = frozenset(
 )
 _NAMING: Final = frozenset({"class_name", "module", "registered_name"})
 """What Keras looks classes and functions up by."""
-_MOST_WEIGHTS: Final = 8
-"""Of one layer; batch normalisation has 4."""
+_MOST_WEIGHTS: Final = 8 * keras_size.MOST["layers"]
+"""Of one layer; batch normalisation has 4, and a model in the model those of its layers."""
 _MEMBERS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
 
 
@@ -97,22 +107,23 @@ def describe(path: Path) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``class_name`` and ``config`` of each layer, in the file's order.
+        ``class_name`` and ``config`` of each layer, in the file's order; those of a model inside
+        the model follow it.
 
     Raises
     ------
     ModelError
-        If the file is not a Keras model, has anything that a ResNet8 does not have, or describes a
-        network that is far too large.
+        If the file is not a Keras model, has anything that a residual network does not
+        have, or describes a network that is far too large.
     """
     if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")
     try:
         # Keras goes by the name, and so must this: a file can be valid as both.
-        model = _from_zip(path) if path.suffix == ".keras" else _from_hdf5(path)
+        model = _from_zip(path) if path.suffix.lower() == ".keras" else _from_hdf5(path)
         layers: list[dict[str, Any]] = [
             {"class_name": layer["class_name"], "config": dict(layer["config"])}
-            for layer in model["config"]["layers"]
+            for layer in keras_size.layers_of(model)
         ]
         given = next(_strange(model), None) or keras_size.excess(model)
     except ModelError:
@@ -126,23 +137,32 @@ def describe(path: Path) -> list[dict[str, Any]]:
 
 def _strange(model: dict[str, Any]) -> Iterator[str]:
     """What the description has Keras make or look up, and should not."""
-    layers = model["config"]["layers"]
+    layers = keras_size.layers_of(model)
     for layer in layers:
         activation = layer["config"].get("activation", "linear")
-        if not _among(layer["class_name"], KNOWN_LAYERS):
+        if not _among(layer["class_name"], KNOWN_LAYERS | KNOWN_MODELS) and not _operation(layer):
             yield f"a layer of class {reprlib.repr(layer['class_name'])}"
         if not _among(activation, KNOWN_ACTIVATIONS):
             yield f"the activation {reprlib.repr(activation)}"
     of_layers = {id(layer) for layer in layers}
     for entry in _objects(model):
         name, module = entry.get("class_name"), entry.get("module")
-        known = KNOWN_LAYERS if id(entry) in of_layers else KNOWN_PARTS
-        if not _among(name, KNOWN_MODELS if entry is model else known):
+        if id(entry) in of_layers and _operation(entry):
+            module = None
+        elif entry is model or (id(entry) in of_layers and "layers" in entry["config"]):
+            if not _among(name, KNOWN_MODELS):
+                yield f"an object of class {reprlib.repr(name)}"
+        elif not _among(name, KNOWN_LAYERS if id(entry) in of_layers else KNOWN_PARTS):
             yield f"an object of class {reprlib.repr(name)}"
         if not _among(module, KNOWN_MODULES):
             yield f"the module {reprlib.repr(module)}"
         if entry.get("registered_name") not in (None, name):
             yield f"the registered name {reprlib.repr(entry['registered_name'])}"
+
+
+def _operation(entry: dict[str, Any]) -> bool:
+    """Whether an entry is one of the known operations that are no layers."""
+    return (str(entry.get("module")), str(entry.get("class_name"))) in KNOWN_OPERATIONS
 
 
 def _among(name: object, known: frozenset[str | None] | frozenset[str]) -> bool:
@@ -185,7 +205,7 @@ def array_bytes(path: Path) -> dict[str, int]:
             sizes[f"{kind}_bytes"] += int(item.nbytes)
 
     content = path.read_bytes()
-    if path.suffix == ".keras":
+    if path.suffix.lower() == ".keras":
         with zipfile.ZipFile(path) as archive:
             content = archive.read("model.weights.h5")
     with h5py.File(io.BytesIO(content), "r") as file:
@@ -215,6 +235,8 @@ def _from_hdf5(path: Path) -> dict[str, Any]:
 
     with h5py.File(path, "r") as file:
         _demand_plain(file, path)
+        if "model_config" not in file.attrs:
+            raise _refusal(path, "weights without a network (KeyError: 'model_config')")
         return dict(json.loads(file.attrs["model_config"]))
 
 
@@ -237,14 +259,15 @@ def _demand_plain(file: Any, path: Path) -> None:
             reached.add(address)
             if isinstance(item, h5py.Group):
                 waiting.append(item)
-                named = sum(
-                    math.prod(item.attrs.get_id(key).shape)
-                    for key in item.attrs
-                    if key.startswith("weight_names")
-                )
+                keys = [key for key in item.attrs if key.startswith("weight_names")]
+                named = sum(math.prod(item.attrs.get_id(key).shape) for key in keys)
                 # Keras reads a layer's weights by these names, all at once, as often as each is
-                # there; the optimizer's, which are many, it leaves.
-                if named > _MOST_WEIGHTS and name != "optimizer_weights":
+                # there; the optimizer's, which are many, it leaves. A model in the model counts
+                # as one layer.
+                if name != "optimizer_weights" and (
+                    named > _MOST_WEIGHTS
+                    or named > len({str(each) for key in keys for each in item.attrs[key]})
+                ):
                     raise _refusal(path, f"a layer of {named:,} weights, {name!r}")
             elif item.external or item.is_virtual:
                 raise _refusal(path, f"data kept in another file, {name!r}")
@@ -257,9 +280,10 @@ def _demand_plain(file: Any, path: Path) -> None:
 def _refusal(path: Path, given: str) -> ModelError:
     return ModelError(
         f"{path.name} is not a Keras model that this suite can judge.",
-        expected="a whole ResNet8 saved by Keras as .h5 or .keras, made of "
+        expected="a whole residual network saved by Keras as .h5 or .keras, made of "
         + ", ".join(sorted(KNOWN_LAYERS))
         + " with Keras's own initializers, regularizers and constraints",
         given=f"{given}, in {path}",
-        next_step="save the whole model with model.save('resnet8.h5') and without custom objects",
+        next_step="save the whole model, not its weights alone, with model.save('own.keras') and"
+        " without custom objects; docs/own-models.md says what is accepted",
     )

@@ -1,7 +1,7 @@
 """How large a network a Keras file describes, reckoned before any framework makes it.
 
 A description of some kilobytes can ask for terabytes. What is reckoned here is no less than what
-the network has, and close enough to it to tell a ResNet8 from a bomb.
+the network has, and close enough to it to tell a residual network from a bomb.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 MOST: Final = {"layers": 256, "values of one image in a layer": 2**22, "weights": 2**26}
-"""A ResNet8 has 30 layers, 16,384 values of one image in its widest, and 78,666 weights."""
+"""A ResNet8 has 30 layers, 16,384 values of one image in its widest, and 78,666 weights; a
+ResNet56 some 250 layers."""
 
 
 def excess(model: dict[str, Any]) -> str | None:
@@ -28,13 +29,36 @@ def excess(model: dict[str, Any]) -> str | None:
     return next(large, None)
 
 
+def layers_of(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """The layers of a description, and behind each model in the model that one's.
+
+    Parameters
+    ----------
+    model
+        A Keras model's description of itself.
+    """
+    found: list[dict[str, Any]] = []
+    waiting = list(reversed(model["config"]["layers"]))
+    while waiting:
+        layer = waiting.pop()
+        found.append(layer)
+        waiting += reversed(layer["config"].get("layers", []))
+    return found
+
+
 def _counts(model: dict[str, Any]) -> tuple[float, float, float]:
-    layers = model["config"]["layers"]
+    layers = layers_of(model)
     settings = [layer["config"] for layer in layers]
     shapes = [
         model.get("build_config"),
         model["config"].get("build_input_shape"),
-        *(entry.get(name) for entry in settings for name in ("batch_shape", "batch_input_shape")),
+        *(entry.get("build_input_shape") for entry in settings),
+        # A batch of any size costs nothing until it is there.
+        *(
+            (entry.get(name) or [])[1:]
+            for entry in settings
+            for name in ("batch_shape", "batch_input_shape")
+        ),
     ]
     taken = list(_numbers(shapes))
     channels = [_most(entry, "filters", "units") for entry in settings]

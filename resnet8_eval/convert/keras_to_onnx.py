@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from resnet8_eval.convert import keras_file
+from resnet8_eval.convert import flat, keras_file
 from resnet8_eval.convert.log import ConversionLog
 from resnet8_eval.errors import ModelError
 from resnet8_eval.store import Record
@@ -19,6 +22,11 @@ OUTPUT_SHAPE: Final = (None, 10)
 
 
 def load(path: Path) -> Any:
+    """Open a Keras model as :func:`load_noted` does, without the notes."""
+    return load_noted(path)[0]
+
+
+def load_noted(path: Path) -> tuple[Any, list[str]]:
     """Open a Keras model that can only compute, never run code of its own.
 
     Parameters
@@ -28,8 +36,11 @@ def load(path: Path) -> Any:
 
     Returns
     -------
-    keras.Model
-        float32, (N, 32, 32, 3) in [0, 255] to (N, 10) probabilities.
+    model : keras.Model
+        float32, (N, 32, 32, 3) in [0, 255] to (N, 10) scores; see
+        :func:`resnet8_eval.convert.flat.flattened`.
+    notes : list of str
+        What is written otherwise than in the file.
 
     Raises
     ------
@@ -40,24 +51,50 @@ def load(path: Path) -> Any:
     import keras
 
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _named_as_keras_wants(path) as named:
+            model = keras.saving.load_model(named, compile=False, safe_mode=True)
+        _demand_interface(model, path)
+        _demand_sound(model, path)
+        return flat.flattened(model, path.name)
+    except ModelError:
+        raise
     except Exception as error:  # Keras raises whatever the part that failed raised
         raise ModelError(
             f"Keras cannot load {path.name}.",
             expected="a whole model saved by Keras",
             given=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
-            next_step="load it with keras.saving.load_model and save it again",
+            next_step="save it again in the Keras that made it, as .keras",
         ) from error
-    shapes = (tuple(model.input_shape), tuple(model.output_shape))
-    if shapes != (INPUT_SHAPE, OUTPUT_SHAPE):
-        raise ModelError(
-            f"{path.name} has another input or output than a CIFAR-10 ResNet8.",
-            expected=f"input {INPUT_SHAPE} of raw pixels in [0, 255], output {OUTPUT_SHAPE}",
-            given=f"input {shapes[0]}, output {shapes[1]}",
-            next_step="give a network for 32×32 RGB images and ten classes",
-        )
-    _demand_sound(model, path)
-    return model
+
+
+@contextmanager
+def _named_as_keras_wants(path: Path) -> Iterator[Path]:
+    """The file itself, or a link to it: Keras knows its formats by suffixes in small letters."""
+    if path.suffix == path.suffix.lower():
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / f"model{path.suffix.lower()}"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def _demand_interface(model: Any, path: Path) -> None:
+    taken, given = ([tuple(t.shape) for t in side] for side in (model.inputs, model.outputs))
+    # The first size is the batch's.
+    if [t[1:] for t in taken] == [INPUT_SHAPE[1:]] and [t[1:] for t in given] == [OUTPUT_SHAPE[1:]]:
+        return
+    raise ModelError(
+        f"{path.name} has another input or output than a network for CIFAR-10.",
+        expected=f"one input {INPUT_SHAPE} of raw pixels in [0, 255], one output {OUTPUT_SHAPE}",
+        given=f"input {_listed(taken)}, output {_listed(given)}",
+        next_step="give a network for 32×32 RGB images and the ten classes of CIFAR-10; of several"
+        " outputs, save the one with keras.Model(model.inputs[0], model.outputs[0])",
+    )
+
+
+def _listed(shapes: list[tuple[int | None, ...]]) -> str:
+    return " and ".join(map(str, shapes))
 
 
 def _demand_sound(model: Any, path: Path) -> None:
@@ -94,8 +131,9 @@ def convert(model_path: Path, folder: Path) -> Record:
     Returns
     -------
     dict
-        ``layers`` (name, class, weights and their shapes, strides), ``parameters``, ``opset``,
-        ``producer``, ``steps``, ``warnings``, ``versions``.
+        ``layers`` (name, class, weights and their shapes, strides), ``parameters``, ``notes`` (what
+        is written otherwise than in the file), ``opset``, ``producer``, ``steps``, ``warnings``,
+        ``versions``.
 
     Raises
     ------
@@ -119,7 +157,8 @@ def convert(model_path: Path, folder: Path) -> Record:
 
             from resnet8_eval.convert.canonical import canonical
         with log.step("load the Keras model"):
-            model = load(model_path)
+            model, notes = load_noted(model_path)
+            log.lines += [f"  {note}" for note in notes]
         with log.step("convert to ONNX"):
             signature = [tf.TensorSpec(INPUT_SHAPE, tf.float32, name="images")]
             onnx_model, _ = tf2onnx.convert.from_keras(model, signature, opset=OPSET)
@@ -142,6 +181,7 @@ def convert(model_path: Path, folder: Path) -> Record:
         "opset": OPSET,
         # tf2onnx appends the commit that it was built from, or None.
         "producer": f"{onnx_model.producer_name} {onnx_model.producer_version.split()[0]}",
+        "notes": notes,
         "steps": log.steps,
         "warnings": log.warnings,
         "versions": versions,
@@ -178,4 +218,28 @@ def _layer(layer: Any) -> dict[str, Any]:
         "parameters": int(layer.count_params()),
         "strides": list(config["strides"]) if "strides" in config else None,
         "epsilon": config.get("epsilon"),
+        **_pixels(layer),
+    }
+
+
+def _pixels(layer: Any) -> dict[str, list[float]]:
+    """Scale and shift of a layer that changes pixels, for each channel."""
+    import numpy as np
+
+    match type(layer).__name__:
+        case "Rescaling":
+            scale, shift = layer.scale, layer.offset
+        case "Normalization" if layer.invert:
+            scale, shift = np.sqrt(layer.variance), layer.mean
+        case "Normalization":
+            # Keras divides by at least its epsilon.
+            scale = 1 / np.maximum(np.sqrt(layer.variance), 1e-7)
+            shift = -np.asarray(layer.mean) * scale
+        case _:
+            return {}
+    values = {"scale": np.ravel(scale), "shift": np.ravel(shift)}
+    if any(value.size not in (1, 3) for value in values.values()):
+        return {}  # not at the front
+    return {
+        name: np.broadcast_to(value, (3,)).astype(float).tolist() for name, value in values.items()
     }

@@ -23,6 +23,7 @@ EXPECTED_MODULES: Final = {
     "Relu": "ReLU",
     "Add": "OnnxBinaryMathOperation",
     "AveragePool": "AvgPool2d",
+    "GlobalAveragePool": "OnnxGlobalAveragePoolWithKnownInputShape",
     "Reshape": "Flatten",
     "Gemm": "Linear",
     "Softmax": "Softmax",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.checks import Check, equal
+from resnet8_eval.checks import Check, at_most, equal
+from resnet8_eval.convert import pixels
 from resnet8_eval.store import Record
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -36,7 +37,8 @@ def verify_onnx(
     Returns
     -------
     checks : list of Check
-        Interface, operator counts, kernels and strides in order, parameters.
+        Interface, operator counts, kernels and strides in order, parameters, and what the network
+        does to pixels.
     accounts : list of dict
         For each Keras layer with weights: its parameters and the ONNX tensors that hold them.
     """
@@ -51,10 +53,8 @@ def verify_onnx(
     convolutions = by_type.get("Conv", [])
     dense = by_type.get("MatMul", []) + by_type.get("Gemm", [])
 
-    ledger = _Ledger(tensors, convolutions, by_type.get("Mul", []), by_type.get("Add", []), dense)
-    accounts = [
-        ledger.account(layer, _weights_of(layer, weights)) for layer in layers if layer["weights"]
-    ]
+    ledger = _Ledger(graph, tensors, convolutions, by_type, dense)
+    accounts = ledger.accounts([layer for layer in layers if layer["weights"]], weights)
     found = {account["layer"]: account for account in accounts}
     keras_convolutions = [layer for layer in layers if layer["class"] == "Conv2D"]
     kernels = [
@@ -77,44 +77,80 @@ def verify_onnx(
             [],
             [a["layer"] for a in accounts if a["found"] != a["parameters"]],
         ),
+        *ledger.front([layer for layer in layers if "scale" in layer]),
         equal("ONNX weights that are not from Keras", [], ledger.unclaimed()),
     ]
     return checks, accounts
 
 
 class _Ledger:
-    """Finds each Keras weight among the ONNX tensors, by value and at its place in the graph."""
+    """Finds each Keras weight among the ONNX tensors, by value and at its place in the graph.
+
+    tf2onnx merges a batch normalisation into its convolution where that has no bias or one of
+    zeros, leaves out vectors that change nothing, and keeps equal constants once.
+    """
 
     def __init__(
         self,
+        graph: Any,
         tensors: dict[str, NDArray[Any]],
         convolutions: list[Any],
-        multiplications: list[Any],
-        additions: list[Any],
+        by_type: dict[str, list[Any]],
         dense: list[Any],
     ) -> None:
         self.tensors = tensors
-        self.convolutions = convolutions
+        self.convolutions = list(convolutions)
         self.dense = dense
-        self.scales = self._constants(multiplications)
-        self.shifts = self._constants(additions)
+        self.scales = self._constants(by_type.get("Mul", []))
+        self.shifts = self._constants(by_type.get("Add", []))
+        self.pixels = pixels.front(graph)
         self.claimed: set[str] = set()
 
-    def account(self, layer: dict[str, Any], weights: dict[str, NDArray[np.float32]]) -> Record:
-        find = {
-            "Conv2D": self._convolution,
-            "BatchNormalization": self._normalisation,
-            "Dense": self._dense,
-        }[layer["class"]]
-        place = find(weights, layer)
-        self.claimed.update(place.get("tensors", []))
-        return {
-            "layer": layer["name"],
-            "class": layer["class"],
-            "parameters": layer["parameters"],
-            "found": layer["parameters"] if place else 0,
-            **place,
-        }
+    def accounts(self, layers: list[dict[str, Any]], weights: Weights) -> list[Record]:
+        """Where the weights of each layer are."""
+        own = {layer["name"]: _weights_of(layer, weights) for layer in layers}
+        normalisations = [layer for layer in layers if layer["class"] == "BatchNormalization"]
+        places: dict[str, Record] = {}
+        for layer in layers:
+            name = layer["name"]
+            match layer["class"]:
+                case "Conv2D":
+                    places |= self._convolution(layer, own, normalisations, places)
+                case "BatchNormalization" if name not in places:
+                    places[name] = self._normalisation(*_affine(layer, own[name]))
+                case "Dense":
+                    places[name] = self._dense(own[name])
+                case "Normalization":
+                    places[name] = {"tensors": self.pixels.constants}
+            self.claimed.update(places.get(name, {}).get("tensors", []))
+        return [
+            {
+                "layer": layer["name"],
+                "class": layer["class"],
+                "parameters": layer["parameters"],
+                "found": layer["parameters"] if places.get(layer["name"]) else 0,
+                **places.get(layer["name"], {}),
+            }
+            for layer in layers
+        ]
+
+    def front(self, layers: list[dict[str, Any]]) -> list[Check]:
+        """Hold what is done to pixels against the Keras layers that do it."""
+        if not layers:
+            return []
+        scale, shift = np.ones(3), np.zeros(3)
+        for layer in layers:
+            factor = np.array(layer["scale"])
+            scale, shift = scale * factor, shift * factor + layer["shift"]
+        self.claimed.update(self.pixels.constants)
+        difference = max(
+            float(np.abs(here / scale - wanted / scale).max()) / (255 if name == "shift" else 1)
+            for name, here, wanted in (
+                ("scale", self.pixels.scale, scale),
+                ("shift", self.pixels.shift, shift),
+            )
+        )
+        return [at_most("scale and shift of pixels, relative", _FOLDING_RTOL, difference)]
 
     def unclaimed(self) -> list[str]:
         return sorted(
@@ -127,53 +163,86 @@ class _Ledger:
         return [name for node in nodes for name in node.input if name in self.tensors]
 
     def _convolution(
-        self, weights: dict[str, NDArray[np.float32]], layer: dict[str, Any]
-    ) -> Record:
-        kernel = weights["kernel"].transpose(3, 2, 0, 1)
-        bias = weights.get("bias", np.zeros(kernel.shape[0], np.float32))
+        self,
+        layer: dict[str, Any],
+        own: Mapping[str, Weights],
+        normalisations: list[dict[str, Any]],
+        places: dict[str, Record],
+    ) -> dict[str, Record]:
+        """The place of a convolution, and of the normalisation that is merged into it."""
+        kernel = own[layer["name"]]["kernel"].transpose(3, 2, 0, 1)
+        bias = own[layer["name"]].get("bias", np.zeros(len(kernel), np.float32))
+        place = self._node(lambda w, b: np.array_equal(w, kernel) and np.array_equal(b, bias))
+        if place:
+            return {layer["name"]: place}
+        for each in normalisations:
+            if each["name"] in places:
+                continue
+            scale, shift = _affine(each, own[each["name"]])
+            if len(scale) != len(kernel):
+                continue
+            merged = kernel * scale[:, None, None, None], bias * scale + shift
+            place = self._node(
+                lambda w, b, m=merged: _near(w, m[0]) and _near(b, m[1])  # type: ignore[misc]
+            )
+            if place:
+                return {layer["name"]: place, each["name"]: {"tensors": place["tensors"]}}
+        return {}
+
+    def _node(self, matches: Callable[[NDArray[Any], NDArray[Any]], bool]) -> Record:
+        """The first convolution that matches; it is no other layer's then."""
         for node in self.convolutions:
             names = list(node.input)[1:]
             here = [self.tensors[name] for name in names]
-            bias_here = here[1] if len(here) > 1 else np.zeros_like(bias)
-            if np.array_equal(here[0], kernel) and np.array_equal(bias_here, bias):
-                strides = next(tuple(a.ints) for a in node.attribute if a.name == "strides")
-                return {"node": node.name, "tensors": names, "strides": strides}
+            bias = here[1] if len(here) > 1 else np.zeros(len(here[0]), np.float32)
+            if matches(here[0], bias):
+                self.convolutions.remove(node)
+                strides = next((tuple(a.ints) for a in node.attribute if a.name == "strides"), ())
+                return {"node": node.name, "tensors": names, "strides": strides or (1, 1)}
         return {}
 
-    def _normalisation(
-        self, weights: dict[str, NDArray[np.float32]], layer: dict[str, Any]
-    ) -> Record:
+    def _normalisation(self, scale: NDArray[Any], shift: NDArray[Any]) -> Record:
         """Four vectors of Keras become two of ONNX: a scale and a shift."""
-        scale = weights["gamma"] / np.sqrt(weights["moving_variance"] + layer["epsilon"])
-        shift = weights["beta"] - weights["moving_mean"] * scale
-        names = [self._close(self.scales, scale), self._close(self.shifts, shift)]
+        wanted = [(self.scales, scale, 1.0), (self.shifts, shift, 0.0)]
+        names = [
+            self._close(among, value) for among, value, idle in wanted if (value != idle).any()
+        ]
         return {} if None in names else {"tensors": names}
 
-    def _dense(self, weights: dict[str, NDArray[np.float32]], layer: dict[str, Any]) -> Record:
+    def _dense(self, weights: Weights) -> Record:
         matrices = [name for node in self.dense for name in node.input if name in self.tensors]
-        kernel = next(
-            (name for name in matrices if np.array_equal(self.tensors[name], weights["kernel"])),
-            None,
-        )
-        bias = next(
-            (
-                name
-                for name in [*self.shifts, *matrices]
-                if np.array_equal(self.tensors[name], weights["bias"])
-            ),
-            None,
-        )
-        return {} if None in (kernel, bias) else {"tensors": [kernel, bias]}
+        bias = weights.get("bias", np.zeros(1, np.float32))
+        wanted = [(matrices, weights["kernel"])]
+        if bias.any():
+            wanted.append(([*self.shifts, *matrices], bias))
+        names = [
+            next((name for name in among if np.array_equal(self.tensors[name], value)), None)
+            for among, value in wanted
+        ]
+        return {} if None in names else {"tensors": names}
 
     def _close(self, candidates: list[str], wanted: NDArray[np.float32]) -> str | None:
-        tolerance = _FOLDING_RTOL * float(np.abs(wanted).max())
         for name in candidates:
             here = self.tensors[name].ravel()
-            if here.shape == wanted.shape and np.allclose(
-                here, wanted, rtol=_FOLDING_RTOL, atol=tolerance
-            ):
+            if here.shape == wanted.shape and _near(here, wanted):
                 return name
         return None
+
+
+def _near(here: NDArray[Any], wanted: NDArray[Any]) -> bool:
+    tolerance = _FOLDING_RTOL * float(np.abs(wanted).max())
+    return here.shape == wanted.shape and np.allclose(
+        here, wanted, rtol=_FOLDING_RTOL, atol=tolerance
+    )
+
+
+def _affine(layer: dict[str, Any], weights: Weights) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scale and shift of a batch normalisation, each of shape (channels,)."""
+    mean = weights["moving_mean"]
+    scale = weights.get("gamma", np.ones_like(mean)) / np.sqrt(
+        weights["moving_variance"] + layer["epsilon"]
+    )
+    return scale, weights.get("beta", np.zeros_like(mean)) - mean * scale
 
 
 def _weights_of(layer: dict[str, Any], weights: Weights) -> dict[str, NDArray[np.float32]]:

@@ -95,11 +95,29 @@ def set_activation(value: object) -> Change:
     return change
 
 
+def replace_operation(module: str) -> Change:
+    """Put something in that has the name of a known layer and comes from elsewhere."""
+
+    def change(layers: list[Config]) -> None:
+        layers[3] = {
+            "class_name": "Add",
+            "module": module,
+            "config": {"name": "planted"},
+            "registered_name": "Add",
+        }
+
+    return change
+
+
 FAULTS: dict[str, tuple[Change, str]] = {
     "Lambda": (replace_layer("Lambda", function=["4wEAAAA=", None, None]), "'Lambda'"),
     "TFOpLambda": (replace_layer("TFOpLambda", function="io.write_file"), "'TFOpLambda'"),
     "custom layer": (replace_layer("MyLayer"), "'MyLayer'"),
-    "nested model": (replace_layer("Functional", layers=[]), "'Functional'"),
+    "Lambda in a model in the model": (
+        replace_layer("Functional", layers=[{"class_name": "Lambda", "config": {}}]),
+        "'Lambda'",
+    ),
+    "an operation of another module": (replace_operation("os"), "the module 'os'"),
     "wrapper": (replace_layer("TimeDistributed", layer={"class_name": "Lambda"}), "'TimeDist"),
     "custom activation": (set_activation("my_activation"), "'my_activation'"),
     "activation that is an object": (

@@ -112,3 +112,12 @@ def test_the_stand_in_s_weights_lie_on_their_grids(pipeline: Pipeline) -> None:
         # A channel's largest weight uses nearly all of its range, or its steps would be too wide.
         largest = np.abs(integers.astype(int)).reshape(len(integers), -1).max(axis=1)
         assert (largest >= 0.75 * exact_weight_limit()).all()
+
+
+@pytest.mark.parametrize("bound", [3.096597194671631, 0.7, 1.3, 255.0])
+def test_a_range_around_zero_ends_on_the_integer_that_onnxruntime_takes(bound: float) -> None:
+    from onnxruntime.quantization.quant_utils import compute_scale_zp
+
+    low, high = np.float32(-bound), np.float32(bound)
+    theirs, _ = compute_scale_zp(low, high, np.array(-128, np.int8), np.array(127, np.int8))
+    assert grid(-bound, bound)[1] - 128 == int(theirs)

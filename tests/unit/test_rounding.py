@@ -208,3 +208,19 @@ def test_rounding_twice_gives_the_same(
 ) -> None:
     again = round_weights(model, input_moments(model, images, 2))
     assert again.network.model.SerializeToString() == rounded.network.model.SerializeToString()
+
+
+def test_a_channel_of_zeros_has_a_step_that_its_bias_fits() -> None:
+    """Its bias is stored in 32 bits, in steps of the input's scale times the weight's."""
+    network = small_network.parsed()
+    layer = network.weighted[1]
+    weights = network.weights()
+    weights[layer.weight][0] = 0
+    weights[layer.bias][0] = 30.0
+    network = network.with_weights(weights)
+    size = {each.weight: weights[each.weight][0].size for each in network.weighted[:-1]}
+    size[network.dense.weight] = small_network.CHANNELS
+    moments = {name: (np.zeros(count), np.eye(count)) for name, count in size.items()}
+    rounded = round_weights(network, moments)
+    assert not rounded.integers[layer.weight][0].any()
+    assert 30 / (1e-3 * rounded.scales[layer.weight][0]) < 2**31

@@ -1,0 +1,180 @@
+"""A user's Keras model as one flat float32 network.
+
+Models are saved nested, in half precision, for one size of batch, with layers that only training
+uses. What computes is the same; here it is written alike, and held against the model as it was
+loaded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from resnet8_eval.errors import ModelError
+
+INERT: Final = frozenset(
+    {
+        "ActivityRegularization",
+        "AlphaDropout",
+        "Dropout",
+        "GaussianDropout",
+        "GaussianNoise",
+        "Identity",
+        "RandomBrightness",
+        "RandomContrast",
+        "RandomErasing",
+        "RandomFlip",
+        "RandomRotation",
+        "RandomTranslation",
+        "RandomZoom",
+        "SpatialDropout2D",
+    }
+)
+"""Layers that hand on what they take, except in training."""
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
+"""TensorFlow names its operations in these letters."""
+_IMAGES: Final = 16
+_TOLERANCE: Final = 1e-5
+"""Of the largest score; both networks run the same operations on the same numbers."""
+
+
+def flattened(model: Any, name: str) -> tuple[Any, list[str]]:
+    """The same network, flat and in float32, if it is not so already.
+
+    Parameters
+    ----------
+    model : keras.Model
+        One input and one output; functional or sequential, nested or not.
+    name
+        What the user calls it.
+
+    Returns
+    -------
+    model : keras.Model
+        Of (N, 32, 32, 3) to (N, 10) for any N; `model` itself where nothing had to be written
+        anew.
+    notes : list of str
+        What was, in sentences for the conversion log.
+
+    Raises
+    ------
+    ModelError
+        If the network that was written computes something else.
+    """
+    notes = _notes(model)
+    if not notes:
+        return model, []
+    _rename(model)
+    _demand_same(model, _written(model, None), name)
+    return _written(model, "float32"), notes
+
+
+def _notes(model: Any) -> list[str]:
+    import keras
+
+    leaves = list(_leaves(model))
+    own = [leaf for leaf in leaves if isinstance(leaf, keras.Layer)]
+    dtypes = {layer.dtype_policy.name for layer in own} | {model.inputs[0].dtype}
+    dtypes.discard("float32")
+    names = [leaf.name for leaf in leaves if not isinstance(leaf, keras.layers.InputLayer)]
+    kinds = sorted({type(leaf).__name__ for leaf in leaves} & INERT)
+    batch = model.input_shape[0]
+    said = {
+        f"inert at inference, left out: {', '.join(kinds)}": kinds,
+        "models inside the model were made part of it": _models_in(model),
+        "a sequential model, written as a functional one": isinstance(model, keras.Sequential),
+        f"{', '.join(sorted(dtypes))}: weights and arithmetic are float32 here": dtypes,
+        f"saved for batches of {batch}; takes batches of any size here": batch,
+        "layers were renamed: letters that TensorFlow does not take, or a name twice": (
+            any(_UNSAFE.search(name) for name in [model.name, *names])
+            or len(set(names)) < len(names)
+        ),
+    }
+    return [note for note, applies in said.items() if applies]
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    """Layers and other operations, of the models in the model as well."""
+    inside = _models_in(model)
+    for leaf in getattr(model, "operations", model.layers):
+        if leaf in inside:
+            yield from _leaves(leaf)
+        else:
+            yield leaf
+
+
+def _rename(model: Any) -> None:
+    """Give each layer a name of its own that TensorFlow takes."""
+    taken: set[str] = set()
+    for leaf in {id(leaf): leaf for leaf in _leaves(model)}.values():
+        stem = _UNSAFE.sub("_", leaf.name)
+        leaf.name = next(
+            name for n in itertools.count() if (name := f"{stem}_{n}" if n else stem) not in taken
+        )
+        taken.add(leaf.name)
+
+
+def _models_in(model: Any) -> list[Any]:
+    import keras
+
+    return [layer for layer in model.layers if isinstance(layer, keras.Model)]
+
+
+def _written(model: Any, dtype: str | None) -> Any:
+    """Write `model` flat, in `dtype` or in the types that it has."""
+    import keras
+
+    name = _UNSAFE.sub("_", model.name)
+    functional = _in_one(keras.Model(model.inputs[0], model.outputs[0], name=name))
+    copies: list[tuple[Any, Any]] = []
+
+    def copy(layer: Any) -> Any:
+        if type(layer).__name__ in INERT:
+            return lambda value, **_: value
+        if not isinstance(layer, keras.Layer):
+            return layer  # an operation such as +, which has neither weights nor a type
+        config = layer.get_config()
+        made = type(layer).from_config({**config, "dtype": dtype} if dtype else config)
+        copies.append((layer, made))
+        return made
+
+    image = keras.Input((32, 32, 3), dtype="float32")
+    flat = keras.models.clone_model(functional, input_tensors=image, clone_function=copy)
+    for source, made in copies:
+        made.set_weights(source.get_weights())
+        if hasattr(made, "finalize_state"):
+            made.finalize_state()  # Normalization computes with what it derives from its weights
+    return flat
+
+
+def _in_one(model: Any) -> Any:
+    """`model` with the layers of the models inside it, the same layers."""
+    import keras
+
+    while inside := _models_in(model):
+        model = keras.models.clone_model(
+            model, clone_function=lambda layer, of=inside: layer.call if layer in of else layer
+        )
+    return model
+
+
+def _demand_same(model: Any, written: Any, name: str) -> None:
+    count = model.input_shape[0] or _IMAGES
+    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype(np.float32)
+    images[:2] = 0
+    images[1:2] = 255
+    before, after = (
+        np.asarray(each(images, training=False)).astype(np.float64) for each in (model, written)
+    )
+    difference = float(np.abs(before - after).max()) / max(1.0, float(np.abs(before).max()))
+    if not difference <= _TOLERANCE:
+        raise ModelError(
+            f"{name} could not be written as one flat network.",
+            expected=f"the same scores to {_TOLERANCE:g} of the largest",
+            given=f"a difference of {difference:.2g}",
+            next_step="save the network without nested models and without layers for training",
+        )

@@ -1,0 +1,404 @@
+"""Residual networks as users have them: converted, and held against Keras alone."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from resnet8_eval import backends, network
+from resnet8_eval.checks import failed
+from resnet8_eval.convert import flat, fold, keras_to_onnx, onnx_to_torch, pixels, structure
+from resnet8_eval.errors import ModelError
+from resnet8_eval.evaluate import parity, probabilities
+from resnet8_eval.requirements import PARITY_ATOL
+from tests import small_network
+from tests.own_networks import Maker, residual, trained
+
+# What TensorFlow and its converters say to a Python that turns warnings into errors.
+pytestmark = pytest.mark.filterwarnings("ignore")
+IMAGES = small_network.images(24)
+
+
+def under(policy: str, **settings: Any) -> Any:
+    import keras
+
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        return residual(norm={}, **settings)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def layers() -> Any:
+    from keras import layers as of_keras
+
+    return of_keras
+
+
+def plus(one: Any, other: Any) -> Any:
+    return one + other
+
+
+def added(one: Any, other: Any) -> Any:
+    import keras
+
+    return keras.ops.add(one, other)
+
+
+def rectified() -> Any:
+    import keras
+
+    return keras.activations.relu
+
+
+def adapted() -> Any:
+    layer = layers().Normalization()
+    layer.adapt(IMAGES.astype(np.float32))
+    return residual(norm={}, first=[layer])
+
+
+def nested() -> Any:
+    """An augmentation and a network, models both, with the same names inside."""
+    import keras
+
+    taken = keras.Input((32, 32, 3))
+    augment = keras.Sequential([layers().RandomFlip(), layers().GaussianNoise(0.1)])
+    inner = keras.Sequential([keras.Input((32, 32, 3)), layers().Conv2D(3, 1, name="conv")])
+    x = inner(augment(layers().Rescaling(1 / 255)(taken)))
+    x = layers().Conv2D(5, 3, name="conv", activation="relu")(x)
+    x = layers().GlobalAveragePooling2D()(x)
+    return trained(keras.Model(taken, layers().Dense(10)(x)))
+
+
+def without(kind: str, weight: int) -> Any:
+    """One weight of the second layer of a kind is zero."""
+    model = residual(norm={})
+    layer = [each for each in model.layers if type(each).__name__ == kind][-1]
+    values = layer.get_weights()
+    values[weight] = 0 * values[weight]
+    layer.set_weights(values)
+    return model
+
+
+def equal_layers() -> Any:
+    model = residual(norm={})
+    alike = [x for x in model.layers if x.weights and x.weights[0].shape == (3, 3, 4, 4)]
+    alike[1].set_weights(alike[0].get_weights())
+    return model
+
+
+def untrained() -> Any:
+    import keras
+
+    return keras.models.clone_model(residual(norm={}))
+
+
+def sequential() -> Any:
+    import keras
+
+    of = layers()
+    stack = [keras.Input((32, 32, 3)), of.Conv2D(4, 3, 2), of.BatchNormalization(), of.ReLU()]
+    return trained(keras.Sequential([*stack, of.GlobalAveragePooling2D(), of.Dense(10)]))
+
+
+NETWORKS: dict[str, Maker] = {
+    "without normalisation": lambda: residual(relu=lambda: layers().ReLU()),
+    "+, and relu of keras": lambda: residual(norm={}, add=plus, relu=rectified),
+    "keras.ops.add": lambda: residual(norm={}, add=added),
+    "no biases": lambda: residual(norm={}, bias=False),
+    "neither scale nor center": lambda: residual(norm={"scale": False, "center": False}),
+    "no scale": lambda: residual(norm={"scale": False}, bias=False),
+    "no center": lambda: residual(norm={"center": False}),
+    "layers that pad": lambda: residual(norm={}, padding="layer"),
+    "global average": lambda: residual(norm={}, last=layers().GlobalAveragePooling2D()),
+    "global average, sizes kept": lambda: residual(
+        norm={},
+        last=lambda x: layers().Flatten()(layers().GlobalAveragePooling2D(keepdims=True)(x)),
+    ),
+    "Reshape": lambda: residual(
+        norm={}, last=lambda x: layers().Reshape((6,))(layers().AveragePooling2D(8)(x))
+    ),
+    "4×4": lambda: residual(norm={}, strides=(4, 2)),
+    "16×16, kernels of 5": lambda: residual(norm={}, strides=(1, 2), kernel=5),
+    "logits": lambda: residual(norm={}, head=layers().Dense(10, use_bias=False)),
+    "Softmax": lambda: residual(norm={}, head=lambda x: layers().Softmax()(layers().Dense(10)(x))),
+    "pixels in [0, 1]": lambda: residual(norm={}, first=[layers().Rescaling(1 / 255)]),
+    "pixels in [-1, 1]": lambda: residual(norm={}, first=[layers().Rescaling(1 / 127.5, -1)]),
+    "standardised pixels": lambda: residual(
+        first=[layers().Normalization(mean=[120.0, 125, 110], variance=[3600.0, 3700, 4000])]
+    ),
+    "standardised by images": adapted,
+    "bytes": lambda: residual(first=[layers().Rescaling(1 / 255)], dtype="uint8"),
+    "inert layers": lambda: residual(
+        norm={},
+        first=[layers().RandomTranslation(0.1, 0.1), layers().RandomContrast(0.1)],
+        between=[layers().Dropout(0.1), layers().SpatialDropout2D(0.1)],
+    ),
+    "models in the model": nested,
+    "a batch of 128": lambda: residual(norm={}, batch_size=128),
+    "names": lambda: residual(norm={}, name="große conv {}"),
+    "float64": lambda: under("float64"),
+    "equal weights": equal_layers,
+    "a kernel of zeros": lambda: without("Conv2D", 0),
+    "a dense layer of zeros": lambda: without("Dense", 0),
+    "untrained": untrained,
+    "sequential": sequential,
+}
+
+
+class Converted:
+    """A network on its way to PyTorch."""
+
+    def __init__(self, model: Any, folder: Path, name: str = "own.keras") -> None:
+        self.folder, self.path = folder, folder / name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras calls its own .h5 format old
+            model.save(self.path)
+        self.record = keras_to_onnx.convert(self.path, folder)
+        self.onnx, self.folded = folder / "model.onnx", folder / "folded.onnx"
+        fold.fold(self.onnx, self.folded)
+        self.network = network.read(self.folded)
+
+    def structure(self) -> dict[str, str]:
+        """The checks of the structure that fail."""
+        with np.load(self.folder / "keras_weights.npz") as weights:
+            checks, _ = structure.verify_onnx(self.onnx, self.record["layers"], dict(weights))
+        return {check.name: check.observed for check in failed(checks)}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_of_ones_own_stays_the_same_network(make: Maker, tmp_path: Path) -> None:
+    model = make()
+    own = Converted(model, tmp_path)
+    batch = model.input_shape[0]
+    images = np.resize(IMAGES, (batch or len(IMAGES), 32, 32, 3)).astype(np.float32)
+    expected = np.asarray(model(images, training=False), np.float32)[: len(IMAGES)]
+    module = onnx_to_torch.convert(own.folded)
+    onnx_to_torch.export(module, tmp_path / "model.pt2")
+    for path in (own.path, own.onnx, own.folded, tmp_path / "model.pt2"):
+        scores = backends.scores(path, IMAGES, threads=1)
+        assert failed(parity(path.name, expected, scores, PARITY_ATOL)) == []
+    assert own.structure() == {}
+    assert failed(onnx_to_torch.verify(own.folded, module)[0]) == []
+    found = {layer["name"]: layer["parameters"] for layer in own.record["layers"]}
+    assert sum(found.values()) == own.record["parameters"] == model.count_params()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_is_computed_in_float32_and_said(policy: str, tmp_path: Path) -> None:
+    own = Converted(under(policy), tmp_path)
+    assert own.record["notes"] == [f"{policy}: weights and arithmetic are float32 here"]
+    assert own.record["notes"][0] in (tmp_path / "conversion.log").read_text(encoding="utf-8")
+    scores = [backends.scores(path, IMAGES, threads=1) for path in (own.path, own.folded)]
+    assert failed(parity("", scores[0], scores[1], PARITY_ATOL)) == []
+    assert own.structure() == {}
+
+
+@pytest.mark.parametrize("name", ["own.h5", "own.hdf5", "own.H5"])
+def test_each_name_of_the_older_format_is_read(name: str, tmp_path: Path) -> None:
+    model = residual(norm={})
+    model.compile("adam", "sparse_categorical_crossentropy")
+    path = tmp_path / "own.h5"
+    model.save(path)
+    path = path.rename(tmp_path / name)
+    assert keras_to_onnx.load(path).count_params() == model.count_params()
+
+
+def test_what_was_written_otherwise_is_said(tmp_path: Path) -> None:
+    notes = Converted(nested(), tmp_path).record["notes"]
+    assert notes == [
+        "inert at inference, left out: GaussianNoise, RandomFlip",
+        "models inside the model were made part of it",
+        "layers were renamed: letters that TensorFlow does not take, or a name twice",
+    ]
+
+
+def test_a_flat_network_that_is_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = residual(norm={}, between=[layers().Dropout(0.1)])
+    monkeypatch.setattr(flat, "INERT", flat.INERT | {"Activation"})
+    with pytest.raises(ModelError, match="could not be written as one flat network"):
+        flat.flattened(model, "own.keras")
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def block(*, normalise: bool) -> Any:
+    """A pre-activation block."""
+    import keras
+
+    of = layers()
+    taken = keras.Input((32, 32, 3))
+    x = y = of.Conv2D(4, 3, 2)(taken)
+    y = of.BatchNormalization()(y) if normalise else y
+    x = of.Add()([x, of.Conv2D(4, 3, padding="same")(of.ReLU()(y))])
+    x = of.BatchNormalization()(x) if normalise else x
+    return keras.Model(taken, of.Dense(10)(of.GlobalAveragePooling2D()(of.ReLU()(x))))
+
+
+def two_outputs() -> Any:
+    import keras
+
+    model = residual()
+    return keras.Model(model.inputs, [model.outputs[0], model.layers[-2].output])
+
+
+def twice() -> Any:
+    """One layer, used twice."""
+    import keras
+
+    of = layers()
+    taken = keras.Input((32, 32, 3))
+    same = of.Conv2D(3, 3, padding="same")
+    return keras.Model(taken, of.Dense(10)(of.GlobalAveragePooling2D()(same(same(taken)))))
+
+
+REFUSED: dict[str, tuple[Maker, str]] = {
+    "ReLU6": (lambda: residual(relu=lambda: layers().ReLU(6.0)), "ReLU6 or another Clip"),
+    "a ReLU that leaks": (lambda: residual(relu=lambda: layers().ReLU(None, 0.1)), "LeakyReLU"),
+    "LeakyReLU": (lambda: residual(relu=lambda: layers().LeakyReLU()), "'LeakyReLU'"),
+    "depthwise": (lambda: residual(first=[layers().DepthwiseConv2D(3)]), "'DepthwiseConv2D'"),
+    "pool7": (
+        lambda: residual(last=lambda x: layers().Flatten()(layers().AveragePooling2D(5)(x))),
+        "an average over 5×5 of a map of 8×8",
+    ),
+    "two dense layers": (
+        lambda: residual(head=lambda x: layers().Dense(10)(layers().Dense(9)(x))),
+        "more than one dense layer",
+    ),
+    "a dense layer with ReLU": (
+        lambda: residual(head=layers().Dense(10, activation="relu")),
+        "one with an activation",
+    ),
+    "before its normalisation": (lambda: block(normalise=True), "left over: {'Mul'"),
+    "before its ReLU": (lambda: block(normalise=False), "both before and after its ReLU"),
+    "two outputs": (two_outputs, "output (None, 10) and (None, 6)"),
+    "CIFAR-100": (lambda: residual(head=layers().Dense(100)), "output (None, 100)"),
+    "a random crop": (lambda: residual(first=[layers().RandomCrop(32, 32)]), "'RandomCrop'"),
+}
+
+
+@pytest.mark.parametrize(("make", "given"), REFUSED.values(), ids=REFUSED)
+def test_another_network_is_refused_in_one_sentence(
+    make: Maker, given: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        Converted(make(), tmp_path)
+    assert given in caught.value.given
+    assert "docs/own-models.md" in caught.value.next_step or "CIFAR-10" in caught.value.next_step
+
+
+def test_weights_alone_are_refused(tmp_path: Path) -> None:
+    residual().save_weights(tmp_path / "own.weights.h5")
+    with pytest.raises(ModelError, match="not its weights alone") as caught:
+        keras_to_onnx.load(tmp_path / "own.weights.h5")
+    assert "weights without a network" in caught.value.given
+
+
+def test_a_layer_that_is_used_twice_is_seen(tmp_path: Path) -> None:
+    assert set(Converted(twice(), tmp_path).structure()) == {"convolutions"}
+
+
+# --- planted faults ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    """Its normalisations are merged into its convolutions, and its pixels shifted."""
+    first = [layers().Rescaling(1 / 127.5, -1)]
+    return Converted(residual(norm={}, bias=False, first=first), tmp_path_factory.mktemp("merged"))
+
+
+def changed(own: Converted, change: Callable[[dict[str, NDArray[Any]]], object]) -> set[str]:
+    """The checks that fail after a change of the constants of the ONNX model."""
+    whole = own.onnx.read_bytes()
+    model = onnx.load_from_string(whole)
+    constants = {x.name: numpy_helper.to_array(x).copy() for x in model.graph.initializer}
+    change(constants)
+    for entry in model.graph.initializer:
+        entry.CopyFrom(numpy_helper.from_array(constants[entry.name], entry.name))
+    try:
+        own.onnx.write_bytes(model.SerializeToString())
+        return set(own.structure())
+    finally:
+        own.onnx.write_bytes(whole)
+
+
+def by_a_thousandth(ndim: int) -> Callable[[dict[str, NDArray[Any]]], object]:
+    """Change the largest value of the second constant of some number of dimensions."""
+
+    def change(constants: dict[str, NDArray[Any]]) -> None:
+        value = [x for x in constants.values() if x.ndim == ndim and x.dtype == np.float32][1]
+        value.flat[np.abs(value).argmax()] *= np.float32(1.001)
+
+    return change
+
+
+LOST, FOREIGN = "layers whose weights are not in ONNX", "ONNX weights that are not from Keras"
+
+
+def test_a_fault_in_a_merged_convolution_is_seen(merged: Converted) -> None:
+    assert changed(merged, lambda constants: None) == set()
+    for ndim in (4, 1):  # kernel, bias
+        assert {LOST, FOREIGN} <= changed(merged, by_a_thousandth(ndim))
+
+
+def test_a_fault_in_what_is_done_to_pixels_is_seen(merged: Converted) -> None:
+    for name in pixels.front(onnx.load(merged.onnx).graph).constants:
+        assert changed(merged, lambda c, n=name: c.update({n: c[n] * np.float32(1.001)})) == {  # type: ignore[misc]
+            "scale and shift of pixels, relative"
+        }
+
+
+def test_a_layer_that_changes_pixels_is_missed(merged: Converted) -> None:
+    layers_ = merged.record["layers"]
+    merged.record["layers"] = [layer for layer in layers_ if "scale" not in layer]
+    try:
+        assert set(merged.structure()) == {FOREIGN}
+    finally:
+        merged.record["layers"] = layers_
+
+
+def test_one_convolution_does_not_stand_for_two_layers(tmp_path: Path) -> None:
+    own = Converted(equal_layers(), tmp_path)
+    model = onnx.load(own.onnx)
+    kernels = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
+    (kernel,) = {name for name in kernels if kernels.count(name) == 2}
+    node = next(n for n in model.graph.node if n.op_type == "Conv" and n.input[1] == kernel)
+    model.graph.node.remove(node)
+    own.onnx.write_bytes(model.SerializeToString())
+    assert {"convolutions", LOST} <= set(own.structure())
+
+
+def test_the_edges_of_shifted_pixels_are_exact(merged: Converted, tmp_path: Path) -> None:
+    """Without what the second convolution adds, only the edges of the first map would differ."""
+    model = onnx.load(merged.folded)
+    (edge,) = (node for node in model.graph.node if node.name.endswith("/edge"))
+    (bias,) = (entry for entry in model.graph.initializer if entry.name == edge.input[2])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1, bias.name))
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    scores = [
+        backends.scores(path, IMAGES, threads=1) for path in (merged.onnx, tmp_path / "other.onnx")
+    ]
+    assert failed(parity("", scores[0], scores[1], PARITY_ATOL)) != []
+
+
+def test_softmax_is_applied_to_logits_only() -> None:
+    logits = np.array([[2, -1, 0], [900, 0, 0]], np.float32)
+    made = probabilities(logits)
+    np.testing.assert_allclose(made.sum(1), 1, rtol=1e-6)
+    assert probabilities(made) is made
+    assert (made.argmax(1) == logits.argmax(1)).all()
+
+
+def test_a_record_is_of_built_in_types(merged: Converted) -> None:
+    assert json.loads(json.dumps(merged.record)) == merged.record
