@@ -23,7 +23,7 @@ import pytest
 
 from resnet8_eval import configurations, verdicts
 from resnet8_eval.assets import expanded
-from resnet8_eval.errors import SuiteError
+from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
 from resnet8_eval.report import words
 from resnet8_eval.report.folder import ReportFolder
@@ -336,6 +336,7 @@ class AcceptanceRun:
         self._said: set[str] = set()
         self._begun = False
         self._prepared = False
+        self._missing: AssetError | None = None
         self._heading: Path | None = None
         self._started = time.time()
 
@@ -348,6 +349,8 @@ class AcceptanceRun:
         AssetError
             If the assets asked for cannot be had.
         """
+        if self._missing is not None:  # one attempt in a run, not one for each test
+            raise self._missing
         if self._pipeline is None:
             from resnet8_eval import assets
             from resnet8_eval.pipeline import Pipeline
@@ -355,14 +358,18 @@ class AcceptanceRun:
 
             option = self.config.getoption
             cache_dir = option("--cache-dir") or assets.default_cache_dir()
-            with self._uncaptured():  # a download shows its progress
-                found = assets.locate(
-                    option("--assets"),
-                    assets_dir=option("--assets-dir"),
-                    cache_dir=cache_dir,
-                    keras_model=option("--keras-model"),
-                    announce=self._announce,
-                )
+            try:
+                with self._uncaptured():  # a download shows its progress
+                    found = assets.locate(
+                        option("--assets"),
+                        assets_dir=option("--assets-dir"),
+                        cache_dir=cache_dir,
+                        keras_model=option("--keras-model"),
+                        announce=self._announce,
+                    )
+            except AssetError as error:
+                self._missing = error
+                raise
             settings = Settings(
                 found,
                 cache_dir,

@@ -551,7 +551,7 @@ def _latency(inputs: Inputs, out: Path) -> Record:
                 row.name,
                 row.framework,
                 inputs.path(*made) if (made := model_file(row)) else model,
-                row.execution,
+                row.session,
                 scores=inputs.path(f"scores/{row.name}", "scores.npy"),
                 float32=float32[row.framework],
             )
