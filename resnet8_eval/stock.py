@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.backends import StoredTensor, backend, integers_sha256
 from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Dense, Network
@@ -112,14 +113,9 @@ def ranges(
     histogram, so its steps are no wider than that.
     """
     names = [name for node in network.model.graph.node for name in node.output]
-    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for values in Probe(network, names, threads).run(images):
-        for name, value in values.items():
-            low[name] = min(low[name], float(value.min()))
-            high[name] = max(high[name], float(value.max()))
-    low[network.input], high[network.input] = float(images.min()), float(images.max())
-    low[network.input] = min(low[network.input], 0.0)
-    steps = np.array([(high[name] - low[name]) / 255 for name in low])
+    spans = smallest_and_largest(Probe(network, names, threads), names, images)
+    spans[network.input] = (min(float(images.min()), 0.0), float(images.max()))
+    steps = np.array([(high - low) / 255 for low, high in spans.values()])
     wrong = []
     for entry in found:
         if entry.kind == "activation":

@@ -48,10 +48,9 @@ class Mutant:
     ----------
     id
         Module and fault, such as ``"analysis-delta-sign"``.
-    file
-        Path below the package.
     old, new
-        Text that occurs once in the file, and what stands there instead.
+        Code that occurs once in the package, however its lines are broken, and what stands there
+        instead. No file is named, so that a fault survives a move.
     fault
         What it is, in a line.
     tests
@@ -59,17 +58,39 @@ class Mutant:
     """
 
     id: str
-    file: str
     old: str
     new: str
     fault: str
     tests: tuple[str, ...]
 
+    def place(self, package: Path) -> Path:
+        """The one file of a package that has the code, once.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or several.
+        """
+        found = [
+            path
+            for path in sorted(package.rglob("*.py"))
+            for _ in self._pattern.findall(path.read_text(encoding="utf-8"))
+        ]
+        if len(found) != 1:
+            where = ", ".join(path.name for path in found) or "nowhere"
+            raise ValueError(f"{self.id}: {self.old!r} must occur once; it occurs in {where}")
+        return found[0]
+
     def applied(self, source: str) -> str:
         """The source with the fault in it."""
-        if source.count(self.old) != 1:
-            raise ValueError(f"{self.id}: {self.old!r} occurs {source.count(self.old)} times")
-        return source.replace(self.old, self.new)
+        return self._pattern.sub(lambda _: self.new, source)
+
+    @property
+    def _pattern(self) -> re.Pattern[str]:
+        tokens = re.findall(r"\w+|[^\w\s]", self.old)
+        return re.compile(
+            r"(?<!\w)" * self.old[0].isidentifier() + r"\s*".join(map(re.escape, tokens))
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +131,7 @@ def judge(
     if cache is not None and cache.exists():
         shutil.copytree(cache, own, copy_function=os.link)
     if mutant is not None:
-        path = copy / PACKAGE / mutant.file
+        path = mutant.place(copy / PACKAGE)
         path.write_text(mutant.applied(path.read_text(encoding="utf-8")), encoding="utf-8")
     words = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", *tests]
     started = time.perf_counter()

@@ -50,7 +50,7 @@ def observe(network: Network, images: NDArray[np.uint8], threads: int) -> Observ
     """
     measured = [layer.output for layer in network.maps]
     probe = Probe(network, measured, threads)
-    extremes = _extremes(probe, measured, images)
+    extremes = smallest_and_largest(probe, measured, images)
     fed_sha256 = probe.fed_sha256
     return Observed(extremes, _histograms(probe, extremes, images), fed_sha256)
 
@@ -89,7 +89,7 @@ def activation_ranges(
     return ranges
 
 
-def _extremes(
+def smallest_and_largest(
     probe: Probe, names: list[str], images: NDArray[np.uint8]
 ) -> dict[str, tuple[float, float]]:
     """Smallest (at most 0) and largest (at least 0) value of each tensor."""
