@@ -75,13 +75,14 @@ COSTS = [f"sensitivity/{recipe.key}" for recipe in configurations.recipes()]
 JUDGING = [
     *TUNINGS,
     *SCORES,
+    "latency",
     "reference/onnxruntime-int8-tuned",
     "reference/onnxruntime-uint8-int8-tuned",
     *(f"proof/{row.name}" for row in configurations.calibrated()),
     *(f"compare/{row.name}" for row in CONFIGURATIONS),
 ]
 READERS = {
-    "the model": ["onnx", *SCORES],
+    "the model": ["onnx", "latency", *SCORES],
     "data_batch_4": ["calibration", *COSTS],
     "test_batch": ["calibration", *COSTS, *JUDGING],
     "batches.meta": ["calibration", *COSTS, *JUDGING],

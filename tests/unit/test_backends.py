@@ -30,13 +30,14 @@ WITHOUT_TENSORFLOW = [row for row in configurations.CONFIGURATIONS if row.framew
         ("a.onnx", "onnxruntime"),
         ("a.pt2", "torch"),
         ("a.pt", "torch"),
+        ("a.H5", "keras"),
     ],
 )
 def test_the_suffix_tells_the_framework(name: str, framework: str) -> None:
     assert framework_of(Path(name)) == framework
 
 
-@pytest.mark.parametrize("name", ["a.tflite", "a", "a.onnx.gz", "a.H5"])
+@pytest.mark.parametrize("name", ["a.tflite", "a", "a.onnx.gz"])
 def test_another_suffix_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="no kind of model that can be evaluated") as caught:
         framework_of(Path(name))

@@ -13,10 +13,10 @@ HEAVY = ("tensorflow", "keras", "tf2onnx", "torch", "onnx", "onnxruntime", "onnx
 
 STATEMENTS = {
     "the command line": ("import resnet8_eval.cli", 240),
-    "the plugin": ("import resnet8_eval.pytest_plugin", 320),
-    "the results": ("import resnet8_eval.results", 130),
+    "the plugin": ("import resnet8_eval.pytest_plugin", 353),
+    "the results": ("import resnet8_eval.results", 207),
     "what goes into them": ("import resnet8_eval.gather", 300),
-    "the report": ("import resnet8_eval.report, resnet8_eval.report.html", 155),
+    "the report": ("import resnet8_eval.report, resnet8_eval.report.html", 221),
     "the pipeline": ("import resnet8_eval.pipeline", 300),
     "help": ("from resnet8_eval import cli; cli.app(['--help'], standalone_mode=False)", 410),
     "help of a command": (
