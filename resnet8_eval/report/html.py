@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import charts, detail, execution, layers, table, timeline, tuning, words
+from resnet8_eval.report import (
+    charts,
+    detail,
+    execution,
+    layers,
+    speed,
+    table,
+    timeline,
+    tuning,
+    words,
+)
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
     FLAGGED_DROP_PP,
@@ -95,6 +105,9 @@ def _view(results: Results) -> dict[str, Any]:
         "size_note": table.size_note(results),
         "tuning_headers": tuning.HEADERS,
         "tuning": tuning.lines(results),
+        "speed_headers": speed.HEADERS,
+        "speed": speed.lines(results),
+        "speed_conditions": speed.conditions(results),
         "same_weights": tuning.same_weights(results),
         "deployment": execution.before_deploying(results),
         "requirements": requirements,

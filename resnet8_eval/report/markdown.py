@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import execution, table, tuning, words
+from resnet8_eval.report import execution, speed, table, tuning, words
 
 _COLUMNS: Final = tuple(
     column for column in table.COLUMNS if column.key not in ("title", "interval")
@@ -111,6 +111,10 @@ def _notes(results: Results) -> list[str]:
             grid(tuning.HEADERS, changes, range(1, 7)),
         ]
     blocks += map(escape, tuning.same_weights(results))
+    timed = [[escape(cell) for cell in line] for line in speed.lines(results)]
+    if timed:
+        blocks += ["Latency and throughput:", grid(speed.HEADERS, timed, range(1, 9))]
+    blocks += map(escape, speed.conditions(results))
     size = table.size_note(results)
     if size:
         blocks.append(escape(size))
