@@ -31,9 +31,9 @@ from benchmarks.plain import STEPS
 from resnet8_eval import configurations as rows
 from resnet8_eval import environment
 from resnet8_eval.assets import default_cache_dir, locate
+from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import lane_environment
 from resnet8_eval.pipeline import Pipeline, model_path
-from resnet8_eval.stages import Settings
 
 ROOT: Final = Path(__file__).parents[1]
 Lines = Iterator[str]
@@ -101,7 +101,7 @@ class Bench:
         return dict(taken)
 
     def acceptance(self, *words: str) -> float:
-        """A whole run of all three milestones."""
+        """A whole run of all milestones."""
         places = [f"--reports-dir={self.folder / 'reports'}", "-p", "no:cacheprovider"]
         return self.once(sys.executable, "-m", "pytest", "tests/acceptance", *places, *words)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from resnet8_eval import environment, lanes, stages
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import StageError, SuiteError
-from resnet8_eval.stages import Settings
+from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.store import SCHEDULING, Artifact, Store, digest
 
 
@@ -113,7 +113,7 @@ class Pipeline:
         if missing:
             raise _vanished(missing)
         found = {need: artifact for need, artifact in needed.items() if artifact}
-        inputs = stages.Inputs(self.settings, found, threads)
+        inputs = Inputs(self.settings, found, threads)
         return self.store.produce(name, self.key(name), lambda out: stage.make(inputs, out))
 
     @functools.cache  # noqa: B019 (a pipeline lives as long as its process)

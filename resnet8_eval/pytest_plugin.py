@@ -353,8 +353,8 @@ class AcceptanceRun:
             raise self._missing
         if self._pipeline is None:
             from resnet8_eval import assets
+            from resnet8_eval.inputs import Settings
             from resnet8_eval.pipeline import Pipeline
-            from resnet8_eval.stages import Settings
 
             option = self.config.getoption
             cache_dir = option("--cache-dir") or assets.default_cache_dir()

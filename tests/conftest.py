@@ -12,8 +12,8 @@ import pytest
 
 from resnet8_eval.assets import default_cache_dir, locate
 from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.inputs import Settings
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.stages import Settings
 from tests.planted import Bench
 
 pytest_plugins = ["pytester"]

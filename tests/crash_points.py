@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from resnet8_eval.inputs import Settings
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.stages import Settings
 from tests import small_flow
 
 

@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 
 from resnet8_eval.configurations import CONFIGURATIONS
+from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.latency import summarize
 from resnet8_eval.loadgen import SCENARIOS
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import BY_ID
-from resnet8_eval.stages import Inputs, Settings
 from resnet8_eval.store import Artifact
 from resnet8_eval.verdicts import Judge, shortfall
 

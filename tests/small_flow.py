@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from resnet8_eval import assets
 from resnet8_eval import stages as product
-from resnet8_eval.stages import Inputs, Settings, Stage
+from resnet8_eval.inputs import Inputs, Settings
+from resnet8_eval.stages import Stage
 from resnet8_eval.store import Record, Store
 
 ROOT: Final = Path(__file__).parents[1]

@@ -142,8 +142,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/recipe-selection.csv"))
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1: one for each core")
     arguments = parser.parse_args()
+    from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
-    from resnet8_eval.stages import Settings
 
     cache = assets.default_cache_dir()
     found = assets.locate("real", assets_dir=None, cache_dir=cache, keras_model=None)

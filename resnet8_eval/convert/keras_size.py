@@ -24,7 +24,7 @@ def excess(model: dict[str, Any]) -> str | None:
         A Keras model's description of itself.
     """
     counts = dict(zip(MOST, _counts(model), strict=True))
-    # Turned round, because nothing is more than NaN.
+    # Not `n > limit`: NaN is larger than nothing, and is refused as well.
     large = (f"{n:,.0f} {what}, or so" for what, n in counts.items() if not n <= MOST[what])
     return next(large, None)
 

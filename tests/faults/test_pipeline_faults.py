@@ -183,7 +183,7 @@ from dataclasses import replace
 from pathlib import Path
 from resnet8_eval.assets import locate
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.stages import Settings
+from resnet8_eval.inputs import Settings
 
 cache, store = map(Path, sys.argv[1:3])
 assets = locate("stand-in", assets_dir=None, cache_dir=cache)

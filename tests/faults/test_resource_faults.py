@@ -273,7 +273,7 @@ DESCRIPTORS: Final = """
 import gc, os, sys
 from pathlib import Path
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.stages import Settings
+from resnet8_eval.inputs import Settings
 from tests import small_flow
 
 def run(name):

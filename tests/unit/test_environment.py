@@ -90,7 +90,7 @@ def test_a_package_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package in small."""
-    for name in ("environment.py", "convert/fold.py", "report/html.py", "cli.py"):
+    for name in ("environment.py", "convert/fold.py", "report/html.py", "cli/options.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("a = 1\n")
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
@@ -104,7 +104,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("environment.py", "a = 2\n", True),
         ("convert/new.py", "", True),
         ("report/html.py", "a = 2\n", False),
-        ("cli.py", "a = 2\n", False),
+        ("cli/options.py", "a = 2\n", False),
         ("results.py", "a = 2\n", False),
         ("pytest_plugin.py", "a = 2\n", False),
         ("verdicts.py", "a = 2\n", False),

@@ -13,9 +13,10 @@ import pytest
 from resnet8_eval import configurations, environment, stages
 from resnet8_eval.configurations import CONFIGURATIONS, TUNED, Recipe
 from resnet8_eval.errors import StageError
+from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import LANES, lane_environment
 from resnet8_eval.pipeline import Pipeline, model_path
-from resnet8_eval.stages import Settings, Stage
+from resnet8_eval.stages import Stage
 from resnet8_eval.store import file_sha256
 from tests.planted import borrowing
 

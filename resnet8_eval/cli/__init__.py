@@ -6,35 +6,37 @@ command did what it says, 1 when it refused or failed, 2 when it was called wron
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 import typer
 
 from resnet8_eval import assets, configurations, requirements
+from resnet8_eval.cli import folders
+from resnet8_eval.cli.options import (
+    AsJson,
+    AssetsDir,
+    CacheDir,
+    Count,
+    Kind,
+    Output,
+    Seed,
+    cache_folder,
+    print_json,
+    reporting_errors,
+)
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import usable_cores
-from resnet8_eval.errors import ModelError, SuiteError
+from resnet8_eval.errors import ModelError
 from resnet8_eval.lanes import lane_environment
-from resnet8_eval.store import Artifact, Store, size
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _expanded(path: Path | None) -> Path | None:
-    return None if path is None else assets.expanded(path).absolute()
-
+from resnet8_eval.store import Artifact
 
 QUANTIZED = configurations.quantized()
 CALIBRATED = configurations.calibrated()
@@ -68,33 +70,6 @@ def _among(names: list[str]) -> Callable[[list[str] | None], list[str] | None]:
     return check
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
-Kind = Annotated[
-    Literal["real", "auto", "stand-in"],
-    typer.Option("--assets", help="Which images (and baseline model)."),
-]
-AssetsDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="RESNET8_EVAL_ASSETS",
-        help="Look for the assets here first.",
-        show_default=False,
-        readable=False,  # where pytest is given it, nobody but `assets` checks that
-    ),
-]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="RESNET8_EVAL_CACHE",
-        callback=_expanded,
-        help="Where downloads and artefacts are kept. [default: the user's cache folder]",
-        show_default=False,
-    ),
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
-Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
-Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
-
 app = typer.Typer(
     name="resnet8-eval",
     help="Convert, evaluate and quantize a Keras ResNet8, and say what each step cost.",
@@ -102,10 +77,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-assets_app = typer.Typer(help="Show which assets are there, or fetch those that are missing.")
-app.add_typer(assets_app, name="assets")
-cache_app = typer.Typer(help="Look after the artefacts that runs leave.", no_args_is_help=True)
-app.add_typer(cache_app, name="cache")
+app.add_typer(folders.assets_app, name="assets")
+app.add_typer(folders.cache_app, name="cache")
 
 
 def main() -> None:
@@ -115,77 +88,8 @@ def main() -> None:
     app()
 
 
-def _reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the suite's errors, and the system's about files, into a message and exit status 1."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except SuiteError as error:
-            _tell(error)
-            raise typer.Exit(1) from error
-        except OSError as error:
-            if error.filename is None:
-                raise
-            _tell(
-                SuiteError(
-                    f"A file or folder cannot be used: {error.strerror}.",
-                    expected="files that can be read, and folders that can be written to",
-                    given=str(error.filename),
-                    next_step="check the path and its permissions, or give another",
-                )
-            )
-            raise typer.Exit(1) from error
-
-    return wrapped
-
-
-def _tell(error: SuiteError) -> None:
-    typer.echo(f"error: {error}", err=True)
-
-
-@assets_app.callback(invoke_without_command=True)
-@_reporting_errors
-def show_assets(
-    context: typer.Context,
-    assets_dir: AssetsDir = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show which assets are there, verified, damaged or missing. Touches no network."""
-    if context.invoked_subcommand:
-        return
-    findings = assets.survey(assets_dir, _cache(cache_dir))
-    if as_json:
-        _print_json(
-            [
-                {
-                    "name": f.name,
-                    "state": f.state,
-                    "path": f.path and str(f.path),
-                    "detail": f.detail,
-                }
-                for f in findings
-            ]
-        )
-        return
-    for finding in findings:
-        place = finding.path or finding.detail
-        typer.echo(f"{finding.state:9} {finding.name:28} {place}")
-
-
-@assets_app.command()
-@_reporting_errors
-def fetch(cache_dir: CacheDir = None) -> None:
-    """Download what is missing into the cache, verified before it counts."""
-    folder = _cache(cache_dir)
-    assets.fetch(folder)
-    typer.echo(f"All assets are in {folder}.")
-
-
 @app.command()
-@_reporting_errors
+@reporting_errors
 def convert(
     model: Annotated[Path, typer.Argument(help="Keras model, .h5 or .keras.")],
     output: Output,
@@ -220,13 +124,13 @@ def convert(
             for name in names:
                 shutil.copyfile(made[stage].path(name), folder / name)
     if as_json:
-        _print_json({**made["onnx"].record, "checks": checks})
+        print_json({**made["onnx"].record, "checks": checks})
     else:
         typer.echo(f"{len(checks)} checks hold; written to {output}")
 
 
 @app.command()
-@_reporting_errors
+@reporting_errors
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model: .h5, .keras, .onnx, .pt2 or .pt.")],
     kind: Kind = "real",
@@ -245,7 +149,7 @@ def evaluate(
         **judge(scores, labels, read_class_names(source.dataset, source.dataset_sha256)),
     }
     if as_json:
-        _print_json(record)
+        print_json(record)
         return
     typer.echo(
         f"{model.name}: {record['accuracy_percent']:.2f} % "
@@ -256,7 +160,7 @@ def evaluate(
 
 
 @app.command()
-@_reporting_errors
+@reporting_errors
 def compare(
     baseline: Annotated[Path, typer.Argument(help="The model to compare with.")],
     models: Annotated[list[Path], typer.Argument(help="The models to compare.")],
@@ -284,7 +188,7 @@ def compare(
             }
         )
     if as_json:
-        _print_json({"assets": source.kind, "models": rows})
+        print_json({"assets": source.kind, "models": rows})
         return
     titles = _told_apart([Path(row["model"]) for row in rows])
     for title, row in zip(titles, rows, strict=True):
@@ -307,7 +211,7 @@ def _told_apart(paths: list[Path]) -> list[str]:
 
 
 @app.command()
-@_reporting_errors
+@reporting_errors
 def quantize(
     model: Annotated[Path, typer.Argument(help="float32 model: .h5, .keras or .onnx.")],
     output: Output,
@@ -334,7 +238,7 @@ def quantize(
         (name,) = made.files
         shutil.copyfile(made.path(name), folder / name)
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
         typer.echo(f"{row.name}: {output / name}")
         typer.echo(f"  quantized: {_counts(record['quantized_ops'])}")
@@ -353,7 +257,7 @@ def _row(framework: str, dtype: str, recipe: str) -> Configuration:
 
 
 @app.command()
-@_reporting_errors
+@reporting_errors
 def report(
     results: Annotated[Path, typer.Argument(help="results.json")],
     output: Annotated[
@@ -395,7 +299,7 @@ def report(
 def show_requirements(as_json: AsJson = False) -> None:
     """List the requirements: what is measured, what is required, in which milestone and phase."""
     if as_json:
-        _print_json([requirement.describe() for requirement in requirements.REGISTER])
+        print_json([requirement.describe() for requirement in requirements.REGISTER])
         return
     for milestone, title in requirements.MILESTONES.items():
         typer.echo(f"{milestone}  {title}")
@@ -404,7 +308,7 @@ def show_requirements(as_json: AsJson = False) -> None:
 
 
 @app.command()
-@_reporting_errors
+@reporting_errors
 def study(
     output: Output,
     bits: Annotated[
@@ -451,10 +355,10 @@ def study(
     from rich.progress import Progress
 
     from resnet8_eval import study as studies
+    from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
-    from resnet8_eval.stages import Settings
 
-    pipeline = Pipeline(Settings(_locate(kind, assets_dir, cache_dir), _cache(cache_dir)))
+    pipeline = Pipeline(Settings(_locate(kind, assets_dir, cache_dir), cache_folder(cache_dir)))
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
     tasks = (
         studies.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
@@ -484,13 +388,13 @@ def study(
         studies.write(rows, output / "cells.csv")
         studies.write(studies.summarize(rows), output / "recipes.csv")
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         typer.echo(f"{len(rows)} measurements; written to {output}")
 
 
 @app.command("run")
-@_reporting_errors
+@reporting_errors
 def run_stages(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stage names; none lists them.")
@@ -505,11 +409,11 @@ def run_stages(
     as_json: AsJson = False,
 ) -> None:
     """Make single stages of the pipeline, and show their records."""
+    from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
-    from resnet8_eval.stages import Settings
 
     found = _locate(kind, assets_dir, cache_dir, keras_model)
-    settings = Settings(found, _cache(cache_dir), calibration_count, calibration_seed)
+    settings = Settings(found, cache_folder(cache_dir), calibration_count, calibration_seed)
     pipeline = Pipeline(settings, _progress)
     if not stages:
         for name in pipeline.stages:
@@ -523,78 +427,10 @@ def run_stages(
     pipeline.prepare(stages)
     made = {name: pipeline.artifact(name) for name in stages}
     if as_json:
-        _print_json({name: artifact.record for name, artifact in made.items()})
+        print_json({name: artifact.record for name, artifact in made.items()})
     else:
         for name, artifact in made.items():
             typer.echo(f"{name}  {artifact.folder}")
-
-
-@cache_app.command("show")
-@_reporting_errors
-def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
-    """List the artefacts: what each is, its size, and whether it is whole."""
-    store = Store(_cache(cache_dir))
-    found = [(folder, artifact, False) for folder, artifact in store.artifacts()]
-    found += [(folder, None, True) for folder in store.unfinished()]
-    rows: list[dict[str, Any]] = [
-        {
-            "folder": str(folder),
-            "stage": artifact.stage if artifact else None,
-            "bytes": size(folder),
-            "whole": artifact is not None,
-            "unfinished": unfinished,
-        }
-        for folder, artifact, unfinished in found
-    ]
-    if as_json:
-        _print_json(rows)
-        return
-    for row in rows:
-        broken = "unfinished" if row["unfinished"] else "damaged; not served, made anew when needed"
-        state = row["stage"] or broken
-        typer.echo(f"{_kilobytes(row['bytes'])}  {Path(row['folder']).name:60} {state}")
-    typer.echo(f"{_kilobytes(sum(row['bytes'] for row in rows))}  in all")
-
-
-@cache_app.command("size")
-@_reporting_errors
-def cache_size(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
-    """Say how much room the artefacts take, and the whole cache folder with its downloads."""
-    root = Store(_cache(cache_dir)).root
-    found = {"artifacts": size(root / "artifacts"), "all": size(root)}
-    if as_json:
-        _print_json({"folder": str(root), "bytes": found})
-        return
-    typer.echo(f"{_kilobytes(found['artifacts'])}  artefacts")
-    typer.echo(f"{_kilobytes(found['all'])}  in all, with downloads, in {root}")
-
-
-@cache_app.command("verify")
-@_reporting_errors
-def cache_verify(cache_dir: CacheDir = None) -> None:
-    """Hash every file of every artefact again; exit status 1 if one is damaged."""
-    found = list(Store(_cache(cache_dir)).artifacts())
-    damaged = [folder for folder, artifact in found if artifact is None]
-    for folder in damaged:
-        typer.echo(f"damaged: {folder}")
-    typer.echo(f"{len(found) - len(damaged)} of {len(found)} artefacts are whole")
-    if damaged:
-        raise typer.Exit(1)
-
-
-@cache_app.command("clear")
-@_reporting_errors
-def cache_clear(cache_dir: CacheDir = None) -> None:
-    """Remove every artefact, and what runs left beside them. Downloaded assets stay."""
-    typer.echo(f"{Store(_cache(cache_dir)).clear()} artefacts removed")
-
-
-def _cache(cache_dir: Path | None) -> Path:
-    return cache_dir or assets.default_cache_dir()
-
-
-def _kilobytes(count: int) -> str:
-    return f"{count / 1000:10,.1f} kB"
 
 
 def _progress(line: str) -> None:
@@ -610,7 +446,7 @@ def _locate(
     return assets.locate(
         kind,
         assets_dir=assets_dir,
-        cache_dir=_cache(cache_dir),
+        cache_dir=cache_folder(cache_dir),
         keras_model=model,
         announce=lambda line: typer.echo(line, err=True),
     )
@@ -624,10 +460,10 @@ def _made(
     seed: int = 0,
 ) -> dict[str, Artifact]:
     """Stages of a model that the user named."""
+    from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
-    from resnet8_eval.stages import Settings
 
-    pipeline = Pipeline(Settings(given, _cache(cache_dir), count, seed), _progress)
+    pipeline = Pipeline(Settings(given, cache_folder(cache_dir), count, seed), _progress)
     pipeline.prepare(names)
     for name in pipeline.closure(names):  # so that what failed first is told, and not what needs it
         pipeline.artifact(name)
@@ -697,8 +533,3 @@ def _whole_folder(output: Path) -> Iterator[Path]:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items()) or "none"
-
-
-def _print_json(value: object) -> None:
-    json.dump(value, sys.stdout, indent=1, sort_keys=True)
-    sys.stdout.write("\n")

@@ -1,0 +1,91 @@
+"""Options, output and errors that every command shares."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, ParamSpec, TypeVar
+
+import typer
+
+from resnet8_eval import assets
+from resnet8_eval.errors import SuiteError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _expanded(path: Path | None) -> Path | None:
+    return None if path is None else assets.expanded(path).absolute()
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Kind = Annotated[
+    Literal["real", "auto", "stand-in"],
+    typer.Option("--assets", help="Which images (and baseline model)."),
+]
+AssetsDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RESNET8_EVAL_ASSETS",
+        help="Look for the assets here first.",
+        show_default=False,
+        readable=False,  # where pytest is given it, nobody but `assets` checks that
+    ),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RESNET8_EVAL_CACHE",
+        callback=_expanded,
+        help="Where downloads and artefacts are kept. [default: the user's cache folder]",
+        show_default=False,
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
+Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
+Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
+
+
+def reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn the suite's errors, and the system's about files, into a message and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except SuiteError as error:
+            _tell(error)
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _tell(
+                SuiteError(
+                    f"A file or folder cannot be used: {error.strerror}.",
+                    expected="files that can be read, and folders that can be written to",
+                    given=str(error.filename),
+                    next_step="check the path and its permissions, or give another",
+                )
+            )
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+def _tell(error: SuiteError) -> None:
+    typer.echo(f"error: {error}", err=True)
+
+
+def cache_folder(cache_dir: Path | None) -> Path:
+    """The folder that was named, or the user's."""
+    return cache_dir or assets.default_cache_dir()
+
+
+def print_json(value: object) -> None:
+    """Write JSON to standard output, in the same order each time."""
+    json.dump(value, sys.stdout, indent=1, sort_keys=True)
+    sys.stdout.write("\n")

@@ -1,0 +1,86 @@
+"""What a run is asked for, and what each of its stages is given."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from resnet8_eval.assets import Assets, unchanged
+from resnet8_eval.configurations import Recipe
+from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
+from resnet8_eval.store import Artifact, Record
+
+if TYPE_CHECKING:
+    from resnet8_eval.calibrate.parameters import Parameters
+    from resnet8_eval.cifar10 import Split
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for.
+
+    Attributes
+    ----------
+    assets
+        Model and images.
+    cache_dir
+        Where artefacts are kept.
+    calibration_count, calibration_seed
+        Size and seed of the calibration set.
+    min_speedup
+        Least speed of a quantized row over float32 that EVAL-05 demands; it decides no artefact.
+    """
+
+    assets: Assets
+    cache_dir: Path
+    calibration_count: int = MIN_CALIBRATION_IMAGES
+    calibration_seed: int = 0
+    min_speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage may use: the assets, the artefacts that it needs, and so many threads.
+
+    The stage's key names the assets by checksum, so each is held against it when it is read: what
+    was verified before the run may have changed since.
+    """
+
+    settings: Settings
+    artifacts: dict[str, Artifact]
+    threads: int
+
+    def model(self) -> AbstractContextManager[Path]:
+        """The Keras model, for as long as it is being read."""
+        return unchanged(self.settings.assets.model, self.settings.assets.model_sha256)
+
+    def split(self, name: Literal["train", "test"]) -> Split:
+        """Images and labels of a split."""
+        from resnet8_eval.cifar10 import read_split
+
+        assets = self.settings.assets
+        return read_split(assets.dataset, name, assets.dataset_sha256)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; the index is the label."""
+        from resnet8_eval.cifar10 import read_class_names
+
+        assets = self.settings.assets
+        return read_class_names(assets.dataset, assets.dataset_sha256)
+
+    def parameters(self, recipe: Recipe) -> Parameters:
+        """What a recipe's calibration decided."""
+        from resnet8_eval.calibrate.parameters import Parameters
+
+        return Parameters.load(self.artifacts[f"parameters/{recipe.key}"].folder)
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file of a needed artefact."""
+        return self.artifacts[stage].path(name)
+
+    def record(self, stage: str) -> Record:
+        """The record of a needed artefact."""
+        return self.artifacts[stage].record
