@@ -4,5 +4,5 @@ import os
 
 __version__ = "1.2.0"
 
-# ONNX Runtime reports its use to its maker otherwise; it looks when it is first imported.
+# Otherwise ONNX Runtime reports its use to its maker. It reads this when first imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -438,7 +438,7 @@ class _Search:
         _demand_folder(folder, self.manifest.standin, _REDRAW)
 
     def _download(self, entry: Entry, allowed: bool) -> str | None:
-        """Download a file into the cache; in one line, why that failed."""
+        """Download a file into the cache; if that fails, return why, in one line."""
         if not allowed:
             return "no download was asked for"
         if os.environ.get("RESNET8_EVAL_OFFLINE", "") not in ("", "0"):

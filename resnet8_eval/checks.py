@@ -51,7 +51,7 @@ def at_most(name: str, limit: float, observed: float) -> Check:
 
 
 def said(value: object) -> str:
-    """A value of any shape as one would write it: no brackets of Python's, no ``True``.
+    """A value of any shape in plain writing, without Python's brackets or ``True``.
 
     Parameters
     ----------

@@ -47,9 +47,9 @@ class Recipe:
     rounding
         ``"gptq"``, or to the ``"nearest"``.
     equalize
-        Whether channels are scaled to span alike.
+        Whether channels are scaled to have similar ranges.
     correct_bias
-        Whether what rounding does to a layer's mean output goes into its bias.
+        Whether a layer's bias makes up for the change that rounding causes in its mean output.
     percentile
         For ``ranges="percentile"``, in percent. Chosen on training images: cutting the few
         largest values gives every other one a finer step.
@@ -170,7 +170,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
 
 
 def baseline() -> Configuration:
-    """The row that every delta is from."""
+    """The row that every delta is measured against."""
     return CONFIGURATIONS[0]
 
 
@@ -217,7 +217,7 @@ def reference(row: Configuration) -> str:
     """Where a quantized row's scores in reference arithmetic come from.
 
     Models of one framework and one recipe stand for the same numbers, so one run serves them all:
-    that of the row which is itself computed so, else one of the first of them.
+    that of the row which itself computes in reference arithmetic, else a run of the first row.
 
     Returns
     -------

@@ -40,7 +40,7 @@ _KERNEL_VARIABLES: Final = (
     "TF_XLA_FLAGS",
     "XLA_FLAGS",
 )
-"""Environment variables by which a user makes a library take other kernels than its own choice."""
+"""Environment variables with which a user overrides a library's own choice of kernels."""
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 """Where a container reads its share of the processor (Linux, cgroup v2): quota and period in µs."""
 _NOT_PRODUCING: Final = (

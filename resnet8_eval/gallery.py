@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST: Final = 12
-"""Images kept for one configuration: those that it is surest of, being wrong."""
+"""Images kept for one configuration: the wrong answers that it is surest of."""
 
 
 def newly_wrong(

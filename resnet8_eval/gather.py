@@ -35,7 +35,7 @@ def gather(
     outcomes
         By requirement ID; those that are absent were not asked for.
     complete
-        Whether the run ended by itself and the number of every requirement settled it.
+        Whether the run ended by itself, with every requirement decided by its number.
     command
         What reproduces the run.
     started
@@ -125,7 +125,7 @@ def _stage(pipeline: Pipeline, artifact: Artifact, name: str, started: float) ->
 
 
 def _sensitivity(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    """That of the first recipe of which it was measured."""
+    """The sensitivity of the first recipe for which it was measured."""
     found = (
         {"recipe": recipe.name, **record}
         for recipe in configurations.recipes()

@@ -44,8 +44,8 @@ class Settings:
 class Inputs:
     """What a stage may use: the assets, the artefacts that it needs, and so many threads.
 
-    The stage's key names the assets by checksum, so each is held against it when it is read: what
-    was verified before the run may have changed since.
+    The stage's key names the assets by checksum. Each asset is checked against its checksum when it
+    is read, because it may have changed since it was verified before the run.
     """
 
     settings: Settings

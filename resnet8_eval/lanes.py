@@ -25,8 +25,8 @@ from resnet8_eval.errors import StageError, SuiteError
 
 Announce = Callable[[str], None]
 Make = Callable[[str, int], float]
-"""Makes a job by its name with so many threads, and returns how many seconds that took. It must be
-picklable: it is called in the lane."""
+"""Makes the named job with a given number of threads, and returns how many seconds that took. It
+must be picklable: it is called in the lane."""
 
 LANES: Final = ("keras", "onnxruntime", "torch")
 CORES: Final = usable_cores()
@@ -38,7 +38,7 @@ IDLE_SECONDS: Final = 60
 """A lane without work ends after this long."""
 _PROGRESS: Final = "progress: "
 _TICK: Final = 0.5
-"""Seconds after which a stage that is at work is heard again."""
+"""Seconds between two looks at what the running stages have said."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
 
 
 def _spread(failures: dict[str, SuiteError], needs_first: Iterable[Job]) -> None:
-    """Add what needs a job that failed."""
+    """Add the jobs that need a failed job."""
     for job in needs_first:
         broken = next((need for need in job.needs if need in failures), None)
         if broken and job.name not in failures:
@@ -164,7 +164,7 @@ class _Crew:
                 self._submit((lane, THREADS), None, _warm_up, lane)
 
     def ended(self) -> Iterable[tuple[Job, float | SuiteError]]:
-        """Wait until something ends; jobs with their seconds, or why they failed."""
+        """Wait until something ends; yield each job that did, with its seconds or why it failed."""
         done: set[Future[float]] = set()
         while not done:
             done = wait(self.running, _TICK, FIRST_COMPLETED).done
@@ -198,7 +198,7 @@ class _Crew:
             thread.join()
 
     def _hear(self) -> None:
-        """Announce what stages have said since, with :func:`say`."""
+        """Announce what stages have said with :func:`say` since the last call."""
         for path, heard in self._heard.items():
             with contextlib.suppress(OSError), path.open("rb") as log:
                 log.seek(heard)
@@ -226,7 +226,7 @@ class _Crew:
 def _warm_up(lane: str) -> float:
     """In a lane: import what its stages will need, while they wait for others.
 
-    A framework that cannot be imported is the first stage's to report.
+    If a framework cannot be imported, the first stage that needs it reports that.
     """
     with contextlib.suppress(Exception):
         _WARM_UPS[lane]()
@@ -323,7 +323,7 @@ def _enter(log: str, parent: int) -> None:
 
 
 def _leave() -> None:
-    """End without unloading the framework, which takes a second and frees nothing that stays."""
+    """End without unloading the framework: unloading takes a second and gains nothing."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

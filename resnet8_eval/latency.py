@@ -30,7 +30,7 @@ from resnet8_eval.requirements import MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.store import Record
 
 MAX_WAITING: Final = 0.25
-"""Share of the time that a row on one thread may be off the processor more than the others are."""
+"""How much more of the time than the busiest row a one-thread row may be off the processor."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
     seconds
         Length of one LoadGen run.
     batches
-        Images in a batch that are tried for Offline.
+        Batch sizes that are tried for Offline.
     """
 
     rounds: int = 5
@@ -164,7 +164,7 @@ def measure(
 
 
 def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
-    """What the runs of all rounds come to.
+    """Summarize the runs of all rounds.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
         key: sum(r["own_s"] for r in group.values()) / sum(r["wall_s"] for r in group.values())
         for key, group in grouped.items()
     }
-    # On a busy machine every row loses its place now and then; a row that waits loses more.
+    # On a busy machine every row loses the processor now and then; a row that waits, more often.
     busiest = max((busy[key] for key in busy if key[2] == 1), default=0.0)
     rows: dict[str, dict[str, Any]] = {name: {} for name in float32}
     for (name, scenario, threads), group in grouped.items():
@@ -250,7 +250,7 @@ def _speed(figures: Mapping[str, float]) -> float:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Over the rounds; None if no round counts."""
+    """Median, lowest and highest over the rounds; None if no round counts."""
     if not values:
         return None
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}

@@ -27,8 +27,8 @@ LOADED: Final = 1000
 FASTEST_NS: Final = 20_000
 """No model here answers a single image in less."""
 MAX_CLOCK_ERROR: Final = 0.1
-"""Share of a run by which LoadGen's clock, which follows the system's time, may leave the steady
-one."""
+"""Share of a run by which LoadGen's clock, which follows the system's time, may differ from the
+steady clock."""
 CALL_S: Final = 1e-4
 """Seconds of each call that only one of the two clocks may see."""
 _clock: Callable[[], float] = time.monotonic
@@ -103,7 +103,7 @@ def load_test(
     settings.mode = getattr(loadgen.TestMode, mode)
     settings.min_duration_ms = round(1000 * seconds)
     settings.min_query_count = queries
-    # LoadGen makes so many queries beforehand, and calls a run that uses them up invalid.
+    # From this, LoadGen decides how many queries to prepare; a run that uses them up is invalid.
     settings.single_stream_expected_latency_ns = FASTEST_NS
     folder.mkdir(parents=True)
     log.log_output.outdir = str(folder)

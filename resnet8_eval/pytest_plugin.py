@@ -150,9 +150,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Read no file that cannot have what was asked for, so that ``pytest -m v1_2`` begins at once.
+    """Skip files that cannot hold what was asked for, so that ``pytest -m v1_2`` begins at once.
 
-    Whoever names files or folders gets them read.
+    Files and folders named on the command line are always read.
     """
     milestone = config.getoption("-m")
     alone = milestone in MILESTONES or (config.getoption("--requirement") and not milestone)
@@ -191,7 +191,7 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 
 
 def _mark(items: Iterable[pytest.Item]) -> None:
-    """Mark each requirement test; refuse two of one requirement, and one of another name."""
+    """Mark each requirement test; refuse a requirement's second test, and a wrongly named one."""
     owners: dict[str, pytest.Item] = {}
     for item in items:
         requirement, named = requirement_of(item), verdicts.id_in(item.nodeid)
@@ -480,7 +480,7 @@ class AcceptanceRun:
                     named = marker.kwargs.get("needs", ())
                     needs += named() if callable(named) else named
             if self.config.getoption("--layers"):
-                # One recipe's: it takes a minute, and the others differ by what cannot be told.
+                # For one recipe only: it takes a minute, and the others do not differ noticeably.
                 needs += [
                     f"layers/{row.name}"
                     for row in configurations.calibrated()

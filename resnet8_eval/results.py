@@ -120,7 +120,7 @@ class Outcome:
     reason
         Why it is not met, in one line.
     decided
-        Whether its number settled it: measured, and nothing but the number kept it from *met*.
+        Whether the number alone decided: it was measured, and nothing else prevented *met*.
     """
 
     status: Status

@@ -76,7 +76,7 @@ def paired_interval_pp(lost: int, gained: int, total: int) -> tuple[float, float
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct the p-values of several tests for having made several.
+    """Correct the p-values of several tests for the number of tests.
 
     Parameters
     ----------

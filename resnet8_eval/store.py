@@ -147,7 +147,7 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock over all processes; the operating system releases that of a dead one.
+        """Hold a lock across all processes; the operating system releases it if the holder dies.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class Store:
         return (path for path in self._paths() if path.suffix == _PARTIAL)
 
     def clear(self) -> int:
-        """Remove all that no process is at work on; return how many artefacts that were.
+        """Remove all that no process is working on; return how many artefacts were removed.
 
         Raises
         ------
@@ -234,7 +234,7 @@ class Store:
 
     @contextmanager
     def _free(self, path: Path) -> Iterator[bool]:
-        """Whether nobody holds a lock; then it is held meanwhile, and its file gone afterwards."""
+        """Whether nobody holds a lock; if so, hold it during the block, then remove its file."""
         from filelock import FileLock, Timeout
 
         lock = FileLock(path, timeout=0)
@@ -245,7 +245,7 @@ class Store:
             return
         try:
             yield True
-            path.unlink(missing_ok=True)  # who waits for it sees that, and takes a new one
+            path.unlink(missing_ok=True)  # a waiting process notices, and makes a new one
         finally:
             lock.release()
 
@@ -314,7 +314,7 @@ def _seal(folder: Path, stage: str, key: str, record: Record, seconds: float) ->
 
 
 def _read(folder: Path) -> Artifact | None:
-    """Read an artefact back, or None unless all is as it was written, and nothing else is there."""
+    """Read an artefact back; None if anything in it was changed, removed or added."""
     try:
         # A link leads out of the cache, and a pipe has no end.
         regular = all(stat.S_ISREG(path.lstat().st_mode) for path in folder.iterdir())

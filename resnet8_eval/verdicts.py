@@ -137,9 +137,9 @@ class _Reported:
     properties: list[tuple[str, Any]] = field(default_factory=list)
 
     def note(self, report: pytest.TestReport) -> None:
-        """Note one report; that of a subtest, or of a crashed worker, ends no phase."""
+        """Note one report; the report of a subtest or of a crashed worker does not end a phase."""
         if "call" not in self.phases:
-            # A crashed worker's report has none, and what was measured before stays of interest.
+            # A crashed worker's report has no properties; keep what was measured before the crash.
             self.properties = list(report.user_properties) or self.properties
         expected_to_fail = hasattr(report, "wasxfail")
         if type(report) is pytest.TestReport:
@@ -165,7 +165,7 @@ class _Reported:
         passed = dict.fromkeys(("setup", "call", "teardown"), "passed")
         finished = passed.keys() <= self.phases.keys()
         reason = self.reason or (None if finished else "did not finish")
-        # JSON has no word for what is not finite; the reason says what it was.
+        # JSON cannot express NaN or infinity; the reason says what was measured.
         numbers = _numbers(self.properties)
         measured = numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
         return Outcome(

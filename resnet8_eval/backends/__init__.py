@@ -56,11 +56,11 @@ class StoredTensor:
     dtype
         What is stored.
     axis
-        Of the scales; None for one scale.
+        The axis that the scales lie along; None if there is one scale.
     scales, zero_points
         As stored; none for a float bias.
     values
-        Of weights, the integers less their zero point, output channel first; of biases, the real
+        For weights, the integers less their zero point, output channel first; for biases, the real
         numbers; None for activations.
     wrong_axis
         Whether the scales lie along another axis than the output channels.
@@ -137,11 +137,11 @@ class Backend(Protocol):
         """
 
     def census(self, path: Path) -> Record:
-        """Count what a stored model computes between 8-bit tensors and what in float.
+        """Count which operators of a stored model compute with 8-bit tensors, and which in float.
 
-        An operator is quantized if every tensor that it computes with is an 8-bit one or comes out
-        of one; moving, converting and ReLU count as nothing. In reference arithmetic such an
-        operator still computes in float32.
+        An operator is quantized if every tensor that it computes with is 8-bit or comes directly
+        from an 8-bit one. Operators that only move or convert, and ReLU, are not counted. In
+        reference arithmetic a quantized operator still computes in float32.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class Backend(Protocol):
             ``quantized_ops`` and ``float_ops``, operator to count; ``convolutions`` and
             ``products``, each ``[quantized, in float]``; ``weights``, layer to the dtype that its
             weight is stored in; ``activations``, the dtypes that activations are quantized to;
-            ``maker``, what the file says of who quantized it.
+            ``maker``, the tool that quantized the model, as the file names it.
         """
 
     def read_back(self, path: Path, network: Network) -> list[StoredTensor]:

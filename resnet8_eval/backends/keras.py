@@ -29,7 +29,8 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
 def _set_threads(tf: Any, threads: int) -> None:
     threading = tf.config.threading
     if threading.get_intra_op_parallelism_threads() != threads:
-        # Refused once TensorFlow has run anything; then `lanes.lane_environment` has decided.
+        # TensorFlow refuses this once it has run anything. The number of threads is then the one
+        # that `lanes.lane_environment` set.
         try:
             threading.set_intra_op_parallelism_threads(threads)
             threading.set_inter_op_parallelism_threads(1)

@@ -96,12 +96,13 @@ def unsigned(path: Path) -> bytes | str:
 
     128 is added to the zero point and, by the quantize step, to every value. Differences from the
     zero point stay what they were, so convolutions and matrix products give the same integers.
-    Additions are computed in float, and of two values that are equally near ONNX Runtime may take
-    another; the proof of a configuration holds the result against the model as it is stored.
+    Additions are computed in float. Where a result lies halfway between two integers, ONNX Runtime
+    may round it to the other one. The proof of a configuration compares the result with the model
+    as it is stored.
 
-    x86 multiplies unsigned with signed bytes; for signed with signed ones ONNX Runtime has no
-    vector kernel there, and needs nine times as long (``docs/performance.md``). It does the same
-    itself in a default session, but not with tensors that are read twice.
+    x86 multiplies unsigned by signed bytes. For signed by signed bytes ONNX Runtime has no vector
+    kernel on x86, and takes nine times as long (``docs/performance.md``). In a default session it
+    makes the same change itself, but not for tensors that are read twice.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ def unsigned(path: Path) -> bytes | str:
     if not moved:
         return str(path)
     graph.initializer.extend(moved.values())
-    # What it says of 8-bit tensors between nodes is no longer so.
+    # The types that it records for 8-bit tensors between nodes are no longer right.
     del graph.value_info[:]
     return bytes(model.SerializeToString())
 
@@ -194,7 +195,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
 def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     """Quantize with ``onnxruntime.quantization.quantize_static``.
 
-    The ranges come to it as its own calibration cache, so it runs no calibration of its own, and
+    It is given the ranges as a calibration cache, so that it runs no calibration of its own, and
     the weights' scales as overrides. The matrix product of the last layer is quantized; its
     result, the score, stays in float32, so that no two classes tie.
 
@@ -212,7 +213,7 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     dict
         As :func:`census`, and ``kernels``: the operators of the graph as ONNX Runtime runs it here;
         ``default_kernels``: the same in a session that is opened without any of our settings;
-        ``runs_as``: what is done to activations before the former, or None.
+        ``runs_as``: what is done to activations before they run as ``kernels``, or None.
     """
     from onnxruntime.quantization import (
         CalibrationMethod,
@@ -403,7 +404,8 @@ def tensors(
 ) -> Iterator[Tensors]:
     """Yield maps of the stored model; see :class:`resnet8_eval.backends.Backend`.
 
-    In reference arithmetic, because looking at a tensor keeps it from the integer kernels.
+    They are computed in reference arithmetic, because a tensor that is also an output cannot stay
+    inside an integer kernel.
     """
     del parameters, row
     import onnx

@@ -228,8 +228,8 @@ class _Score(nn.Module):
 def _integer_product() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """The integer matrix product with a float32 result, of oneDNN, as a TorchScript function.
 
-    It has an argument that is a list of optional numbers, which scripting can record in a
-    TorchScript file and tracing cannot.
+    One of its arguments is a list of optional numbers. Scripting can record such a list in a
+    TorchScript file; tracing cannot.
     """
 
     def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 ENGINE: Final = "x86"
 """PyTorch's default engine, which takes oneDNN's kernels where the processor has VNNI and FBGEMM's
-elsewhere. It packs the weights when a file is read, so it must be the same whenever one is."""
+elsewhere. It packs the weights when a file is read, so it must be the same for every file."""
 
 
 _NUMBERED: Final = re.compile(rb"___torch_mangle_(\d+)")
@@ -75,7 +75,7 @@ def load(path: Path) -> Any:
 
 @contextmanager
 def deprecations_ignored() -> Iterator[None]:
-    """Leave out what torch says of TorchScript and of quantized tensors, for want of successors."""
+    """Silence torch's deprecations of TorchScript and quantized tensors: nothing replaces them."""
     with warnings.catch_warnings():
         # See the module's docstring.
         warnings.filterwarnings("ignore", r".*torch\.jit\..* is deprecated", DeprecationWarning)

@@ -107,6 +107,7 @@ def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(np.float32((high - low) / levels)) or 1.0
-    # As ONNX Runtime's quantizer has it, before the scale is rounded: a range around zero is a tie.
+    # Like ONNX Runtime's quantizer, use the scale before it is rounded to float32: for a range
+    # that is symmetric around zero, the zero point lies halfway between two integers.
     exact = float(np.float32(high) - np.float32(low)) / levels or 1.0
     return scale, round(float(-np.float32(low)) / exact)

@@ -33,7 +33,7 @@ class Rounded(NamedTuple):
 
 
 _LEAST_SHARE: Final = 1e-4
-"""The smallest largest weight of a channel, as a share of its bias."""
+"""A channel's largest weight counts as at least this share of its bias."""
 Moments = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Weight name to the mean, shape (in,), and covariance, shape (in, in), of its layer's inputs."""
 
@@ -44,8 +44,8 @@ def round_weights(
     """Round every weight, one layer at a time, and correct the biases.
 
     Each output channel has its own symmetric scale. Within a channel the weights are rounded one
-    after the other, and the error of each is made up for by those still free, as the covariance
-    of the layer's inputs tells (GPTQ: Frantar et al. 2022, *GPTQ: Accurate Post-Training
+    after the other. The weights not yet rounded make up for the error of each, as the covariance
+    of the layer's inputs prescribes (GPTQ: Frantar et al. 2022, *GPTQ: Accurate Post-Training
     Quantization for Generative Pre-trained Transformers*). What is left of the mean error goes
     into the bias (Nagel et al. 2019, section 4.2). No gradient, no label, no random number.
 
@@ -71,7 +71,8 @@ def round_weights(
         weight = weights[name].T if transposed else weights[name]
         flat = weight.reshape(len(weight), -1)
         mean, covariance = moments[name]
-        # A channel of zeros, as pruning leaves it, needs a step that its bias fits 32 bits in.
+        # Pruning can leave a channel of zeros: its step must be large enough for its bias to fit
+        # into 32 bits.
         floor = np.maximum(1e-12, _LEAST_SHARE * np.abs(weights[layer.bias]))
         largest = np.maximum(np.abs(flat).max(axis=1), floor)
         if recipe.granularity == "per-tensor":

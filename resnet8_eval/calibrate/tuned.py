@@ -162,8 +162,8 @@ def same_function(
 ) -> list[Check]:
     """Hold the equalized network against the one that it was made from, in float, on images.
 
-    Folding, normalising and equalizing must not change the function. Whatever is quantized
-    afterwards would else be another network than the user's, and every later check would hold.
+    Folding, normalising and equalizing must not change the function. If they did, what is quantized
+    afterwards would not be the user's network, and no later check would notice.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ RANGES, GRANULARITIES = (
 
 
 def _among(names: list[str]) -> Callable[[list[str] | None], list[str] | None]:
-    """Hold each value of an option that may be repeated against a list; typer holds only one."""
+    """Check each value of a repeatable option against a list; typer can check only single ones."""
 
     def check(values: list[str] | None) -> list[str] | None:
         for value in values or ():
@@ -83,7 +83,8 @@ app.add_typer(folders.cache_app, name="cache")
 
 def main() -> None:
     """Run the command line."""
-    # Frameworks read it when they are imported. Here one works at a time, on all cores.
+    # Frameworks read these variables when they are imported. On the command line one framework
+    # works at a time, on all cores.
     os.environ.update(lane_environment(usable_cores()))
     app()
 
@@ -465,7 +466,8 @@ def _made(
 
     pipeline = Pipeline(Settings(given, cache_folder(cache_dir), count, seed), _progress)
     pipeline.prepare(names)
-    for name in pipeline.closure(names):  # so that what failed first is told, and not what needs it
+    # In order, so that the error is of the stage that failed first, not of one that needs it.
+    for name in pipeline.closure(names):
         pipeline.artifact(name)
     return {name: pipeline.artifact(name) for name in names}
 

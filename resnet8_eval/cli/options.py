@@ -33,7 +33,7 @@ AssetsDir = Annotated[
         envvar="RESNET8_EVAL_ASSETS",
         help="Look for the assets here first.",
         show_default=False,
-        readable=False,  # where pytest is given it, nobody but `assets` checks that
+        readable=False,  # left to `assets`, which alone checks it when pytest gets the option
     ),
 ]
 CacheDir = Annotated[

@@ -2,7 +2,7 @@
 
 tf2onnx walks sets of objects, whose order changes from process to process: it numbers its
 constants differently each time, and about once in fifteen leaves the shape of the Flatten layer to
-be computed at run time, which the quantizers cannot follow. What it means is always the same.
+be computed at run time, which the quantizers cannot follow. The network itself stays the same.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from resnet8_eval.store import Record
 def fold(source: Path, target: Path) -> Record:
     """Write `source` with its batch normalisations folded, by ONNX Runtime's own preprocessing.
 
-    What several operators can say is written with one: a matrix product and its sum as Gemm, what
-    flattens the averages as Reshape, and a convolution without a bias with one of zeros. A scale
+    Where several operators can express the same, one form is used: a matrix product and its sum
+    become Gemm, flattening the averages becomes Reshape, and a convolution without a bias gets a
+    bias of zeros. A scale
     and a shift of the pixels become part of the first convolutions.
 
     Parameters

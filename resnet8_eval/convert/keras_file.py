@@ -261,9 +261,9 @@ def _demand_plain(file: Any, path: Path) -> None:
                 waiting.append(item)
                 keys = [key for key in item.attrs if key.startswith("weight_names")]
                 named = sum(math.prod(item.attrs.get_id(key).shape) for key in keys)
-                # Keras reads a layer's weights by these names, all at once, as often as each is
-                # there; the optimizer's, which are many, it leaves. A model in the model counts
-                # as one layer.
+                # Keras reads all of a layer's weights at once, by these names, and reads one again
+                # for each time that its name is listed. It does not read the optimizer's weights,
+                # which are many. A model in the model counts as one layer.
                 if name != "optimizer_weights" and (
                     named > _MOST_WEIGHTS
                     or named > len({str(each) for key in keys for each in item.attrs[key]})

@@ -30,7 +30,7 @@ def excess(model: dict[str, Any]) -> str | None:
 
 
 def layers_of(model: dict[str, Any]) -> list[dict[str, Any]]:
-    """The layers of a description, and behind each model in the model that one's.
+    """The layers of a description; a model in the model is followed by its own layers.
 
     Parameters
     ----------

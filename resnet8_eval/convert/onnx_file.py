@@ -1,7 +1,7 @@
 """What an ONNX file says of itself, read before anything computes with it.
 
 ONNX holds no code, but a file may point at other files, take other images, or hold weights that are
-no numbers. All of that is said in one sentence here, and not by whatever would stumble over it.
+not numbers. Each is refused here in one sentence, before some later step stumbles over it.
 """
 
 from __future__ import annotations

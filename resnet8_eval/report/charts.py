@@ -189,7 +189,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _nest(points: list[Drawing]) -> None:
-    """Have a mark that stands where others do reach around them, for all to be seen."""
+    """Where marks coincide, draw the earlier ones larger, around the others, so that all show."""
     for i, point in enumerate(points):
         point["around"] = sum(
             math.hypot(_NARROW * (point["share"] - other["share"]), point["y"] - other["y"]) < 5

@@ -66,7 +66,7 @@ class ReportFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def settle(self, results: Results) -> None:
-        """Give up what a complete run has taken the place of."""
+        """Remove the earlier complete run that this one replaces."""
         if results.complete:
             kept = self._kept(_kind(results.assets.kind, results.assets.user_model))
             shutil.rmtree(kept, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ def test_all_images_in_batches(tmp_path: Path) -> None:
 
     def model(batch: Any) -> Any:
         sizes.append(len(batch))
+        time.sleep(0.05)  # far longer than what LoadGen itself needs
         return scores(batch)
 
     run = load_test(model, IMAGES, "Offline", tmp_path / "run", queries=250, batch=100)
