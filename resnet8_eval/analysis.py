@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval import statistics
 from resnet8_eval.cifar10 import CLASS_NAMES
+from resnet8_eval.evaluate import probabilities
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FLAGGED_DROP_PP
 
 LEAST_PROBABILITY: Final = 1e-12
@@ -27,7 +28,7 @@ def compare(
     Parameters
     ----------
     scores, baseline_scores
-        float32, shape (N, 10), of the same images in the same order.
+        float32 probabilities or logits, shape (N, 10), of the same images in the same order.
     labels
         Integers in 0–9, shape (N,).
     class_names
@@ -52,6 +53,9 @@ def compare(
     delta = 100 * (gained - lost) / total
     interval = statistics.paired_interval_pp(lost, gained, total)
     flagged, reason = flag(delta)
+    # A network of the user's may end in logits. Classes are told from these: float32
+    # probabilities can tie where they do not.
+    shares, baseline_shares = probabilities(scores), probabilities(baseline_scores)
     return {
         "accuracy_ci95_percent": list(statistics.wilson_interval_percent(int(right.sum()), total)),
         "delta_pp": delta,
@@ -66,9 +70,9 @@ def compare(
             if (labels == k).any()
         },
         "per_class_tests": _per_class(right, baseline_right, labels, class_names),
-        "divergence": divergence(scores, baseline_scores),
-        "reliability": reliability(scores, labels),
-        "baseline_reliability": reliability(baseline_scores, labels),
+        "divergence": divergence(shares, baseline_shares),
+        "reliability": reliability(shares, labels),
+        "baseline_reliability": reliability(baseline_shares, labels),
         "word": verdict_word(interval),
         "flagged": flagged,
         "flag_reason": reason,

@@ -130,5 +130,10 @@ def probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     sums = scores.sum(axis=1, dtype=np.float64)
     if not (scores < 0).any() and np.allclose(sums, 1, atol=1e-3):
         return scores
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
+    return softmax(scores)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of logits, float32 (N, classes)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval.evaluate import probabilities
+
 LARGEST: Final = 12
 """Images kept for one configuration: the wrong answers that it is surest of."""
 
@@ -26,7 +28,7 @@ def newly_wrong(
     images, labels
         The test split, uint8 (N, 32, 32, 3) and integers (N,).
     baseline_scores, scores
-        float32 probabilities, shape (N, 10).
+        float32 probabilities or logits, shape (N, 10).
 
     Returns
     -------
@@ -35,16 +37,17 @@ def newly_wrong(
         numbers), ``baseline_score``, ``score`` (0–1, of those answers), ``png_base64``.
     """
     answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
+    shares, baseline_shares = probabilities(scores), probabilities(baseline_scores)
     wrong = np.flatnonzero((baseline_answers == labels) & (answers != labels))
-    surest = wrong[np.argsort(-scores[wrong, answers[wrong]], kind="stable")][:LARGEST]
+    surest = wrong[np.argsort(-shares[wrong, answers[wrong]], kind="stable")][:LARGEST]
     return [
         {
             "index": int(index),
             "true": int(labels[index]),
             "baseline_answer": int(baseline_answers[index]),
-            "baseline_score": round(float(baseline_scores[index].max()), 4),
+            "baseline_score": round(float(baseline_shares[index].max()), 4),
             "answer": int(answers[index]),
-            "score": round(float(scores[index].max()), 4),
+            "score": round(float(shares[index].max()), 4),
             "png_base64": _png(images[index]),
         }
         for index in surest

@@ -14,9 +14,6 @@ from resnet8_eval.requirements import REGISTER
 from resnet8_eval.results import Outcome
 from resnet8_eval.store import Artifact, Record
 
-_FULL_RANGE: Final = 127
-"""Largest weight of 8 bits; below it, weights are kept to 7 bits."""
-
 
 def gather(
     pipeline: Pipeline,
@@ -198,7 +195,7 @@ def _method(made: Mapping[str, Artifact], recipe: Recipe) -> dict[str, Any]:
     method = made[f"parameters/{recipe.key}"].record["method"]
     settings = {k: v for k, v in recipe.describe().items() if k not in ("name", "by")}
     return {
-        "reduce_range": method["weight_limit"] < _FULL_RANGE,
+        "reduce_range": method["weight_limit"] < environment.WEIGHT_LIMIT,
         "method": {**settings, **method},
     }
 

@@ -161,9 +161,3 @@ def _compute(
         case Dense():
             return x @ constants[layer.weight] + constants[layer.bias]
     return y.relu() if layer.before_relu else y
-
-
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Softmax of float32 scores (N, 10)."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from resnet8_eval import backends, configurations, lanes
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.store import Record
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +114,9 @@ def table(settings: Settings) -> list[Stage]:
             )
 
     for recipe in {recipe.statistics: recipe for recipe in configurations.recipes()}.values():
-        name, make = (
-            f"statistics/{recipe.statistics}",
-            functools.partial(_statistics, recipe=recipe),
-        )
-        stages.append(Stage(name, "onnxruntime", ("onnx", "folded", "calibration"), make, {}))
+        make = functools.partial(_statistics, recipe=recipe)
+        name, needs = f"statistics/{recipe.statistics}", ("onnx", "folded", "calibration")
+        stages.append(Stage(name, "onnxruntime", needs, make, {}))
     of_recipes("parameters", "onnxruntime", ("statistics/{statistics}",), _parameters, {})
     of_rows("model", calibrated, _parameters_of, _model, {})
     of_rows("model", stock, lambda _: ("folded", "calibration"), _stock_model, {})
@@ -164,8 +160,8 @@ def table(settings: Settings) -> list[Stage]:
     of_rows("compare", rows, lambda row: (baseline, f"scores/{row.name}"), _compare, test, "torch")
     for before, after in configurations.tunings():
         make = functools.partial(_tuning, stock=before.name, tuned=after.name)
-        needs = (f"scores/{before.name}", f"scores/{after.name}")
-        stages.append(Stage(f"tuning/{after.name}", "torch", needs, make, test))
+        scored = (f"scores/{before.name}", f"scores/{after.name}")
+        stages.append(Stage(f"tuning/{after.name}", "torch", scored, make, test))
     every = tuple(f"scores/{row.name}" for row in rows)
     stages.append(Stage("agreement", "torch", every, _agreement, {"rows": list(every)}))
     onnx_scores, torch_scores = (float_scores[name] for name in ("onnxruntime", "torch"))
@@ -188,6 +184,11 @@ def table(settings: Settings) -> list[Stage]:
         )
     )
     of_recipes("feed", "onnxruntime", ("calibration", "parameters/{recipe}"), _feed, {})
+    names = Counter(stage.name for stage in stages)
+    if twice := [name for name, n in names.items() if n > 1]:  # one would take the other's place
+        raise ValueError(
+            f"two stages are called {twice[0]}: rows and recipes that differ need names"
+        )
     return stages
 
 

@@ -220,7 +220,8 @@ def _simulate(task: Task, collected: Any, folder: Path, images: Images) -> Row:
 
     from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import decide
-    from resnet8_eval.simulate import Simulation, probabilities
+    from resnet8_eval.evaluate import softmax
+    from resnet8_eval.simulate import Simulation
 
     torch.set_num_threads(1)
     limit = 2 ** (task.weight_bits - 1) - 1
@@ -232,7 +233,7 @@ def _simulate(task: Task, collected: Any, folder: Path, images: Images) -> Row:
         "activation_bits": task.activation_bits,
         "count": task.count,
         "seed": task.seed,
-        **judge(probabilities(simulation.logits(images.judged)), images),
+        **judge(softmax(simulation.logits(images.judged)), images),
     }
 
 

@@ -90,7 +90,8 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
     from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import calibrate
     from resnet8_eval.environment import WEIGHT_LIMIT
-    from resnet8_eval.simulate import Simulation, probabilities
+    from resnet8_eval.evaluate import softmax
+    from resnet8_eval.simulate import Simulation
 
     torch.set_num_threads(1)
     train = read_split(folder, "train")
@@ -109,7 +110,7 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
         **{key: getattr(candidate.recipe, key) for key in study.METHOD_KEYS},
         "count": candidate.count,
         "seed": seed,
-        **study.judge(probabilities(simulation.logits(judged)), feed),
+        **study.judge(softmax(simulation.logits(judged)), feed),
     }
 
 

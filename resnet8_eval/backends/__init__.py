@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval.assets import MODEL_SUFFIXES
 from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import batches
 
@@ -33,10 +34,7 @@ Runtime = Callable[[NDArray[np.float32]], Scores]
 Execution = Literal["kernel", "signed kernel", "reference", "default"]
 
 SUFFIXES: Final[dict[str, Framework]] = {
-    ".h5": "keras",
-    ".hdf5": "keras",
-    ".H5": "keras",
-    ".keras": "keras",
+    **dict.fromkeys(MODEL_SUFFIXES, "keras"),
     ".onnx": "onnxruntime",
     ".pt2": "torch",
     ".pt": "torch",

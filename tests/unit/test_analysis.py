@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval import analysis
 from resnet8_eval.analysis import compare, flag, verdict_word
+from resnet8_eval.evaluate import softmax
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
 
@@ -147,3 +148,14 @@ def test_a_sure_and_a_wholly_unsure_image_have_a_bin() -> None:
     found = analysis.reliability(_probabilities([1.0], []), np.array([0, 0]))
     assert [found["bins"][place]["images"] for place in (0, 14)] == [1, 1]
     assert found["error_percent"] == 50
+
+
+def test_logits_are_compared_as_the_probabilities_that_they_stand_for() -> None:
+    """Of a network that ends in its dense layer; its classes are those of the logits."""
+    dice = np.random.default_rng(0)
+    before, after = (dice.normal(0, 20, (40, 10)).astype(np.float32) for _ in range(2))
+    labels = dice.integers(0, 10, 40)
+    found = analysis.compare(after, before, labels)
+    assert found == analysis.compare(softmax(after), softmax(before), labels)
+    assert 0 <= found["reliability"]["error_percent"] <= 100
+    assert found["divergence"]["largest"] <= 1

@@ -416,3 +416,14 @@ def test_an_artefact_that_vanished_is_made_again(fresh: Pipeline) -> None:
 def test_an_unknown_stage_is_an_error(pipeline: Pipeline) -> None:
     with pytest.raises(KeyError):
         pipeline.artifact("scores/caffe")
+
+
+def test_two_recipes_of_one_name_are_refused(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the numbers of one would silently stand for the other."""
+    tuned = configurations.of("torch-int8-tuned")
+    other = replace(tuned, dtype="uint8", recipe=replace(configurations.TUNED, percentile=99.0))
+    monkeypatch.setattr(configurations, "CONFIGURATIONS", (*CONFIGURATIONS, other))
+    with pytest.raises(ValueError, match="two stages are called parameters/tuned"):
+        Pipeline(pipeline.settings)

@@ -13,8 +13,9 @@ from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.calibrate.ranges import activation_ranges, observe
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.configurations import Recipe
+from resnet8_eval.evaluate import softmax
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.simulate import Simulation, probabilities
+from resnet8_eval.simulate import Simulation
 from tests import small_network
 
 
@@ -27,7 +28,7 @@ def test_with_no_layer_quantized_it_is_the_float_network(
     simulation: Simulation, pipeline: Pipeline, standin_test: Split
 ) -> None:
     expected = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))[:300]
-    found = probabilities(simulation.logits(standin_test.images[:300], []))
+    found = softmax(simulation.logits(standin_test.images[:300], []))
     assert np.abs(found - expected).max() < 1e-4
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
 
@@ -36,7 +37,7 @@ def test_with_all_layers_quantized_it_is_the_reference_network(
     simulation: Simulation, pipeline: Pipeline, standin_test: Split
 ) -> None:
     expected = np.load(pipeline.artifact("scores/torch-uint8-tuned").path("scores.npy"))[:300]
-    found = probabilities(simulation.logits(standin_test.images[:300]))
+    found = softmax(simulation.logits(standin_test.images[:300]))
     assert (found.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 2
 
 
@@ -121,6 +122,6 @@ def test_a_sum_is_quantized_with_the_layer_before_it_and_with_no_other() -> None
     assert coarse.logits(images, ["second"]) != pytest.approx(exact, abs=1e-2)
 
 
-def test_probabilities_are_those_of_softmax() -> None:
-    found = probabilities(np.log(np.array([[1, 2, 5], [1e30, 1e30, 2e30]], np.float32)))
+def test_softmax_by_hand() -> None:
+    found = softmax(np.log(np.array([[1, 2, 5], [1e30, 1e30, 2e30]], np.float32)))
     assert found == pytest.approx(np.array([[0.125, 0.25, 0.625], [0.25, 0.25, 0.5]]), abs=1e-6)
