@@ -20,6 +20,7 @@ from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline, model_path
 from tests import inline_lanes
+from tests.planted import borrowing
 
 Invoke = Callable[..., Result]
 
@@ -459,3 +460,38 @@ def test_the_users_own_folder_may_be_written_as_a_tilde(
         monkeypatch.setenv("RESNET8_EVAL_CACHE", "~/cache")
     found = read(invoke("cache", "size", "--json", *words))
     assert found["folder"] == str(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("structure/onnx", ["convert"]),
+        ("structure/onnx", ["quantize", "--assets=stand-in"]),
+        ("parameters/tuned", ["quantize", "--assets=stand-in"]),
+    ],
+)
+def test_what_is_no_longer_the_same_network_is_not_handed_out(
+    invoke: Invoke,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    words: list[str],
+) -> None:
+    needed = [name for name in pipeline.closure([stage, "structure/torch"]) if name != stage]
+    made = borrowing(pipeline, tmp_path / "cache", *needed)
+    wrong = {"name": "layers", "expected": "9", "observed": "8", "ok": False}
+    honest = pipeline.artifact(stage)
+
+    def produce(out: Path) -> dict[str, Any]:
+        for name in honest.files:
+            shutil.copyfile(honest.path(name), out / name)
+        return {**honest.record, "checks": [wrong]}
+
+    made.store.produce(stage, made.key(stage), produce)
+    monkeypatch.setenv("RESNET8_EVAL_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    done = invoke(words[0], pipeline.settings.assets.model, "-o", out, *words[1:])
+    assert done.exit_code == 1
+    assert "does not stand for it: layers" in done.stderr
+    assert not out.exists()
