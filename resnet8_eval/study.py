@@ -25,7 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import backends, configurations, environment
+from resnet8_eval.analysis import divergence
 from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.evaluate import probabilities, softmax
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import Store, digest
 
@@ -204,14 +206,13 @@ def _collected_once(folded: bytes, images: bytes, equalize: bool, moment_stride:
 
 def judge(scores: NDArray[np.float32], images: Images) -> Row:
     """Hold probabilities (N, 10) against the labels and against the float32 network's."""
-    answers, reference = scores.argmax(axis=1), images.reference.astype(np.float64)
-    ratio = np.log(np.maximum(reference, 1e-12)) - np.log(np.maximum(scores, 1e-12))
+    answers, reference = scores.argmax(axis=1), images.reference.argmax(axis=1)
     return {
         "correct": int((answers == images.labels).sum()),
-        "float_correct": int((reference.argmax(axis=1) == images.labels).sum()),
+        "float_correct": int((reference == images.labels).sum()),
         "total": len(answers),
-        "agreement_percent": 100 * float((answers == reference.argmax(axis=1)).mean()),
-        "divergence": float((reference * ratio).sum(axis=1).mean()),
+        "agreement_percent": 100 * float((answers == reference).mean()),
+        "divergence": divergence(scores, probabilities(images.reference))["kl_nats"],
     }
 
 
@@ -220,7 +221,6 @@ def _simulate(task: Task, collected: Any, folder: Path, images: Images) -> Row:
 
     from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import decide
-    from resnet8_eval.evaluate import softmax
     from resnet8_eval.simulate import Simulation
 
     torch.set_num_threads(1)
