@@ -202,14 +202,11 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
     }
     # On a busy machine every row loses the processor now and then; a row that waits, more often.
     busiest = max((busy[key] for key in busy if key[2] == 1), default=0.0)
+    waiting: dict[str, list[float]] = {}
     rows: dict[str, dict[str, Any]] = {name: {} for name in float32}
     for (name, scenario, threads), group in grouped.items():
-        waiting = 1 - busy[name, scenario, threads]
-        if threads == 1 and waiting > 1 - busiest + MAX_WAITING:
-            told.append(
-                f"{name} was off the processor {100 * waiting:.0f} % of the time ({scenario}, "
-                "1 thread), far more than other rows: something makes it wait."
-            )
+        if threads == 1 and busiest - busy[name, scenario, threads] > MAX_WAITING:
+            waiting.setdefault(name, []).append(1 - busy[name, scenario, threads])
         valid = {turn: run["figures"] for turn, run in group.items() if run["valid"]}
         base = grouped[float32[name], scenario, threads]
         ratios = [
@@ -228,6 +225,12 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
         for figure in group[1]["figures"]:
             entry[figure] = _spread([figures[figure] for figures in valid.values()])
         rows[name].setdefault(scenario, []).append(entry)
+    if waiting:
+        each = ", ".join(f"{name} {100 * max(found):.0f} %" for name, found in waiting.items())
+        told.append(
+            "With one thread, these rows were off the processor far more of the time than others: "
+            f"{each}. Something makes them wait."
+        )
     return {
         "rounds": max(run["round"] for run in runs),
         "min_queries": MIN_QUERIES,

@@ -47,25 +47,31 @@ def same_weights(results: Results) -> list[str]:
     for entry in results.configurations:
         if entry.integers_sha256:
             groups[entry.integers_sha256].append(entry)
-    sentences = []
-    for group in groups.values():
-        for one, other in combinations(group, 2):
-            both = f"{titles[one.name]} and {titles[other.name]} hold the same weights"
-            agreement = _agreement(results, one.name, other.name)
-            if one.framework == other.framework:
-                sentences.append(f"{both}: they are one measurement, not two.{agreement}")
-            else:
-                why = "they differ in how biases and sums are rounded"
-                sentences.append(f"{both}; {why}.{agreement}")
-    return sentences
+    return [_same(results, group, titles) for group in groups.values() if len(group) > 1]
 
 
-def _agreement(results: Results, one: str, other: str) -> str:
-    found = results.agreement
-    if found is None or not {one, other} <= set(found.rows):
-        return ""
-    share = found.percent[found.rows.index(one)][found.rows.index(other)]
-    return f" They agree on {words.percent(share)} % of the images."
+def _same(results: Results, group: list[ConfigurationResult], titles: dict[str, str]) -> str:
+    by_framework: dict[str, list[str]] = defaultdict(list)
+    for entry in group:
+        by_framework[entry.framework].append(titles[entry.name])
+    said = [f"{words.listed([titles[entry.name] for entry in group])} hold the same weights."]
+    said += [
+        f"{words.listed(alike)} are one measurement, not {len(alike)}."
+        for alike in by_framework.values()
+        if len(alike) > 1
+    ]
+    if len(by_framework) > 1:
+        said.append("The frameworks differ in how they round biases and sums.")
+    shares = [
+        found.percent[found.rows.index(one.name)][found.rows.index(other.name)]
+        for one, other in combinations(group, 2)
+        if (found := results.agreement) and {one.name, other.name} <= set(found.rows)
+    ]
+    if shares:
+        least, most = words.percent(min(shares)), words.percent(max(shares))
+        both = least if least == most else f"{least} to {most}"
+        said.append(f"Any two of them agree on {both} % of the images.")
+    return " ".join(said)
 
 
 def _change(before: float, after: float) -> str:
