@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from resnet8_eval.convert.keras_to_onnx import load
 from resnet8_eval.pipeline import Pipeline
 from tests.small_flow import ROOT
 
@@ -36,7 +37,7 @@ def test_a_network_that_ends_in_logits(pipeline: Pipeline, tmp_path: Path) -> No
     """Its record once did not keep the form of results.json, so no results were written."""
     import keras
 
-    model = keras.models.load_model(pipeline.settings.assets.model, compile=False)
+    model = load(pipeline.settings.assets.model)
     model.layers[-1].activation = keras.activations.linear
     model.save(tmp_path / "logits.keras")
     found = _run(pipeline, tmp_path / "logits.keras", tmp_path / "reports", "-m", "v1_0")
