@@ -88,7 +88,7 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
 
     from resnet8_eval import backends, network
     from resnet8_eval.calibrate.parameters import Parameters
-    from resnet8_eval.calibrate.tuned import calibrate
+    from resnet8_eval.calibrate.tuned import collect, decide
     from resnet8_eval.environment import WEIGHT_LIMIT
     from resnet8_eval.evaluate import softmax
     from resnet8_eval.simulate import Simulation
@@ -101,7 +101,7 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
         chosen, judged = train.images[calibrating.indices], train.images[validating]
         (work / "folded.onnx").write_bytes(folded)
         parsed = network.read(work / "folded.onnx")
-        calibrate(parsed, chosen, work, 1, candidate.recipe, WEIGHT_LIMIT)
+        decide(collect(parsed, chosen, 1, candidate.recipe), work, candidate.recipe, WEIGHT_LIMIT)
         reference = backends.scores(work / "folded.onnx", judged, threads=1)
         simulation = Simulation(Parameters.load(work))
     feed = study.Images(chosen, judged, train.labels[validating], reference)

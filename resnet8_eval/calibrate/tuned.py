@@ -16,7 +16,7 @@ from resnet8_eval.calibrate.parameters import EXACT, Parameters
 from resnet8_eval.calibrate.ranges import Observed, activation_ranges, observe
 from resnet8_eval.calibrate.rounding import Moments, input_moments, round_weights
 from resnet8_eval.checks import Check
-from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.configurations import Recipe
 from resnet8_eval.evaluate import parity
 from resnet8_eval.network import Network
 from resnet8_eval.preprocess import batches
@@ -72,15 +72,8 @@ class Statistics(NamedTuple):
         return cls(network.read(folder / EXACT), observed, moments)
 
 
-def calibrate(
-    folded: Network,
-    images: NDArray[np.uint8],
-    folder: Path,
-    threads: int,
-    recipe: Recipe = TUNED,
-    limit: int | None = None,
-) -> Record:
-    """Decide every quantization parameter of a recipe.
+def collect(folded: Network, images: NDArray[np.uint8], threads: int, recipe: Recipe) -> Statistics:
+    """Run the calibration images through the network.
 
     Parameters
     ----------
@@ -88,32 +81,8 @@ def calibrate(
         float32 with batch normalisation folded.
     images
         Calibration images, uint8 (N, 32, 32, 3).
-    folder
-        Where :class:`resnet8_eval.calibrate.parameters.Parameters` are saved.
     threads
         Threads for ONNX Runtime.
-    recipe
-        How.
-    limit
-        Largest magnitude of a rounded weight; by default the recipe's.
-
-    Returns
-    -------
-    dict
-        ``method`` in words; ``weight_limit``; ``fed_sha256``, the hash of the bytes fed when the
-        ranges were found; and ``layers``, the names of the weighted layers.
-    """
-    statistics = collect(folded, images, threads, recipe)
-    return decide(statistics, folder, recipe, limit or recipe.weight_limit)
-
-
-def collect(folded: Network, images: NDArray[np.uint8], threads: int, recipe: Recipe) -> Statistics:
-    """Run the calibration images through the network.
-
-    Parameters
-    ----------
-    folded, images, threads
-        As in :func:`calibrate`.
     recipe
         Its ``equalize`` and ``moment_stride`` count here; recipes that differ in nothing else can
         share what is collected.
@@ -135,15 +104,20 @@ def decide(
     ----------
     statistics
         From :func:`collect`.
-    folder, recipe, limit
-        As in :func:`calibrate`.
+    folder
+        Where :class:`resnet8_eval.calibrate.parameters.Parameters` are saved.
+    recipe
+        How.
+    limit
+        Largest magnitude of a rounded weight.
     levels
         Largest integer of the activations' grids.
 
     Returns
     -------
     dict
-        As :func:`calibrate`.
+        ``method`` in words; ``weight_limit``; ``fed_sha256``, the hash of the bytes fed when the
+        ranges were found; and ``layers``, the names of the weighted layers.
     """
     exact, observed, moments = statistics
     activations = activation_ranges(exact, observed, recipe, levels)
@@ -207,7 +181,7 @@ def compare_feeds(images: NDArray[np.uint8], fed_sha256: str) -> Record:
     images
         The calibration images, uint8 (N, 32, 32, 3).
     fed_sha256
-        What :func:`calibrate` recorded while it ran.
+        What :func:`decide` recorded.
 
     Returns
     -------

@@ -13,17 +13,24 @@ from resnet8_eval import backends
 from resnet8_eval.calibrate.equalize import equalize
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.ranges import activation_ranges, observe
-from resnet8_eval.calibrate.tuned import calibrate, compare_feeds, same_function
+from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide, same_function
 from resnet8_eval.checks import failed
+from resnet8_eval.configurations import TUNED
 from resnet8_eval.preprocess import batches, preprocess
+from resnet8_eval.store import Record
 from tests import small_network
 
 IMAGES = small_network.images()
 
 
+def calibrated(folder: Path) -> Record:
+    statistics = collect(small_network.parsed(), IMAGES, 1, TUNED)
+    return decide(statistics, folder, TUNED, TUNED.weight_limit)
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    calibrate(small_network.parsed(), IMAGES, tmp_path, 1)
+    calibrated(tmp_path)
     return tmp_path
 
 
@@ -66,7 +73,7 @@ def test_a_network_that_became_another_is_told(made: Path, fault: str) -> None:
 
 
 def test_the_bytes_that_were_fed_are_told(tmp_path: Path) -> None:
-    record = calibrate(small_network.parsed(), IMAGES, tmp_path, 1)
+    record = calibrated(tmp_path)
     fed = preprocess(IMAGES).tobytes()
     assert record["fed_sha256"] == hashlib.sha256(fed).hexdigest()
     assert compare_feeds(IMAGES, record["fed_sha256"]) == {

@@ -111,15 +111,17 @@ from pathlib import Path
 import numpy as np
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval import backends, configurations, network, proof
-from resnet8_eval.calibrate.tuned import calibrate
+from resnet8_eval.calibrate.tuned import collect, decide
 from resnet8_eval.calibrate.parameters import Parameters
 folded, images, dataset, out = map(Path, sys.argv[1:])
-limits = {"chosen": None, "eight bits": 127}
+recipe = configurations.TUNED
+limits = {"chosen": recipe.weight_limit, "eight bits": 127}
+statistics = collect(network.read(folded), np.load(images), 1, recipe)
 found = {}
 for name, limit in limits.items():
     folder = out / name
     folder.mkdir()
-    record = calibrate(network.read(folded), np.load(images), folder, 1, limit=limit)
+    record = decide(statistics, folder, recipe, limit)
     parameters = Parameters.load(folder)
     test = read_split(dataset, "test")
     test = Split(test.images[:500], test.labels[:500])

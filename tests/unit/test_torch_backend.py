@@ -259,11 +259,13 @@ import numpy as np
 from resnet8_eval import backends, configurations, network
 from resnet8_eval.backends import torch
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.calibrate.tuned import calibrate
+from resnet8_eval.calibrate.tuned import collect, decide
 from resnet8_eval.cifar10 import read_split
 
 folded, images, dataset, out = map(Path, sys.argv[1:])
-record = calibrate(network.read(folded), np.load(images)[::5], out, 1)
+recipe = configurations.TUNED
+statistics = collect(network.read(folded), np.load(images)[::5], 1, recipe)
+record = decide(statistics, out, recipe, recipe.weight_limit)
 row = configurations.of("torch-int8-tuned")
 torch.write(Parameters.load(out), row, out / "model.pt")
 test = read_split(dataset, "test")
