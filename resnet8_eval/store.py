@@ -135,7 +135,7 @@ class Store:
                 ) from error
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        made = self.get(stage, key)
+            made = self.get(stage, key)  # while nobody can clear it
         if made is None:
             raise StageError(
                 f"The artefact of stage {stage} was damaged as soon as it was written.",

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,23 @@ def test_clearing_while_others_produce_keeps_them_apart(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert set(most) == {1}
+
+
+def test_what_is_cleared_as_soon_as_it_was_made_was_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Store.lock
+
+    @contextmanager
+    def then_cleared(self: Store, name: str) -> Iterator[None]:
+        with lock(self, name):
+            yield
+        monkeypatch.setattr(Store, "lock", lock)
+        assert store.clear() == 1
+
+    monkeypatch.setattr(Store, "lock", then_cleared)
+    assert store.produce("a", KEY, Maker()).stage == "a"
+    assert store.get("a", KEY) is None
 
 
 def test_the_size_of_what_vanishes_or_leads_away_is_none(store: Store) -> None:
