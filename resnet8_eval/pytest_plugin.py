@@ -149,20 +149,6 @@ def pytest_configure(config: pytest.Config) -> None:
             option.xmlpath = str(run.folder.path / "junit.xml")
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip files that cannot hold what was asked for, so that ``pytest -m v1_2`` begins at once.
-
-    Files and folders named on the command line are always read.
-    """
-    milestone = config.getoption("-m")
-    alone = milestone in MILESTONES or (config.getoption("--requirement") and not milestone)
-    if not alone or config.args_source is pytest.Config.ArgsSource.ARGS:
-        return None
-    if collection_path.suffix != ".py" or b"mark.requirement(" in collection_path.read_bytes():
-        return None
-    return True
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give requirement tests the markers of their milestones; keep only those asked for."""

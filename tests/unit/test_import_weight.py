@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from resnet8_eval.requirements import BY_ID
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("tensorflow", "keras", "tf2onnx", "torch", "onnx", "onnxruntime", "onnx2torch", "scipy")
@@ -62,3 +65,19 @@ def test_collecting_touches_neither_assets_nor_reports(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "v1_2"], ["--requirement", "ORT-01"]], ids=" ".join)
+def test_without_a_path_pytest_reads_the_requirement_tests_alone(words: list[str]) -> None:
+    done = subprocess.run(  # noqa: S603 (our own words)
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    found = re.search(r"^(?:\d+\/)?(\d+) tests collected", done.stdout, re.MULTILINE)
+    assert found, done.stdout
+    assert int(found[1]) == len(BY_ID)

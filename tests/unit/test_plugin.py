@@ -141,19 +141,6 @@ NEW_MILESTONE = {
 }
 
 
-@pytest.mark.parametrize("asked", [("-m", "v1_0"), ("--requirement", "CONV-01")])
-def test_files_without_requirements_are_not_read(
-    suite: Suite, pytester: pytest.Pytester, asked: tuple[str, str]
-) -> None:
-    suite.write()
-    (pytester.path / "test_other.py").write_text("raise RuntimeError('read')\n")
-    words = (*asked, "--cache-dir=cache", "--reports-dir=reports")
-    assert pytester.runpytest_subprocess(*words).ret == pytest.ExitCode.OK
-    named = pytester.runpytest_subprocess(*words, ".")
-    named.stdout.fnmatch_lines(["*RuntimeError: read*"])
-    assert named.ret == pytest.ExitCode.INTERRUPTED
-
-
 @pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
 def test_a_new_milestone_is_two_entries_in_the_register_and_a_test(
     suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
