@@ -10,7 +10,7 @@ from resnet8_eval import configurations, environment, lanes, results
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.record import Results
-from resnet8_eval.requirements import REGISTER
+from resnet8_eval.requirements import asked
 from resnet8_eval.results import Outcome
 from resnet8_eval.store import Artifact, Record
 
@@ -45,6 +45,7 @@ def gather(
     """
     assets = pipeline.settings.assets
     standin = assets.kind == "stand-in"
+    register = asked(pipeline.settings.min_accuracy).values()
     made = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
     rows = configurations.CONFIGURATIONS
     baseline = _record(made, f"scores/{rows[0].name}")
@@ -54,13 +55,14 @@ def gather(
             "schema_version": results.SCHEMA_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command,
-            "selected": [entry.id for entry in REGISTER if entry.id in outcomes],
+            "selected": [entry.id for entry in register if entry.id in outcomes],
             "complete": complete,
             "assets": {
                 "kind": assets.kind,
                 "model_name": assets.model.name,
                 "model_sha256": assets.model_sha256,
                 "user_model": assets.user_model,
+                "min_accuracy_percent": pipeline.settings.min_accuracy,
                 "dataset_md5": dict(assets.dataset_md5),
             },
             "environment": {
@@ -74,7 +76,7 @@ def gather(
             },
             "milestones": results.milestones(outcomes, standin),
             "requirements": [
-                results.requirement(entry, outcomes.get(entry.id), standin) for entry in REGISTER
+                results.requirement(entry, outcomes.get(entry.id), standin) for entry in register
             ],
             "expected": [_expected(row) for row in rows],
             "configurations": [

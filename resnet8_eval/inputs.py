@@ -31,6 +31,9 @@ class Settings:
         Size and seed of the calibration set.
     min_speedup
         Least speed of a quantized row over float32 that EVAL-05 demands; it decides no artefact.
+    min_accuracy
+        Accuracy in percent that the user's own model must exceed; None for the register's. Nor
+        does it.
     """
 
     assets: Assets
@@ -38,6 +41,7 @@ class Settings:
     calibration_count: int = MIN_CALIBRATION_IMAGES
     calibration_seed: int = 0
     min_speedup: float | None = None
+    min_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

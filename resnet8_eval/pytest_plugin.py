@@ -27,7 +27,14 @@ from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
 from resnet8_eval.report import words
 from resnet8_eval.report.folder import ReportFolder
-from resnet8_eval.requirements import BY_ID, MILESTONES, MIN_CALIBRATION_IMAGES, Requirement
+from resnet8_eval.requirements import (
+    BY_ID,
+    MILESTONES,
+    MIN_ACCURACY_PERCENT,
+    MIN_CALIBRATION_IMAGES,
+    Requirement,
+    asked,
+)
 from resnet8_eval.results import Outcome
 
 _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
@@ -58,6 +65,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="judge this ResNet8-shaped Keras model (.h5 or .keras) instead of the pretrained one; "
         "its own float32 accuracy is the baseline",
+    )
+    group.addoption(
+        "--min-accuracy",
+        type=_accuracy,
+        metavar="PERCENT",
+        help="with --keras-model: the accuracy that its float32 must exceed, instead of "
+        f"{MIN_ACCURACY_PERCENT:g} %%; every report says so",
     )
     group.addoption(
         "--requirement",
@@ -130,6 +144,11 @@ def pytest_configure(config: pytest.Config) -> None:
             "pytest found no configuration. Run it in the checkout, and write options that name "
             "a folder with an equals sign, such as --reports-dir=FOLDER: pytest takes a folder "
             "that stands alone for the place of its configuration"
+        )
+    if config.getoption("--min-accuracy") is not None and not config.getoption("--keras-model"):
+        raise pytest.UsageError(
+            "--min-accuracy states what a model of your own must exceed; name it with "
+            f"--keras-model. The pretrained model must exceed {MIN_ACCURACY_PERCENT:g} %"
         )
     for name in ("fresh", "fresh_timing"):
         if getattr(config.option, name) == math.inf:
@@ -229,7 +248,7 @@ def requirement(request: pytest.FixtureRequest) -> verdicts.Judge:
     found = requirement_of(request.node)
     if found is None:
         raise pytest.UsageError(f"{request.node.nodeid} carries no requirement marker")
-    return verdicts.Judge(request.node, found)
+    return verdicts.Judge(request.node, request.config.stash[_RUN].register[found.id])
 
 
 @pytest.fixture
@@ -253,7 +272,7 @@ def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport, config: pytest.Config
 ) -> tuple[str, str, str] | None:
     """Leave out the dot of a requirement's test: a line of its own says more."""
-    if config.get_verbosity() != 0 or verdicts.line(report) is None:
+    if config.get_verbosity() != 0 or verdicts.line(report, BY_ID) is None:
         return None
     return (report.outcome, "", report.outcome.upper())
 
@@ -309,7 +328,7 @@ def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -
     name, shown = found.get("requirement", ""), ("", "")
     if "measured" in found and name in BY_ID:
         entry = verdicts.entry(BY_ID[name], float(found["measured"]))
-        shown = (words.measured(entry), words.required(entry))
+        shown = (words.measured(entry), found["threshold"])
     cells[2:2] = [
         f"<td>{escape(name)}</td>",
         *(f'<td class="number">{escape(text)}</td>' for text in shown),
@@ -330,7 +349,8 @@ class AcceptanceRun:
         self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
         self.selected: set[str] = set()
         self.results: Results | None = None
-        self._verdicts = verdicts.Verdicts()
+        self.register = asked(config.getoption("--min-accuracy"))
+        self._verdicts = verdicts.Verdicts(self.register)
         self._pipeline: Any = None
         self._notes: list[str] = []
         self._said: set[str] = set()
@@ -376,6 +396,7 @@ class AcceptanceRun:
                 option("--calibration-count"),
                 option("--calibration-seed"),
                 option("--min-speedup"),
+                option("--min-accuracy"),
             )
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
@@ -408,7 +429,7 @@ class AcceptanceRun:
         """Judge a requirement before anyone else sees its report, so that all see the same."""
         self._verdicts.note(report)
         yield
-        line = verdicts.line(report)
+        line = verdicts.line(report, self.register)
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if line is None or terminal is None or self.config.get_verbosity() < 0:
             return
@@ -552,6 +573,17 @@ def _speedup(text: str) -> float:
         demand = math.nan
     if not 0 < demand < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, such as 1.2, got {text}")
+    return demand
+
+
+def _accuracy(text: str) -> float:
+    """A demand on accuracy, from the command line."""
+    try:
+        demand = float(text)
+    except ValueError:
+        demand = math.nan
+    if not 0 <= demand < 100:
+        raise argparse.ArgumentTypeError(f"expected percent, such as 80, got {text}")
     return demand
 
 

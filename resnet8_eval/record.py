@@ -42,13 +42,18 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Assets(_Part, frozen=True):
-    """What was judged, and on which files."""
+    """What was judged, and on which files.
+
+    `min_accuracy_percent`: what the user said that a model of theirs must exceed (--min-accuracy);
+    null for the register's threshold.
+    """
 
     kind: Literal["real", "stand-in"]
     model_name: str
     model_sha256: Sha256
     user_model: bool
     dataset_md5: dict[str, str]
+    min_accuracy_percent: Percent | None = None
 
 
 class Environment(_Part, frozen=True):

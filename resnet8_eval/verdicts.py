@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -52,6 +52,7 @@ class Judge:
             Evidence; each must hold as well.
         """
         properties: dict[str, Any] = {
+            "title": self._requirement.title,
             "measured": float(measured),
             "threshold": self._requirement.required,
             "margin": self._requirement.margin(float(measured)),
@@ -95,16 +96,24 @@ def shortfall(requirement: Requirement, properties: Iterable[tuple[str, Any]]) -
 
 
 class Verdicts:
-    """What was reported of each requirement test of a session."""
+    """What was reported of each requirement test of a session.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    register
+        What is required, by ID.
+    """
+
+    def __init__(self, register: Mapping[str, Requirement]) -> None:
+        self._register = register
         self._tests: dict[str, _Reported] = {}
 
     def note(self, report: pytest.TestReport) -> None:
         """Note a report, and make it a failed one if its test does not meet its requirement."""
         name = id_in(report.nodeid)
         if name is not None:
-            self._tests.setdefault(name, _Reported(BY_ID[name], report.nodeid)).note(report)
+            reported = _Reported(self._register[name], report.nodeid)
+            self._tests.setdefault(name, reported).note(report)
 
     def outcomes(self, kind: str | None) -> dict[str, Outcome]:
         """What was found out, by ID. Tests that used different assets meet nothing.
@@ -199,14 +208,16 @@ def entry(requirement: Requirement, measured: float) -> RequirementResult:
     return results.requirement(requirement, Outcome("met", measured), standin=False)
 
 
-def line(report: pytest.CollectReport | pytest.TestReport) -> str | None:
+def line(
+    report: pytest.CollectReport | pytest.TestReport, register: Mapping[str, Requirement]
+) -> str | None:
     """One line on a requirement test that was carried out: ID, measured, required, margin."""
     if report.when != "call" or type(report) is not pytest.TestReport or report.skipped:
         return None
     found = dict(report.user_properties)
-    if len(_numbers(report.user_properties)) != 1 or found.get("requirement") not in BY_ID:
+    if len(_numbers(report.user_properties)) != 1 or found.get("requirement") not in register:
         return None
-    requirement = BY_ID[str(found["requirement"])]
+    requirement = register[str(found["requirement"])]
     good = "met" if found.get("assets") == "real" else "passed"
     word = good if report.passed else "NOT MET"
     return f"{requirement.id:8}{word:8}{sentence(requirement, float(str(found['measured'])))}"

@@ -30,14 +30,14 @@ from resnet8_eval.errors import AssetError
 FILES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
 
 
-def locate(kind, **_):
+def locate(kind, keras_model=None, **_):
     if Path("no-assets").exists():
         raise AssetError("Missing: model.", expected="it", given="nothing", next_step="fetch it")
     return assets.Assets(
         kind="real" if kind == "auto" else kind,
         model=Path("model.h5"),
         model_sha256="1" * 64,
-        user_model=False,
+        user_model=keras_model is not None,
         dataset=Path("images"),
         dataset_md5=dict.fromkeys(FILES, "2" * 32),
         dataset_sha256=dict.fromkeys(FILES, "3" * 64),

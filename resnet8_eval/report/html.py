@@ -22,7 +22,6 @@ from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
     FLAGGED_DROP_PP,
     MILESTONES,
-    MIN_ACCURACY_PERCENT,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +111,6 @@ def _view(results: Results) -> dict[str, Any]:
         "deployment": execution.before_deploying(results),
         "requirements": requirements,
         "thresholds": {
-            "accuracy": MIN_ACCURACY_PERCENT,
             "drop": FLAGGED_DROP_PP,
             "equivalence": EQUIVALENCE_MARGIN_PP,
         },

@@ -76,9 +76,8 @@ def _warnings(results: Results) -> list[str]:
         blocks.append(f"> [!CAUTION]\n> **{words.STANDIN_TITLE}**\n>\n> {words.STANDIN_TEXT}")
     if not results.complete:
         blocks.append(f"> [!WARNING]\n> {words.incomplete(results)}")
-    if results.assets.user_model:
-        name = escape(results.assets.model_name)
-        blocks.append(f"> [!NOTE]\n> {words.USER_MODEL_TEXT} Model: {name}.")
+    if said := words.user_model(results):
+        blocks.append(f"> [!NOTE]\n> {said} Model: {escape(results.assets.model_name)}.")
     return blocks
 
 

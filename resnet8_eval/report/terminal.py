@@ -38,8 +38,7 @@ def render(results: Results, width: int) -> list[str]:
         lines += _banner(words.STANDIN_TITLE, words.STANDIN_TEXT, width)
     if not results.complete:
         lines += textwrap.wrap(words.incomplete(results), width)
-    if results.assets.user_model:
-        lines += textwrap.wrap(words.USER_MODEL_TEXT, width)
+    lines += textwrap.wrap(words.user_model(results), width)
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
     for cell, accuracy, change, interval, *_, agreement in tuning.lines(results):
         text = f"{cell}, stock → tuned: {accuracy} %, {change} pp ({interval})"

@@ -16,7 +16,7 @@ from resnet8_eval.record import (
     RequirementResult,
     Results,
 )
-from resnet8_eval.requirements import condition
+from resnet8_eval.requirements import MIN_ACCURACY_PERCENT, condition
 
 MINUS: Final = checks.MINUS
 NOTHING: Final = "–"
@@ -34,10 +34,28 @@ INCOMPLETE_TEXT: Final = (
     "This run is not complete: it ended early, or its numbers do not settle every requirement of "
     "all milestones."
 )
-USER_MODEL_TEXT: Final = (
-    "This run judges a model of the user's, not the pretrained one. The baseline is that model's "
-    "own float32 accuracy, measured in this run."
-)
+
+
+def min_accuracy(results: Results) -> float:
+    """What the baseline must exceed in this run, in percent."""
+    stated = results.assets.min_accuracy_percent
+    return MIN_ACCURACY_PERCENT if stated is None else stated
+
+
+def user_model(results: Results) -> str:
+    """What a run says that judges a model of the user's; nothing for the pretrained one."""
+    if not results.assets.user_model:
+        return ""
+    said = (
+        "This run judges a model of the user's, not the pretrained one. The baseline is that "
+        "model's own float32 accuracy, measured in this run."
+    )
+    if results.assets.min_accuracy_percent is not None:
+        said += (
+            f" It must exceed {min_accuracy(results):g} %, as --min-accuracy says, instead of "
+            f"{MIN_ACCURACY_PERCENT:g} %."
+        )
+    return said
 
 
 def incomplete(results: Results) -> str:

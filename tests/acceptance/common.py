@@ -12,9 +12,9 @@ from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.report import words
-from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
+from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT, asked
 from resnet8_eval.store import file_sha256
-from resnet8_eval.verdicts import Judge
+from resnet8_eval.verdicts import Judge, entry
 
 BASELINE = configurations.baseline()
 ONNX, TORCH = (
@@ -147,9 +147,9 @@ def judge_classes(requirement: Judge, run: Pipeline, row: Configuration) -> None
 
 
 def judge_deltas(requirement: Judge, run: Pipeline, *rows: Configuration) -> None:
-    """Judge how many rows report a delta that is what it says."""
+    """Judge how many rows report a delta that is what it says, from a baseline that is one."""
     baseline = scores_record(run, BASELINE)
-    checks = []
+    checks = [_baseline_check(run, baseline["accuracy_percent"])]
     for row in rows:
         record, name = scores_record(run, row), row.name
         delta = run.artifact(f"compare/{name}").record["delta_pp"]
@@ -162,7 +162,21 @@ def judge_deltas(requirement: Judge, run: Pipeline, *rows: Configuration) -> Non
                 abs(delta - expected) < 1e-9,
             )
         )
-    requirement.judge(sum(check.ok for check in checks), checks + fact_checks(run, BASELINE))
+    right = sum(check.ok for check in checks[1:])
+    requirement.judge(right, checks + fact_checks(run, BASELINE))
+
+
+def _baseline_check(run: Pipeline, accuracy: float) -> Check:
+    """Whether there is anything to lose: a network that guesses loses nothing to 8 bits."""
+    required = asked(run.settings.min_accuracy)["EVAL-03"]
+    ok = required.is_met_by(accuracy)
+    return Check(
+        "accuracy of the baseline that every delta is from",
+        required.required,
+        words.measured(entry(required, accuracy))
+        + ("" if ok else "; a delta from such a baseline does not say what quantization costs"),
+        ok,
+    )
 
 
 def judge_quantized(requirement: Judge, run: Pipeline, *rows: Configuration) -> None:

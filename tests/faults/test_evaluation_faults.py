@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from resnet8_eval import backends, cifar10, evaluate, preprocess
 from resnet8_eval.checks import MINUS
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.errors import ModelError
+from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import BY_ID
 from tests.planted import Bench
 
@@ -48,6 +51,23 @@ def test_another_preprocessing_is_no_longer_the_known_count(
     bench.remake(f"scores/{ONNX}", f"compare/{ONNX}")
     for name in ("EVAL-01", "EVAL-03"):
         assert f"{ONNX}, correct of total: expected 1766/2000" in bench.verdict(name)
+
+
+@pytest.mark.parametrize("name", ["ORT-04", "PTQ-04"])
+def test_no_milestone_is_met_on_a_baseline_that_is_none(
+    pipeline: Pipeline, bench: Bench, tmp_path: Path, name: str
+) -> None:
+    accuracy = bench.artifact(f"scores/{KERAS}").record["accuracy_percent"]
+    (tmp_path / "bench").mkdir()
+    demanding = Bench(
+        Pipeline(replace(pipeline.settings, min_accuracy=accuracy)), tmp_path / "bench"
+    )
+    said = demanding.verdict(name)
+    assert f"every delta is from: expected > {accuracy:g} %, observed {accuracy:.2f} %; a" in said
+    assert "does not say what quantization costs" in said
+    lenient = replace(pipeline.settings, min_accuracy=accuracy - 0.1)
+    (tmp_path / "lenient").mkdir()
+    assert Bench(Pipeline(lenient), tmp_path / "lenient").verdict(name) == ""
 
 
 # --- what its answers are held against -----------------------------------------------------------

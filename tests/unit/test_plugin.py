@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import junitparser
 import pytest
@@ -17,6 +17,8 @@ from resnet8_eval.report import html
 from resnet8_eval.requirements import BY_ID, MILESTONES, of_milestone
 from resnet8_eval.results import checked
 from tests.small_suite import ROOT, Suite, passing
+
+JUST_ABOVE_80: Final = "requirement.judge(80.5, [equal('images', 1, 1)]); return"
 
 
 @pytest.fixture
@@ -301,6 +303,49 @@ def test_a_demand_that_is_no_speed_is_refused(suite: Suite, given: str) -> None:
     done = suite.run(f"--min-speedup={given}", apart=True)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert f"expected a number above 0, such as 1.2, got {given}" in done.output
+
+
+def test_a_stated_accuracy_is_told_wherever_the_threshold_is(suite: Suite) -> None:
+    """Here 80.5 % is enough; without the statement it is not (next test)."""
+    suite.write({name: passing(name, body=JUST_ABOVE_80) for name in ("EVAL-03", "PT-05")})
+    done = suite.run("--keras-model=own.h5", "--min-accuracy=80", apart=True, html=True)
+    assert done.statuses(["EVAL-03", "PT-05"]) == {"EVAL-03": "met", "PT-05": "met"}
+    assert done.results["assets"]["min_accuracy_percent"] == 80
+    sentence = "It must exceed 80 %, as --min-accuracy says, instead of 85 %."
+    title = "ONNX Runtime accuracy above 80 % (--min-accuracy; 85 % else)"
+    report, table, junit = (
+        (suite.reports / name).read_text(encoding="utf-8")
+        for name in ("report.html", "comparison.md", "junit.xml")
+    )
+    for said in (" ".join(done.output.split()), report, table):
+        assert sentence in said
+    assert f'name="title" value="{title}"' in junit
+    assert title in report
+    assert title in [entry["title"] for entry in done.results["requirements"]]
+    assert re.search(r"EVAL-03 +met +accuracy: measured 80.50 %, required > 80 %", done.output)
+
+
+def test_without_a_statement_the_register_decides_of_an_own_model(suite: Suite) -> None:
+    suite.write({"EVAL-03": passing("EVAL-03", body=JUST_ABOVE_80)})
+    done = suite.run("--keras-model=own.h5")
+    assert done.statuses(["EVAL-03"]) == {"EVAL-03": "not met"}
+    assert "min_accuracy_percent" not in done.results["assets"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--min-accuracy=80"], "name it with --keras-model"),
+        (["--keras-model=own.h5", "--min-accuracy=nan"], "expected percent, such as 80, got nan"),
+        (["--keras-model=own.h5", "--min-accuracy=100"], "expected percent, such as 80, got 100"),
+    ],
+)
+def test_a_stated_accuracy_that_means_nothing_is_refused(
+    suite: Suite, words: list[str], said: str
+) -> None:
+    done = suite.run(*words, apart=True)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert said in done.output
 
 
 def test_what_another_plugin_warns_about_outside_of_tests_is_its_own(
