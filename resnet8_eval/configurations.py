@@ -213,17 +213,22 @@ def recipes() -> list[Recipe]:
     return list(dict.fromkeys(row.recipe for row in calibrated() if row.recipe))
 
 
-def reference(row: Configuration) -> str:
-    """Where a quantized row's scores in reference arithmetic come from.
+def integers(row: Configuration) -> str | None:
+    """Where the exact integers of a row written from the suite's parameters are computed.
 
-    Models of one framework and one recipe stand for the same numbers, so one run serves them all:
-    that of the row which itself computes in reference arithmetic, else a run of the first row.
+    Kernels of one framework and one recipe stand for the same integers, up to a shift by 128, so
+    the first of them serves them all.
 
     Returns
     -------
-    str
-        A stage.
+    str or None
+        A stage; None for a row that has no integer kernels.
     """
-    alike = [other for other in calibrated(row.framework) if other.recipe == row.recipe]
-    computed = [other for other in alike if other.execution == "reference"]
-    return f"scores/{computed[0].name}" if computed else f"reference/{alike[0].name}"
+    if row.execution != "kernel":
+        return None
+    alike = (
+        other
+        for other in calibrated(row.framework)
+        if other.recipe == row.recipe and other.execution == "kernel"
+    )
+    return f"integers/{next(alike).name}"

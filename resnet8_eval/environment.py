@@ -127,6 +127,24 @@ def exact_weight_limit() -> int:
     return WEIGHT_LIMIT if exact and not held_back else SATURATION_FREE_LIMIT
 
 
+def saturating_kernels(framework: str) -> str | None:
+    """Why a framework's kernels for signed weights sum in 16 bits here; None where they do not.
+
+    PyTorch takes its VNNI kernels where it finds ``avx512_vnni``, and only there: a processor with
+    ``avx_vnni`` alone runs those that saturate.
+    """
+    if not is_x86():
+        return None
+    found = cpu()
+    held = found["onednn_max_cpu_isa"]
+    if framework == "torch" and (held or "").upper() in _HELD_BACK:
+        return f"ONEDNN_MAX_CPU_ISA={held}"
+    usable = {"avx512_vnni"} if framework == "torch" else _VNNI
+    if usable & set(found["flags"]):
+        return None
+    return f"this processor has no {'AVX-512 VNNI' if framework == 'torch' else 'VNNI'}"
+
+
 def usable_cores() -> int:
     """Cores that this process may run on, or its container's quota if that is less."""
     cores = (

@@ -222,6 +222,6 @@ def _quantized(
         "lowering": model.get("lowering"),
         "kernels": model.get("kernels"),
         "default_kernels": model.get("default_kernels"),
-        **_only(_record(made, f"proof/{name}"), "reference", "tensors", "integers_sha256"),
+        **_only(_record(made, f"proof/{name}"), "exact_integers", "tensors", "integers_sha256"),
         **_only(_record(made, f"layers/{name}"), "layers"),
     }

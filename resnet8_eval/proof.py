@@ -1,8 +1,8 @@
 """Whether a stored quantized model holds what was decided, and its kernels compute what it says.
 
 The model is read back by code that shares nothing with the code that wrote it. A wrong scale or a
-swapped axis computes alike in integers and in reference arithmetic, so only this comparison tells
-them from a bad recipe.
+swapped axis computes alike in kernels and in exact integers, so only this comparison tells them
+from a bad recipe.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def prove(
     parameters: Parameters,
     test: Split,
     scores: NDArray[np.float32],
-    reference: NDArray[np.float32],
+    exact: NDArray[np.float32] | None,
 ) -> Record:
-    """Read a stored model back, and hold its integer kernels against reference arithmetic.
+    """Read a stored model back, and hold its kernels against exact integers.
 
     Parameters
     ----------
@@ -51,18 +51,19 @@ def prove(
         The images that it was evaluated on, and their labels.
     scores
         What it gave for them, float32 (N, 10).
-    reference
-        The same in float arithmetic between 8-bit tensors. It may come from the framework's other
-        model, if the checks hold for both: then they stand for the same numbers.
+    exact
+        The same in exact integers (:mod:`resnet8_eval.integers`); None where the model computes in
+        reference arithmetic. It may come from another model of the framework, if the checks hold
+        for both: then they stand for the same numbers.
 
     Returns
     -------
     dict
         ``integers_sha256`` (see :func:`resnet8_eval.backends.integers_sha256`), ``tensors`` (see
         :class:`resnet8_eval.backends.StoredTensor`), ``checks`` of them, and
-        ``reference``: ``disagreements`` (images with another class), ``total``, ``correct``,
-        ``largest_score_difference`` and ``probable_cause`` of too many; None where the model
-        itself computes in reference arithmetic.
+        ``exact_integers``: ``disagreements`` (images with another class), ``total``, ``correct``,
+        ``largest_difference`` of two scores, and ``probable_cause`` of any disagreement; None
+        where `exact` is.
     """
     found = backend(row.framework).read_back(model, parameters.rounded)
     checks = [*compare(found, parameters, row), compare_weights(parameters)]
@@ -70,9 +71,9 @@ def prove(
         "integers_sha256": integers_sha256(found),
         "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
         "checks": [check.as_dict() for check in checks],
-        "reference": None
-        if row.execution == "reference"
-        else disagreement(scores, reference, test),
+        "exact_integers": None
+        if exact is None
+        else disagreement(scores, exact, test, probable_cause(found, row.framework)),
     }
 
 
@@ -222,9 +223,9 @@ def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | 
 
 
 def disagreement(
-    kernel: NDArray[np.float32], exact: NDArray[np.float32], test: Split
+    kernel: NDArray[np.float32], exact: NDArray[np.float32], test: Split, cause: str
 ) -> dict[str, Any]:
-    """Count the images on which kernels and reference arithmetic give different classes.
+    """Count the images on which kernels and exact integers give different classes.
 
     Parameters
     ----------
@@ -232,29 +233,50 @@ def disagreement(
         Scores of both, float32 (N, 10).
     test
         Images and labels.
+    cause
+        What to look at first where they part.
     """
     answers = exact.argmax(axis=1)
     return {
         "disagreements": int((kernel.argmax(axis=1) != answers).sum()),
         "total": len(answers),
         "correct": int((answers == test.labels).sum()),
-        "largest_score_difference": float(np.abs(kernel - exact).max()),
-        "probable_cause": _probable_cause(),
+        "largest_difference": float(np.abs(kernel - exact).max()),
+        "probable_cause": cause,
     }
 
 
-def _probable_cause() -> str:
-    """What to look at first where kernels and reference arithmetic part."""
-    cpu = environment.cpu()
-    vnni = [flag for flag in cpu["flags"] if "vnni" in flag or "amx" in flag]
-    held = cpu["onednn_max_cpu_isa"]
-    if not vnni or held:
-        return (
-            "8-bit kernels that saturate: "
-            + (f"ONEDNN_MAX_CPU_ISA={held}" if held else "this processor has no VNNI")
-            + ", so weights beyond ±63 overflow 16-bit sums; else a wrong scale or per-channel axis"
-        )
-    return (
-        "a wrong scale or per-channel axis in the stored model (see the tensors in its proof), or "
-        f"kernels that saturate in spite of {', '.join(vnni)}"
+def probable_cause(found: Sequence[StoredTensor], framework: str) -> str:
+    """What to look at first where kernels and exact integers part.
+
+    Parameters
+    ----------
+    found
+        The stored model's tensors.
+    framework
+        Whose kernels run them.
+    """
+    saturating = saturates(found, framework)
+    if saturating:
+        return f"8-bit kernels that saturate: {saturating}"
+    return "a wrong scale or per-channel axis in the stored model (see the tensors in its proof)"
+
+
+def saturates(found: Sequence[StoredTensor], framework: str) -> str | None:
+    """Why this processor's kernels may saturate on stored weights; None where they cannot.
+
+    They sum two products of an unsigned activation and a signed weight in 16 bits, which overflows
+    beyond ±63. Unsigned weights are summed in 32 bits.
+    """
+    reason = environment.saturating_kernels(framework)
+    largest = max(
+        (
+            int(np.abs(np.asarray(entry.values)).max())
+            for entry in found
+            if entry.kind == "weight" and entry.dtype == "int8"
+        ),
+        default=0,
     )
+    if reason is None or largest <= environment.SATURATION_FREE_LIMIT:
+        return None
+    return f"{reason}, so weights beyond ±63 (here ±{largest}) overflow 16-bit sums"

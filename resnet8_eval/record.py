@@ -184,7 +184,7 @@ class Lowering(_Part, frozen=True):
 
 
 class Reference(_Part, frozen=True):
-    """The kernels held against the same integers in float arithmetic (quantize, dequantize)."""
+    """In files of version 1, the kernels held against float arithmetic (quantize, dequantize)."""
 
     disagreements: Count
     total: Total
@@ -198,7 +198,9 @@ class ExactIntegers(_Part, frozen=True):
 
     disagreements: Count
     total: Total
+    correct: Count
     largest_difference: Positive
+    probable_cause: str
 
 
 class Divergence(_Part, frozen=True):

@@ -35,13 +35,6 @@ PARITY_ATOL: Final = 1e-5
 Softmax outputs lie in [0, 1]; reordered float32 sums over at most 576 products move them by about
 1e-6, and a wrong weight by far more.
 """
-MAX_KERNEL_DISAGREEMENT_PERCENT: Final = 0.5
-"""Share of images on which integer kernels may give another class than reference arithmetic does.
-
-Both read the same integers and scales, and differ only in how a sum that falls between two steps
-is rounded: over five calibration seeds, 0 to 24 of 10,000 images (0.24 %). Kernels that saturate
-change some 15 %.
-"""
 MIN_QUERIES: Final = 100
 """Queries that a LoadGen run must have at least: LoadGen's own minimum."""
 MAX_OTHERS_PERCENT: Final = 10.0

@@ -121,12 +121,11 @@ def table(settings: Settings) -> list[Stage]:
     of_rows("model", calibrated, _parameters_of, _model, {})
     of_rows("model", stock, lambda _: ("folded", "calibration"), _stock_model, {})
     of_rows("scores", rows, _source, _scores, test | model)
-    references = {configurations.reference(row): row for row in reversed(calibrated)}
     of_rows(
-        "reference",
-        [row for stage, row in references.items() if stage == f"reference/{row.name}"],
-        lambda row: (f"model/{row.name}",),
-        _reference,
+        "integers",
+        [row for row in calibrated if configurations.integers(row) == f"integers/{row.name}"],
+        lambda row: (*_parameters_of(row), f"model/{row.name}"),
+        _integers,
         test,
     )
     of_rows(
@@ -143,7 +142,7 @@ def table(settings: Settings) -> list[Stage]:
             *_parameters_of(row),
             f"model/{row.name}",
             f"scores/{row.name}",
-            configurations.reference(row),
+            *filter(None, [configurations.integers(row)]),
         ),
         _proof,
         test,
@@ -335,12 +334,16 @@ def _scores(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     return {**evaluate(scores, test.labels, inputs.class_names), **model}
 
 
-def _reference(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def _integers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     import numpy as np
 
-    model = inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE)
+    from resnet8_eval.integers import ExactNetwork, rounding
+
+    backend = backends.backend(row.framework)
+    network = inputs.parameters(_recipe(row)).rounded
+    stored = backend.read_back(inputs.path(f"model/{row.name}", backend.MODEL_FILE), network)
     images = inputs.split("test").images
-    scores = backends.scores(model, images, threads=inputs.threads, execution="reference")
+    scores = ExactNetwork(network, stored, rounding(row.framework)).scores(images)
     np.save(out / "scores.npy", scores)
     return {"model": row.name, "images": len(images)}
 
@@ -351,13 +354,14 @@ def _proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     from resnet8_eval.proof import prove
 
     del out
+    exact = configurations.integers(row)
     return prove(
         row,
         inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE),
         inputs.parameters(_recipe(row)),
         inputs.split("test"),
         np.load(inputs.path(f"scores/{row.name}", "scores.npy")),
-        np.load(inputs.path(configurations.reference(row), "scores.npy")),
+        None if exact is None else np.load(inputs.path(exact, "scores.npy")),
     )
 
 

@@ -78,7 +78,7 @@ def prove(
         "integers_sha256": integers_sha256(found),
         "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
         "checks": [check.as_dict() for check in checks],
-        "reference": None,
+        "exact_integers": None,
     }
 
 

@@ -12,7 +12,7 @@ from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.report import words
-from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT, asked
+from resnet8_eval.requirements import asked
 from resnet8_eval.store import file_sha256
 from resnet8_eval.verdicts import Judge, entry
 
@@ -99,15 +99,14 @@ def proof_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
         record = run.artifact(f"proof/{name}").record
         for check in from_records(record["checks"]):
             checks.append(replace(check, name=f"{name}, {check.name}"))
-        found = record["reference"]
+        found = record["exact_integers"]
         if found is not None:
-            share = 100 * found["disagreements"] / found["total"]
-            ok = share <= MAX_KERNEL_DISAGREEMENT_PERCENT
+            ok = found["disagreements"] == 0
             checks.append(
                 Check(
-                    f"{name}, images that integer kernels and reference arithmetic class apart",
-                    f"at most {MAX_KERNEL_DISAGREEMENT_PERCENT:g} % of {found['total']}",
-                    f"{found['disagreements']} ({share:.2f} %)"
+                    f"{name}, images that kernels and exact integers class apart",
+                    f"0 of {found['total']}",
+                    f"{found['disagreements']}"
                     + ("" if ok else f"; probable cause: {found['probable_cause']}"),
                     ok,
                 )

@@ -34,7 +34,7 @@ def test_ort_02_uint8(requirement: Judge, run: Pipeline) -> None:
 
 @pytest.mark.requirement("ORT-03", needs=stages("proof", *ROWS))
 def test_ort_03_evaluated(requirement: Judge, run: Pipeline) -> None:
-    """Confusion matrices; SHA-256 of both models; stored numbers; kernels against reference."""
+    """Confusion matrices; SHA-256 of both models; stored numbers; kernels against integers."""
     judge_whole_test_set(requirement, run, *ROWS, checks=proof_checks(run, *ROWS))
 
 

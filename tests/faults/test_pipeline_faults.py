@@ -76,8 +76,8 @@ JUDGING = [
     *TUNINGS,
     *SCORES,
     "latency",
-    "reference/onnxruntime-int8-tuned",
-    "reference/onnxruntime-uint8-int8-tuned",
+    "integers/onnxruntime-int8-tuned",
+    "integers/onnxruntime-uint8-int8-tuned",
     *(f"proof/{row.name}" for row in configurations.calibrated()),
     *(f"compare/{row.name}" for row in CONFIGURATIONS),
 ]

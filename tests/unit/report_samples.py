@@ -364,12 +364,12 @@ def extended() -> Raw:
             }
             for i in range(9)
         ]
-        found["reference"] = (
+        found["exact_integers"] = (
             {
                 "disagreements": 9 + 60 * k,
                 "total": 10000,
                 "correct": 8714,
-                "largest_score_difference": 0.031,
+                "largest_difference": 0.031,
                 "probable_cause": "kernels that saturate",
             }
             if found["execution"] == "kernel"

@@ -17,7 +17,6 @@ from resnet8_eval.backends.onnxruntime import open_session, unsigned
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import batches
-from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 from resnet8_eval.store import file_sha256
 from tests.planted import edited
 
@@ -110,7 +109,7 @@ def test_the_whole_network_differs_by_what_additions_round(
 ) -> None:
     path, images = stored(pipeline, "int8"), standin_test.images
     apart = [outputs(path, images, kind).argmax(1) for kind in ("kernel", "signed kernel")]
-    assert 100 * (apart[0] != apart[1]).mean() <= MAX_KERNEL_DISAGREEMENT_PERCENT
+    assert 100 * (apart[0] != apart[1]).mean() <= 0.5
 
 
 def test_elsewhere_the_model_runs_as_it_is_stored(

@@ -229,7 +229,7 @@ def test_a_second_recipe_of_one_cell_stands_beside_the_first(
         "parameters/coarse",
         "model/torch-int8-coarse",
         "scores/torch-int8-coarse",
-        "reference/torch-int8-coarse",
+        "integers/torch-int8-coarse",
     )
 
 

@@ -1,4 +1,4 @@
-"""Kernels against reference arithmetic, and stored scales against those decided."""
+"""Kernels against exact integers, and stored scales against those decided."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from resnet8_eval import configurations, proof
 from resnet8_eval.backends import onnxruntime as backend
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.requirements import MAX_KERNEL_DISAGREEMENT_PERCENT
 
 ONNX = configurations.of("onnxruntime-int8-tuned")
 QUANTIZED = [row.name for row in configurations.calibrated()]
@@ -35,10 +34,11 @@ def test_what_is_stored_is_what_was_decided(pipeline: Pipeline, name: str) -> No
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_compute_what_reference_arithmetic_does(pipeline: Pipeline, name: str) -> None:
-    found = pipeline.artifact(f"proof/{name}").record["reference"]
+def test_kernels_compute_what_exact_integers_are(pipeline: Pipeline, name: str) -> None:
+    found = pipeline.artifact(f"proof/{name}").record["exact_integers"]
     assert found["total"] == 2000
-    assert 100 * found["disagreements"] / found["total"] <= MAX_KERNEL_DISAGREEMENT_PERCENT
+    assert found["disagreements"] == 0
+    assert found["largest_difference"] < (0.05 if "torch" in name else 1e-6)
 
 
 def _check(pipeline: Pipeline, model: onnx.ModelProto, path: Path) -> str:
@@ -112,6 +112,7 @@ import numpy as np
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval import backends, configurations, network, proof
 from resnet8_eval.calibrate.tuned import collect, decide
+from resnet8_eval.integers import ExactNetwork, rounding
 from resnet8_eval.calibrate.parameters import Parameters
 folded, images, dataset, out = map(Path, sys.argv[1:])
 recipe = configurations.TUNED
@@ -125,14 +126,14 @@ for name, limit in limits.items():
     parameters = Parameters.load(folder)
     test = read_split(dataset, "test")
     test = Split(test.images[:500], test.labels[:500])
-    scores = {}
-    for dtype in ("int8", "uint8"):  # the latter in reference arithmetic
-        model = folder / f"{dtype}.pt"
-        row = configurations.of(f"torch-{dtype}-tuned")
-        backends.backend("torch").write(parameters, row, model)
-        scores[dtype] = backends.scores(model, test.images, threads=1)
+    torch = backends.backend("torch")
+    torch.write(parameters, configurations.of("torch-int8-tuned"), folder / "model.pt")
+    stored = torch.read_back(folder / "model.pt", parameters.rounded)
+    scores = backends.scores(folder / "model.pt", test.images, threads=1)
+    exact = ExactNetwork(parameters.rounded, stored, rounding("torch")).scores(test.images)
+    cause = proof.probable_cause(stored, "torch")
     found[name] = {
-        **proof.disagreement(scores["int8"], scores["uint8"], test),
+        **proof.disagreement(scores, exact, test, cause),
         "weight_limit": record["method"]["weight_limit"],
     }
 print(json.dumps(found))
@@ -158,10 +159,9 @@ def test_without_vnni_weights_get_seven_bits_and_eight_would_be_caught(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    bound = MAX_KERNEL_DISAGREEMENT_PERCENT / 100
     assert found["chosen"]["weight_limit"] == 63
-    assert found["chosen"]["disagreements"] <= bound * 500
+    assert found["chosen"]["disagreements"] == 0
     eight = found["eight bits"]
-    assert eight["disagreements"] > bound * 500
+    assert eight["disagreements"] > 2
     assert "saturate" in eight["probable_cause"]
     assert "ONEDNN_MAX_CPU_ISA" in eight["probable_cause"]

@@ -150,7 +150,6 @@ def test_the_issue_s_thresholds(name: str, barely: float, not_quite: float) -> N
         ("FLAGGED_DROP_PP", 5),
         ("EQUIVALENCE_MARGIN_PP", 0.5),
         ("PARITY_ATOL", 1e-5),
-        ("MAX_KERNEL_DISAGREEMENT_PERCENT", 0.5),
     ],
 )
 def test_no_tolerance_is_widened_unnoticed(name: str, value: float) -> None:

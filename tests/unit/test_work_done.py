@@ -83,8 +83,6 @@ IMAGES_FED = {
     **{f"model/{row.name}": 1000 for row in configurations.stock()},
     **{f"proof/{row.name}": 2 * 1000 for row in configurations.stock()},
     **{f"scores/{row.name}": 2000 for row in CONFIGURATIONS},
-    "reference/onnxruntime-int8-tuned": 2000,
-    "reference/onnxruntime-uint8-int8-tuned": 2000,
     # Into no network: the two feeds are compared.
     **{f"feed/{recipe.key}": 2 * 1000 for recipe in configurations.recipes()},
 }
@@ -119,5 +117,5 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
         if stage.partition("/")[0] not in {"onnx", "torch", "sensitivity", "layers", "latency"}:
             bench.remake(stage)
     assert fed == IMAGES_FED
-    once = [name for name in IMAGES_FED if name.startswith(("scores", "reference"))]
+    once = [name for name in IMAGES_FED if name.startswith("scores")]
     assert opened == {**dict.fromkeys(once, 1), "statistics/equalized-4": 2}
