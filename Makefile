@@ -2,7 +2,9 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 STAMP  := $(VENV)/.installed
+DEV    := $(VENV)/.installed-dev
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -16,28 +18,35 @@ report: $(STAMP) ## Run all milestones (real assets, else the stand-in) and leav
 
 test: lint types unit acceptance ## Everything that must hold: lint, types, unit, fault and acceptance tests
 
-lint: $(STAMP) ## Lint and format check
+lint: $(DEV) ## Lint and format check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP) ## Type check
+types: $(DEV) ## Type check
 	$(BIN)/mypy
 
-unit: $(STAMP) ## Unit, fault and browser tests, on the stand-in or smaller
+unit: $(DEV) ## Unit, fault and browser tests, on the stand-in or smaller
 	$(PYTEST) -n auto --dist loadfile tests --ignore tests/acceptance
 
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
 	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in
 	$(PYTEST) tests/acceptance --assets auto
 
-bench: $(STAMP) ## Measure speed on the real assets, beside a plain script; some 15 minutes, on an idle machine
+bench: $(DEV) ## Measure speed on the real assets, beside a plain script; some 15 minutes, on an idle machine
 	$(BIN)/python -m benchmarks.bench
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 	find reports -mindepth 1 ! -name README.md -delete
 
+# What `make report` needs, and on top of it what only the suite's own tests need.
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Installing TensorFlow, ONNX Runtime, PyTorch and the suite into $(VENV)/: some minutes, 3 GB"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -e .
+	@touch $@
+
+$(DEV): $(STAMP)
+	@echo "Installing what only the suite's own tests need"
+	$(PIP) -e '.[dev]'
 	@touch $@

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -65,13 +66,15 @@ _HELD_BACK: Final = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 @functools.cache
 def packages() -> dict[str, str]:
     """Installed versions of the packages that decide a number."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    # On Linux the frameworks are installed without what a GPU needs; torch says so itself.
+    for distribution, build in ((f"{name}-cpu", "+cpu"), (name, "")):
+        with suppress(PackageNotFoundError):
+            return version(distribution) + build
+    return "not installed"
 
 
 @functools.cache

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from resnet8_eval.convert import flat, keras_file
 from resnet8_eval.convert.log import ConversionLog
+from resnet8_eval.environment import packages
 from resnet8_eval.errors import ModelError
 from resnet8_eval.store import Record
 
@@ -143,7 +143,8 @@ def convert(model_path: Path, folder: Path) -> Record:
     import numpy as np
 
     log = ConversionLog()
-    versions = {name: version(name) for name in ("tensorflow", "keras", "tf2onnx", "onnx", "numpy")}
+    found = packages()
+    versions = {name: found[name] for name in ("tensorflow", "keras", "tf2onnx", "onnx", "numpy")}
     log.lines.append(
         "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items())
     )

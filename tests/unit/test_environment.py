@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,19 @@ def test_without_a_container_all_cores_count(
 def test_a_package_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
     assert environment.packages.__wrapped__()["no-such-package"] == "not installed"
+
+
+def test_a_build_without_gpu_goes_by_the_plain_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"tensorflow-cpu": "2.21.0", "torch": "2.13.0+cpu"}
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(environment, "version", version)
+    found = environment.packages.__wrapped__()
+    assert (found["tensorflow"], found["torch"]) == ("2.21.0+cpu", "2.13.0+cpu")
 
 
 @pytest.fixture
