@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from resnet8_eval import statistics
 from resnet8_eval.cifar10 import CLASS_NAMES
 from resnet8_eval.evaluate import probabilities
-from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FLAGGED_DROP_PP
+from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, EQUIVALENT, FLAGGED_DROP_PP
 
 LEAST_PROBABILITY: Final = 1e-12
 RELIABILITY_BINS: Final = 15
+BASELINE: Final[dict[str, Any]] = {"delta_ci95_pp": None, "mcnemar_p": None, "word": "baseline"}
+"""What is said of the baseline beside itself: a difference that is zero by definition has neither
+an interval nor a test."""
 
 
 def compare(
@@ -124,12 +127,27 @@ def divergence(
     """
     after, before = scores.astype(np.float64), baseline_scores.astype(np.float64)
     apart = np.abs(after - before)
-    q, p = np.maximum(after, LEAST_PROBABILITY), np.maximum(before, LEAST_PROBABILITY)
     return {
         "largest": float(apart.max()),
         "mean": float(apart.mean()),
-        "kl_nats": float((p * np.log(p / q)).sum(axis=1).mean()),
+        "kl_nats": float(divergences(scores, baseline_scores).mean()),
     }
+
+
+def divergences(
+    scores: NDArray[np.float32], baseline_scores: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Kullback–Leibler divergence from the baseline's probabilities, in nats, image by image (N,).
+
+    Parameters
+    ----------
+    scores, baseline_scores
+        float32 probabilities, shape (N, 10); those below 1e-12 count as 1e-12.
+    """
+    q, p = (
+        np.maximum(part.astype(np.float64), LEAST_PROBABILITY) for part in (scores, baseline_scores)
+    )
+    return np.asarray((p * np.log(p / q)).sum(axis=1))
 
 
 def reliability(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dict[str, Any]:
@@ -193,12 +211,14 @@ def verdict_word(interval_pp: tuple[float, float]) -> str:
     Returns
     -------
     str
-        ``"equivalent"`` if all of it lies within ±0.5 pp, else ``"degraded"`` if all of it lies
-        below zero, ``"improved"`` if all of it lies above, else ``"inconclusive"``.
+        ``"equivalent"`` if all of it lies within ±0.5 pp, which two one-sided tests at 2.5 % each
+        then find; ``"equivalent, lower"`` or ``"equivalent, higher"`` if it also leaves zero out.
+        Else ``"degraded"`` if all of it lies below zero, ``"improved"`` if all of it lies above,
+        else ``"inconclusive"``.
     """
     low, high = interval_pp
     if max(-low, high) <= EQUIVALENCE_MARGIN_PP:
-        return "equivalent"
+        return EQUIVALENT + (", lower" if high < 0 else ", higher" if low > 0 else "")
     if high < 0:
         return "degraded"
     return "improved" if low > 0 else "inconclusive"

@@ -8,15 +8,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval import statistics
+from resnet8_eval.analysis import divergences
 from resnet8_eval.backends import backend
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.configurations import Configuration
+from resnet8_eval.evaluate import softmax
 from resnet8_eval.store import Record
 
+COST_IMAGES: Final = 2000
+"""Enough to tell every layer's divergence from zero, in some eight seconds of one core."""
 NOISE_IMAGES: Final = 200
 SIMULATED: Final = "8-bit integers simulated in float32"
-Answers = NDArray[np.integer[Any]]
 
 
 def sensitivity(
@@ -25,7 +29,7 @@ def sensitivity(
     labels: NDArray[np.integer],
     threads: int,
 ) -> Record:
-    """Accuracy with one layer in float, and with one layer quantized, for each layer.
+    """What one layer costs: quantized alone, and left in float alone, for each layer.
 
     Parameters
     ----------
@@ -40,10 +44,13 @@ def sensitivity(
     -------
     dict
         ``images``, ``arithmetic``; accuracies ``float_percent`` and ``quantized_percent`` of the
-        whole network; ``layers``, each with ``name``, ``float_alone_percent`` (every other layer
-        quantized), ``recovery_pp`` (that minus ``quantized_percent``),
-        ``quantized_alone_percent``, ``sensitivity_pp`` (that minus ``float_percent``) and
-        ``agreement_alone_percent`` (share of images classed as in float with it alone quantized).
+        whole network; its ``divergence_nats``, mean Kullback–Leibler divergence from float32, and
+        ``agreement_percent``, share of images classed as in float32; ``layers``, each with
+        ``name``, ``divergence_alone_nats`` and ``agreement_alone_percent`` (it alone quantized),
+        ``divergence_recovered_nats`` (by how much the whole network's divergence is less with it
+        alone in float) and ``agreement_recovered_pp`` (likewise, more). Each of these has a 95 %
+        interval, such as ``divergence_ci95_nats``: by the bootstrap for means, Wilson's for shares,
+        Tango's for the difference of two.
     """
     import torch
 
@@ -51,36 +58,54 @@ def sensitivity(
 
     torch.set_num_threads(threads)
     simulation = Simulation(parameters)
+    exact, alone = simulation.logits_by_layer(images, [])
+    whole, others = simulation.logits_by_layer(images, simulation.layers)
+    shares, answers = softmax(exact), exact.argmax(axis=1)
 
-    def answers(layers: list[str]) -> tuple[Answers, dict[str, Answers]]:
-        unchanged, changed = simulation.logits_by_layer(images, layers)
-        return unchanged.argmax(axis=1), {k: v.argmax(axis=1) for k, v in changed.items()}
+    def held(logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return divergences(softmax(logits), shares), logits.argmax(axis=1) == answers
 
-    def percent(hits: NDArray[np.bool_]) -> float:
-        return 100 * float(hits.mean())
-
-    exact, quantized_alone = answers([])
-    whole, float_alone = answers(simulation.layers)
-    in_float, in_integers = percent(exact == labels), percent(whole == labels)
+    lies, agrees = held(whole)
     layers = []
     for name in simulation.layers:
-        alone, others = quantized_alone[name], float_alone[name]
+        lies_alone, agrees_alone = held(alone[name])
+        lies_less, agrees_more = held(others[name])
         layers.append(
             {
                 "name": name,
-                "float_alone_percent": percent(others == labels),
-                "recovery_pp": percent(others == labels) - in_integers,
-                "quantized_alone_percent": percent(alone == labels),
-                "sensitivity_pp": percent(alone == labels) - in_float,
-                "agreement_alone_percent": percent(alone == exact),
+                **_mean("divergence_alone", lies_alone),
+                **_share("agreement_alone", agrees_alone),
+                **_mean("divergence_recovered", lies - lies_less),
+                **_difference("agreement_recovered", agrees, agrees_more),
             }
         )
     return {
         "images": len(labels),
         "arithmetic": SIMULATED,
-        "float_percent": in_float,
-        "quantized_percent": in_integers,
+        "float_percent": 100 * float((answers == labels).mean()),
+        "quantized_percent": 100 * float((whole.argmax(axis=1) == labels).mean()),
+        **_mean("divergence", lies),
+        **_share("agreement", agrees),
         "layers": layers,
+    }
+
+
+def _mean(name: str, values: NDArray[np.float64]) -> Record:
+    interval = list(statistics.mean_interval(values))
+    return {f"{name}_nats": float(values.mean()), f"{name}_ci95_nats": interval}
+
+
+def _share(name: str, hits: NDArray[np.bool_]) -> Record:
+    interval = statistics.wilson_interval_percent(int(hits.sum()), len(hits))
+    return {f"{name}_percent": 100 * float(hits.mean()), f"{name}_ci95_percent": list(interval)}
+
+
+def _difference(name: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Record:
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    interval = statistics.paired_interval_pp(lost, gained, len(before))
+    return {
+        f"{name}_pp": 100 * (gained - lost) / len(before),
+        f"{name}_ci95_pp": list(interval),
     }
 
 

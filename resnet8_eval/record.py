@@ -22,11 +22,27 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Points = Annotated[float, Meta(description="In percentage points (pp).")]
 Positive = Annotated[float, Meta(ge=0)]
+Interval = Annotated[tuple[float, float], Meta(description="Lower and upper limit.")]
 Execution = Annotated[
     Literal["kernel", "reference"],
     Meta(
         description="kernel: the runtime's own operators, which for 8-bit tensors are integer "
         "kernels. reference: float32 operators between dequantize and quantize steps."
+    ),
+]
+Word = Annotated[
+    Literal[
+        "baseline",
+        "equivalent",
+        "equivalent, lower",
+        "equivalent, higher",
+        "degraded",
+        "improved",
+        "inconclusive",
+    ],
+    Meta(
+        description="By the 95 % interval of the delta. equivalent: two one-sided tests at 2.5 % "
+        "each, margin ±0.5 pp; lower, higher: and it leaves zero out."
     ),
 ]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -311,16 +327,11 @@ class Tensor(_Part, frozen=True):
 
 
 class LayerNoise(_Part, frozen=True):
-    """Signal to quantization noise of a layer, in dB, and what the layer costs in accuracy."""
+    """Signal to quantization noise of a layer, in dB."""
 
     name: str
     sqnr_weights_db: float | None
     sqnr_output_db: float | None
-    sensitivity_pp: float | None = None
-    recovery_pp: float | None = None
-    quantized_alone_percent: Percent | None = None
-    float_alone_percent: Percent | None = None
-    agreement_alone_percent: Percent | None = None
 
 
 class Files(_Part, frozen=True):
@@ -332,6 +343,9 @@ class Files(_Part, frozen=True):
 
 class ConfigurationResult(_Part, frozen=True):
     """A row of the comparison; delta, lost, gained and agreement are against the baseline.
+
+    Intervals cover the choice of test images, and not that of the calibration set. `mcnemar_p` is
+    not corrected for the number of rows. The baseline has neither interval nor p.
 
     `recipe` and `census` are null for a float32 row. `confusion` has a row for each true class and
     a column for each answer. `quantized_ops` counts operators all of whose operands are 8-bit
@@ -354,10 +368,10 @@ class ConfigurationResult(_Part, frozen=True):
     correct: Count
     total: Total
     accuracy_percent: Percent
-    accuracy_ci95_percent: tuple[float, float]
+    accuracy_ci95_percent: Interval
     delta_pp: Points
-    delta_ci95_pp: tuple[float, float]
-    mcnemar_p: Probability
+    delta_ci95_pp: Interval | None
+    mcnemar_p: Probability | None
     lost: Count
     gained: Count
     agreement_percent: Percent
@@ -367,7 +381,7 @@ class ConfigurationResult(_Part, frozen=True):
     ties: Ties
     size_bytes: Total
     model_sha256: Sha256
-    word: Literal["equivalent", "degraded", "improved", "inconclusive"]
+    word: Word
     flagged: bool
     flag_reason: str | None
     quantized_ops: Count
@@ -399,13 +413,15 @@ class ConfigurationResult(_Part, frozen=True):
 class Tuning(_Part, frozen=True):
     """What tuning changed in one cell: the tuned row held against the stock one, image by image.
 
+    `mcnemar_p` is not corrected for the number of cells.
+
     `lost` and `gained` are images that only the stock, or only the tuned, model gets right.
     """
 
     stock: str
     tuned: str
     delta_pp: Points
-    delta_ci95_pp: tuple[float, float]
+    delta_ci95_pp: Interval
     lost: Count
     gained: Count
     mcnemar_p: Probability
@@ -431,21 +447,29 @@ class Calibration(_Part, frozen=True):
 
 
 class LayerCost(_Part, frozen=True):
-    """Accuracy with one layer alone quantized, or alone in float, and the change from neither."""
+    """What a layer costs, each figure with its 95 % interval.
+
+    `alone`: with it alone quantized, divergence from float32 and agreement with it. `recovered`:
+    by how much the wholly quantized network comes nearer to float32 with it alone in float.
+    """
 
     name: str
-    sensitivity_pp: Points
-    recovery_pp: Points
-    quantized_alone_percent: Percent
-    float_alone_percent: Percent
+    divergence_alone_nats: float
+    divergence_alone_ci95_nats: Interval
     agreement_alone_percent: Percent
+    agreement_alone_ci95_percent: Interval
+    divergence_recovered_nats: float
+    divergence_recovered_ci95_nats: Interval
+    agreement_recovered_pp: Points
+    agreement_recovered_ci95_pp: Interval
 
 
 class Sensitivity(_Part, frozen=True):
     """What each layer costs: one measurement for all rows of a recipe, whose integers they share.
 
     `calibrated` counts the images that also calibrated, `noise_images` those on which the noise of
-    each layer was measured.
+    each layer was measured. Accuracies, divergence and agreement are of the wholly quantized
+    network, the last two from float32.
     """
 
     recipe: str
@@ -456,6 +480,10 @@ class Sensitivity(_Part, frozen=True):
     arithmetic: str
     float_percent: Percent
     quantized_percent: Percent
+    divergence_nats: float
+    divergence_ci95_nats: Interval
+    agreement_percent: Percent
+    agreement_ci95_percent: Interval
     layers: tuple[LayerCost, ...]
 
 

@@ -28,7 +28,10 @@ MIN_CALIBRATION_IMAGES: Final = 1000
 FLAGGED_DROP_PP: Final = 5.0
 """A configuration that loses more than this many percentage points is flagged."""
 EQUIVALENCE_MARGIN_PP: Final = 0.5
-"""*Equivalent* means that the whole paired interval of the delta lies within ± this margin."""
+"""*Equivalent* means that the whole paired interval of the delta lies within ± this margin; why
+this one, ``docs/results.md`` says."""
+EQUIVALENT: Final = "equivalent"
+"""How the verdict on such a row begins."""
 PARITY_ATOL: Final = 1e-5
 """Largest difference in probability between two float32 executions of the same network.
 

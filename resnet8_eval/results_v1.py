@@ -12,16 +12,18 @@ _TOLD_BESIDE: Final = (
     *("file_name", "engine", "runs_as"),
 )
 """Fields of a recipe of version 1 that stand elsewhere now."""
+_NOISE: Final = ("name", "sqnr_weights_db", "sqnr_output_db")
 
 
 def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
     """Version 1 in the form of version 2.
 
     Version 1 knew one recipe, ``tuned``, and always the same seven rows. It did not record in
-    which lane and when a stage was made.
+    which lane and when a stage was made. What it says of a layer's cost in accuracy goes: all of
+    it lies within its noise, and none of it has an interval.
     """
     kept = {key: old[key] for key in old if key not in ("timing", "cache", "needs")}
-    needs, sensitivity = old.get("needs", {}), old.get("sensitivity")
+    needs = old.get("needs", {})
     return {
         **kept,
         "schema_version": 2,
@@ -42,10 +44,17 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
             for dtype in dtypes
         ],
         "configurations": [
-            {**entry, "name": _row(entry["name"]), "recipe": _recipe(entry["recipe"])}
+            {
+                **entry,
+                "name": _row(entry["name"]),
+                "recipe": _recipe(entry["recipe"]),
+                "layers": [
+                    {key: layer[key] for key in _NOISE} for layer in entry.get("layers", ())
+                ],
+            }
             for entry in old["configurations"]
         ],
-        "sensitivity": sensitivity and {**sensitivity, "recipe": "tuned"},
+        "sensitivity": None,
         "stages": {
             _row(name): {
                 "lane": None,

@@ -387,12 +387,12 @@ def _sensitivity(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
     import numpy as np
 
     from resnet8_eval.calibration import split
-    from resnet8_eval.layers import NOISE_IMAGES, sensitivity
+    from resnet8_eval.layers import COST_IMAGES, NOISE_IMAGES, sensitivity
 
     train, settings = inputs.split("train"), inputs.settings
     count, seed = settings.calibration_count, settings.calibration_seed
     rest = len(train.labels) - count
-    calibrating, validating = split(train.labels, count, seed, min(5000, rest // 10))
+    calibrating, validating = split(train.labels, count, seed, min(COST_IMAGES, rest // 10))
     images = train.images[validating]
     few = images[:: max(1, len(images) // NOISE_IMAGES)]
     np.save(out / "images.npy", few)
@@ -419,16 +419,14 @@ def _layers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         np.load(inputs.path(f"sensitivity/{recipe.key}", "images.npy")),
         inputs.threads,
     )
-    sensitivity = inputs.record(f"sensitivity/{recipe.key}")
-    costs = {entry["name"]: entry for entry in sensitivity["layers"]}
-    return {"layers": [{**costs[entry["name"]], **entry} for entry in measured]}
+    return {"layers": measured}
 
 
 def _compare(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     import numpy as np
 
     from resnet8_eval import gallery
-    from resnet8_eval.analysis import compare
+    from resnet8_eval.analysis import BASELINE, compare
 
     del out  # the record says it all
     test = inputs.split("test")
@@ -438,6 +436,7 @@ def _compare(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     )
     return {
         **compare(scores, baseline, test.labels, inputs.class_names),
+        **(BASELINE if row == configurations.baseline() else {}),
         "right_base64": gallery.right_base64(test.labels, scores),
         "changed": gallery.newly_wrong(test.images, test.labels, baseline, scores),
     }

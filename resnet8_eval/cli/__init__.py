@@ -178,6 +178,7 @@ def compare(
                 "size_bytes": model.stat().st_size,
                 **judge(scores, labels, names),
                 **analysis.compare(scores, reference, labels, names),
+                **(analysis.BASELINE if model is baseline else {}),
             }
         )
     if as_json:
@@ -185,11 +186,16 @@ def compare(
         return
     titles = _told_apart([Path(row["model"]) for row in rows])
     for title, row in zip(titles, rows, strict=True):
-        low, high = row["delta_ci95_pp"]
+        beside = ""
+        if row["delta_ci95_pp"]:
+            low, high = row["delta_ci95_pp"]
+            beside = (
+                f"  delta {row['delta_pp']:+.2f} pp [{low:+.2f}, {high:+.2f}]  "
+                f"agreement {row['agreement_percent']:.2f} %"
+            )
         typer.echo(
             f"{title:28} {row['accuracy_percent']:6.2f} % "
-            f"({row['correct']}/{row['total']})  delta {row['delta_pp']:+.2f} pp "
-            f"[{low:+.2f}, {high:+.2f}]  agreement {row['agreement_percent']:.2f} %  {row['word']}"
+            f"({row['correct']}/{row['total']}){beside}  {row['word']}"
             + (f"  FLAGGED: {row['flag_reason']}" if row["flagged"] else "")
         )
 

@@ -141,7 +141,7 @@ def _accuracies(old: Results, new: Results) -> str:
             "Change, pp",
             "95 % interval, pp",
             "Lost, gained",
-            "McNemar p",
+            words.UNCORRECTED,
         ]
         parts.append(grid(headers, lines, [1, 2, 3, 4, 5, 6]))
         if unpaired:

@@ -19,7 +19,6 @@ from resnet8_eval.report import (
     words,
 )
 from resnet8_eval.requirements import (
-    EQUIVALENCE_MARGIN_PP,
     FLAGGED_DROP_PP,
     MILESTONES,
 )
@@ -112,7 +111,6 @@ def _view(results: Results) -> dict[str, Any]:
         "requirements": requirements,
         "thresholds": {
             "drop": FLAGGED_DROP_PP,
-            "equivalence": EQUIVALENCE_MARGIN_PP,
         },
         "accuracy_plot": charts.accuracy_plot(results),
         "plane": charts.plane(results),
@@ -121,6 +119,8 @@ def _view(results: Results) -> dict[str, Any]:
         "confusions": detail.confusions(results),
         "galleries": detail.galleries(results),
         "layers": layers.layers(results),
+        "layer_terms": layers.terms(results.sensitivity) if results.sensitivity else None,
+        "layer_legend": layers.LEGEND,
         "recipes": detail.recipes(results),
         "tensors": detail.tensors(results),
         "environment": detail.environment(results),

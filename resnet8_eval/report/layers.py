@@ -1,16 +1,18 @@
-"""Layer by layer: what each costs in accuracy, and its noise in every configuration."""
+"""Layer by layer: what each costs, and its noise in every configuration."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from resnet8_eval.record import LayerCost, LayerNoise, Results
+from resnet8_eval.record import LayerCost, LayerNoise, Results, Sensitivity
 from resnet8_eval.report import table, words
 
-_COSTS: Final = {"sensitivity_pp": "Sensitivity, pp", "recovery_pp": "Recovery, pp"}
 _NOISE: Final = {"sqnr_weights_db": "Weights, dB", "sqnr_output_db": "Output, dB"}
+UNTOLD: Final = "not told from zero"
 Columns = dict[tuple[str, str], list[dict[str, Any]]]
+_NO_CELL: Final = {"text": words.NOTHING, "bar": None, "told": False, "least": 0.0}
 
 
 def layers(results: Results) -> dict[str, Any] | None:
@@ -20,7 +22,9 @@ def layers(results: Results) -> dict[str, Any] | None:
     -------
     dict or None
         ``measured``, the terms of the sensitivity or None; ``columns`` of ``(heading, whose)`` and
-        ``rows`` of ``name``, ``title`` and ``cells``; None where nothing is known of any layer.
+        ``rows`` of ``name``, ``title`` and ``cells``, each with its ``text``, whether it can be
+        ``told`` from zero, and its ``bar`` in percent of the column's longest or None. None where
+        nothing is known of any layer.
     """
     measured = results.sensitivity
     costs = {entry.name: entry for entry in measured.layers} if measured else {}
@@ -45,6 +49,33 @@ def layers(results: Results) -> dict[str, Any] | None:
     }
 
 
+def terms(measured: Sensitivity) -> str:
+    """On what the costs were measured, and what the whole network's are."""
+    also = f"{measured.calibrated} of which also" if measured.calibrated else "none of which"
+    whole = _micro(measured.divergence_nats, measured.divergence_ci95_nats)["text"]
+    return (
+        f"What each layer costs, on {measured.images} images of the {measured.source}ing split, "
+        f"{also} calibrated, in one arithmetic for all configurations of recipe "
+        f"{words.plain(measured.recipe)}: {words.plain(measured.arithmetic)}. Divergence is the "
+        "mean Kullback–Leibler divergence from the float32 network's probabilities, agreement the "
+        "share of images that are classed as it does. With every layer quantized, divergence is "
+        f"{whole} in µnat and agreement {words.percent(measured.agreement_percent)} % "
+        f"({words.accuracy_interval(measured.agreement_ci95_percent)}). Accuracy on these images: "
+        f"{words.percent(measured.quantized_percent)} %, float32 "
+        f"{words.percent(measured.float_percent)} %; they are training images, so neither stands "
+        "beside an accuracy of the comparison."
+    )
+
+
+LEGEND: Final = (
+    "Alone: only this layer is quantized. Recovered: by how much the wholly quantized network "
+    "comes nearer to float32 when only this layer is in float. 1 µnat is a millionth of a nat. "
+    "Every figure has its 95 % interval: by the bootstrap for means, which a single image can "
+    "carry, Wilson's for shares, Tango's for the difference of two. Bars are as long as the lower "
+    f"limit. What is {UNTOLD} is grey: its interval holds zero, or no image changed."
+)
+
+
 def short_names(names: list[str]) -> dict[str, str]:
     """Each layer's own part of its path, such as ``conv2d_1`` of ``model_1/conv2d_1/BiasAdd``.
 
@@ -66,19 +97,59 @@ def short_names(names: list[str]) -> dict[str, str]:
     return dict(zip(names, short if clear else map(words.plain, names), strict=True))
 
 
+def _plainly(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}"
+
+
 def _cost_columns(costs: dict[str, LayerCost], names: list[str]) -> Columns:
-    """Differences in accuracy, with bars of one scale that show which way each goes."""
-    largest = max(abs(getattr(entry, key)) for entry in costs.values() for key in _COSTS)
+    """What each layer costs; grey where the interval of the cost does not leave zero out."""
 
-    def cell(value: float | None) -> dict[str, Any]:
-        bar = round(100 * abs(value) / largest, 1) if value and largest else 0.0
-        kind = "worse" if value and value < 0 else "better"
-        return {"text": words.signed(value), "bar": bar, "kind": kind}
+    def column(cell: Callable[[LayerCost], dict[str, Any]]) -> list[dict[str, Any]]:
+        return [cell(costs[name]) if name in costs else _NO_CELL for name in names]
 
+    alone = column(lambda c: _micro(c.divergence_alone_nats, c.divergence_alone_ci95_nats))
+    largest = max((cell["least"] for cell in alone), default=0.0)
+    for cell in alone:
+        cell["bar"] = round(100 * cell["least"] / largest, 1) if cell["least"] > 0 else None
     return {
-        (heading, ""): [cell(getattr(costs.get(name), key, None)) for name in names]
-        for key, heading in _COSTS.items()
+        ("Divergence alone, µnat", ""): alone,
+        ("Agreement alone, %", ""): column(
+            lambda c: _cell(
+                f"{words.percent(c.agreement_alone_percent)} "
+                f"({words.accuracy_interval(c.agreement_alone_ci95_percent)})",
+                c.agreement_alone_percent < 100,
+            )
+        ),
+        ("Divergence recovered, µnat", ""): column(
+            lambda c: _micro(
+                c.divergence_recovered_nats, c.divergence_recovered_ci95_nats, words.signed
+            )
+        ),
+        ("Agreement recovered, pp", ""): column(
+            lambda c: _cell(
+                f"{words.signed(c.agreement_recovered_pp)} "
+                f"({words.delta_interval(c.agreement_recovered_ci95_pp)})",
+                _told(c.agreement_recovered_ci95_pp),
+            )
+        ),
     }
+
+
+def _micro(
+    nats: float, interval: Sequence[float], form: Callable[[float, int], str] = _plainly
+) -> dict[str, Any]:
+    """Millionths of a nat with their interval."""
+    mean, low, high = (form(1e6 * value, 0) for value in (nats, *interval))
+    return _cell(f"{mean} ({low} to {high})", _told(interval)) | {"least": interval[0]}
+
+
+def _cell(text: str, told: bool) -> dict[str, Any]:
+    return {"text": text if told else f"{text}, {UNTOLD}", "bar": None, "told": told, "least": 0.0}
+
+
+def _told(interval: Sequence[float]) -> bool:
+    """Whether it leaves zero out."""
+    return interval[0] > 0 or interval[1] < 0
 
 
 def _noise_columns(
@@ -91,7 +162,7 @@ def _noise_columns(
         alike.setdefault(texts, []).append(title)
     return {
         (heading, "; ".join(titles) if len(alike) > 1 else "all configurations"): [
-            {"text": text, "bar": None} for text in texts
+            _cell(text, told=True) for text in texts
         ]
         for texts, titles in alike.items()
     }

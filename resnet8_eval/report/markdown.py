@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import execution, speed, table, tuning, words
+from resnet8_eval.report import execution, layers, speed, table, tuning, words
 
 _COLUMNS: Final = tuple(
     column for column in table.COLUMNS if column.key not in ("title", "interval")
@@ -36,6 +36,7 @@ def summary(results: Results) -> str:
         _baseline(results),
         _comparison(results),
         *_notes(results),
+        *_layers(results),
         "## Requirements not met",
         _not_met(results),
     )
@@ -102,7 +103,7 @@ def _comparison(results: Results) -> str:
 
 
 def _notes(results: Results) -> list[str]:
-    blocks = []
+    blocks = [words.STATISTICS] if results.configurations else []
     changes = [[escape(cell) for cell in line] for line in tuning.lines(results)]
     if changes:
         blocks += [
@@ -125,6 +126,19 @@ def _notes(results: Results) -> list[str]:
         for note in execution.before_deploying(results)
     ]
     return blocks
+
+
+def _layers(results: Results) -> list[str]:
+    found = layers.layers(results)
+    if found is None or found["measured"] is None:
+        return []
+    headers = [escape(f"{heading} {whose}".strip()) for heading, whose in found["columns"]]
+    lines = [
+        [escape(layer["name"]), *(escape(cell["text"]) for cell in layer["cells"])]
+        for layer in found["rows"]
+    ]
+    table_ = grid(["Layer", *headers], lines, range(1, len(headers) + 1))
+    return ["## Layers", escape(layers.terms(found["measured"])), table_, escape(layers.LEGEND)]
 
 
 def _not_met(results: Results) -> str:

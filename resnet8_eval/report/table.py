@@ -98,9 +98,14 @@ COLUMNS: Final = (
         "delta_interval",
         "Delta 95 % interval, pp",
         lambda c: words.delta_interval(c.delta_ci95_pp),
-        lambda c: c.delta_ci95_pp[0],
+        lambda c: (c.delta_ci95_pp or (0.0,))[0],
     ),
-    Column("mcnemar", "McNemar p", lambda c: words.p_value(c.mcnemar_p), lambda c: c.mcnemar_p),
+    Column(
+        "mcnemar",
+        words.UNCORRECTED,
+        lambda c: words.p_value(c.mcnemar_p),
+        lambda c: 1.0 if c.mcnemar_p is None else c.mcnemar_p,
+    ),
     Column(
         "agreement",
         "Agreement, %",
@@ -112,7 +117,10 @@ COLUMNS: Final = (
     Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c.flagged else "none"),
 )
 BY_KEY: Final = {column.key: column for column in COLUMNS}
-_WORDS: Final = ("degraded", "inconclusive", "equivalent", "improved")
+_WORDS: Final = (
+    *("degraded", "inconclusive", "equivalent, lower", "baseline", "equivalent"),
+    *("equivalent, higher", "improved"),
+)
 _OF_A_DIFFERENCE: Final = {"delta", "delta_interval", "mcnemar", "agreement", "flag"}
 
 
@@ -165,33 +173,41 @@ def size_note(results: Results) -> str | None:
 
 
 def to_csv(results: Results) -> str:
-    """Tidy rows, one for each configuration, numbers in full."""
+    """Tidy rows, one for each line of the comparison, numbers in full."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     changes = {entry.tuned: entry for entry in results.tuning}
-    for _, found in measured(results):
+    for row in rows(results):
+        found, due = row.configuration, row.due
         values = {key: getattr(found, key, None) for key in _CSV_COLUMNS}
-        values["recipe"] = found.recipe.name if found.recipe else None
-        values["assets"] = results.assets.kind
-        if change := changes.get(found.name):
+        values |= {key: getattr(due, key) for key in ("name", "framework", "dtype", "recipe")}
+        values |= {"assets": results.assets.kind, "word": cell(row, BY_KEY["word"])}
+        if change := changes.get(due.name):
             values["change_from_stock_pp"] = change.delta_pp
             values["change_from_stock_mcnemar_p"] = change.mcnemar_p
-        for quantity, limits in (
-            ("accuracy_ci95_{}_percent", found.accuracy_ci95_percent),
-            ("delta_ci95_{}_pp", found.delta_ci95_pp),
-        ):
-            values |= zip(map(quantity.format, ("low", "high")), limits, strict=True)
+        if found:
+            for quantity, limits in (
+                ("accuracy_ci95_{}_percent", found.accuracy_ci95_percent),
+                ("delta_ci95_{}_pp", found.delta_ci95_pp or (None, None)),
+            ):
+                values |= zip(map(quantity.format, ("low", "high")), limits, strict=True)
+        if row.is_baseline:
+            values |= dict.fromkeys(_CSV_OF_A_DIFFERENCE)
         writer.writerow({key: _safe(value) for key, value in values.items()})
     return out.getvalue()
 
 
+_CSV_OF_A_DIFFERENCE: Final = (
+    *("delta_pp", "delta_ci95_low_pp", "delta_ci95_high_pp", "mcnemar_p", "lost", "gained"),
+    *("agreement_percent", "flagged"),
+)
 _CSV_COLUMNS: Final = (
     *("name", "framework", "dtype", "recipe", "weights_dtype", "activations_dtype", "execution"),
     *("calibration_seed", "correct", "total", "accuracy_percent"),
     *("accuracy_ci95_low_percent", "accuracy_ci95_high_percent"),
-    *("delta_pp", "delta_ci95_low_pp", "delta_ci95_high_pp", "mcnemar_p", "lost", "gained"),
-    *("agreement_percent", "size_bytes", "quantized_ops", "float_ops"),
+    *_CSV_OF_A_DIFFERENCE[:-1],
+    *("size_bytes", "quantized_ops", "float_ops"),
     *("word", "flagged", "flag_reason", "model_sha256", "assets"),
     *("change_from_stock_pp", "change_from_stock_mcnemar_p"),
 )

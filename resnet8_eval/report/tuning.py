@@ -15,7 +15,7 @@ HEADERS: Final = (
     "Change, pp",
     "95 % interval, pp",
     "Lost/gained",
-    "McNemar p",
+    words.UNCORRECTED,
     "Agreement with the baseline, %: stock → tuned",
 )
 

@@ -16,7 +16,7 @@ from resnet8_eval.record import (
     RequirementResult,
     Results,
 )
-from resnet8_eval.requirements import MIN_ACCURACY_PERCENT, condition
+from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, MIN_ACCURACY_PERCENT, condition
 
 MINUS: Final = checks.MINUS
 NOTHING: Final = "–"
@@ -34,6 +34,19 @@ INCOMPLETE_TEXT: Final = (
     "This run is not complete: it ended early, or its numbers do not settle every requirement of "
     "all milestones."
 )
+
+
+UNCORRECTED: Final = "McNemar p, uncorrected"
+STATISTICS: Final = (
+    "The interval of a delta is Tango's score interval for paired proportions. A row is equivalent "
+    f"if two one-sided tests at 2.5 % each, with a margin of ±{EQUIVALENCE_MARGIN_PP:g} pp, find "
+    "it so: the whole interval lies within the margin. If it also leaves zero out, the row reads "
+    "equivalent, lower or equivalent, higher. Otherwise a row is degraded (all of the interval "
+    "below zero), improved (all above) or inconclusive. McNemar's test is exact and two-sided, and "
+    "not corrected for the number of rows. Intervals and tests cover the choice of test images, "
+    "and not that of calibration images: each row is one calibration."
+)
+"""What the figures of the comparison rest on."""
 
 
 def min_accuracy(results: Results) -> float:
@@ -105,13 +118,17 @@ def accuracy_interval(limits: Sequence[float]) -> str:
     return f"{limits[0]:.2f} to {limits[1]:.2f}"
 
 
-def delta_interval(limits: Sequence[float]) -> str:
+def delta_interval(limits: Sequence[float] | None) -> str:
     """Limits in percentage points, such as ``−0.12 to +0.35``."""
+    if limits is None:
+        return NOTHING
     return f"{signed(limits[0])} to {signed(limits[1])}"
 
 
-def p_value(value: float) -> str:
+def p_value(value: float | None) -> str:
     """Three decimals, and never a bare zero."""
+    if value is None:
+        return NOTHING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

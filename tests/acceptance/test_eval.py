@@ -52,7 +52,7 @@ def test_eval_04_against_keras(requirement: Judge, run: Pipeline) -> None:
         compared += all(
             isfinite(figure)
             for figure in (
-                *record["delta_ci95_pp"],
+                *(record["delta_ci95_pp"] or ()),
                 record["agreement_percent"],
                 *record["divergence"].values(),
                 *(curve["error_percent"] for curve in curves),

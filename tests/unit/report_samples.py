@@ -9,6 +9,7 @@ import base64
 from collections.abc import Iterator
 from typing import Any, Final
 
+from resnet8_eval.analysis import BASELINE, verdict_word
 from resnet8_eval.record import Results
 from resnet8_eval.requirements import MILESTONES, REGISTER, of_milestone
 from resnet8_eval.results import checked
@@ -330,14 +331,21 @@ def extended() -> Raw:
         "arithmetic": "8-bit integers simulated in float32",
         "float_percent": 92.18,
         "quantized_percent": 92.06,
+        "divergence_nats": 0.0009,
+        "divergence_ci95_nats": [0.0008, 0.001],
+        "agreement_percent": 99.24,
+        "agreement_ci95_percent": [98.96, 99.45],
         "layers": [
             {
                 "name": f"model/conv2d_{i}/BiasAdd",
-                "sensitivity_pp": 0.02 * (i - 4),
-                "recovery_pp": 0.02 * (5 - i),
-                "quantized_alone_percent": 92.18 + 0.02 * (i - 4),
-                "float_alone_percent": 92.06 + 0.02 * (5 - i),
-                "agreement_alone_percent": 99.8,
+                "divergence_alone_nats": 2e-5 * i,
+                "divergence_alone_ci95_nats": [1.8e-5 * i, 2.2e-5 * i],
+                "agreement_alone_percent": 100 - 0.05 * i,
+                "agreement_alone_ci95_percent": [99.7 - 0.05 * i, 100 - 0.03 * i],
+                "divergence_recovered_nats": 3e-5 * (i - 2),
+                "divergence_recovered_ci95_nats": [3e-5 * (i - 4), 3e-5 * i],
+                "agreement_recovered_pp": 0.05 * (i - 2),
+                "agreement_recovered_ci95_pp": [0.05 * (i - 6), 0.05 * (i + 2)],
             }
             for i in range(9)
         ],
@@ -526,13 +534,7 @@ def _configuration(
     quantized = dtype != "float32"
     delta = 100 * (gained - lost) / total
     interval = paired_interval_pp(lost, gained, total)
-    word = (
-        "equivalent"
-        if interval[0] >= -0.5 and interval[1] <= 0.5
-        else "degraded"
-        if interval[1] < 0
-        else "inconclusive"
-    )
+    word = verdict_word(interval)
     return {
         "name": f"{framework}-{dtype}-{recipe}" if quantized else f"{framework}-{dtype}",
         "framework": framework,
@@ -584,6 +586,7 @@ def _configuration(
         "flagged": delta < -5,
         "flag_reason": f"drops {-delta:.2f} pp, more than 5 pp" if delta < -5 else None,
         "word": word,
+        **(BASELINE if framework == "keras" else {}),
         "quantized_ops": 10 if quantized else 0,
         "float_ops": 0 if quantized else None,
         "census": {

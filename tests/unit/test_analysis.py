@@ -91,8 +91,9 @@ M = EQUIVALENCE_MARGIN_PP
     ("interval", "word"),
     [
         ((-M, M), "equivalent"),
-        ((-M, -0.1), "equivalent"),
-        ((0.1, M), "equivalent"),
+        ((-M, -0.1), "equivalent, lower"),
+        ((-M, 0.0), "equivalent"),
+        ((0.1, M), "equivalent, higher"),
         ((-M - 0.01, M), "inconclusive"),
         ((-M, M + 0.01), "inconclusive"),
         ((-2.0, 0.0), "inconclusive"),
@@ -111,6 +112,16 @@ def test_the_word_of_a_comparison_is_that_of_its_interval() -> None:
     assert (same["word"], same["mcnemar_p"], same["agreement_percent"]) == ("equivalent", 1.0, 100)
     worse = compare(wrong(slice(0, 200)), scores(LABELS), LABELS)
     assert worse["word"] == "degraded"
+
+
+def test_a_small_and_certain_loss_is_said_to_be_one() -> None:
+    """36 lost and 2 gained: within the margin, and with p below 1e-8 no accident."""
+    few = wrong(slice(0, 36))
+    reference = scores(LABELS)
+    reference[9998:] = np.roll(reference[9998:], 1, axis=1)
+    found = compare(few, reference, LABELS)
+    assert (found["lost"], found["gained"], found["word"]) == (36, 2, "equivalent, lower")
+    assert found["mcnemar_p"] < 1e-8
 
 
 def _probabilities(*rows: list[float]) -> NDArray[np.float32]:

@@ -48,7 +48,7 @@ def test_moved_verdict_requirement_and_accuracy() -> None:
             "Delta 95 % interval, pp | −0.14 to +0.26 | −7.00 to −5.00",
         ),
         ("agreement_percent", 50.0, "Agreement, % | 98.89 | 50.00 |"),
-        ("mcnemar_p", 0.0004, "McNemar p | 0.617 | &lt; 0.001 |"),
+        ("mcnemar_p", 0.0004, "McNemar p, uncorrected | 0.617 | &lt; 0.001 |"),
         ("size_bytes", 1000, "Size, kB | 128.7 | 1.0 |"),
     ],
 )

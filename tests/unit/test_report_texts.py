@@ -99,8 +99,34 @@ def test_csv_has_one_row_for_each_configuration() -> None:
     assert [row["name"] for row in rows] == [found["name"] for found in results["configurations"]]
     for row, found in zip(rows, results["configurations"], strict=True):
         assert float(row["accuracy_percent"]) == found["accuracy_percent"]
+    for row, found in zip(rows[1:], results["configurations"][1:], strict=True):
         assert float(row["delta_ci95_low_pp"]) == found["delta_ci95_pp"][0]
+    assert rows[0]["word"] == "baseline"
+    assert {rows[0][key] for key in ("delta_pp", "delta_ci95_low_pp", "mcnemar_p")} == {""}
     assert {row["assets"] for row in rows} == {"real"}
+
+
+def test_csv_says_what_the_comparison_says() -> None:
+    """Line by line, a row without numbers as well, and a small and certain loss as what it is."""
+    raw = report_samples.two_recipes()
+    raw["configurations"][4] |= {"word": "equivalent, lower", "delta_ci95_pp": [-0.4, -0.1]}
+    results = record(raw)
+    lines = list(csv.DictReader(io.StringIO(table.to_csv(results))))
+    for row, line in zip(table.rows(results), lines, strict=True):
+        assert line["name"] == row.due.name
+        for key in ("dtype", "word"):
+            assert line[key] == table.cell(row, table.BY_KEY[key])
+        for key in ("delta_pp", "agreement_percent"):
+            shown = table.cell(row, table.BY_KEY[key.partition("_")[0]])
+            assert (line[key] == "") == (shown == words.NOTHING)
+            if line[key]:
+                assert float(line[key]) == pytest.approx(float(shown.strip("±+−")), abs=0.005) or (
+                    float(line[key]) < 0
+                )
+    assert "not evaluated" in {line["word"] for line in lines}
+    for text in (markdown.comparison(results), html.section("comparison", results)):
+        assert "equivalent, lower" in text
+    assert "equivalent, lower" in "\n".join(terminal.render(results, 140))
 
 
 @pytest.mark.parametrize(

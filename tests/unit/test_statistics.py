@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
+import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
-from resnet8_eval.statistics import holm, mcnemar_p, paired_interval_pp, wilson_interval_percent
+from resnet8_eval.statistics import (
+    holm,
+    mcnemar_p,
+    mean_interval,
+    paired_interval_pp,
+    wilson_interval_percent,
+)
 
 Z = 1.959963984540054
 
@@ -72,33 +81,76 @@ def test_mcnemar_is_that_of_scipy_and_statsmodels(lost: int, gained: int, p: flo
 @pytest.mark.parametrize(
     ("lost", "gained", "total", "low", "high"),
     [
-        # ci.prop.ps(.05, 12, 4, 26, 6) in the R package statpsych, by the method's author
-        (4, 26, 48, 25.48067, 62.51933),
         # Fagerland et al. 2014, table V: airway hyper-responsiveness, 1 and 7 of 21 changed
-        (7, 1, 21, -50.8, -1.3),
+        (7, 1, 21, -51.7, -2.6),
+        # Fagerland et al. 2017, chapter 8: complete response, 6 and 16 of 161 changed
+        (16, 6, 161, -12.40, -0.54),
+        # Without a disagreement the score test rejects from z² / (n + z²) on
+        (0, 0, 10_000, -100 * Z**2 / (10_000 + Z**2), 100 * Z**2 / (10_000 + Z**2)),
     ],
 )
 def test_paired_interval_of_published_examples(
     lost: int, gained: int, total: int, low: float, high: float
 ) -> None:
-    digits = 1e-5 if low > 0 else 0.06
-    assert paired_interval_pp(lost, gained, total) == pytest.approx((low, high), abs=digits)
+    assert paired_interval_pp(lost, gained, total) == pytest.approx((low, high), abs=0.05)
+    if (lost, gained) == (0, 0):
+        assert paired_interval_pp(lost, gained, total) == pytest.approx((low, high), abs=1e-6)
+
+
+@pytest.mark.parametrize(("lost", "gained", "total"), [(35, 32, 10_000), (1, 0, 500), (0, 9, 40)])
+def test_paired_interval_ends_where_the_score_test_rejects(
+    lost: int, gained: int, total: int
+) -> None:
+    """The share of `lost` is found by its likelihood here, and by its formula there."""
+    for limit in paired_interval_pp(lost, gained, total):
+        difference = limit / 100
+
+        def unlikely(share: float, difference: float = difference) -> float:
+            up = share + difference
+            cells = [(lost, share), (gained, up), (total - lost - gained, 1 - share - up)]
+            return -sum(n * math.log(p) for n, p in cells if n)
+
+        least, most = max(0.0, -difference) + 1e-15, (1 - difference) / 2 - 1e-15
+        share = scipy.optimize.minimize_scalar(
+            unlikely, bounds=(least, most), method="bounded", options={"xatol": 1e-12}
+        ).x
+        variance = (2 * share + difference - difference**2) / total
+        distance = (gained - lost) / total - difference
+        assert abs(distance) / math.sqrt(variance) == pytest.approx(Z, abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("lost", "gained", "total"), [(52, 48, 10000), (0, 0, 10000), (0, 0, 1), (500, 0, 10000)]
+    ("lost", "gained"), [(2.8, 0.0), (3.5, 0.0), (1.0, 1.0), (3.0, 3.0), (0.0, 5.0), (8.0, 2.0)]
 )
-def test_paired_interval_from_outcomes_with_two_images_more(
-    lost: int, gained: int, total: int
+def test_paired_interval_covers_what_it_says_where_few_images_disagree(
+    lost: float, gained: float
 ) -> None:
-    """Adding one image to each disagreement and taking Wald's interval is Bonett and Price's."""
-    differences = [-1] * (lost + 1) + [1] * (gained + 1)
-    n = total + 2
-    mean = sum(differences) / n
-    variance = sum(d * d for d in differences) / n - mean**2
-    half = Z * math.sqrt(variance / n)
-    expected = [100 * max(-1, mean - half), 100 * min(1, mean + half)]
-    assert paired_interval_pp(lost, gained, total) == pytest.approx(expected, abs=1e-9)
+    """All outcomes of 2000 images, each with its probability; Bonett and Price's covers less."""
+    total, true = 2000, 100 * (gained - lost) / 2000
+    counts = range(30)
+    down, up = (scipy.stats.binom.pmf(counts, total, n / total) for n in (lost, gained))
+
+    def coverage(interval: Callable[[int, int, int], tuple[float, float]]) -> float:
+        return sum(
+            float(down[x] * up[y])
+            for x in counts
+            for y in counts
+            if down[x] * up[y] > 1e-9 and between(true, interval(x, y, total))
+        )
+
+    assert coverage(paired_interval_pp) > 0.94
+    if (lost, gained) == (2.8, 0.0):
+        assert coverage(bonett_price) < 0.94
+
+
+def between(true: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= true <= limits[1]
+
+
+def bonett_price(lost: int, gained: int, total: int) -> tuple[float, float]:
+    down, up = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
+    half = Z * math.sqrt((down + up - (up - down) ** 2) / (total + 2))
+    return 100 * (up - down - half), 100 * (up - down + half)
 
 
 def test_paired_interval_turns_with_its_arguments_and_stays_in_bounds() -> None:
@@ -106,6 +158,23 @@ def test_paired_interval_turns_with_its_arguments_and_stays_in_bounds() -> None:
     assert paired_interval_pp(40, 3, 500) == pytest.approx((-high, -low))
     assert paired_interval_pp(0, 1, 1)[1] == 100
     assert paired_interval_pp(1, 0, 1)[0] == -100
+
+
+def test_mean_interval_is_students_where_that_holds() -> None:
+    values = np.random.default_rng(0).normal(1, 1, 1000)
+    low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values) == pytest.approx((low, high), abs=0.005)
+
+
+def test_one_image_that_weighs_more_than_all_others_leaves_the_mean_above_zero() -> None:
+    """Student's interval goes below zero there, which no mean of such values can."""
+    values = np.full(2000, 1e-4)
+    values[7] = 2.7
+    assert scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95).low < 0
+    low, high = mean_interval(values)
+    assert low == pytest.approx(1e-4)
+    assert high > 2 * values.mean()
+    assert mean_interval(np.zeros(4)) == (0, 0)
 
 
 @pytest.mark.parametrize(
