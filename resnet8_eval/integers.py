@@ -13,8 +13,9 @@ A float32 product (BLAS) is exact here. Each product of two integers is an integ
 partial sum, in whatever order and with or without fused multiply-add. None is larger than the sum
 of the magnitudes of a channel's weights times that of the largest input, and float32 holds every
 integer up to 2**24. 8-bit inputs (255) and weights within ±63 over 576 inputs give at most
-9,253,440. Where a layer's own bound is higher, its sums are taken in float64, which holds every
-integer up to 2**53.
+9,253,440. A bias of no more than 2**24 is one more such integer, and adding it rounds the exact
+total once, as converting an int32 to float32 does. Where a layer's own weights or bias exceed the
+bound, its sums are taken in float64, which holds every integer up to 2**53.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 Rounding = Literal["onnxruntime", "onednn", "fbgemm"]
 
-BATCH: Final = 20
+BATCH: Final = 8
 """Images at a time, so that a layer's columns stay in the processor's cache."""
 _EXACT_IN_FLOAT32: Final = 2**24
 _ONE: Final = np.float32(1)
@@ -81,12 +82,13 @@ class Weights:
     Attributes
     ----------
     integers
-        Less their zero point, output channel first, as float32 or float64 (O, inputs): a type in
-        which every sum is exact. Of a layer in float, its float32 weights.
+        Less their zero point, as float32 or float64: a type in which every sum is exact. Of a
+        convolution (height, width x channels, O), of a dense layer (inputs, O). Of a layer in
+        float, its float32 weights.
     scales
         One for each output channel, float32; None for a layer in float.
     bias
-        int32 integers of the scale input x weight, or float32 numbers.
+        Integers of the scale input x weight in the type of `integers`, or float32 numbers.
     """
 
     integers: NDArray[Any]
@@ -126,22 +128,22 @@ class ExactNetwork:
             for entry in tensors
             if entry.kind == "activation"
         }
+        self._moved = {network.planes: network.input} | {
+            layer.flat: layer.output for layer in network.layers if isinstance(layer, Pooling)
+        }
         weights = {entry.name: entry for entry in tensors if entry.kind == "weight"}
         biases = {entry.name: entry for entry in tensors if entry.kind == "bias"}
         exact = network.constants()
-        self._kernels = {
-            layer.weight: exact[layer.weight].shape[2:]
-            for layer in network.weighted
-            if isinstance(layer, Convolution)
-        }
         self._sums_of_pairs: dict[str, Floats] = {}
+        self._padded: dict[str, Floats] = {}
+        self._lines: dict[str, list[NDArray[Any]]] = {}
         self.weights: dict[str, Weights] = {}
         for layer in network.weighted:
             stored = weights.get(layer.weight)
             if stored is None:
                 values = np.asarray(exact[layer.weight], np.float32)
-                values = values.T if isinstance(layer, Dense) else values
-                found = Weights(values.reshape(len(values), -1), None, exact[layer.bias])
+                values = values if isinstance(layer, Dense) else _by_line(values)
+                found = Weights(values, None, exact[layer.bias])
             else:
                 found = _weights(stored, biases[layer.weight])
             self.weights[layer.name] = found
@@ -159,12 +161,17 @@ class ExactNetwork:
         ndarray
             float32 (N, 10), as the network's output: probabilities where it ends in a softmax.
         """
-        dense = self.network.dense.output
-        scores = np.concatenate([batch[dense].T for batch in self.tensors(images)])
+        dense, output = self.network.dense.output, self.network.output
+        scores = np.concatenate([batch[dense] for batch in self.tensors(images)])
+        if dense in self.grids:
+            scores *= self.grids[dense].scale
         if not self.network.softmax:
             return scores
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        scores = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        if output in self.grids:
+            scores = self.grids[output].quantized(scores) * self.grids[output].scale
+        return scores
 
     def tensors(self, images: NDArray[np.uint8], batch: int = BATCH) -> Iterator[Arrays]:
         """Every tensor of a few images at a time.
@@ -172,14 +179,13 @@ class ExactNetwork:
         Yields
         ------
         dict
-            Tensor to its integers less the zero point, float32 (channels, n, height, width); the
-            dense layer's output holds real scores (10, n).
+            Tensor to its integers less the zero point, float32 (n, height, width, channels). The
+            dense layer's output, (n, 10), holds real scores where the model stores no grid for it.
         """
         network = self.network
         for start in range(0, len(images), batch):
-            pixels = np.ascontiguousarray(images[start : start + batch].transpose(3, 0, 1, 2))
-            grid = self.grids[network.input]
-            values: Arrays = {network.planes: grid.quantized(pixels.astype(np.float32))}
+            pixels = images[start : start + batch].astype(np.float32)
+            values: Arrays = {network.planes: self.grids[network.input].quantized(pixels)}
             for layer in network.layers:
                 x = values[layer.inputs[0]]
                 match layer:
@@ -197,10 +203,7 @@ class ExactNetwork:
 
     def grid(self, name: str) -> Grid:
         """The grid of a tensor; what is only moved has that of what it was moved from."""
-        moved = {self.network.planes: self.network.input} | {
-            layer.flat: layer.output for layer in self.network.layers if isinstance(layer, Pooling)
-        }
-        return self.grids[moved.get(name, name)]
+        return self.grids[self._moved.get(name, name)]
 
     def multipliers(self, layer: Convolution | Dense) -> Floats:
         """What brings an integer sum of a quantized layer to its output, for each channel."""
@@ -208,42 +211,75 @@ class ExactNetwork:
         if scales is None:
             raise ValueError(f"{layer.name} is computed in float")
         products = self.grid(layer.inputs[0]).scale * scales
-        return products if isinstance(layer, Dense) else products / self.grid(layer.output).scale
+        out = self.grids.get(layer.output)
+        return products if out is None else products / out.scale
 
     def _convolution(self, x: Floats, layer: Convolution) -> Floats:
         weights, out = self.weights[layer.name], self.grid(layer.output)
-        columns, shape = _columns(x, self._kernels[layer.weight], layer)
         relu = layer.before_relu is not None
+        scale = self.grid(layer.inputs[0]).scale
         if weights.scales is None:
-            real = weights.integers @ (columns * self.grid(layer.inputs[0]).scale)
-            return out.quantized(real + weights.bias[:, None], relu=relu).reshape(-1, *shape)
-        sums = self._sums(weights, columns)
-        if self.rounding == "fbgemm":
-            # The bias in steps of the sum, one multiplication, the zero point as an integer.
-            sums += (weights.bias / (self.grid(layer.inputs[0]).scale * weights.scales))[:, None]
-            sums *= self.multipliers(layer)[:, None]
-            np.rint(sums, out=sums)
-        elif self.rounding == "onednn":
+            return out.quantized(self._sums(x * scale, layer) + weights.bias, relu=relu)
+        sums = self._sums(x, layer)
+        shape = sums.shape
+        lines = self._lines.get(layer.name)
+        if lines is None:  # each channel's numbers for one line of the map: short rows are slow
+            each = (weights.bias, weights.scales, self.multipliers(layer))
+            lines = self._lines[layer.name] = [np.tile(one, shape[2]) for one in each]
+        bias, scales, multipliers = lines
+        sums = sums.reshape(-1, len(bias))
+        if self.rounding == "onednn":
             # To real numbers, the bias, and to the grid with its zero point as a float.
-            sums *= self.grid(layer.inputs[0]).scale
-            sums *= weights.scales[:, None]
-            sums += weights.bias[:, None]
+            sums = sums.astype(np.float32, copy=False)
+            sums *= scale
+            sums *= scales
+            sums += bias
             sums *= _ONE / out.scale
             sums += np.float32(out.zero_point)
             np.rint(sums, out=sums)
             sums -= np.float32(out.zero_point)
         else:
-            # One multiplication, the zero point as an integer.
-            sums *= self.multipliers(layer)[:, None]
+            # The bias in steps of the sum, one multiplication, the zero point as an integer.
+            if self.rounding == "fbgemm":
+                bias = bias / (scale * scales)
+            sums = sums.astype(bias.dtype, copy=False)
+            sums += bias
+            sums = sums.astype(np.float32, copy=False)
+            sums *= multipliers
             np.rint(sums, out=sums)
-        return out.clipped(sums, relu=relu).reshape(-1, *shape)
+        return out.clipped(sums, relu=relu).reshape(shape)
 
-    def _sums(self, weights: Weights, columns: Floats) -> Floats:
-        """Integer sums, with an integer bias, rounded once to float32 as the kernels do."""
-        sums = weights.integers @ columns.astype(weights.integers.dtype, copy=False)
-        if weights.bias.dtype != np.float32:
-            sums += weights.bias[:, None].astype(sums.dtype)
-        return sums.astype(np.float32, copy=False)
+    def _sums(self, x: Floats, layer: Convolution) -> NDArray[Any]:
+        """Exact sums of products, in the type of the weights: (n, height, width, O).
+
+        The inputs of each output lie in as many lines of the map as the kernel has, and neighbours
+        in one line side by side. So one product for each line of the kernel is taken, of windows
+        that are copied once for all of them.
+        """
+        weights = self.weights[layer.name].integers
+        down, across = layer.strides
+        top, left, bottom, right = layer.pads
+        count, height, width, channels = x.shape
+        shape = (count, height + top + bottom, width + left + right, channels)
+        padded = self._padded.get(layer.name)
+        if padded is None or padded.shape != shape:
+            padded = self._padded[layer.name] = np.zeros(shape, weights.dtype)
+        padded[:, top : top + height, left : left + width] = x
+        high, window, channels_out = weights.shape
+        lines = (shape[1] - high) // down + 1
+        wide = (shape[2] - window // channels) // across + 1
+        image, row, column, value = padded.strides
+        windows = np.ascontiguousarray(
+            np.lib.stride_tricks.as_strided(
+                padded, (count, shape[1], wide, window), (image, row, across * column, value)
+            )
+        )
+        total = np.zeros(0)
+        for i, line in enumerate(weights):
+            part = windows[:, i : i + down * (lines - 1) + 1 : down]
+            product = part.reshape(count, lines * wide, window) @ line
+            total = np.add(total, product, out=total) if i else product
+        return total.reshape(count, lines, wide, channels_out)
 
     def _addition(self, a: Floats, b: Floats, layer: Addition) -> Floats:
         """The sum of two maps, looked up: there are 65,536 pairs of integers."""
@@ -276,18 +312,23 @@ class ExactNetwork:
 
     def _pooling(self, x: Floats, layer: Pooling) -> Floats:
         before, out = self.grid(layer.inputs[0]), self.grid(layer.output)
-        sums = x.sum(axis=(2, 3))
+        sums = x.sum(axis=(1, 2))
         multiplier = before.scale / (out.scale * np.float32(layer.area))
         return out.clipped(np.rint(sums * multiplier))
 
     def _product(self, x: Floats, layer: Dense) -> Floats:
         weights = self.weights[layer.name]
         if weights.scales is None:
-            real = weights.integers @ (x * self.grid(layer.inputs[0]).scale)
-            return np.asarray(real + weights.bias[:, None], np.float32)
-        product = self._sums(weights, x) * self.multipliers(layer)[:, None]
-        if weights.bias.dtype == np.float32:
-            product += weights.bias[:, None]
+            real = (x * self.grid(layer.inputs[0]).scale) @ weights.integers + weights.bias
+            return np.asarray(real, np.float32)
+        sums = np.asarray(x.astype(weights.integers.dtype, copy=False) @ weights.integers)
+        if self.rounding == "onnxruntime":
+            sums += weights.bias
+        product = np.asarray(sums, np.float32) * self.multipliers(layer)
+        if layer.output in self.grids:
+            return self.grids[layer.output].clipped(np.rint(product))
+        if self.rounding != "onnxruntime":
+            product += weights.bias
         return product
 
 
@@ -307,38 +348,20 @@ def _fused(a: Any, b: np.float32, c: Any) -> Any:
 
 
 def _weights(stored: StoredTensor, bias: StoredTensor) -> Weights:
-    values = np.asarray(stored.values)
-    flat = values.reshape(len(values), -1)
-    numbers = np.asarray(bias.values)
-    bound = 255 * int(np.abs(flat).sum(axis=1).max())
+    values, numbers = np.asarray(stored.values), np.asarray(bias.values)
+    bound = 255 * int(np.abs(values).reshape(len(values), -1).sum(axis=1).max())
     if bias.scales:
-        numbers = np.rint(numbers / np.asarray(bias.scales)).astype(np.int64)
-        bound += int(np.abs(numbers).max())
-    else:
-        numbers = numbers.astype(np.float32)
-    scales = np.asarray(stored.scales, np.float32)
+        numbers = np.rint(numbers / np.asarray(bias.scales))
+        bound = max(bound, int(np.abs(numbers).max()))
+    exact = np.float32 if bound <= _EXACT_IN_FLOAT32 else np.float64
     return Weights(
-        flat.astype(np.float32 if bound <= _EXACT_IN_FLOAT32 else np.float64),
-        np.broadcast_to(scales, len(values)),
-        numbers,
+        (_by_line(values) if values.ndim == 4 else values.T).astype(exact),
+        np.broadcast_to(np.asarray(stored.scales, np.float32), len(numbers)),
+        numbers.astype(exact if bias.scales else np.float32),
     )
 
 
-def _columns(
-    x: Floats, kernel: tuple[int, int], layer: Convolution
-) -> tuple[Floats, tuple[int, int, int]]:
-    """The inputs of every output as one column each: (inputs, n x height x width)."""
-    channels, count, height, width = x.shape
-    top, left, bottom, right = layer.pads
-    down, across = layer.strides
-    high = (height + top + bottom - kernel[0]) // down + 1
-    wide = (width + left + right - kernel[1]) // across + 1
-    padded = np.zeros((channels, count, height + top + bottom, width + left + right), np.float32)
-    padded[:, :, top : top + height, left : left + width] = x
-    columns = np.empty((channels, *kernel, count, high, wide), np.float32)
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            columns[:, i, j] = padded[
-                :, :, i : i + down * (high - 1) + 1 : down, j : j + across * (wide - 1) + 1 : across
-            ]
-    return columns.reshape(channels * kernel[0] * kernel[1], -1), (count, high, wide)
+def _by_line(weight: NDArray[Any]) -> NDArray[Any]:
+    """A convolution's weight, OIHW, as (height, width x channels, O)."""
+    lines = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+    return lines.reshape(len(lines), -1, len(weight))

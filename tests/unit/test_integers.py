@@ -61,17 +61,18 @@ def test_the_small_network_by_hand(steps: Rounding) -> None:
         integers, bias = np.asarray(weights[layer.weight].values), biases[layer.weight]
         assert bias is not None
         top, left, bottom, right = layer.pads
-        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
         high, wide = integers.shape[2:]
         off = 0
-        for channel, image, row, column in np.ndindex(y.shape):
+        for image, row, column, channel in np.ndindex(y.shape):
             i, j = row * layer.strides[0], column * layer.strides[1]
-            total = int((padded[:, image, i : i + high, j : j + wide] * integers[channel]).sum())
+            window = padded[image, i : i + high, j : j + wide].transpose(2, 0, 1)
+            total = int((window * integers[channel]).sum())
             scale = float(before.scale) * weights[layer.weight].scales[channel]
             real = float(total * scale + bias[channel]) / float(after.scale)
             low = 0 if layer.before_relu else -after.zero_point
             expected = min(max(round(real), low), 255 - after.zero_point)
-            off += y[channel, image, row, column] != expected
+            off += y[image, row, column, channel] != expected
         assert off == 0
     scores = exact.scores(small_network.images(2))
     assert np.allclose(scores.sum(axis=1), 1)
