@@ -56,9 +56,15 @@ WEIGHT_LIMIT: Final = 127
 """Rounded weights lie in [-127, 127]: symmetric, so that int8 and uint8 (zero point 128) hold the
 same values."""
 SATURATION_FREE_LIMIT: Final = 63
-"""The same for processors without VNNI. There two products of an unsigned and a signed byte are
-summed in 16 bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 = 64770 does not."""
-_VNNI: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""The same where x86 kernels without VNNI add two products of an unsigned and a signed byte in 16
+bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 = 64770 does not."""
+_EXACT: Final = {
+    "onnxruntime": ("VNNI", frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})),
+    # PyTorch looks for this one alone. With ``avx_vnni`` its kernels saturate as without.
+    "torch": ("AVX-512 VNNI", frozenset({"avx512_vnni"})),
+}
+"""Instructions with which a framework's x86 kernels add such products in 32 bits, by their name and
+by the processor's flags."""
 _HELD_BACK: Final = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 """Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
 
@@ -112,40 +118,20 @@ def is_x86() -> bool:
     return platform.machine().lower() in {"x86_64", "amd64", "i686", "i386"}
 
 
-def exact_weight_limit() -> int:
-    """Largest magnitude of weights with which this processor's integer kernels cannot saturate.
-
-    Weights of 7 bits cost less than the activations of 7 bits that PyTorch's own ``reduce_range``
-    takes; see ``docs/results.md``.
-
-    Returns
-    -------
-    int
-        :data:`WEIGHT_LIMIT`, or :data:`SATURATION_FREE_LIMIT` on x86 without VNNI (or with
-        ``ONEDNN_MAX_CPU_ISA`` holding oneDNN back from it).
-    """
-    found = cpu()
-    held_back = (found["onednn_max_cpu_isa"] or "").upper() in _HELD_BACK
-    exact = not is_x86() or _VNNI & set(found["flags"])
-    return WEIGHT_LIMIT if exact and not held_back else SATURATION_FREE_LIMIT
+def exact_instructions(framework: str) -> str:
+    """The instructions with which a framework's x86 kernels cannot saturate on signed weights."""
+    return _EXACT[framework][0]
 
 
 def saturating_kernels(framework: str) -> str | None:
-    """Why a framework's kernels for signed weights sum in 16 bits here; None where they do not.
-
-    PyTorch takes its VNNI kernels where it finds ``avx512_vnni``, and only there: a processor with
-    ``avx_vnni`` alone runs those that saturate.
-    """
+    """Why a framework's kernels for signed weights sum in 16 bits here; None where they do not."""
     if not is_x86():
         return None
-    found = cpu()
+    found, (instructions, flags) = cpu(), _EXACT[framework]
     held = found["onednn_max_cpu_isa"]
     if framework == "torch" and (held or "").upper() in _HELD_BACK:
         return f"ONEDNN_MAX_CPU_ISA={held}"
-    usable = {"avx512_vnni"} if framework == "torch" else _VNNI
-    if usable & set(found["flags"]):
-        return None
-    return f"this processor has no {'AVX-512 VNNI' if framework == 'torch' else 'VNNI'}"
+    return None if flags & set(found["flags"]) else f"this processor has no {instructions}"
 
 
 def usable_cores() -> int:

@@ -180,6 +180,7 @@ def _timing(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     return {"processor": environment.cpu()["model"], **said} if found else None
 
 
+_PROVED: Final = ("exact_integers", "tensors", "integers_sha256", "weights_bits", "needs")
 _FLOAT: Final = {
     "recipe": None,
     "calibration_seed": None,
@@ -222,6 +223,6 @@ def _quantized(
         "lowering": model.get("lowering"),
         "kernels": model.get("kernels"),
         "default_kernels": model.get("default_kernels"),
-        **_only(_record(made, f"proof/{name}"), "exact_integers", "tensors", "integers_sha256"),
+        **_only(_record(made, f"proof/{name}"), *_PROVED),
         **_only(_record(made, f"layers/{name}"), "layers"),
     }

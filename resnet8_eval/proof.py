@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import environment
+from resnet8_eval import saturation
 from resnet8_eval.backends import StoredTensor, backend, integers_sha256
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import Check
@@ -59,21 +59,36 @@ def prove(
     Returns
     -------
     dict
-        ``integers_sha256`` (see :func:`resnet8_eval.backends.integers_sha256`), ``tensors`` (see
-        :class:`resnet8_eval.backends.StoredTensor`), ``checks`` of them, and
-        ``exact_integers``: ``disagreements`` (images with another class), ``total``, ``correct``,
-        ``largest_difference`` of two scores, and ``probable_cause`` of any disagreement; None
-        where `exact` is.
+        As :func:`stored`; ``checks`` of the tensors; and ``exact_integers``: ``disagreements``
+        (images with another class), ``total``, ``correct``, ``largest_difference`` of two scores,
+        and ``probable_cause`` of any disagreement; None where `exact` is.
     """
     found = backend(row.framework).read_back(model, parameters.rounded)
     checks = [*compare(found, parameters, row), compare_weights(parameters)]
     return {
-        "integers_sha256": integers_sha256(found),
-        "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
+        **stored(found, row),
         "checks": [check.as_dict() for check in checks],
         "exact_integers": None
         if exact is None
         else disagreement(scores, exact, test, probable_cause(found, row.framework)),
+    }
+
+
+def stored(found: Sequence[StoredTensor], row: Configuration) -> Record:
+    """What a model was found to store.
+
+    Returns
+    -------
+    dict
+        ``integers_sha256`` (see :func:`resnet8_eval.backends.integers_sha256`); ``tensors`` (see
+        :class:`resnet8_eval.backends.StoredTensor`); ``weights_bits`` and ``needs`` (see
+        :mod:`resnet8_eval.saturation`).
+    """
+    return {
+        "integers_sha256": integers_sha256(found),
+        "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
+        "weights_bits": saturation.weights_bits(found),
+        "needs": saturation.needs(found, row.framework, row.execution),
     }
 
 
@@ -256,27 +271,6 @@ def probable_cause(found: Sequence[StoredTensor], framework: str) -> str:
     framework
         Whose kernels run them.
     """
-    saturating = saturates(found, framework)
-    if saturating:
+    if saturating := saturation.cause(found, framework):
         return f"8-bit kernels that saturate: {saturating}"
     return "a wrong scale or per-channel axis in the stored model (see the tensors in its proof)"
-
-
-def saturates(found: Sequence[StoredTensor], framework: str) -> str | None:
-    """Why this processor's kernels may saturate on stored weights; None where they cannot.
-
-    They sum two products of an unsigned activation and a signed weight in 16 bits, which overflows
-    beyond ±63. Unsigned weights are summed in 32 bits.
-    """
-    reason = environment.saturating_kernels(framework)
-    largest = max(
-        (
-            int(np.abs(np.asarray(entry.values)).max())
-            for entry in found
-            if entry.kind == "weight" and entry.dtype == "int8"
-        ),
-        default=0,
-    )
-    if reason is None or largest <= environment.SATURATION_FREE_LIMIT:
-        return None
-    return f"{reason}, so weights beyond ±63 (here ±{largest}) overflow 16-bit sums"

@@ -353,6 +353,8 @@ class ConfigurationResult(_Part, frozen=True):
     the graph as ONNX Runtime ran it, `default_kernels` those of a session opened without any
     setting. `optimizer_bytes` are what training left in a Keras file beside its `weights_bytes`.
     `integers_sha256` is the same for models that hold the same weights, whatever their zero point.
+    `weights_bits` is 7 where every weight lies within ±63. `needs` names the instructions without
+    which x86 kernels can saturate on the weights; null where none can.
     `lowering` says what integer kernels that a stock model was lowered to answer, where that was
     tried. `right_base64` says which images are right: one bit each, the first in the highest bit.
     """
@@ -407,6 +409,8 @@ class ConfigurationResult(_Part, frozen=True):
     answers: Answers | None = None
     tensors: tuple[Tensor, ...] = ()
     integers_sha256: Sha256 | None = None
+    weights_bits: Literal[7, 8] | None = None
+    needs: str | None = None
     layers: tuple[LayerNoise, ...] = ()
 
 

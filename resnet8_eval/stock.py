@@ -15,13 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.backends import StoredTensor, backend, integers_sha256
+from resnet8_eval.backends import StoredTensor, backend
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Dense, Network
 from resnet8_eval.preprocess import batches
+from resnet8_eval.proof import stored
 from resnet8_eval.store import Record
 
 MAKERS: Final = {"onnxruntime": "onnx.quantize", "torch": "PT2E"}
@@ -61,8 +62,7 @@ def prove(
     Returns
     -------
     dict
-        ``integers_sha256`` (see :func:`resnet8_eval.backends.integers_sha256`), ``tensors`` (see
-        :class:`resnet8_eval.backends.StoredTensor`) and ``checks`` of them.
+        As :func:`resnet8_eval.proof.stored`, and ``checks`` of the tensors.
     """
     found = backend(row.framework).read_back(model, network)
     fed = hashlib.sha256()
@@ -75,8 +75,7 @@ def prove(
         ranges(row, found, network, images, threads),
     ]
     return {
-        "integers_sha256": integers_sha256(found),
-        "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
+        **stored(found, row),
         "checks": [check.as_dict() for check in checks],
         "exact_integers": None,
     }
@@ -84,10 +83,10 @@ def prove(
 
 def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
     """Whether every stored weight is the network's own, rounded to the nearest step."""
-    exact, stored = network.weights(), {e.name: e for e in found if e.kind == "weight"}
+    exact, weights = network.weights(), {e.name: e for e in found if e.kind == "weight"}
     wrong = []
     for layer in network.weighted:
-        entry = stored.get(layer.weight)
+        entry = weights.get(layer.weight)
         if entry is None:
             wrong.append(layer.name)
             continue

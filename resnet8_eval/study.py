@@ -163,13 +163,17 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         folder = Path(scratch)
         if task.kind == "bits":
             return [_simulate(task, collected, folder, images)]
-        decide(collected, folder, task.recipe, environment.exact_weight_limit())
-        parameters = Parameters.load(folder)
+        chosen = [configurations.of(cell) for cell in task.cells]
+        limits = {row.name: row.recipe.weight_limit for row in chosen if row.recipe}
+        decided = {}
+        for limit in set(limits.values()):
+            decide(collected, folder, task.recipe, limit)
+            decided[limit] = Parameters.load(folder)
         rows = []
-        for cell in task.cells:
-            row = configurations.of(cell)
+        for row in chosen:
+            parameters = decided[limits[row.name]]
             backend = backends.backend(row.framework)
-            model = folder / cell / backend.MODEL_FILE
+            model = folder / row.name / backend.MODEL_FILE
             model.parent.mkdir()
             backend.write(parameters, row, model)
             scores = backends.scores(model, images.judged, threads=1, execution=row.execution)

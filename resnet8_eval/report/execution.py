@@ -42,20 +42,50 @@ class Note:
 
 
 def before_deploying(results: Results) -> list[Note]:
-    """Notes on the quantized configurations that run otherwise than a user may think."""
+    """Notes on the quantized configurations: how else they may run, and on which processors."""
     notes = []
     for row, found in table.measured(results):
-        if found.recipe and found.lowering:
-            notes.append(Note(row, f"it was computed {DEFINITIONS['reference']}.", _lowered(found)))
-        elif found.recipe and found.execution == "reference":
-            notes.append(
-                Note(row, f"it was computed {DEFINITIONS['reference']}.", _refusals(found))
-            )
-        elif found.recipe and found.recipe.runs_as:
-            notes.append(Note(row, _as_unsigned(found, found.recipe.runs_as), _SIGNED_KERNELS))
-        elif found.recipe and (left := _left_in_float(found.default_kernels or {})):
-            notes.append(Note(row, f"a default session leaves {left} in float.", ""))
+        if found.recipe is None:
+            continue
+        short, more = _otherwise(found, found.recipe.runs_as)
+        if found.execution == "kernel" and found.weights_bits:
+            short = f"{short} {_range(found)}".strip()
+        if short:
+            notes.append(Note(row, short, more))
     return notes
+
+
+def _otherwise(found: ConfigurationResult, runs_as: str | None) -> tuple[str, str]:
+    """Where it runs otherwise than a user may think, and why; empty where it does not."""
+    if found.execution == "reference":
+        more = _lowered(found) if found.lowering else _refusals(found)
+        return f"It was computed {DEFINITIONS['reference']}.", more
+    if runs_as:
+        return _as_unsigned(found, runs_as), _SIGNED_KERNELS
+    left = _left_in_float(found.default_kernels or {})
+    return (f"A default session leaves {left} in float." if left else "", "")
+
+
+def _range(found: ConfigurationResult) -> str:
+    if found.needs:
+        return (
+            f"It needs {words.plain(found.needs)}: its signed weights have 8 bits, on which other "
+            "x86 kernels saturate without a word and give other answers."
+        )
+    if found.weights_bits == 7:
+        return "Its weights have 7 bits (±63), on which no x86 kernel can saturate."
+    return "Its weights have 8 bits and are unsigned, on which no x86 kernel can saturate."
+
+
+def against_integers(results: Results) -> list[str]:
+    """How integer kernels compare with exact integers, row by row in one sentence."""
+    told = [
+        f"{row.title}: {held.disagreements} of {held.total} images of another class, scores within "
+        f"{held.largest_difference:.1g}"
+        for row, found in table.measured(results)
+        if (held := found.exact_integers)
+    ]
+    return [f"Kernels held against exact integers. {'; '.join(told)}."] if told else []
 
 
 def _lowered(found: ConfigurationResult) -> str:
@@ -79,7 +109,7 @@ _SIGNED_KERNELS: Final = (
 
 def _as_unsigned(found: ConfigurationResult, runs_as: str) -> str:
     measured = (
-        f"it was measured with {words.plain(runs_as)}. Open it with "
+        f"It was measured with {words.plain(runs_as)}. Open it with "
         "resnet8_eval.backends.onnxruntime.open_session, as this suite does."
     )
     left = _left_in_float(found.default_kernels or {})

@@ -107,6 +107,7 @@ def _view(results: Results) -> dict[str, Any]:
         "speed": speed.lines(results),
         "speed_conditions": speed.conditions(results),
         "same_weights": tuning.same_weights(results),
+        "against_integers": execution.against_integers(results),
         "deployment": execution.before_deploying(results),
         "requirements": requirements,
         "thresholds": {

@@ -110,7 +110,7 @@ def _notes(results: Results) -> list[str]:
             "What tuning changed, on the same images:",
             grid(tuning.HEADERS, changes, range(1, 7)),
         ]
-    blocks += map(escape, tuning.same_weights(results))
+    blocks += map(escape, [*tuning.same_weights(results), *execution.against_integers(results)])
     timed = [[escape(cell) for cell in line] for line in speed.lines(results)]
     if timed:
         blocks += ["Latency and throughput:", grid(speed.HEADERS, timed, range(1, 9))]

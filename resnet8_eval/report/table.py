@@ -79,6 +79,13 @@ COLUMNS: Final = (
         "Weights/activations",
         lambda c: words.plain(f"{c.weights_dtype}/{c.activations_dtype}"),
     ),
+    Column(
+        "bits",
+        "Weights, bits",
+        lambda c: str(c.weights_bits or NOTHING),
+        lambda c: c.weights_bits or 0,
+    ),
+    Column("needs", "Runs exactly on", words.runs_on),
     Column("execution", "Execution", lambda c: words.plain(c.execution if c.recipe else c.dtype)),
     Column(
         "accuracy",
@@ -207,7 +214,7 @@ _CSV_COLUMNS: Final = (
     *("calibration_seed", "correct", "total", "accuracy_percent"),
     *("accuracy_ci95_low_percent", "accuracy_ci95_high_percent"),
     *_CSV_OF_A_DIFFERENCE[:-1],
-    *("size_bytes", "quantized_ops", "float_ops"),
+    *("size_bytes", "weights_bits", "needs", "quantized_ops", "float_ops"),
     *("word", "flagged", "flag_reason", "model_sha256", "assets"),
     *("change_from_stock_pp", "change_from_stock_mcnemar_p"),
 )

@@ -9,12 +9,15 @@ from resnet8_eval.record import Results
 from resnet8_eval.report import table, tuning, words
 
 _COLUMNS: Final = (
-    *("title", "types", "execution", "accuracy", "correct"),
+    *("title", "types", "bits", "needs", "execution", "accuracy", "correct"),
     *("delta", "agreement", "size", "word", "flag"),
 )
-_DISPENSABLE: Final = ("types", "size", "execution", "correct", "agreement", "word")
+_DISPENSABLE: Final = (
+    *("needs", "bits", "types", "size"),
+    *("execution", "correct", "agreement", "word"),
+)
 """Columns that a narrow terminal goes without, the first of them first."""
-_SHORT: Final = {"types": "Weights/act."}
+_SHORT: Final = {"types": "Weights/act.", "bits": "Bits"}
 
 
 def render(results: Results, width: int) -> list[str]:

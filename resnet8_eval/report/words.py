@@ -175,6 +175,13 @@ def title(row: ExpectedRow | ConfigurationResult) -> str:
     return f"{cell}, {recipe(row)}" if row.recipe else cell
 
 
+def runs_on(row: ConfigurationResult) -> str:
+    """The x86 processors on which its kernels cannot saturate; :data:`NOTHING` if not known."""
+    if row.weights_bits is None:
+        return NOTHING
+    return f"x86 with {plain(row.needs)}" if row.needs else "any x86"
+
+
 def baseline(results: Results) -> str:
     """The baseline, such as ``87.19 % (8719/10000, Keras float32)``."""
     found = results.baseline

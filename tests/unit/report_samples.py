@@ -544,12 +544,20 @@ def _configuration(
         "execution": execution,
         "recipe": {
             "name": recipe,
-            "reduce_range": recipe == "stock",
+            "reduce_range": recipe != "stock" and dtype == "int8",
             "method": {"activations": "per tensor, percentile 99.999", "weight_limit": 127},
             **({"runs_as": RUNS_AS} if (framework, dtype) == ("onnxruntime", "int8") else {}),
         }
         if quantized
         else None,
+        **(
+            {
+                "weights_bits": 7 if recipe != "stock" and dtype == "int8" else 8,
+                "needs": "VNNI" if recipe == "stock" and dtype == "int8" else None,
+            }
+            if quantized
+            else {}
+        ),
         "calibration_seed": 0 if quantized else None,
         "correct": correct,
         "total": total,

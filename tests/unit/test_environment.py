@@ -173,3 +173,40 @@ def test_outside_a_checkout_there_is_no_commit(code: Path) -> None:
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment.describe()["git_commit"] is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "held", "onnxruntime", "torch"),
+    [
+        ("x86_64", ["avx2", "avx512_vnni"], None, False, False),
+        # PyTorch looks for avx512_vnni alone.
+        ("x86_64", ["avx2", "avx_vnni"], None, False, True),
+        ("AMD64", ["avx512f", "amx_int8"], None, False, True),
+        ("x86_64", ["avx2"], None, True, True),
+        ("x86_64", [], None, True, True),
+        # oneDNN's variable holds PyTorch's kernels back, and no others.
+        ("x86_64", ["avx512_vnni"], "AVX2", False, True),
+        ("x86_64", ["avx512_vnni"], "avx512_core", False, True),
+        ("x86_64", ["avx512_vnni"], "AVX512_CORE_VNNI", False, False),
+        ("x86_64", ["avx512_vnni"], "ALL", False, False),
+        ("aarch64", ["asimddp"], None, False, False),
+        ("arm64", [], None, False, False),
+    ],
+)
+def test_which_kernels_can_saturate_here(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    flags: list[str],
+    held: str | None,
+    onnxruntime: bool,
+    torch: bool,
+) -> None:
+    cpu = {**environment.cpu(), "flags": flags, "onednn_max_cpu_isa": held}
+    monkeypatch.setattr(environment, "cpu", lambda: cpu)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    for framework, saturating in (("onnxruntime", onnxruntime), ("torch", torch)):
+        reason = environment.saturating_kernels(framework)
+        assert (reason is not None) == saturating
+    if torch:
+        told = f"ONEDNN_MAX_CPU_ISA={held}" if held else "no AVX-512 VNNI"
+        assert told in str(environment.saturating_kernels("torch"))

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet8_eval import environment
+from resnet8_eval import configurations, environment
 from resnet8_eval.calibrate.parameters import (
     Parameters,
     grid,
 )
-from resnet8_eval.environment import WEIGHT_LIMIT, exact_weight_limit
+from resnet8_eval.environment import SATURATION_FREE_LIMIT
 from resnet8_eval.pipeline import Pipeline
 from tests import small_network
 
@@ -49,33 +49,22 @@ def test_grids_by_hand(low: float, high: float, levels: int, expected: tuple[flo
     assert grid(low, high, levels) == expected
 
 
-@pytest.mark.parametrize(
-    ("machine", "flags", "held_back", "limit"),
-    [
-        ("x86_64", ["avx2", "avx512_vnni"], None, 127),
-        ("x86_64", ["avx2", "avx_vnni"], None, 127),
-        ("AMD64", ["avx512f", "amx_int8"], None, 127),
-        ("x86_64", ["avx2"], None, 63),
-        ("x86_64", [], None, 63),
-        ("x86_64", ["avx512_vnni"], "AVX2", 63),
-        ("x86_64", ["avx512_vnni"], "avx512_core", 63),
-        ("x86_64", ["avx512_vnni"], "AVX512_CORE_VNNI", 127),
-        ("x86_64", ["avx512_vnni"], "ALL", 127),
-        ("aarch64", ["asimddp"], None, 127),
-        ("arm64", [], None, 127),
-    ],
-)
-def test_weights_get_seven_bits_where_eight_would_saturate(
-    monkeypatch: pytest.MonkeyPatch,
-    machine: str,
-    flags: list[str],
-    held_back: str | None,
-    limit: int,
+def test_weights_keep_seven_bits_wherever_a_kernel_could_add_pairs_in_sixteen() -> None:
+    """Whatever the processor: signed weights in a framework's kernels, and no others."""
+    for row in configurations.calibrated():
+        assert row.recipe is not None
+        signed = row.weights_dtype == "int8" and row.execution == "kernel"
+        assert row.recipe.weight_limit == (63 if signed else 127), row.name
+
+
+@pytest.mark.parametrize("flags", [[], ["avx2", "avx512_vnni"]])
+def test_no_recipe_depends_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ) -> None:
-    cpu = {**environment.cpu(), "flags": flags, "onednn_max_cpu_isa": held_back}
-    monkeypatch.setattr(environment, "cpu", lambda: cpu)
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    assert exact_weight_limit() == limit
+    before = [recipe.describe() for recipe in configurations.recipes()]
+    monkeypatch.setattr(environment, "cpu", lambda: {"flags": flags, "onednn_max_cpu_isa": "AVX2"})
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert [recipe.describe() for recipe in configurations.recipes()] == before
 
 
 def test_saving_and_loading_changes_nothing(tmp_path: Path) -> None:
@@ -107,11 +96,11 @@ def test_the_stand_in_s_weights_lie_on_their_grids(pipeline: Pipeline) -> None:
     for name, integers in found.integers.items():
         weight = stored[name].T if stored[name].ndim == 2 else stored[name]
         scale = found.scales[name].reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
-        assert np.abs(integers.astype(int)).max() <= WEIGHT_LIMIT
+        assert np.abs(integers.astype(int)).max() <= SATURATION_FREE_LIMIT
         assert np.array_equal((integers * scale).astype(np.float32), weight)
         # A channel's largest weight uses nearly all of its range, or its steps would be too wide.
         largest = np.abs(integers.astype(int)).reshape(len(integers), -1).max(axis=1)
-        assert (largest >= 0.75 * exact_weight_limit()).all()
+        assert (largest >= 0.75 * SATURATION_FREE_LIMIT).all()
 
 
 @pytest.mark.parametrize("bound", [3.096597194671631, 0.7, 1.3, 255.0])

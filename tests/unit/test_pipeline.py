@@ -189,7 +189,7 @@ OTHERS: dict[str, Any] = {
     "correct_bias": False,
     "percentile": 99.9,
     "moment_stride": 2,
-    "reduce_range": True,
+    "reduce_range": False,
     "float_layers": (0,),
 }
 

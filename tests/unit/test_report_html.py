@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from resnet8_eval import results as results_json
-from resnet8_eval.report import detail, execution, html, layers, markdown, terminal
+from resnet8_eval.report import detail, execution, html, layers, markdown, table, terminal
 from tests.unit import report_samples
 from tests.unit.report_samples import record
 from tests.unit.test_report_golden import SAMPLES
@@ -274,13 +274,13 @@ def test_a_layer_is_called_by_its_own_part_of_the_path(names: list[str], short: 
 
 
 def test_what_a_default_session_would_do_otherwise_is_told_where_it_would() -> None:
-    signed, reference = execution.before_deploying(record(report_samples.all_met()))
+    signed, *_, reference = execution.before_deploying(record(report_samples.all_met()))
     titles = [signed.row.title, reference.row.title]
     assert titles == ["ONNX Runtime int8, tuned", "PyTorch uint8, tuned"]
     assert "leaves 6 of 9 convolutions and 2 of 3 additions in float" in signed.short
     assert "open_session" in signed.short
     assert "session.qdqisint8allowed" in signed.more
-    assert reference.short.startswith("it was computed in float32")
+    assert reference.short.startswith("It was computed in float32")
     assert "No engine of the installed PyTorch" in reference.more
     assert "fbgemm, x86: “found QUInt8”" in reference.more
 
@@ -290,12 +290,33 @@ def test_notes_on_deployment_come_from_the_records() -> None:
     ort, torch = results["configurations"][3], results["configurations"][6]
     ort["default_kernels"] = ort["kernels"]
     torch["support"]["unsigned_weights"] = True
-    signed, reference = execution.before_deploying(record(results))
+    signed, *_, reference = execution.before_deploying(record(results))
     assert "A default session" not in signed.short
     assert reference.more == ""
     del ort["recipe"]["runs_as"]
     torch["execution"] = "kernel"
+    for entry in results["configurations"]:
+        entry.pop("weights_bits", None)
     assert execution.before_deploying(record(results)) == []
+
+
+def test_what_weights_need_stands_before_deployment_and_in_the_table() -> None:
+    results = report_samples.all_met()
+    ort, unsigned, torch = results["configurations"][3:6]
+    torch |= {"weights_bits": 8, "needs": "AVX-512 VNNI"}
+    found = record(results)
+    said = {note.row.due.name: note.short for note in execution.before_deploying(found)}
+    assert said[ort["name"]].endswith("7 bits (±63), on which no x86 kernel can saturate.")
+    assert said[unsigned["name"]].startswith("Its weights have 8 bits and are unsigned")
+    assert said[torch["name"]].startswith("It needs AVX-512 VNNI: its signed weights have 8 bits")
+    columns = [table.BY_KEY[key] for key in ("bits", "needs")]
+    shown = {
+        row.due.name: [table.cell(row, column) for column in columns] for row in table.rows(found)
+    }
+    assert shown[ort["name"]] == ["7", "any x86"]
+    assert shown[unsigned["name"]] == ["8", "any x86"]
+    assert shown[torch["name"]] == ["8", "x86 with AVX-512 VNNI"]
+    assert shown["torch-float32"] == ["–", "–"]
 
 
 def test_execution_is_defined_where_something_was_quantized() -> None:

@@ -69,9 +69,8 @@ def test_what_a_report_needs_of_the_records_is_in_the_results(pipeline: Pipeline
     assert found["onnxruntime-int8-tuned"].default_kernels is not None
     assert int8.default_kernels is None
     assert int8.recipe is not None
-    limit, rounding = int8.recipe.method["weight_limit"], int8.recipe.method["rounding"]
-    assert rounding == "gptq"
-    assert (int8.recipe.name, int8.recipe.reduce_range) == ("tuned", limit == 63)
+    assert int8.recipe.method["rounding"] == "gptq"
+    assert (int8.recipe.name, int8.recipe.reduce_range) == ("tuned", True)
 
 
 def test_a_row_without_a_number_is_expected_all_the_same(pipeline: Pipeline) -> None:
