@@ -192,6 +192,11 @@ def calibrated(framework: str | None = None) -> list[Configuration]:
     return [row for row in quantized(framework) if not row.is_stock]
 
 
+def gated() -> list[Configuration]:
+    """The rows that ``--gate`` judges: one deploys these, and compares them with the others."""
+    return [row for row in CONFIGURATIONS[1:] if not row.is_stock]
+
+
 def stock() -> list[Configuration]:
     """The rows that a framework's own quantizer makes."""
     return [row for row in quantized() if row.is_stock]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from resnet8_eval import configurations, environment, lanes, results
+from resnet8_eval import configurations, environment, gate, lanes, results
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.record import Results
@@ -95,6 +95,7 @@ def gather(
             ],
             "agreement": _record(made, "agreement"),
             "timing": _timing(made),
+            "gate": _gate(pipeline, made),
             "stages": {name: _stage(pipeline, made[name], name, started) for name in made},
         }
     )
@@ -131,6 +132,14 @@ def _sensitivity(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
         if (record := _record(made, f"sensitivity/{recipe.key}"))
     )
     return next(found, None)
+
+
+def _gate(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    if pipeline.settings.gate is None:
+        return None
+    names = [row.name for row in configurations.gated()]
+    compared = {name: made[f"compare/{name}"].record for name in names if f"compare/{name}" in made}
+    return gate.judge(pipeline.settings.gate, names, compared)
 
 
 def _expected(row: Configuration) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.configurations import Recipe
+from resnet8_eval.gate import Demand
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
 from resnet8_eval.store import Artifact, Record
 
@@ -34,6 +35,8 @@ class Settings:
     min_accuracy
         Accuracy in percent that the user's own model must exceed; None for the register's. Nor
         does it.
+    gate
+        What is demanded of every row that is not stock, beyond the requirements.
     """
 
     assets: Assets
@@ -42,6 +45,7 @@ class Settings:
     calibration_seed: int = 0
     min_speedup: float | None = None
     min_accuracy: float | None = None
+    gate: Demand | None = None
 
 
 @dataclass(frozen=True)

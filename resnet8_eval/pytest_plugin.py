@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import pytest
 
-from resnet8_eval import configurations, verdicts
+from resnet8_eval import configurations, gate, verdicts
 from resnet8_eval.assets import expanded
 from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
@@ -107,6 +107,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="X",
         help="demand of EVAL-05 that every quantized row that runs in integer kernels is at least "
         "X times as fast as float32 of its framework (default: no demand)",
+    )
+    group.addoption(
+        "--gate",
+        type=_gate,
+        metavar="DEMAND",
+        help="beyond the requirements, demand of every row but the stock ones that it is "
+        "equivalent to the baseline (--gate equivalent), or drops by no more than so many "
+        "percentage points (--gate 1.0); else the exit status is 1",
     )
     group.addoption(
         "--layers",
@@ -286,7 +294,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not run.selected:
         return
     run.conclude(interrupted=exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
-    if exitstatus == pytest.ExitCode.OK and not run.all_selected_met:
+    if exitstatus == pytest.ExitCode.OK and not (run.all_selected_met and run.gate_met):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -397,6 +405,7 @@ class AcceptanceRun:
                 option("--calibration-seed"),
                 option("--min-speedup"),
                 option("--min-accuracy"),
+                option("--gate"),
             )
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
@@ -454,6 +463,13 @@ class AcceptanceRun:
             name in outcomes and outcomes[name].status == "met" for name in self.selected
         )
 
+    @property
+    def gate_met(self) -> bool:
+        """Whether the rows are what ``--gate`` demands, if it demands anything."""
+        if self.config.getoption("--gate") is None:
+            return True
+        return self.results is not None and self.results.gate is not None and self.results.gate.met
+
     def conclude(self, *, interrupted: bool) -> None:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
         try:
@@ -486,6 +502,8 @@ class AcceptanceRun:
                 if marker := item.get_closest_marker("requirement"):
                     named = marker.kwargs.get("needs", ())
                     needs += named() if callable(named) else named
+            if self.config.getoption("--gate") is not None:
+                needs += [f"compare/{row.name}" for row in configurations.gated()]
             if self.config.getoption("--layers"):
                 # For one recipe only: it takes a minute, and the others do not differ noticeably.
                 needs += [
@@ -585,6 +603,14 @@ def _accuracy(text: str) -> float:
     if not 0 <= demand < 100:
         raise argparse.ArgumentTypeError(f"expected percent, such as 80, got {text}")
     return demand
+
+
+def _gate(text: str) -> gate.Demand:
+    """A demand on the rows, from the command line."""
+    try:
+        return gate.demand(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _is_acceptance_run(config: pytest.Config) -> bool:

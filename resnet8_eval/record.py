@@ -125,6 +125,19 @@ class RequirementResult(_Part, frozen=True):
     reason: str | None
 
 
+class Gate(_Part, frozen=True):
+    """What the run demanded of its rows beyond the requirements (--gate).
+
+    `demand` is "equivalent" (to the baseline), or the largest drop in percentage points. `rows` are
+    those that it judged, stock rows not among them; a row without a number fails.
+    """
+
+    demand: Literal["equivalent"] | Positive
+    met: bool
+    rows: tuple[str, ...]
+    failing: tuple[str, ...]
+
+
 class ExpectedRow(_Part, frozen=True):
     """A row of the comparison that a complete run has; `recipe` is null for a float32 row."""
 
@@ -560,6 +573,7 @@ class Results(_Part, frozen=True):
     tuning: tuple[Tuning, ...] = ()
     agreement: Agreement | None = None
     timing: Timing | None = None
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.configurations]

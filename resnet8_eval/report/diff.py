@@ -90,10 +90,11 @@ def _warnings(old: Results, new: Results) -> Iterator[str]:
 
 
 def _verdicts(results: Results) -> Pairs:
-    return {
+    verdicts = {
         name: f"{found.verdict}, {found.met} of {found.total}"
         for name, found in results.milestones.items()
     }
+    return verdicts | ({"gate": "; ".join(words.gate(results))} if results.gate else {})
 
 
 def _requirements(results: Results) -> Pairs:

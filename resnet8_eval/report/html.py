@@ -136,5 +136,6 @@ def _headline(results: Results) -> str:
     for verdict in ("not met", "met"):
         names = [words.plain(name) for name, found in verdicts.items() if found == verdict]
         if names:
-            return f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {verdict}"
+            missed = "; the gate is not met" if results.gate and not results.gate.met else ""
+            return f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {verdict}{missed}"
     return "Nothing was evaluated"

@@ -91,6 +91,10 @@ def _verdicts(results: Results) -> str:
     for name, found in results.milestones.items():
         lines.append(f"- {_MARKS[found.verdict]} **{escape(words.milestone(name, found))}**")
         lines += [f"  - {escape(line)}" for line in words.shortfalls(results, name)]
+    if found_gate := results.gate:
+        verdict, *failing = words.gate(results)
+        lines.append(f"- {_MARKS['met' if found_gate.met else 'not met']} **{escape(verdict)}**")
+        lines += [f"  - {escape(line)}" for line in failing]
     return "\n".join(lines)
 
 

@@ -53,6 +53,10 @@ def render(results: Results, width: int) -> list[str]:
         lines.append(words.milestone(name, found))
         for shortfall in words.shortfalls(results, name):
             lines += textwrap.wrap(shortfall, width, initial_indent="  ", subsequent_indent="    ")
+    verdict, *failing = words.gate(results) or [""]
+    lines += textwrap.wrap(verdict, width)
+    for row in failing:
+        lines += textwrap.wrap(row, width, initial_indent="  ", subsequent_indent="    ")
     return lines
 
 

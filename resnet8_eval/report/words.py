@@ -237,6 +237,34 @@ def milestone(name: str, found: Milestone) -> str:
     return f"{name} {found.verdict}: {found.met} of {found.total}"
 
 
+def gate(results: Results) -> list[str]:
+    """What ``--gate`` demanded and whether it is so, then each row that fails; [] without one."""
+    found = results.gate
+    if found is None:
+        return []
+    wanted = (
+        "equivalent to the baseline"
+        if isinstance(found.demand, str)
+        else f"no more than {found.demand:g} pp below the baseline"
+    )
+    count = f"{len(found.rows) - len(found.failing)} of {len(found.rows)}"
+    where = " on the stand-in" if is_standin(results) else ""
+    said = [
+        f"gate {'met' if found.met else 'not met'}{where}: {count} rows {wanted} "
+        f"(--gate {found.demand if isinstance(found.demand, str) else format(found.demand, 'g')}; "
+        "stock rows are not judged)"
+    ]
+    rows = {row.name: row for row in results.configurations}
+    titles = {row.name: title(row) for row in results.expected}
+    for name in found.failing:
+        row = rows.get(name)
+        why = f"{row.word}, {signed(row.delta_pp)} pp" if row else "not evaluated"
+        if row and row.delta_ci95_pp:
+            why += f" ({delta_interval(row.delta_ci95_pp)})"
+        said.append(f"{titles.get(name, plain(name))}: {why}")
+    return said
+
+
 def shortfalls(results: Results, name: str) -> Iterator[str]:
     """Which requirements of a milestone that is not met failed, and by how much."""
     if results.milestones[name].verdict != "not met":

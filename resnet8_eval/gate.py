@@ -1,0 +1,64 @@
+"""What a run can demand of its rows beyond the requirements: ``--gate``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from resnet8_eval.requirements import EQUIVALENT
+
+Demand = str | float
+"""``"equivalent"``, or the largest drop from the baseline in percentage points."""
+EXPECTED: Final = f"{EQUIVALENT}, or the largest drop in percentage points, such as 1.0"
+
+
+def demand(text: str) -> Demand:
+    """A demand from the command line.
+
+    Raises
+    ------
+    ValueError
+        If it is neither of the two.
+    """
+    if text == EQUIVALENT:
+        return text
+    try:
+        drop = float(text)
+    except ValueError:
+        drop = math.nan
+    if not 0 <= drop < math.inf:
+        raise ValueError(f"expected {EXPECTED}; got {text}")
+    return drop
+
+
+def judge(
+    demanded: Demand, names: Iterable[str], compared: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Hold rows against a demand.
+
+    Parameters
+    ----------
+    demanded
+        As :func:`demand` gives it.
+    names
+        The rows that it is made of.
+    compared
+        Row to its ``word`` and ``delta_pp``; a row that is absent was not measured, and fails.
+
+    Returns
+    -------
+    dict
+        ``demand``, ``met``, ``rows`` and ``failing``, names.
+    """
+    rows = list(names)
+    failing = [name for name in rows if not _passes(demanded, compared.get(name))]
+    return {"demand": demanded, "met": not failing, "rows": rows, "failing": failing}
+
+
+def _passes(demanded: Demand, row: Mapping[str, Any] | None) -> bool:
+    if row is None:
+        return False
+    if isinstance(demanded, str):
+        return bool(row["word"].startswith(EQUIVALENT))
+    return bool(row["delta_pp"] >= -demanded)
