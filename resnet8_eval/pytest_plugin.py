@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from _pytest.junitxml import xml_key  # the only way to a property of the suite outside of a test
 
 from resnet8_eval import configurations, gate, verdicts
 from resnet8_eval.assets import expanded
 from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
-from resnet8_eval.report import words
+from resnet8_eval.report import diagnosis, words
 from resnet8_eval.report.folder import ReportFolder
 from resnet8_eval.requirements import (
     BY_ID,
@@ -478,6 +479,17 @@ class AcceptanceRun:
             self._notes.append(f"No results were written. {self.once(error)}")
         except OSError as error:
             self._notes.append(f"Not all results could be written. {error}")
+        self._tell_junit()
+
+    def _tell_junit(self) -> None:
+        """Properties of the suite: the kind of assets, and each verdict's diagnosis."""
+        xml = self.config.stash.get(xml_key, None)
+        if xml is None or self.results is None:
+            return
+        xml.add_global_property("assets", self.results.assets.kind)
+        for name in self.results.milestones:
+            for found in diagnosis.of(self.results, name):
+                xml.add_global_property(f"diagnosis of {name}", str(found))
 
     def _command(self) -> str:
         """What was called, with the kind of assets that ``auto`` came to."""
@@ -524,7 +536,7 @@ class AcceptanceRun:
         """The whole message the first time, a line of it afterwards."""
         known = str(error) in self._said
         self._said.add(str(error))
-        return f"{error.what.splitlines()[0]} (said in full above)" if known else str(error)
+        return error.what.splitlines()[0] + words.SAID_ABOVE if known else str(error)
 
     def _begin(self) -> None:
         """From here on, the folder holds nothing that an earlier run left."""

@@ -27,6 +27,8 @@ MIN_ACCURACY_PERCENT: Final = 85.0
 MIN_CALIBRATION_IMAGES: Final = 1000
 FLAGGED_DROP_PP: Final = 5.0
 """A configuration that loses more than this many percentage points is flagged."""
+NOTABLE_DROP_PP: Final = 1.0
+"""A quantized configuration that loses more than this is told of, though nothing forbids it."""
 EQUIVALENCE_MARGIN_PP: Final = 0.5
 """*Equivalent* means that the whole paired interval of the delta lies within ± this margin; why
 this one, ``docs/results.md`` says."""

@@ -239,4 +239,5 @@ def _last_line(report: pytest.TestReport) -> str:
     lines = [line.removeprefix("Failed: ").strip() for line in text.splitlines()]
     # Under xdist a report without a place in the code starts with the worker's name.
     said = [line for line in lines if line and not line.startswith("[gw")]
-    return "; ".join(said[:2]) if said else "failed"
+    given = [line for line in said if line.startswith("given: ")]
+    return "; ".join([*said[:1], *(given or said[1:])[:1]]) or "failed"

@@ -10,6 +10,7 @@ from resnet8_eval.record import Results
 from resnet8_eval.report import (
     charts,
     detail,
+    diagnosis,
     execution,
     layers,
     speed,
@@ -99,6 +100,7 @@ def _view(results: Results) -> dict[str, Any]:
         "standin": words.is_standin(results),
         "headline": _headline(results),
         "milestone_titles": MILESTONES,
+        "diagnoses": {name: diagnosis.of(results, name) for name in results.milestones},
         "rows": table.rows(results),
         "size_note": table.size_note(results),
         "tuning_headers": tuning.HEADERS,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import execution, layers, speed, table, tuning, words
+from resnet8_eval.report import diagnosis, execution, layers, speed, table, tuning, words
 
 _COLUMNS: Final = tuple(
     column for column in table.COLUMNS if column.key not in ("title", "interval")
@@ -90,12 +90,18 @@ def _verdicts(results: Results) -> str:
     lines = []
     for name, found in results.milestones.items():
         lines.append(f"- {_MARKS[found.verdict]} **{escape(words.milestone(name, found))}**")
+        lines += [f"  - **Diagnosis:** {_diagnosis(one)}" for one in diagnosis.of(results, name)]
         lines += [f"  - {escape(line)}" for line in words.shortfalls(results, name)]
     if found_gate := results.gate:
         verdict, *failing = words.gate(results)
         lines.append(f"- {_MARKS['met' if found_gate.met else 'not met']} **{escape(verdict)}**")
         lines += [f"  - {escape(line)}" for line in failing]
     return "\n".join(lines)
+
+
+def _diagnosis(found: diagnosis.Diagnosis) -> str:
+    said = escape(found.text)
+    return f"{said} Run: <code>{escape(found.command)}</code>" if found.command else said
 
 
 def _comparison(results: Results) -> str:

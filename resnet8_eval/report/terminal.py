@@ -6,7 +6,7 @@ import textwrap
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import table, tuning, words
+from resnet8_eval.report import diagnosis, table, tuning, words
 
 _COLUMNS: Final = (
     *("title", "types", "bits", "needs", "execution", "accuracy", "correct"),
@@ -49,8 +49,12 @@ def render(results: Results, width: int) -> list[str]:
     lines += [""] * bool(results.tuning)
     for doubt in results.timing.told if results.timing else ():
         lines += textwrap.wrap(f"Speed: {doubt}", width, subsequent_indent="  ")
-    for name, found in results.milestones.items():
-        lines.append(words.milestone(name, found))
+    for name, milestone in results.milestones.items():
+        lines.append(words.milestone(name, milestone))
+        for found in diagnosis.of(results, name):
+            lines += textwrap.wrap(
+                f"Diagnosis: {found}", width, initial_indent="  ", subsequent_indent="    "
+            )
         for shortfall in words.shortfalls(results, name):
             lines += textwrap.wrap(shortfall, width, initial_indent="  ", subsequent_indent="    ")
     verdict, *failing = words.gate(results) or [""]

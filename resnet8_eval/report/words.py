@@ -24,6 +24,7 @@ NOTHING: Final = "–"
 _FRAMEWORKS: Final = {str(key): name for key, name in FRAMEWORKS.items()}
 _MOST: Final = 6
 """Broken checks that a shortfall names: each configuration besides the baseline may have one."""
+SAID_ABOVE: Final = " (said in full above)"
 STANDIN_TITLE: Final = "STAND-IN RUN: NOT A VERDICT"
 STANDIN_TEXT: Final = (
     "Model and images are the small stand-ins that come with the suite, not the pretrained ResNet8 "
@@ -266,12 +267,15 @@ def gate(results: Results) -> list[str]:
 
 
 def shortfalls(results: Results, name: str) -> Iterator[str]:
-    """Which requirements of a milestone that is not met failed, and by how much."""
+    """Which requirements of a milestone that is not met failed, and by how much.
+
+    What was not measured is left to the diagnosis.
+    """
     if results.milestones[name].verdict != "not met":
         return
     asked = [entry for entry in results.requirements if entry.milestone == name]
     for entry in asked:
-        if entry.status == "not met":
+        if entry.status == "not met" and entry.measured is not None:
             yield f"{plain(entry.id)}: {shortfall(entry)}"
     absent = [plain(entry.id) for entry in asked if entry.status == "not evaluated"]
     if absent:
@@ -293,10 +297,10 @@ def shortfall(requirement: RequirementResult) -> str:
     ]
     if len(broken) > _MOST:
         parts.append(f"and {len(broken) - _MOST} more")
-    return "; ".join(parts) or _reason(requirement)
+    return "; ".join(parts) or reason(requirement)
 
 
-def _reason(requirement: RequirementResult) -> str:
+def reason(requirement: RequirementResult) -> str:
     """The recorded reason, without the requirement's own name in front."""
     found = plain(requirement.reason or "no reason was recorded")
     return found.removeprefix(f"{plain(requirement.id)} not met: ")

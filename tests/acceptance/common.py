@@ -12,6 +12,7 @@ from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.report import words
+from resnet8_eval.report.diagnosis import BASELINE_CHECK, EXACT_CHECK
 from resnet8_eval.requirements import asked
 from resnet8_eval.store import file_sha256
 from resnet8_eval.verdicts import Judge, entry
@@ -104,7 +105,7 @@ def proof_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
             ok = found["disagreements"] == 0
             checks.append(
                 Check(
-                    f"{name}, images that kernels and exact integers class apart",
+                    f"{name}, {EXACT_CHECK}",
                     f"0 of {found['total']}",
                     f"{found['disagreements']}"
                     + ("" if ok else f"; probable cause: {found['probable_cause']}"),
@@ -170,7 +171,7 @@ def _baseline_check(run: Pipeline, accuracy: float) -> Check:
     required = asked(run.settings.min_accuracy)["EVAL-03"]
     ok = required.is_met_by(accuracy)
     return Check(
-        "accuracy of the baseline that every delta is from",
+        BASELINE_CHECK,
         required.required,
         words.measured(entry(required, accuracy))
         + ("" if ok else "; a delta from such a baseline does not say what quantization costs"),

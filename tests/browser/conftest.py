@@ -50,6 +50,11 @@ SAMPLES = (
     "missing",
     "incomplete",
     "hostile",
+    "weak_model",
+    "bad_conversion",
+    "one_bad_layer",
+    "saturated",
+    "failed_stage",
 )
 TEST = """
 def {name}(record_property{fixture}):

@@ -93,6 +93,44 @@ def test_axe_finds_no_violation(
     ] == []
 
 
+@pytest.mark.parametrize("width", [browser.DESK, 768, 390])
+@pytest.mark.parametrize(
+    ("page", "cause"),
+    [
+        ("weak_model.html", "The model itself is below 85 %"),
+        ("bad_conversion.html", "Conversion lost the rest"),
+        ("one_bad_layer.html", "conv2d_8"),
+        ("flagged.html", "PyTorch int8, tuned alone is off"),
+        ("saturated.html", "saturate"),
+        ("failed_stage.html", "MemoryError: planted"),
+        ("missing.html", "pytest -m v1_1"),
+        (INSIDE_PYTEST_HTML, "RuntimeError: the session ended"),
+    ],
+)
+def test_the_first_900_pixels_name_the_cause(
+    chromium: Any, folder: Path, page: str, cause: str, width: int
+) -> None:
+    browser.look(chromium, width)
+    chromium.get((folder / page).as_uri())
+    bottoms = chromium.execute_script(
+        "return [...document.querySelectorAll('.diagnosis')]"
+        ".filter((e) => e.textContent.includes(arguments[0]))"
+        ".map((e) => e.getBoundingClientRect().bottom)",
+        cause,
+    )
+    assert bottoms
+    assert min(bottoms) <= 900
+
+
+@pytest.mark.parametrize("page", ["weak_model.html", "one_bad_layer.html", "failed_stage.html"])
+def test_a_diagnosis_leads_to_what_it_speaks_of(chromium: Any, folder: Path, page: str) -> None:
+    chromium.get((folder / page).as_uri())
+    links = all_of(chromium, ".diagnosis a")
+    assert links
+    for link in links:
+        assert find(chromium, f"[id='{link.get_attribute('hash')[1:]}']").is_displayed()
+
+
 def rectangles(driver: Any, selector: str) -> list[tuple[float, float, float, float]]:
     """Left, top, right and bottom of every element that is not folded away."""
     return [

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from resnet8_eval.analysis import BASELINE, verdict_word
 from resnet8_eval.record import Results
+from resnet8_eval.report.diagnosis import BASELINE_CHECK, EXACT_CHECK
 from resnet8_eval.requirements import MILESTONES, REGISTER, of_milestone
 from resnet8_eval.results import checked
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
@@ -183,6 +184,120 @@ def flagged() -> Raw:
             _check("torch-int8-tuned, delta from the baseline", limit, "−14.69 pp", ok=False),
         ],
     )
+    return results
+
+
+def weak_model() -> Raw:
+    """A model that is below the threshold in Keras already; nothing else is wrong."""
+    results = all_met()
+    weak = (620, *RIGHT[1:])
+    for k, found in enumerate(results["configurations"]):
+        results["configurations"][k] = _configuration(
+            *(found[key] for key in ("framework", "dtype", "lost", "gained", "size_bytes")),
+            seed=k,
+            right=weak,
+        )
+    results["baseline"].update(correct=sum(weak), accuracy_percent=sum(weak) / 100)
+    for id_ in ("EVAL-03", "PT-05"):
+        _fail(results, id_, sum(weak) / 100, "accuracy", [])
+    for id_ in ("ORT-04", "PTQ-04"):
+        _fail(
+            results,
+            id_,
+            next(entry.threshold for entry in REGISTER if entry.id == id_),
+            "baseline",
+            [_check(BASELINE_CHECK, "> 85 %", f"{sum(weak) / 100:.2f} %", ok=False)],
+        )
+    return results
+
+
+def bad_conversion() -> Raw:
+    """What PyTorch was given is not what Keras and ONNX Runtime compute."""
+    results = all_met()
+    results["configurations"][2] = _configuration("torch", "float32", 700, 100, 331_104)
+    _fail(results, "PT-05", 81.19, "accuracy", [])
+    return results
+
+
+def all_rows_off() -> Raw:
+    """All quantized rows lose more than 5 pp, and nothing says why."""
+    results = all_met()
+    for k, found in enumerate(results["configurations"][3:], 3):
+        results["configurations"][k] = _configuration(
+            found["framework"], found["dtype"], 700, 100, 100_000, seed=k
+        )
+    broken = [
+        _check(f"{found['name']}, delta from the baseline", "no lower", "−6.00 pp", ok=False)
+        for found in results["configurations"][3:]
+    ]
+    _fail(results, "ANL-02", 4, "flagged", broken)
+    results["command"] = "pytest -m v1_2"
+    return results
+
+
+def one_bad_layer() -> Raw:
+    """The last layer costs most of what is lost."""
+    results = all_rows_off()
+    results["sensitivity"] = extended()["sensitivity"] | {
+        "quantized_percent": 86.58,
+        "divergence_nats": 0.2,
+    }
+    results["sensitivity"]["layers"][8].update(
+        divergence_recovered_nats=0.19,
+        divergence_recovered_ci95_nats=[0.17, 0.21],
+        agreement_alone_percent=91.2,
+    )
+    return results
+
+
+def many_bad_layers() -> Raw:
+    """Every layer costs a little of what is lost."""
+    results = one_bad_layer()
+    for entry in results["sensitivity"]["layers"]:
+        entry.update(divergence_recovered_nats=0.02)
+    return results
+
+
+def saturated() -> Raw:
+    """The kernels of a row saturate."""
+    results = all_met()
+    row = _configuration("onnxruntime", "int8", 700, 125, 100_218, seed=1)
+    row["exact_integers"] = {
+        "disagreements": 1204,
+        "total": 10000,
+        "correct": 8714,
+        "largest_difference": 0.4,
+        "probable_cause": "8-bit kernels that saturate: AVX2 without VNNI",
+    }
+    results["configurations"][3] = row
+    name, cause = row["name"], row["exact_integers"]["probable_cause"]
+    apart = f"1204; probable cause: {cause}"
+    _fail(
+        results,
+        "ORT-03",
+        100,
+        "proof",
+        [_check(f"{name}, {EXACT_CHECK}", "0 of 10000", apart, ok=False)],
+    )
+    _fail(
+        results,
+        "ANL-02",
+        1,
+        "flagged",
+        [_check(f"{name}, delta from the baseline", "no lower", "−5.75 pp", ok=False)],
+    )
+    return results
+
+
+def failed_stage() -> Raw:
+    """A stage failed, and what needs it could not be made."""
+    results = all_met()
+    root = "Stage parameters/tuned failed."
+    given = "given:    MemoryError: planted"
+    _fail(results, "ORT-01", None, f"{root}; {given}", [])
+    needed = "Stage {} was not run, because parameters/tuned could not be made. "
+    for id_, stage in (("ORT-02", "model/a"), ("ORT-03", "scores/a")):
+        _fail(results, id_, None, f"{needed.format(stage)}{root}; {given}", [])
     return results
 
 
@@ -486,7 +601,7 @@ def _fail(
 def _confusion(rights: tuple[int, ...]) -> list[list[int]]:
     """The float32 model's answers; its mistakes fall on the neighbours of a class."""
     rows = []
-    images = 1000 if rights is RIGHT else 100
+    images = 100 if rights is RIGHT_STANDIN else 1000
     for true, right in enumerate(rights):
         row = [0] * 10
         row[true] = right

@@ -79,6 +79,10 @@ def test_a_junit_reader_shows_each_requirement_and_its_numbers(
     suite.run(*words, apart=True)
     found = {}
     for group in junitparser.JUnitXml.fromfile(str(suite.reports / "junit.xml")):
+        told = {entry.name: entry.value for entry in group.properties()}
+        assert told["assets"] == "real"
+        assert "No rule names the cause. Look at the evidence of PT-05" in told["diagnosis of v1_1"]
+        assert set(told) == {"assets", "diagnosis of v1_1"}
         for case in group:
             properties = case.child(junitparser.Properties)
             shown = {entry.name: entry.value for entry in properties}

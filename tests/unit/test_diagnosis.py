@@ -1,0 +1,141 @@
+"""Each rule of the diagnosis: the run that it speaks of, and runs of which it keeps silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from resnet8_eval.report import diagnosis, html, markdown, terminal
+from tests.unit import report_samples as samples
+from tests.unit.report_samples import Raw, record
+
+
+def said(raw: Raw, milestone: str) -> list[str]:
+    return [str(found) for found in diagnosis.of(record(raw), milestone)]
+
+
+BROKEN: dict[str, tuple[Callable[[], Raw], str, str]] = {
+    "the model itself": (
+        samples.weak_model,
+        "v1_0",
+        "The model itself is below 85 %: 84.46 % (8446/10000, Keras float32). Conversion lost "
+        "nothing: float32 in ONNX Runtime and PyTorch gets as many right, agreement 100.00 %.",
+    ),
+    "conversion": (
+        samples.bad_conversion,
+        "v1_1",
+        "PyTorch float32 gets 8119 of 10000 images right; Keras 8719, and ONNX Runtime float32 "
+        "still as many. Conversion lost the rest",
+    ),
+    "one layer": (
+        samples.one_bad_layer,
+        "v1_2",
+        "One layer explains most of the loss. conv2d_8, left alone in float takes 95 % of the "
+        "divergence from float32 away; quantized alone it agrees with float32 on 91.20 %",
+    ),
+    "no single layer": (
+        samples.many_bad_layers,
+        "v1_2",
+        "No single layer explains most of the loss. conv2d_0, the most costly, left alone in float takes "
+        "10 %",
+    ),
+    "kernels saturate": (
+        samples.saturated,
+        "v1_2",
+        "The kernels of ONNX Runtime int8, tuned saturate: they get 8144 of 10000 right, and the "
+        "same integers computed exactly 8714. Probable cause: 8-bit kernels that saturate",
+    ),
+    "one row": (
+        samples.flagged,
+        "v1_2",
+        "PyTorch int8, tuned alone is off, by −14.69 pp. The other quantized rows (3) lose at most "
+        "0.09 pp",
+    ),
+    "layers not measured": (
+        samples.all_rows_off,
+        "v1_2",
+        "Which layer loses it was not measured. Run: pytest -m v1_2 --layers",
+    ),
+    "a step failed": (
+        samples.failed_stage,
+        "v1_2",
+        "ORT-01, ORT-02 and ORT-03 could not be measured: Stage parameters/tuned failed.; given: "
+        "MemoryError: planted",
+    ),
+    "nothing fits": (
+        samples.one_failed,
+        "v1_2",
+        "No rule names the cause. Look at the evidence of CAL-02, then at the calibration images",
+    ),
+    "not asked for": (
+        samples.missing,
+        "v1_1",
+        "5 of 5 requirements were not run. Run: pytest -m v1_1",
+    ),
+    "stand-in": (samples.standin, "v1_0", "Run: pytest -m v1_0 --assets real"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_each_rule_names_its_cause_in_every_form(case: str) -> None:
+    sample, milestone, cause = BROKEN[case]
+    results = record(sample())
+    assert any(cause in text for text in said(sample(), milestone)), said(sample(), milestone)
+    plain = " ".join(" ".join(terminal.render(results, 110)).split())
+    assert f"Diagnosis: {cause}"[:60] in plain or cause in plain
+    assert "**Diagnosis:**" in markdown.summary(results)
+    page = html.page(results)
+    for found in diagnosis.of(results, milestone):
+        assert found.anchor is None or f'id="{found.anchor}"' in page
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_verdict_that_is_not_met_is_always_explained(case: str) -> None:
+    results = record(BROKEN[case][0]())
+    for name, found in results.milestones.items():
+        told = diagnosis.of(results, name)
+        assert told or found.verdict == "met"
+        failed = {
+            e.id for e in results.requirements if e.milestone == name and e.status == "not met"
+        }
+        assert failed <= frozenset[str]().union(*(one.explains for one in told))
+
+
+def test_nothing_is_said_where_all_is_met() -> None:
+    results = record(samples.extended())
+    assert [diagnosis.of(results, name) for name in results.milestones] == [[]] * len(
+        results.milestones
+    )
+
+
+def test_a_large_loss_that_nothing_forbids_is_told_under_a_met_verdict() -> None:
+    raw = samples.one_bad_layer()
+    met = samples.all_met()
+    raw.update(milestones=met["milestones"], requirements=met["requirements"])
+    assert any("One layer explains most" in text for text in said(raw, "v1_2"))
+
+
+def test_a_row_that_holds_the_weights_of_a_good_one_is_the_framework_s_fault() -> None:
+    raw = samples.flagged()
+    for row in raw["configurations"][3:6:2]:
+        row["integers_sha256"] = "ab" * 32
+    assert any(
+        "ONNX Runtime int8, tuned holds the same weights, so look at how the framework" in text
+        for text in said(raw, "v1_2")
+    )
+
+
+def test_what_another_rule_explains_is_not_named_again() -> None:
+    texts = said(samples.saturated(), "v1_2")
+    assert len(texts) == 1
+
+
+def test_hostile_texts_stay_on_one_line() -> None:
+    raw = samples.hostile()
+    results = record(json.loads(json.dumps(raw)))
+    for name in results.milestones:
+        for found in diagnosis.of(results, name):
+            assert len(str(found).splitlines()) == 1
+            assert "\x1b" not in str(found)
