@@ -163,6 +163,7 @@ def locate(
     assets_dir: Path | None,
     cache_dir: Path,
     keras_model: Path | None = None,
+    suffixes: tuple[str, ...] = MODEL_SUFFIXES,
     download: bool = True,
     announce: Announce = _say,
     manifest: Manifest | None = None,
@@ -181,6 +182,8 @@ def locate(
         A folder that holds assets; the folder for downloads and unpacked files.
     keras_model
         A .h5 or .keras file to judge instead of the manifest's model.
+    suffixes
+        What its name may end in, where another kind of model is to be judged.
     download
         Whether missing files may be downloaded, with one attempt for each. RESNET8_EVAL_OFFLINE=1
         also forbids it.
@@ -204,7 +207,7 @@ def locate(
         or if a file has to be made in the cache and cannot be.
     """
     search = _search(manifest, assets_dir, cache_dir, announce)
-    user_model = None if keras_model is None else _user_model(keras_model)
+    user_model = None if keras_model is None else _user_model(keras_model, suffixes)
     if kind != "stand-in":
         try:
             return search.real(user_model, download)
@@ -318,13 +321,13 @@ def _checkouts() -> list[Path]:
     return [root for root in candidates if (root / "fixtures" / "assets.json").is_file()]
 
 
-def _user_model(path: Path) -> Path:
+def _user_model(path: Path, suffixes: tuple[str, ...]) -> Path:
     path = expanded(path).absolute()
-    if path.suffix in MODEL_SUFFIXES and _nature(path) == "a file" and os.access(path, os.R_OK):
+    if path.suffix in suffixes and _nature(path) == "a file" and os.access(path, os.R_OK):
         return path
     raise AssetError(
         f"{path} cannot be used as the Keras model.",
-        expected=f"a readable file that ends in {' or '.join(MODEL_SUFFIXES)}",
+        expected=f"a readable file that ends in {' or '.join(suffixes)}",
         given=_nature(path),
         next_step="Correct --keras-model, or leave it out to use the MLPerf Tiny model.",
     )
@@ -385,6 +388,7 @@ class _Search:
         """Look at every file of the manifest."""
         real, archive, standin = self.manifest.real, self.manifest.archive, self.manifest.standin
         folder, packed = self._first(DATASET_FOLDER), self._first(archive.name)
+        folder = next((p for p in self.places if _present(p / "test_batch")), folder)
         nowhere = f"not in {', '.join(map(str, self.places))}"
         absent = f"to be unpacked from {packed}" if packed else nowhere
         yield _finding("real", real.model, self._first(real.model.name), nowhere)
@@ -416,7 +420,9 @@ class _Search:
     def _real_dataset(self) -> Path | None:
         archive = self.manifest.archive
         for place in self.places:
-            folder, packed = place / DATASET_FOLDER, place / archive.name
+            # A user may name the folder of the batches itself.
+            itself = _present(place / "test_batch")
+            folder, packed = place if itself else place / DATASET_FOLDER, place / archive.name
             if not _present(folder) and _present(packed):
                 _demand(packed, archive, _REPLACE)
                 folder = self.cache / DATASET_FOLDER

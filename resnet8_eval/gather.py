@@ -9,6 +9,7 @@ from typing import Any, Final
 from resnet8_eval import configurations, environment, gate, lanes, results
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.preprocess import RAW
 from resnet8_eval.record import Results
 from resnet8_eval.requirements import asked
 from resnet8_eval.results import Outcome
@@ -45,6 +46,7 @@ def gather(
     """
     assets = pipeline.settings.assets
     standin = assets.kind == "stand-in"
+    how = pipeline.settings.preprocessing
     register = asked(pipeline.settings.min_accuracy).values()
     made = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
     rows = configurations.CONFIGURATIONS
@@ -63,6 +65,7 @@ def gather(
                 "model_sha256": assets.model_sha256,
                 "user_model": assets.user_model,
                 "min_accuracy_percent": pipeline.settings.min_accuracy,
+                "preprocessing": None if how == RAW else {"name": how.name, **how.describe()},
                 "dataset_md5": dict(assets.dataset_md5),
             },
             "environment": {
@@ -96,6 +99,7 @@ def gather(
             "agreement": _record(made, "agreement"),
             "timing": _timing(made),
             "gate": _gate(pipeline, made),
+            "preprocessings": _record(made, "preprocessings"),
             "stages": {name: _stage(pipeline, made[name], name, started) for name in made},
         }
     )

@@ -5,17 +5,20 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.configurations import Recipe
 from resnet8_eval.gate import Demand
+from resnet8_eval.preprocess import RAW, Feed, Preprocessing
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
 from resnet8_eval.store import Artifact, Record
 
 if TYPE_CHECKING:
     from resnet8_eval.calibrate.parameters import Parameters
-    from resnet8_eval.cifar10 import Split
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Settings:
         does it.
     gate
         What is demanded of every row that is not stock, beyond the requirements.
+    preprocessing
+        What the model is fed.
     """
 
     assets: Assets
@@ -46,6 +51,14 @@ class Settings:
     min_speedup: float | None = None
     min_accuracy: float | None = None
     gate: Demand | None = None
+    preprocessing: Preprocessing = RAW
+
+
+class Labelled(NamedTuple):
+    """Images as the run's model is fed them, and their labels, int64 (N,)."""
+
+    images: Feed
+    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,12 +77,17 @@ class Inputs:
         """The Keras model, for as long as it is being read."""
         return unchanged(self.settings.assets.model, self.settings.assets.model_sha256)
 
-    def split(self, name: Literal["train", "test"]) -> Split:
+    def split(self, name: Literal["train", "test"]) -> Labelled:
         """Images and labels of a split."""
         from resnet8_eval.cifar10 import read_split
 
         assets = self.settings.assets
-        return read_split(assets.dataset, name, assets.dataset_sha256)
+        found = read_split(assets.dataset, name, assets.dataset_sha256)
+        return Labelled(Feed(found.images, self.settings.preprocessing), found.labels)
+
+    def images(self, stage: str) -> Feed:
+        """The images that a needed artefact holds."""
+        return Feed(np.load(self.path(stage, "images.npy")), self.settings.preprocessing)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from resnet8_eval import environment
 from resnet8_eval.backends import StoredTensor
 from resnet8_eval.network import Addition, Convolution, Dense, Network, Pooling
+from resnet8_eval.preprocess import Images, batches
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
@@ -148,7 +149,7 @@ class ExactNetwork:
                 found = _weights(stored, biases[layer.weight])
             self.weights[layer.name] = found
 
-    def scores(self, images: NDArray[np.uint8]) -> Floats:
+    def scores(self, images: Images) -> Floats:
         """What the network gives for images.
 
         Parameters
@@ -173,7 +174,7 @@ class ExactNetwork:
             scores = self.grids[output].quantized(scores) * self.grids[output].scale
         return scores
 
-    def tensors(self, images: NDArray[np.uint8], batch: int = BATCH) -> Iterator[Arrays]:
+    def tensors(self, images: Images, batch: int = BATCH) -> Iterator[Arrays]:
         """Every tensor of a few images at a time.
 
         Yields
@@ -183,9 +184,8 @@ class ExactNetwork:
             dense layer's output, (n, 10), holds real scores where the model stores no grid for it.
         """
         network = self.network
-        for start in range(0, len(images), batch):
-            pixels = images[start : start + batch].astype(np.float32)
-            values: Arrays = {network.planes: self.grids[network.input].quantized(pixels)}
+        for fed in batches(images, batch):
+            values: Arrays = {network.planes: self.grids[network.input].quantized(fed)}
             for layer in network.layers:
                 x = values[layer.inputs[0]]
                 match layer:

@@ -23,9 +23,9 @@ from typing import Any, Final
 import numpy as np
 
 from resnet8_eval import backends, lanes
-from resnet8_eval.backends import Execution, Images, Runtime, Scores
+from resnet8_eval.backends import Execution, Runtime, Scores
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
-from resnet8_eval.preprocess import BATCH_SIZE, preprocess
+from resnet8_eval.preprocess import BATCH_SIZE, Feed, Preprocessing, preprocess
 from resnet8_eval.requirements import MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.store import Record
 
@@ -78,7 +78,7 @@ class Target:
 
 def measure(
     targets: Sequence[Target],
-    images: Images,
+    images: Feed,
     out: Path,
     *,
     threads: Iterable[int],
@@ -93,7 +93,7 @@ def measure(
     targets
         Each row once.
     images
-        uint8, shape (N, 32, 32, 3): the images whose scores are known.
+        Those whose scores are known.
     out
         A folder, for LoadGen's own logs in ``loadgen.zip``.
     threads
@@ -116,8 +116,8 @@ def measure(
     runs: list[Record] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out)))
-        kept, given = folder / "kept", folder / "images.npy"
-        np.save(given, images)
+        kept, given = folder / "kept", (folder / "images.npy", images.preprocessing)
+        np.save(given[0], images.pixels)
         crew: dict[tuple[str, int], Any] = {}
         for key in dict.fromkeys((target.framework, n) for n in counts for target in targets):
             crew[key] = lanes.open_lane(*key, logs)
@@ -272,6 +272,8 @@ def _compared(scores: Scores, target: Target) -> Record:
 
 _Model = tuple[str, Execution, int]
 """Path, execution and threads."""
+_Images = tuple[Path, Preprocessing]
+"""Where pixels lie, and how they are fed."""
 
 
 @functools.cache
@@ -282,15 +284,16 @@ def _runtime(model: _Model) -> Runtime:
 
 
 @functools.cache
-def _images(path: Path) -> Images:
-    return np.asarray(np.load(path, mmap_mode="r"))
+def _images(images: _Images) -> Feed:
+    path, preprocessing = images
+    return Feed(np.asarray(np.load(path, mmap_mode="r")), preprocessing)
 
 
 def _opened(model: _Model) -> None:
     _runtime(model)(np.zeros((1, 32, 32, 3), np.float32))
 
 
-def _fastest(model: _Model, images: Path, batches: Sequence[int]) -> tuple[int, float]:
+def _fastest(model: _Model, images: _Images, batches: Sequence[int]) -> tuple[int, float]:
     """The batch with the most images per second, and how many those are."""
     rates = {}
     for batch in batches:
@@ -305,7 +308,7 @@ def _fastest(model: _Model, images: Path, batches: Sequence[int]) -> tuple[int, 
 
 def _timed(
     model: _Model,
-    images: Path,
+    images: _Images,
     scenario: Scenario,
     folder: Path,
     seconds: float,
@@ -316,7 +319,7 @@ def _timed(
     return load_test(_runtime(model), _images(images), scenario, folder, **words)
 
 
-def _answers(model: _Model, images: Path, folder: Path) -> Scores:
+def _answers(model: _Model, images: _Images, folder: Path) -> Scores:
     """Scores of every image, (N, 10), as LoadGen's accuracy log has them."""
     known = _images(images)
     load_test(_runtime(model), known, "Offline", folder, batch=BATCH_SIZE, accuracy=True)

@@ -15,6 +15,7 @@ from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.evaluate import softmax
+from resnet8_eval.preprocess import Images
 from resnet8_eval.store import Record
 
 COST_IMAGES: Final = 2000
@@ -25,7 +26,7 @@ SIMULATED: Final = "8-bit integers simulated in float32"
 
 def sensitivity(
     parameters: Parameters,
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.integer],
     threads: int,
 ) -> Record:
@@ -113,7 +114,7 @@ def noise(
     row: Configuration,
     model: Path,
     parameters: Parameters,
-    images: NDArray[np.uint8],
+    images: Images,
     threads: int,
 ) -> list[dict[str, Any]]:
     """Signal-to-quantization-noise ratio of every layer's weights and outputs.

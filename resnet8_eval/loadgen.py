@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import psutil
 
-from resnet8_eval.backends import Images, Runtime
-from resnet8_eval.preprocess import preprocess
+from resnet8_eval.backends import Runtime
+from resnet8_eval.preprocess import Images, preprocess
 from resnet8_eval.requirements import MIN_QUERIES
 from resnet8_eval.store import Record
 

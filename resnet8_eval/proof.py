@@ -18,8 +18,8 @@ from resnet8_eval import saturation
 from resnet8_eval.backends import StoredTensor, backend, integers_sha256
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import Check
-from resnet8_eval.cifar10 import Split
 from resnet8_eval.configurations import Configuration
+from resnet8_eval.inputs import Labelled
 from resnet8_eval.network import Dense
 from resnet8_eval.store import Record
 
@@ -33,7 +33,7 @@ def prove(
     row: Configuration,
     model: Path,
     parameters: Parameters,
-    test: Split,
+    test: Labelled,
     scores: NDArray[np.float32],
     exact: NDArray[np.float32] | None,
 ) -> Record:
@@ -238,7 +238,7 @@ def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | 
 
 
 def disagreement(
-    kernel: NDArray[np.float32], exact: NDArray[np.float32], test: Split, cause: str
+    kernel: NDArray[np.float32], exact: NDArray[np.float32], test: Labelled, cause: str
 ) -> dict[str, Any]:
     """Count the images on which kernels and exact integers give different classes.
 

@@ -75,6 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"{MIN_ACCURACY_PERCENT:g} %%; every report says so",
     )
     group.addoption(
+        "--preprocessing",
+        metavar="raw|unit|standard|caffe|FILE",
+        help="with --keras-model: what it is fed; raw pixels 0-255 (default), unit [0, 1], "
+        "standardised, caffe's BGR less the mean, or as a TOML file says (docs/own-models.md)",
+    )
+    group.addoption(
         "--requirement",
         action="append",
         metavar="ID",
@@ -154,11 +160,12 @@ def pytest_configure(config: pytest.Config) -> None:
             "a folder with an equals sign, such as --reports-dir=FOLDER: pytest takes a folder "
             "that stands alone for the place of its configuration"
         )
-    if config.getoption("--min-accuracy") is not None and not config.getoption("--keras-model"):
-        raise pytest.UsageError(
-            "--min-accuracy states what a model of your own must exceed; name it with "
-            f"--keras-model. The pretrained model must exceed {MIN_ACCURACY_PERCENT:g} %"
-        )
+    for name in ("--min-accuracy", "--preprocessing"):
+        if config.getoption(name) is not None and not config.getoption("--keras-model"):
+            raise pytest.UsageError(
+                f"{name} is for a model of your own; name it with --keras-model. The pretrained "
+                f"model is fed raw pixels and must exceed {MIN_ACCURACY_PERCENT:g} %"
+            )
     for name in ("fresh", "fresh_timing"):
         if getattr(config.option, name) == math.inf:
             # Workers are given the moment at which their run began, and make nothing twice.
@@ -384,10 +391,12 @@ class AcceptanceRun:
             from resnet8_eval import assets
             from resnet8_eval.inputs import Settings
             from resnet8_eval.pipeline import Pipeline
+            from resnet8_eval.preprocess import chosen
 
             option = self.config.getoption
             cache_dir = option("--cache-dir") or assets.default_cache_dir()
             try:
+                how = chosen(option("--preprocessing") or "raw")
                 with self._uncaptured():  # a download shows its progress
                     found = assets.locate(
                         option("--assets"),
@@ -407,6 +416,7 @@ class AcceptanceRun:
                 option("--min-speedup"),
                 option("--min-accuracy"),
                 option("--gate"),
+                how,
             )
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
@@ -516,6 +526,8 @@ class AcceptanceRun:
                     needs += named() if callable(named) else named
             if self.config.getoption("--gate") is not None:
                 needs += [f"compare/{row.name}" for row in configurations.gated()]
+            if self.pipeline.settings.assets.user_model:
+                needs.append("preprocessings")
             if self.config.getoption("--layers"):
                 # For one recipe only: it takes a minute, and the others do not differ noticeably.
                 needs += [

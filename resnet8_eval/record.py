@@ -61,7 +61,7 @@ class Assets(_Part, frozen=True):
     """What was judged, and on which files.
 
     `min_accuracy_percent`: what the user said that a model of theirs must exceed (--min-accuracy);
-    null for the register's threshold.
+    null for the register's threshold. `preprocessing`: null for raw pixels.
     """
 
     kind: Literal["real", "stand-in"]
@@ -70,6 +70,28 @@ class Assets(_Part, frozen=True):
     user_model: bool
     dataset_md5: dict[str, str]
     min_accuracy_percent: Percent | None = None
+    preprocessing: Preprocessing | None = None
+
+
+class Preprocessing(_Part, frozen=True):
+    """What becomes of a pixel: (scale * pixel - mean) / std, in this order of channels."""
+
+    name: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: Literal["RGB", "BGR"]
+
+
+class Preprocessings(_Part, frozen=True):
+    """Accuracy of a user's model on training images by preprocessing, that of the run first.
+
+    `hint`: what the run's own seems to lack, in words; null where nothing is clearly better.
+    """
+
+    images: Total
+    percent: dict[str, Percent]
+    hint: str | None
 
 
 class Environment(_Part, frozen=True):
@@ -574,6 +596,7 @@ class Results(_Part, frozen=True):
     agreement: Agreement | None = None
     timing: Timing | None = None
     gate: Gate | None = None
+    preprocessings: Preprocessings | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.configurations]

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
-from resnet8_eval.preprocess import batches
+from resnet8_eval.preprocess import Images, batches
 
 
 class Simulation:
@@ -27,7 +27,8 @@ class Simulation:
     parameters
         From calibration.
     levels
-        Largest integer of an activation's grid: 255 for 8 bits. The input keeps its 8 bits.
+        Largest integer of an activation's grid: 255 for 8 bits. The input keeps its 8 bits, and
+        is quantized with the first layer.
     """
 
     def __init__(self, parameters: Parameters, levels: int = 255) -> None:
@@ -37,12 +38,11 @@ class Simulation:
             layer.output: (*grid(*parameters.activations[layer.output], levels), levels)
             for layer in self._network.maps
         }
+        self._input = grid(*parameters.activations[self._network.input])
         self.layers = [layer.name for layer in self._network.weighted]
         self._owner = self._owners()
 
-    def logits(
-        self, images: NDArray[np.uint8], layers: Collection[str] | None = None
-    ) -> NDArray[np.float32]:
+    def logits(self, images: Images, layers: Collection[str] | None = None) -> NDArray[np.float32]:
         """The scores before softmax.
 
         Parameters
@@ -66,7 +66,7 @@ class Simulation:
             return torch.cat(parts).numpy()
 
     def logits_by_layer(
-        self, images: NDArray[np.uint8], layers: Collection[str]
+        self, images: Images, layers: Collection[str]
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """The scores before softmax, and those with one layer changed, for each layer.
 
@@ -123,7 +123,10 @@ class Simulation:
     ) -> dict[str, torch.Tensor]:
         """Every tensor; those of the layers before `first` are known."""
         network = self._network
-        values = {**known, network.input: images, network.planes: images.permute(0, 3, 1, 2)}
+        planes = images.permute(0, 3, 1, 2)
+        if self.layers[0] in chosen:  # changes nothing where the integers are the pixels
+            planes = torch.fake_quantize_per_tensor_affine(planes, *self._input, 0, 255)
+        values = {**known, network.input: images, network.planes: planes}
         for layer in network.layers[first:]:
             constants = self._rounded if layer.name in chosen else self._float
             y = _compute(layer, [values[name] for name in layer.inputs], constants)

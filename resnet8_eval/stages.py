@@ -62,7 +62,9 @@ def table(settings: Settings) -> list[Stage]:
     sums = assets.dataset_sha256
     test = {n: s for n, s in sums.items() if n in ("test_batch", "batches.meta")}
     train = {n: s for n, s in sums.items() if n.startswith("data_batch")}
-    model = {"model": assets.model_sha256}
+    # Whatever is fed images descends from these; a file's name decides nothing.
+    how = settings.preprocessing
+    model = {"model": assets.model_sha256, "preprocessing": how.describe()}
     calibration = {
         **train,
         **test,
@@ -182,6 +184,8 @@ def table(settings: Settings) -> list[Stage]:
             by_processor=True,
         )
     )
+    named = {**train, **test, **model, "name": how.name}
+    stages.append(Stage("preprocessings", "keras", (), _preprocessings, named))
     of_recipes("feed", "onnxruntime", ("calibration", "parameters/{recipe}"), _feed, {})
     names = Counter(stage.name for stage in stages)
     if twice := [name for name, n in names.items() if n > 1]:  # one would take the other's place
@@ -231,6 +235,17 @@ def _onnx(inputs: Inputs, out: Path) -> Record:
         return keras_to_onnx.convert(model, out)
 
 
+def _preprocessings(inputs: Inputs, out: Path) -> Record:
+    from resnet8_eval import calibration, hints
+
+    del out
+    train = inputs.split("train")
+    some = calibration.choose(train.labels, hints.IMAGES, 0).indices
+    with inputs.model() as model:
+        runtime = backends.open_runtime(model, inputs.threads)
+        return hints.tried(runtime, train.images[some], train.labels[some], inputs.class_names)
+
+
 def _folded(inputs: Inputs, out: Path) -> Record:
     from resnet8_eval import network
     from resnet8_eval.convert.fold import fold
@@ -256,10 +271,10 @@ def _calibration(inputs: Inputs, out: Path) -> Record:
     train, test = inputs.split("train"), inputs.split("test")
     settings = inputs.settings
     chosen = calibration.choose(train.labels, settings.calibration_count, settings.calibration_seed)
-    images, labels = train.images[chosen.indices], train.labels[chosen.indices]
+    images, labels = train.images.pixels[chosen.indices], train.labels[chosen.indices]
     np.save(out / "indices.npy", chosen.indices)
     np.save(out / "images.npy", images)
-    checks = calibration.verify(images, labels, settings.calibration_count, test.images)
+    checks = calibration.verify(images, labels, settings.calibration_count, test.images.pixels)
     return {
         "source": "train",
         "count": len(images),
@@ -271,12 +286,11 @@ def _calibration(inputs: Inputs, out: Path) -> Record:
 
 
 def _statistics(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
-    import numpy as np
 
     from resnet8_eval import network
     from resnet8_eval.calibrate.tuned import collect, same_function
 
-    images = np.load(inputs.path("calibration", "images.npy"))
+    images = inputs.images("calibration")
     folded = network.read(inputs.path("folded", "folded.onnx"))
     found = collect(folded, images, inputs.threads, recipe)
     found.save(out)
@@ -302,12 +316,11 @@ def _model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
 
 
 def _stock_model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
-    import numpy as np
 
     backend = backends.backend(row.framework)
     return backend.quantize(
         inputs.path("folded", "folded.onnx"),
-        np.load(inputs.path("calibration", "images.npy")),
+        inputs.images("calibration"),
         row,
         out / backend.STOCK_FILE,
         inputs.threads,
@@ -366,7 +379,6 @@ def _proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
 
 
 def _stock_proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
-    import numpy as np
 
     from resnet8_eval import network
     from resnet8_eval.stock import prove
@@ -377,7 +389,7 @@ def _stock_proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         row,
         inputs.path(stage, backends.backend(row.framework).STOCK_FILE),
         network.read(inputs.path("folded", "folded.onnx")),
-        np.load(inputs.path("calibration", "images.npy")),
+        inputs.images("calibration"),
         inputs.record(stage),
         inputs.threads,
     )
@@ -395,7 +407,7 @@ def _sensitivity(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
     calibrating, validating = split(train.labels, count, seed, min(COST_IMAGES, rest // 10))
     images = train.images[validating]
     few = images[:: max(1, len(images) // NOISE_IMAGES)]
-    np.save(out / "images.npy", few)
+    np.save(out / "images.npy", few.pixels)
     parameters = inputs.parameters(recipe)
     return {
         "source": "train",
@@ -406,7 +418,6 @@ def _sensitivity(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
 
 
 def _layers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
-    import numpy as np
 
     from resnet8_eval.layers import noise
 
@@ -416,7 +427,7 @@ def _layers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         row,
         inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE),
         inputs.parameters(recipe),
-        np.load(inputs.path(f"sensitivity/{recipe.key}", "images.npy")),
+        inputs.images(f"sensitivity/{recipe.key}"),
         inputs.threads,
     )
     return {"layers": measured}
@@ -438,7 +449,7 @@ def _compare(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         **compare(scores, baseline, test.labels, inputs.class_names),
         **(BASELINE if row == configurations.baseline() else {}),
         "right_base64": gallery.right_base64(test.labels, scores),
-        "changed": gallery.newly_wrong(test.images, test.labels, baseline, scores),
+        "changed": gallery.newly_wrong(test.images.pixels, test.labels, baseline, scores),
     }
 
 
@@ -540,10 +551,9 @@ def _same_scores(inputs: Inputs, out: Path, *, title: str, expected: str, observ
 
 
 def _feed(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
-    import numpy as np
 
     from resnet8_eval.calibrate.tuned import compare_feeds
 
     del out
-    images = np.load(inputs.path("calibration", "images.npy"))
+    images = inputs.images("calibration")
     return compare_feeds(images, inputs.record(f"parameters/{recipe.key}")["fed_sha256"])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval.backends import StoredTensor, backend
 from resnet8_eval.calibrate.probe import Probe
@@ -21,7 +20,7 @@ from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Dense, Network
-from resnet8_eval.preprocess import batches
+from resnet8_eval.preprocess import Images, batches, fed
 from resnet8_eval.proof import stored
 from resnet8_eval.store import Record
 
@@ -38,7 +37,7 @@ def prove(
     row: Configuration,
     model: Path,
     network: Network,
-    images: NDArray[np.uint8],
+    images: Images,
     record: Record,
     threads: int,
 ) -> Record:
@@ -65,12 +64,12 @@ def prove(
         As :func:`resnet8_eval.proof.stored`, and ``checks`` of the tensors.
     """
     found = backend(row.framework).read_back(model, network)
-    fed = hashlib.sha256()
+    hashed = hashlib.sha256()
     for batch in batches(images):
-        fed.update(batch.data)
+        hashed.update(batch.data)
     checks = [
         equal("made by the quantizer of", MAKERS[row.framework], record["maker"]),
-        equal("SHA-256 of what calibration fed", fed.hexdigest(), record["fed_sha256"]),
+        equal("SHA-256 of what calibration fed", hashed.hexdigest(), record["fed_sha256"]),
         nearest(found, network),
         ranges(row, found, network, images, threads),
     ]
@@ -103,7 +102,7 @@ def ranges(
     row: Configuration,
     found: Sequence[StoredTensor],
     network: Network,
-    images: NDArray[np.uint8],
+    images: Images,
     threads: int,
 ) -> Check:
     """Whether activation scales span what was seen on the calibration images.
@@ -113,7 +112,8 @@ def ranges(
     """
     names = [name for node in network.model.graph.node for name in node.output]
     spans = smallest_and_largest(Probe(network, names, threads), names, images)
-    spans[network.input] = (min(float(images.min()), 0.0), float(images.max()))
+    low, high = fed(images).extremes()
+    spans[network.input] = (min(low, 0.0), max(high, 0.0))
     steps = np.array([(high - low) / 255 for low, high in spans.values()])
     wrong = []
     for entry in found:

@@ -24,11 +24,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import backends, configurations, environment
+from resnet8_eval import backends, configurations, environment, preprocess
 from resnet8_eval.analysis import divergence
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.evaluate import probabilities, softmax
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.preprocess import Feed, Preprocessing
 from resnet8_eval.store import Store, digest
 
 Row = dict[str, Any]
@@ -84,15 +85,15 @@ class Images:
     Attributes
     ----------
     calibration
-        uint8 (M, 32, 32, 3).
+        M images.
     judged, labels
-        uint8 (N, 32, 32, 3) and integers (N,).
+        N images and integers (N,).
     reference
         float32 probabilities (N, 10) of the float32 network for `judged`.
     """
 
-    calibration: NDArray[np.uint8]
-    judged: NDArray[np.uint8]
+    calibration: preprocess.Images
+    judged: preprocess.Images
     labels: NDArray[np.integer]
     reference: NDArray[np.float32]
 
@@ -158,7 +159,7 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
     from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import decide
 
-    collected = _collected(folded, images.calibration.tobytes(), task.recipe)
+    collected = _collected(folded, preprocess.fed(images.calibration), task.recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if task.kind == "bits":
@@ -188,12 +189,15 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         return rows
 
 
-def _collected(folded: bytes, images: bytes, recipe: Recipe) -> Any:
-    return _collected_once(folded, images, recipe.equalize, recipe.moment_stride)
+def _collected(folded: bytes, images: Feed, recipe: Recipe) -> Any:
+    pixels, how = images.pixels.tobytes(), images.preprocessing
+    return _collected_once(folded, pixels, how, recipe.equalize, recipe.moment_stride)
 
 
 @functools.lru_cache(maxsize=1)
-def _collected_once(folded: bytes, images: bytes, equalize: bool, moment_stride: int) -> Any:
+def _collected_once(
+    folded: bytes, pixels: bytes, how: Preprocessing, equalize: bool, moment_stride: int
+) -> Any:
     """What tasks with the same calibration set share, once for each process."""
     import onnx
 
@@ -202,7 +206,7 @@ def _collected_once(folded: bytes, images: bytes, equalize: bool, moment_stride:
 
     return collect(
         network.parse(onnx.load_from_string(folded)),
-        np.frombuffer(images, np.uint8).reshape(-1, 32, 32, 3),
+        Feed(np.frombuffer(pixels, np.uint8).reshape(-1, 32, 32, 3), how),
         1,
         replace(TUNED, equalize=equalize, moment_stride=moment_stride),
     )
@@ -328,7 +332,7 @@ def measure_all(
     from resnet8_eval.cifar10 import read_split
 
     folded = pipeline.artifact("folded").path("folded.onnx")
-    assets = pipeline.settings.assets
+    assets, how = pipeline.settings.assets, pipeline.settings.preprocessing
     train = read_split(assets.dataset, "train", assets.dataset_sha256)
     test = read_split(assets.dataset, "test", assets.dataset_sha256) if on_test else None
     references: dict[bytes, NDArray[np.float32]] = {}
@@ -337,17 +341,19 @@ def measure_all(
         calibrating, validating = calibration.split(
             train.labels, task.count, task.seed, validation_count
         )
-        judged = train.images[validating] if test is None else test.images
+        judged = Feed(train.images[validating] if test is None else test.images, how)
         labels = train.labels[validating] if test is None else test.labels
         which = b"test" if test is not None else validating.tobytes()
         if which not in references:
             references[which] = backends.scores(folded, judged, threads=1)
-        return Images(train.images[calibrating.indices], judged, labels, references[which])
+        calibrate = Feed(train.images[calibrating.indices], how)
+        return Images(calibrate, judged, labels, references[which])
 
     judged_on = "test" if on_test else f"{validation_count} training images"
     source = {
         "model": assets.model_sha256,
         "dataset": assets.dataset_sha256,
+        "preprocessing": how.describe(),
         "judged_on": judged_on,
     }
     rows = run(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.assets import MODEL_SUFFIXES
 from resnet8_eval.errors import ModelError
-from resnet8_eval.preprocess import batches
+from resnet8_eval.preprocess import Images, batches
 
 if TYPE_CHECKING:
     from resnet8_eval.calibrate.parameters import Parameters
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from resnet8_eval.network import Network
     from resnet8_eval.store import Record
 
-Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 Tensors = dict[str, NDArray[np.float32]]
 Runtime = Callable[[NDArray[np.float32]], Scores]
@@ -215,7 +214,7 @@ def scores(path: Path, images: Images, *, threads: int, execution: Execution = "
     ModelError
         If the model cannot be opened, or does not give finite scores of shape (N, 10).
     """
-    runtime = backend(framework_of(path)).open_model(path, threads, execution)
+    runtime = open_runtime(path, threads, execution)
     try:
         result = run(runtime, images)
     except Exception as error:  # each framework raises its own for images of another shape
@@ -233,6 +232,11 @@ def scores(path: Path, images: Images, *, threads: int, execution: Execution = "
             next_step="check the model's weights for NaN and its output for ten classes",
         )
     return result.astype(np.float32, copy=False)
+
+
+def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+    """Open a stored model in its own framework; parameters as for :func:`scores`."""
+    return backend(framework_of(path)).open_model(path, threads, execution)
 
 
 def run(runtime: Runtime, images: Images) -> Scores:

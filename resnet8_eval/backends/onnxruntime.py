@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from resnet8_eval.backends import Execution, Images, Runtime, StoredTensor, Tensors
+from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
 from resnet8_eval.errors import unreadable_model
 from resnet8_eval.network import Dense, Network, read
-from resnet8_eval.preprocess import batches
+from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
 
 MODEL_FILE: Final = "model.onnx"

@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.backends import Execution, Images, Runtime, StoredTensor, Tensors, torchscript
+from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors, torchscript
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import unreadable_model
 from resnet8_eval.network import Network
-from resnet8_eval.preprocess import batches
+from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
 
 MODEL_FILE: Final = "model.pt"

@@ -67,7 +67,7 @@ class QuantizedNetwork(nn.Module):
             self.layers[key(layer)] = self._module(layer, weight, bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Float32 images (N, 32, 32, 3) in [0, 255] to float32 scores (N, 10)."""
+        """Preprocessed images, float32 (N, 32, 32, 3), to float32 scores (N, 10)."""
         return self.tensors(images)[self._network.output]
 
     def tensors(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

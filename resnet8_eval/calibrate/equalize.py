@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.network import Addition, Dense, Network, Pooling
+from resnet8_eval.preprocess import Images
 
 FLOOR: Final = 0.02
 """A channel is enlarged at most fifty times; dead channels would grow without end."""
 
 
-def equalize(network: Network, images: NDArray[np.uint8], threads: int) -> Network:
+def equalize(network: Network, images: Images, threads: int) -> Network:
     """Scale channels so that each spans the same range on the calibration images.
 
     Parameters
@@ -78,7 +79,7 @@ def _streams(network: Network) -> list[set[str]]:
 
 
 def _channel_ranges(
-    network: Network, images: NDArray[np.uint8], threads: int
+    network: Network, images: Images, threads: int
 ) -> dict[str, NDArray[np.float64]]:
     """For each map, the mean over batches of each channel's largest magnitude."""
     names = sorted(layer.output for layer in network.maps)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.errors import ModelError
 from resnet8_eval.network import Network
-from resnet8_eval.preprocess import batches
+from resnet8_eval.preprocess import Images, batches
 
 Tensor = NDArray[np.float32]
 LARGEST: Final = 1e8
@@ -52,7 +52,7 @@ class Probe:
         self._names = list(names)
         self._fed = hashlib.sha256()
 
-    def run(self, images: NDArray[np.uint8]) -> Iterator[dict[str, Tensor]]:
+    def run(self, images: Images) -> Iterator[dict[str, Tensor]]:
         """Yield the tensors of each batch of `images`, uint8 (N, 32, 32, 3).
 
         Raises

@@ -12,6 +12,7 @@ from resnet8_eval.calibrate.parameters import Ranges, grid
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.network import Network, Pooling
+from resnet8_eval.preprocess import Images, fed
 
 BINS: Final = 2048
 SHRINKINGS: Final = np.linspace(0.05, 1.0, 96)
@@ -24,9 +25,10 @@ class Observed(NamedTuple):
     Attributes
     ----------
     extremes
-        Tensor name to its smallest (at most 0) and largest (at least 0) value.
+        Tensor name to its smallest (at most 0) and largest (at least 0) value; of the network's
+        input, those that its preprocessing can give.
     histograms
-        Tensor name to counts of values in :data:`BINS` bins between its extremes.
+        Map's name to counts of values in :data:`BINS` bins between its extremes.
     fed_sha256
         Hash of all the bytes that the network was fed.
     """
@@ -36,7 +38,7 @@ class Observed(NamedTuple):
     fed_sha256: str
 
 
-def observe(network: Network, images: NDArray[np.uint8], threads: int) -> Observed:
+def observe(network: Network, images: Images, threads: int) -> Observed:
     """Collect a histogram of every map.
 
     Parameters
@@ -52,7 +54,9 @@ def observe(network: Network, images: NDArray[np.uint8], threads: int) -> Observ
     probe = Probe(network, measured, threads)
     extremes = smallest_and_largest(probe, measured, images)
     fed_sha256 = probe.fed_sha256
-    return Observed(extremes, _histograms(probe, extremes, images), fed_sha256)
+    histograms = _histograms(probe, extremes, images)
+    extremes[network.input] = fed(images).preprocessing.span
+    return Observed(extremes, histograms, fed_sha256)
 
 
 def activation_ranges(
@@ -74,14 +78,14 @@ def activation_ranges(
     Returns
     -------
     dict
-        Tensor name to (lowest, highest). The input spans exactly 0–255, so that its integers are
-        the pixels themselves.
+        Tensor name to (lowest, highest). The input spans exactly what it can be. Raw, that is
+        0–255, so that its integers are the pixels themselves.
     """
     ranges = {
-        name: _cut(*extremes, observed.histograms[name], recipe, levels)
-        for name, extremes in observed.extremes.items()
+        name: _cut(*observed.extremes[name], counts, recipe, levels)
+        for name, counts in observed.histograms.items()
     }
-    ranges[network.input] = (0.0, 255.0)
+    ranges[network.input] = observed.extremes[network.input]
     for layer in network.maps:
         if isinstance(layer, Pooling):
             before = ranges[layer.inputs[0]]
@@ -90,7 +94,7 @@ def activation_ranges(
 
 
 def smallest_and_largest(
-    probe: Probe, names: list[str], images: NDArray[np.uint8]
+    probe: Probe, names: list[str], images: Images
 ) -> dict[str, tuple[float, float]]:
     """Smallest (at most 0) and largest (at least 0) value of each tensor."""
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
@@ -102,7 +106,7 @@ def smallest_and_largest(
 
 
 def _histograms(
-    probe: Probe, extremes: dict[str, tuple[float, float]], images: NDArray[np.uint8]
+    probe: Probe, extremes: dict[str, tuple[float, float]], images: Images
 ) -> dict[str, NDArray[np.int64]]:
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
     for values in probe.run(images):

@@ -11,6 +11,7 @@ from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.environment import WEIGHT_LIMIT
 from resnet8_eval.network import Convolution, Dense, Network
+from resnet8_eval.preprocess import Images
 
 _DAMPING: Final = 0.01
 """Added to the diagonal, relative to its mean (Frantar et al. 2022, section 3.3)."""
@@ -133,7 +134,7 @@ def gptq(
     return result
 
 
-def input_moments(network: Network, images: NDArray[np.uint8], threads: int) -> Moments:
+def input_moments(network: Network, images: Images, threads: int) -> Moments:
     """Mean and covariance of the inputs of every weighted layer.
 
     Parameters

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from resnet8_eval import network
 from resnet8_eval.calibrate.equalize import equalize
-from resnet8_eval.calibrate.parameters import EXACT, Parameters
+from resnet8_eval.calibrate.parameters import EXACT, Parameters, grid
 from resnet8_eval.calibrate.ranges import Observed, activation_ranges, observe
 from resnet8_eval.calibrate.rounding import Moments, input_moments, round_weights
 from resnet8_eval.checks import Check
 from resnet8_eval.configurations import Recipe
 from resnet8_eval.evaluate import parity
 from resnet8_eval.network import Network
-from resnet8_eval.preprocess import batches
+from resnet8_eval.preprocess import Images, batches, fed
 from resnet8_eval.store import Record
 
 STATISTICS: Final = "statistics.npz"
@@ -51,7 +51,8 @@ class Statistics(NamedTuple):
         arrays: dict[str, Any] = {}
         for name, extremes in self.observed.extremes.items():
             arrays[f"extremes {name}"] = np.array(extremes)
-            arrays[f"histogram {name}"] = self.observed.histograms[name]
+        for name, counts in self.observed.histograms.items():
+            arrays[f"histogram {name}"] = counts
         for name, (mean, covariance) in self.moments.items():
             arrays[f"mean {name}"], arrays[f"covariance {name}"] = mean, covariance
         np.savez(folder / STATISTICS, **arrays)
@@ -72,7 +73,7 @@ class Statistics(NamedTuple):
         return cls(network.read(folder / EXACT), observed, moments)
 
 
-def collect(folded: Network, images: NDArray[np.uint8], threads: int, recipe: Recipe) -> Statistics:
+def collect(folded: Network, images: Images, threads: int, recipe: Recipe) -> Statistics:
     """Run the calibration images through the network.
 
     Parameters
@@ -124,16 +125,14 @@ def decide(
     rounded = round_weights(exact, moments, recipe, limit)
     Parameters(exact, rounded.network, activations, rounded.scales, rounded.integers).save(folder)
     return {
-        "method": _describe(recipe, limit),
+        "method": _describe(recipe, limit, activations[exact.input]),
         "weight_limit": limit,
         "fed_sha256": observed.fed_sha256,
         "layers": [layer.name for layer in exact.weighted],
     }
 
 
-def same_function(
-    source: Path, folder: Path, images: NDArray[np.uint8], threads: int
-) -> list[Check]:
+def same_function(source: Path, folder: Path, images: Images, threads: int) -> list[Check]:
     """Hold the equalized network against the one that it was made from, in float, on images.
 
     Folding, normalising and equalizing must not change the function. If they did, what is quantized
@@ -158,8 +157,9 @@ def same_function(
     return parity("equalized network against the converted one", before, after, EQUALIZED_ATOL)
 
 
-def _describe(recipe: Recipe, limit: int) -> dict[str, Any]:
+def _describe(recipe: Recipe, limit: int, span: tuple[float, float]) -> dict[str, Any]:
     """The method in words, for results.json."""
+    scale, zero_point = grid(*span)
     cut = f" {recipe.percentile}" if recipe.ranges == "percentile" else ""
     rounding = "GPTQ rounding" if recipe.rounding == "gptq" else "rounded to nearest"
     return {
@@ -168,12 +168,12 @@ def _describe(recipe: Recipe, limit: int) -> dict[str, Any]:
         "weights": f"{recipe.granularity}, symmetric, {rounding}"
         + (", bias corrected" if recipe.correct_bias else ""),
         "weight_limit": limit,
-        "input": "exact: scale 1",
+        "input": f"all that preprocessing can give: scale {scale:.6g}, zero point {zero_point}",
         "score": "float32",
     }
 
 
-def compare_feeds(images: NDArray[np.uint8], fed_sha256: str) -> Record:
+def compare_feeds(images: Images, fed_sha256: str) -> Record:
     """Hold what calibration fed to the network against what evaluation would feed it.
 
     Parameters
@@ -188,7 +188,8 @@ def compare_feeds(images: NDArray[np.uint8], fed_sha256: str) -> Record:
     dict
         ``differing_bytes`` of ``compared_bytes`` (``expected_bytes``: four for each value of each
         image), between this moment's two feeds; ``evaluation_sha256``; ``calibration_sha256``,
-        which is `fed_sha256`.
+        which is `fed_sha256`; ``preprocessing``, and ``largest_difference`` of what was fed from
+        what it says, computed here by itself, over the largest value that it can give.
     """
     from resnet8_eval import backends
 
@@ -199,7 +200,11 @@ def compare_feeds(images: NDArray[np.uint8], fed_sha256: str) -> Record:
         return np.zeros((len(batch), 10), np.float32)
 
     backends.run(tap, images)
-    evaluation = np.concatenate(evaluated).tobytes()
+    how = fed(images).preprocessing
+    found = np.concatenate(evaluated)
+    pixels = fed(images[: len(found)]).pixels[..., :: 1 if how.channels == "RGB" else -1]
+    distance = np.abs(found - (pixels * how.scale - how.mean) / how.std)
+    evaluation = found.tobytes()
     calibration = np.concatenate(list(batches(images))).tobytes()
     shared = min(len(evaluation), len(calibration))
     differing = int(
@@ -211,7 +216,9 @@ def compare_feeds(images: NDArray[np.uint8], fed_sha256: str) -> Record:
     return {
         "differing_bytes": differing + abs(len(evaluation) - len(calibration)),
         "compared_bytes": shared,
-        "expected_bytes": 4 * images.size,
+        "expected_bytes": 4 * fed(images).pixels.size,
+        "preprocessing": how.describe(),
+        "largest_difference": float(distance.max() / np.abs(how.span).max()),
         "evaluation_sha256": hashlib.sha256(evaluation).hexdigest(),
         "calibration_sha256": fed_sha256,
     }

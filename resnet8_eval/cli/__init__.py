@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
@@ -27,6 +26,7 @@ from resnet8_eval.cli.options import (
     Count,
     Kind,
     Output,
+    PreprocessingName,
     Seed,
     cache_folder,
     print_json,
@@ -41,6 +41,8 @@ from resnet8_eval.store import Artifact
 QUANTIZED = configurations.quantized()
 CALIBRATED = configurations.calibrated()
 if TYPE_CHECKING:
+    from resnet8_eval.preprocess import Preprocessing
+
     Framework: TypeAlias = str
     Dtype: TypeAlias = str
     RecipeName: TypeAlias = str
@@ -52,6 +54,7 @@ else:  # the list of rows decides what may be chosen
     Framework = _one_of(row.framework for row in QUANTIZED)
     Dtype = _one_of(row.dtype for row in QUANTIZED)
     RecipeName = _one_of(row.recipe.name for row in QUANTIZED if row.recipe)
+OwnModel = Annotated[Path | None, typer.Option(help="Judge this Keras model instead.")]
 CELLS = [row.name for row in CALIBRATED]
 RANGES, GRANULARITIES = (
     list(get_args(kind)) for kind in (configurations.Ranges, configurations.Granularity)
@@ -126,6 +129,7 @@ def convert(
 @reporting_errors
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model: .h5, .keras, .onnx, .pt2 or .pt.")],
+    preprocessing: PreprocessingName = "raw",
     kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
@@ -134,11 +138,15 @@ def evaluate(
     """Measure a model's accuracy on the test images, in all and for each class."""
     from resnet8_eval.cifar10 import read_class_names
     from resnet8_eval.evaluate import evaluate as judge
+    from resnet8_eval.preprocess import chosen
 
-    scores, labels, source = _scores(model, kind, assets_dir, cache_dir)
+    how = chosen(preprocessing)
+    scores, labels, source, hint = _scores(model, how, kind, assets_dir, cache_dir)
     record = {
         "model": str(model),
         "assets": source.kind,
+        "preprocessing": {"name": how.name, **how.describe()},
+        "hint": hint,
         **judge(scores, labels, read_class_names(source.dataset, source.dataset_sha256)),
     }
     if as_json:
@@ -150,6 +158,8 @@ def evaluate(
     )
     for entry in record["per_class"]:
         typer.echo(f"  {entry['name']:11} {entry['accuracy_percent']:6.2f} %")
+    if hint:
+        typer.echo(f"hint: {hint}")
 
 
 @app.command()
@@ -157,6 +167,7 @@ def evaluate(
 def compare(
     baseline: Annotated[Path, typer.Argument(help="The model to compare with.")],
     models: Annotated[list[Path], typer.Argument(help="The models to compare.")],
+    preprocessing: PreprocessingName = "raw",
     kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
@@ -166,15 +177,18 @@ def compare(
     from resnet8_eval import analysis
     from resnet8_eval.cifar10 import read_class_names
     from resnet8_eval.evaluate import evaluate as judge
+    from resnet8_eval.preprocess import chosen
 
-    reference, labels, source = _scores(baseline, kind, assets_dir, cache_dir)
+    how = chosen(preprocessing)
+    found = [_scores(model, how, kind, assets_dir, cache_dir) for model in (baseline, *models)]
+    reference, labels, source, _ = found[0]
     names = read_class_names(source.dataset, source.dataset_sha256)
     rows = []
-    for model in (baseline, *models):
-        scores = reference if model is baseline else _scores(model, kind, assets_dir, cache_dir)[0]
+    for model, (scores, *_, hint) in zip((baseline, *models), found, strict=True):
         rows.append(
             {
                 "model": str(model),
+                "hint": hint,
                 "size_bytes": model.stat().st_size,
                 **judge(scores, labels, names),
                 **analysis.compare(scores, reference, labels, names),
@@ -182,7 +196,8 @@ def compare(
             }
         )
     if as_json:
-        print_json({"assets": source.kind, "models": rows})
+        told = {"name": how.name, **how.describe()}
+        print_json({"assets": source.kind, "preprocessing": told, "models": rows})
         return
     titles = _told_apart([Path(row["model"]) for row in rows])
     for title, row in zip(titles, rows, strict=True):
@@ -197,6 +212,7 @@ def compare(
             f"{title:28} {row['accuracy_percent']:6.2f} % "
             f"({row['correct']}/{row['total']}){beside}  {row['word']}"
             + (f"  FLAGGED: {row['flag_reason']}" if row["flagged"] else "")
+            + (f"\n  hint: {row['hint']}" if row["hint"] else "")
         )
 
 
@@ -217,6 +233,7 @@ def quantize(
     framework: Annotated[Framework, typer.Option()] = "onnxruntime",
     dtype: Annotated[Dtype, typer.Option()] = "int8",
     recipe: Annotated[RecipeName, typer.Option()] = configurations.TUNED.name,
+    preprocessing: PreprocessingName = "raw",
     calibration_count: Count = 1000,
     calibration_seed: Seed = 0,
     kind: Kind = "real",
@@ -225,16 +242,17 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Quantize a model statically, calibrated on training images."""
+    from resnet8_eval.preprocess import chosen
+
     _demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
     row = _row(framework, dtype, recipe)
-    images = _locate(kind, assets_dir, cache_dir)
-    given = assets.of_model(model)
-    given = replace(images, model=given.model, model_sha256=given.model_sha256, user_model=True)
+    how = chosen(preprocessing)
+    given = _locate(kind, assets_dir, cache_dir, model, (*assets.MODEL_SUFFIXES, ".onnx"))
     stage = f"model/{row.name}"
     converted = [] if given.model.suffix == ".onnx" else ["structure/onnx"]
     with _whole_folder(output) as folder:
         asked = [*converted, stage]
-        made = _made(given, cache_dir, asked, calibration_count, calibration_seed)[stage]
+        made = _made(given, cache_dir, asked, calibration_count, calibration_seed, how)[stage]
         record = made.record
         (name,) = made.files
         shutil.copyfile(made.path(name), folder / name)
@@ -342,6 +360,8 @@ def study(
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler, such as tcp://host:8786, to use instead.")
     ] = None,
+    keras_model: OwnModel = None,
+    preprocessing: PreprocessingName = "raw",
     kind: Kind = "real",
     assets_dir: AssetsDir = None,
     cache_dir: CacheDir = None,
@@ -358,8 +378,11 @@ def study(
     from resnet8_eval import study as studies
     from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.preprocess import chosen
 
-    pipeline = Pipeline(Settings(_locate(kind, assets_dir, cache_dir), cache_folder(cache_dir)))
+    found = _locate(kind, assets_dir, cache_dir, keras_model)
+    how = chosen(preprocessing)
+    pipeline = Pipeline(Settings(found, cache_folder(cache_dir), preprocessing=how), _progress)
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
     tasks = (
         studies.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
@@ -400,7 +423,8 @@ def run_stages(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stage names; none lists them.")
     ] = None,
-    keras_model: Annotated[Path | None, typer.Option(help="Judge this model instead.")] = None,
+    keras_model: OwnModel = None,
+    preprocessing: PreprocessingName = "raw",
     calibration_count: Count = 1000,
     calibration_seed: Seed = 0,
     fresh: Annotated[bool, typer.Option(help="Make them anew, whatever the cache has.")] = False,
@@ -412,9 +436,16 @@ def run_stages(
     """Make single stages of the pipeline, and show their records."""
     from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.preprocess import chosen
 
     found = _locate(kind, assets_dir, cache_dir, keras_model)
-    settings = Settings(found, cache_folder(cache_dir), calibration_count, calibration_seed)
+    settings = Settings(
+        found,
+        cache_folder(cache_dir),
+        calibration_count,
+        calibration_seed,
+        preprocessing=chosen(preprocessing),
+    )
     pipeline = Pipeline(settings, _progress)
     if not stages:
         for name in pipeline.stages:
@@ -443,12 +474,14 @@ def _locate(
     assets_dir: Path | None,
     cache_dir: Path | None,
     model: Path | None = None,
+    suffixes: tuple[str, ...] = assets.MODEL_SUFFIXES,
 ) -> assets.Assets:
     return assets.locate(
         kind,
         assets_dir=assets_dir,
         cache_dir=cache_folder(cache_dir),
         keras_model=model,
+        suffixes=suffixes,
         announce=lambda line: typer.echo(line, err=True),
     )
 
@@ -459,12 +492,15 @@ def _made(
     names: Iterable[str],
     count: int = requirements.MIN_CALIBRATION_IMAGES,
     seed: int = 0,
+    how: Preprocessing | None = None,
 ) -> dict[str, Artifact]:
     """Stages of a model that the user named, if the checks of all that they need hold."""
     from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.preprocess import RAW
 
-    pipeline = Pipeline(Settings(given, cache_folder(cache_dir), count, seed), _progress)
+    settings = Settings(given, cache_folder(cache_dir), count, seed, preprocessing=how or RAW)
+    pipeline = Pipeline(settings, _progress)
     pipeline.prepare(names)
     # In order, so that the error is of the stage that failed first, not of one that needs it.
     for name in pipeline.closure(names):
@@ -481,23 +517,33 @@ def _made(
 
 def _scores(
     model: Path,
+    how: Preprocessing,
     kind: Literal["real", "auto", "stand-in"],
     assets_dir: Path | None,
     cache_dir: Path | None,
-) -> tuple[Any, Any, assets.Assets]:
-    """Scores of a stored model, the labels, and where the images come from."""
-    from resnet8_eval import backends
-    from resnet8_eval.cifar10 import read_split
+) -> tuple[Any, Any, assets.Assets, str | None]:
+    """Scores of a stored model, the labels, where the images come from, and what may be wrong."""
+    from resnet8_eval import backends, calibration, hints
+    from resnet8_eval.cifar10 import read_class_names, read_split
     from resnet8_eval.convert import onnx_file
+    from resnet8_eval.preprocess import Feed
 
-    _demand_file(model, tuple(backends.SUFFIXES))
+    suffixes = tuple(backends.SUFFIXES)
+    _demand_file(model, suffixes)
     if model.suffix == ".onnx":
         onnx_file.demand_readable(model)
-    found = _locate(kind, assets_dir, cache_dir)
-    test = read_split(found.dataset, "test", found.dataset_sha256)
+    found = _locate(kind, assets_dir, cache_dir, model, suffixes)
+    train, test = (read_split(found.dataset, n, found.dataset_sha256) for n in ("train", "test"))
+    some = calibration.choose(train.labels, hints.IMAGES, 0).indices
     with _working(f"evaluate {model.name}"):
-        scores = backends.scores(model, test.images, threads=usable_cores())
-    return scores, test.labels, found
+        scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())
+        tried = hints.tried(
+            backends.open_runtime(model, usable_cores()),
+            Feed(train.images[some], how),
+            train.labels[some],
+            read_class_names(found.dataset, found.dataset_sha256),
+        )
+    return scores, test.labels, found, tried["hint"]
 
 
 def _demand_file(model: Path, suffixes: tuple[str, ...]) -> None:

@@ -45,6 +45,15 @@ CacheDir = Annotated[
         show_default=False,
     ),
 ]
+PreprocessingName = Annotated[
+    str,
+    typer.Option(
+        "--preprocessing",
+        metavar="raw|unit|standard|caffe|FILE",
+        help="What the model is fed: raw pixels 0-255, unit [0, 1], standardised, caffe's BGR less"
+        " the mean, or as a TOML file says.",
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
 Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]

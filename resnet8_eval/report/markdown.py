@@ -78,7 +78,7 @@ def _warnings(results: Results) -> list[str]:
     if not results.complete:
         blocks.append(f"> [!WARNING]\n> {words.incomplete(results)}")
     if said := words.user_model(results):
-        blocks.append(f"> [!NOTE]\n> {said} Model: {escape(results.assets.model_name)}.")
+        blocks.append(f"> [!NOTE]\n> {escape(said)} Model: {escape(results.assets.model_name)}.")
     return blocks
 
 

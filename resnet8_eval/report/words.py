@@ -69,7 +69,23 @@ def user_model(results: Results) -> str:
             f" It must exceed {min_accuracy(results):g} %, as --min-accuracy says, instead of "
             f"{MIN_ACCURACY_PERCENT:g} %."
         )
+    how = results.assets.preprocessing
+    if how is not None:
+        said += (
+            f" It is fed pixels as --preprocessing {plain(how.name)} says: times {how.scale:.6g}, "
+            f"less {_three(how.mean)}, over {_three(how.std)}, {how.channels}."
+        )
+    if results.preprocessings and results.preprocessings.hint:
+        said += f" Hint: {plain(results.preprocessings.hint)}"
     return said
+
+
+def _three(values: Sequence[float]) -> str:
+    return (
+        f"({', '.join(f'{value:.6g}' for value in values)})"
+        if len({*values}) > 1
+        else (f"{values[0]:.6g}")
+    )
 
 
 def incomplete(results: Results) -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 
 from resnet8_eval import configurations
-from resnet8_eval.checks import equal, from_records
+from resnet8_eval.checks import at_most, equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.verdicts import Judge
+from tests.acceptance.common import stages
+
+FLOAT32 = 2.0**-23
+"""Relative precision of what is fed."""
 
 FEEDS = [f"feed/{recipe.key}" for recipe in configurations.recipes()]
+STOCK = stages("model", *configurations.stock())
 
 
 @pytest.mark.requirement("CAL-01", needs=["calibration"])
@@ -19,9 +24,9 @@ def test_cal_01_calibration_set(requirement: Judge, run: Pipeline) -> None:
     requirement.judge(record["count"], from_records(record["checks"]))
 
 
-@pytest.mark.requirement("CAL-02", needs=FEEDS)
+@pytest.mark.requirement("CAL-02", needs=[*FEEDS, *STOCK])
 def test_cal_02_preprocessing(requirement: Judge, run: Pipeline) -> None:
-    """Number of bytes compared; SHA-256 of what calibration fed."""
+    """Bytes compared; SHA-256 of what calibrations fed; what was fed against its description."""
     differing, checks = 0, []
     for name in FEEDS:
         record = run.artifact(name).record
@@ -33,5 +38,15 @@ def test_cal_02_preprocessing(requirement: Judge, run: Pipeline) -> None:
                 record["evaluation_sha256"],
                 record["calibration_sha256"],
             ),
+            equal("preprocessing", run.settings.preprocessing.describe(), record["preprocessing"]),
+            at_most(
+                "difference from what the preprocessing says, relative to its largest value",
+                FLOAT32,
+                record["largest_difference"],
+            ),
         ]
+    for name in STOCK:
+        fed = run.artifact(name).record["fed_sha256"]
+        evaluated = run.artifact(FEEDS[0]).record["evaluation_sha256"]
+        checks.append(equal(f"SHA-256 of what {name} was fed", evaluated, fed))
     requirement.judge(differing, checks)

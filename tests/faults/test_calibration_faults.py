@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval import backends, calibration, cifar10, network
+from resnet8_eval import backends, calibration, cifar10, configurations, network, preprocess
 from resnet8_eval.calibrate import probe, tuned
 from resnet8_eval.calibrate.ranges import observe
 from resnet8_eval.calibration import CalibrationSet
@@ -18,6 +18,7 @@ from resnet8_eval.preprocess import batches
 from tests.planted import Bench, as_npy
 
 Floats = NDArray[np.float32]
+STOCK = [f"model/{row.name}" for row in configurations.stock()]
 
 
 def choosing(
@@ -141,6 +142,8 @@ def few(bench: Bench) -> Bench:
     bench.plant("calibration", files={"images.npy": as_npy(images)})
     fed = _fed(bench)
     bench.plant("parameters/tuned", {"fed_sha256": fed})
+    for stage in STOCK:
+        bench.plant(stage, {"fed_sha256": fed})
     bench.remake("feed/tuned")
     assert bench.verdict("CAL-02") == ""
     return bench
@@ -195,3 +198,29 @@ def test_images_in_another_order_are_seen(few: Bench) -> None:
     few.plant("calibration", files={"images.npy": as_npy(images[::-1])})
     few.remake("feed/tuned")
     assert "SHA-256 of what calibration fed" in few.verdict("CAL-02")
+
+
+def test_a_stock_model_that_was_calibrated_on_other_pixels(bench: Bench) -> None:
+    """As a quantizer does that is fed raw pixels in a run on preprocessed ones."""
+    stage = "model/torch-int8-stock"
+    bench.plant(stage, record={"fed_sha256": "0" * 64})
+    assert f"SHA-256 of what {stage} was fed: expected" in bench.verdict("CAL-02")
+
+
+@pytest.mark.parametrize("change", FEEDS.values(), ids=FEEDS)
+def test_what_is_fed_is_not_what_the_preprocessing_says(
+    few: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[Floats], Floats]
+) -> None:
+    """All feeds come through one function, so they agree; what it computes is checked by itself."""
+    honest = preprocess.preprocess
+    monkeypatch.setattr(
+        preprocess, "preprocess", lambda images: np.ascontiguousarray(change(honest(images)))
+    )
+    fed = _fed(few)
+    few.plant("parameters/tuned", {"fed_sha256": fed})
+    for stage in STOCK:
+        few.plant(stage, {"fed_sha256": fed})
+    few.remake("feed/tuned")
+    said = few.verdict("CAL-02")
+    assert "difference from what the preprocessing says, relative to its largest value" in said
+    assert said.count("[FAILED]") == 1

@@ -16,7 +16,7 @@ from resnet8_eval.pipeline import Pipeline
 from tests.small_flow import ROOT
 
 
-def _run(pipeline: Pipeline, model: Path, reports: Path, *words: str) -> Any:
+def _run(pipeline: Pipeline, model: Path, reports: Path, *words: str, status: int = 0) -> Any:
     options = [f"--keras-model={model}", "--assets=stand-in", f"--reports-dir={reports}"]
     cache = f"--cache-dir={pipeline.settings.cache_dir}"
     done = subprocess.run(  # noqa: S603 (our own words)
@@ -28,7 +28,7 @@ def _run(pipeline: Pipeline, model: Path, reports: Path, *words: str) -> Any:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == status, done.stdout
     return json.loads((reports / "results.json").read_text(encoding="utf-8"))
 
 
@@ -46,3 +46,33 @@ def test_a_network_that_ends_in_logits(pipeline: Pipeline, tmp_path: Path) -> No
     assert row["agreement_percent"] == 100
     assert row["divergence"]["largest"] < 1e-4
     assert 0 < row["reliability"]["error_percent"] < 20
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras's own, on this NumPy
+def test_a_network_for_pixels_from_0_to_1(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Fed raw pixels it guesses, and is told why; fed its own, it is the network that it was."""
+    import keras
+
+    model = load(pipeline.settings.assets.model)
+    first = next(layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+    kernel, bias = first.get_weights()
+    first.set_weights([255 * kernel, bias])
+    path = tmp_path / "unit.keras"
+    model.save(path)
+    found = _run(pipeline, path, tmp_path / "raw", "--requirement=EVAL-03", status=1)
+    assert found["baseline"] is None or found["baseline"]["accuracy_percent"] < 20
+    assert "give --preprocessing unit." in found["preprocessings"]["hint"]
+    assert found["preprocessings"]["hint"] in (tmp_path / "raw" / "report.html").read_text()
+
+    asked = [f"--requirement={name}" for name in ("ANL-01", "CAL-02", "ORT-03", "PTQ-03")]
+    found = _run(pipeline, path, tmp_path / "unit", "--preprocessing=unit", *asked)
+    assert found["assets"]["preprocessing"]["name"] == "unit"
+    assert found["preprocessings"]["hint"] is None
+    rows = {row["name"]: row for row in found["configurations"]}
+    for name in ("keras-float32", "onnxruntime-float32"):
+        assert rows[name]["correct"] == 1766  # as the stand-in's own model on raw pixels
+    for row in rows.values():
+        if row["recipe"] and row["recipe"]["name"] == "tuned":
+            assert row["agreement_percent"] > 99
+            (scale,) = {t["scales"][0] for t in row["tensors"] if t["name"] == "images"}
+            assert scale == pytest.approx(1 / 255)

@@ -16,7 +16,7 @@ from resnet8_eval.calibrate.ranges import activation_ranges, observe
 from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide, same_function
 from resnet8_eval.checks import failed
 from resnet8_eval.configurations import TUNED
-from resnet8_eval.preprocess import batches, preprocess
+from resnet8_eval.preprocess import RAW, batches, preprocess
 from resnet8_eval.store import Record
 from tests import small_network
 
@@ -82,6 +82,8 @@ def test_the_bytes_that_were_fed_are_told(tmp_path: Path) -> None:
         "expected_bytes": len(fed),
         "evaluation_sha256": record["fed_sha256"],
         "calibration_sha256": record["fed_sha256"],
+        "preprocessing": RAW.describe(),
+        "largest_difference": 0.0,
     }
 
 

@@ -17,6 +17,7 @@ from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.latency import Plan, Target, measure, summarize
 from resnet8_eval.loadgen import SCENARIOS, load_test
 from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.preprocess import RAW, Feed
 from resnet8_eval.requirements import MIN_QUERIES
 from tests.planted import timed
 
@@ -69,7 +70,7 @@ def test_accuracy_mode_gives_the_scores_of_every_image(
     monkeypatch.setattr(loadgen, "LOADED", 128)
     monkeypatch.setattr(latency, "_runtime", lambda _: scores)
     np.save(tmp_path / "images.npy", IMAGES)
-    found = latency._answers(("", "kernel", 1), tmp_path / "images.npy", tmp_path / "run")
+    found = latency._answers(("", "kernel", 1), (tmp_path / "images.npy", RAW), tmp_path / "run")
     np.testing.assert_array_equal(found, scores(IMAGES.astype(np.float32)))
 
 
@@ -84,7 +85,7 @@ def test_the_fastest_batch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr(latency, "_runtime", lambda _: model)
     np.save(tmp_path / "images.npy", IMAGES)
-    found = latency._fastest(("", "kernel", 1), tmp_path / "images.npy", (8, 32, 128))
+    found = latency._fastest(("", "kernel", 1), (tmp_path / "images.npy", RAW), (8, 32, 128))
     assert found == (32, 16.0)
 
 
@@ -156,7 +157,7 @@ def test_stored_models_take_turns_in_processes_of_their_own(
     out.mkdir()
     record = measure(
         targets,
-        images,
+        Feed(images),
         out,
         threads=[1],
         logs=tmp_path / "logs",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from resnet8_eval.preprocess import BATCH_SIZE, batches, preprocess
+from resnet8_eval.errors import AssetError
+from resnet8_eval.preprocess import (
+    BATCH_SIZE,
+    RAW,
+    USUAL,
+    Feed,
+    Preprocessing,
+    batches,
+    chosen,
+    preprocess,
+)
 
 IMAGES = np.arange(3 * 32 * 32 * 3, dtype=np.uint32).reshape(3, 32, 32, 3).astype(np.uint8)
 
@@ -50,3 +63,78 @@ def test_batches_hold_every_image_once(count: int, size: int, sizes: list[int]) 
     assert [len(batch) for batch in found] == sizes
     if found:
         assert np.concatenate(found).tobytes() == preprocess(images).tobytes()
+
+
+CAFFE_MEAN = np.array([103.939, 116.779, 123.68])
+MEAN, STD = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
+WRITTEN_OUT = {
+    "raw": lambda x: x,
+    "unit": lambda x: x / 255,
+    "standard": lambda x: (x / 255 - MEAN) / STD,
+    "caffe": lambda x: x[..., ::-1] - CAFFE_MEAN,
+}
+"""In the words of those who train with them."""
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_each_usual_preprocessing_is_what_its_users_write(name: str) -> None:
+    fed = preprocess(Feed(IMAGES, USUAL[name]))
+    assert fed.dtype == np.float32
+    assert fed.flags.c_contiguous
+    np.testing.assert_allclose(fed, WRITTEN_OUT[name](IMAGES.astype(float)), rtol=0, atol=3e-5)
+    assert np.concatenate(list(batches(Feed(IMAGES, USUAL[name]), 2))).tobytes() == fed.tobytes()
+
+
+def test_bare_pixels_are_fed_raw() -> None:
+    assert preprocess(Feed(IMAGES)).tobytes() == preprocess(IMAGES).tobytes()
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_the_span_holds_zero_and_all_that_can_be_fed(name: str) -> None:
+    every = np.repeat(np.arange(256, dtype=np.uint8), 12).reshape(1, 32, 32, 3)
+    fed = preprocess(Feed(every, USUAL[name]))
+    low, high = USUAL[name].span
+    assert (low, high) == (min(fed.min(), 0), max(fed.max(), 0))
+    assert Feed(every, USUAL[name]).extremes() == (fed.min(), fed.max())
+    dark = Feed(every // 2, USUAL[name])
+    assert dark.extremes() == (preprocess(dark).min(), preprocess(dark).max())
+
+
+def test_a_file_says_scale_mean_std_and_order(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('scale = 0.5\nmean = [1, 2, 3]\nstd = [4.0, 5.0, 6.0]\nchannels = "BGR"\n')
+    found = chosen(str(path))
+    assert found == Preprocessing("own.toml", 0.5, (1, 2, 3), (4, 5, 6), "BGR")
+    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 (our own)
+    expected = (IMAGES[..., ::-1] * 0.5 - [1, 2, 3]) / [4, 5, 6]
+    np.testing.assert_allclose(preprocess(Feed(IMAGES, found)), expected, rtol=1e-6)
+    path.write_text(found.toml().replace("; ", "\n"))
+    assert chosen(str(path)) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("sclae = 1.0", "unknown field `sclae`"),
+        ("scale = 0.0", "must be above zero"),
+        ("std = [1.0, 0.0, 1.0]", "must be above zero"),
+        ("mean = [1.0, nan, 1.0]", "all numbers finite"),
+        ("mean = [1.0]", "length 3"),
+        ('channels = "GBR"', "GBR"),
+        ("scale: 1", "Expected '=' after a key"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(content)
+    with pytest.raises(AssetError, match=r"--preprocessing .* cannot be used") as refused:
+        chosen(str(path))
+    assert said in str(refused.value)
+
+
+def test_a_name_that_is_neither_is_refused() -> None:
+    with pytest.raises(AssetError, match="raw, unit, standard, caffe, or a TOML file"):
+        chosen("imagenet")
+    assert chosen("raw") is RAW
