@@ -359,7 +359,8 @@ class _Search:
             return _found("real", model, user_model, dataset, real)
         raise MissingAssetError(
             f"Missing: {', '.join(missing)}.",
-            expected=f"{real.model.name}, and {DATASET_FOLDER}/ or {archive.name}, in any of"
+            expected=("" if user_model else f"{real.model.name}, and ")
+            + f"{DATASET_FOLDER}/ or {archive.name}, in any of"
             + _listed(self.places),
             given="found in no folder, and not downloaded:" + _listed(obstacles),
             next_step="do one of these:"

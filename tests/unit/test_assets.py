@@ -142,6 +142,26 @@ def test_model_and_images_may_lie_apart(tmp_path: Path, small: SmallAssets, find
     assert (found.model, found.dataset) == (model, dataset)
 
 
+def test_the_folder_of_the_batches_itself_may_be_named(
+    tmp_path: Path, small: SmallAssets, find: Find
+) -> None:
+    folder = tmp_path / "any name"
+    put_files(folder, small.files)
+    model = tmp_path / "own.onnx"
+    model.touch()
+    found = find(assets_dir=folder, keras_model=model, suffixes=(".onnx",))
+    assert (found.dataset, found.model, found.kind) == (folder, model, "real")
+    states = {
+        f.name: f.state
+        for f in survey(folder, tmp_path / "cache", manifest=small.manifest())
+        if f.kind == "real"
+    }
+    assert {states[name] for name in small.files} == {"verified"}
+    (folder / "data_batch_3").write_bytes(b"")
+    with pytest.raises(AssetError, match="data_batch_3 is damaged"):
+        find(assets_dir=folder, keras_model=model, suffixes=(".onnx",))
+
+
 def test_record(tmp_path: Path, small: SmallAssets, find: Find) -> None:
     small.put_model(tmp_path / "cache")
     small.put_dataset(tmp_path / "cache")

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -154,6 +156,7 @@ def test_missing_real_assets_name_the_ways_out(
     done = invoke("evaluate", path, "--cache-dir", tmp_path)
     assert done.exit_code == 1
     assert "--assets stand-in" in done.stderr
+    assert "pretrainedResnet.h5" not in done.stderr  # what is evaluated was given
 
 
 @pytest.mark.parametrize(
@@ -209,6 +212,28 @@ def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeli
     for key in ("delta_pp", "lost", "gained", "agreement_percent", "mcnemar_p", "flagged", "word"):
         assert quantized[key] == record[key]
     assert quantized["size_bytes"] == paths[1].stat().st_size
+
+
+def test_what_a_model_seems_to_be_fed_wrongly_is_told(
+    invoke: Invoke, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """The same network for [0, 1]: its first kernel times 255."""
+    source, unit = model_path(pipeline, ONNX), tmp_path / "unit.onnx"
+    model = onnx.load(source)
+    first = next(node for node in model.graph.node if node.op_type == "Conv").input[1]
+    (kernel,) = (entry for entry in model.graph.initializer if entry.name == first)
+    scaled = 255 * onnx.numpy_helper.to_array(kernel)
+    kernel.CopyFrom(onnx.numpy_helper.from_array(scaled, first))
+    onnx.save(model, unit)
+    words = ["--assets", "stand-in"]
+    told = invoke("evaluate", unit, *words).stdout.splitlines()[-1]
+    assert told.startswith("hint: On 400 training images")
+    assert told.endswith("give --preprocessing unit.")
+    assert read(invoke("compare", source, unit, *words, "--json"))["models"][0]["hint"] is None
+    assert "  hint: On 400" in invoke("compare", source, unit, *words).stdout
+    found = read(invoke("evaluate", unit, *words, "--preprocessing", "unit", "--json"))
+    assert (found["correct"], found["hint"]) == (1766, None)
+    assert found["preprocessing"]["name"] == "unit"
 
 
 def test_compare_flags_a_drop(
