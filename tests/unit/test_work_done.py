@@ -76,6 +76,7 @@ def test_a_warm_run_reads_little(warm: tuple[dict[str, Any], int, set[str]]) -> 
     assert warm[1] < 66 * MEGABYTE
 
 
+CALIBRATED = configurations.calibrated()
 IMAGES_FED = {
     # A pass to equalize, two for the histograms, one over every fourth image for the moments, and
     # one with each of the two networks that have to be the same function.
@@ -83,6 +84,9 @@ IMAGES_FED = {
     **{f"model/{row.name}": 1000 for row in configurations.stock()},
     **{f"proof/{row.name}": 2 * 1000 for row in configurations.stock()},
     **{f"scores/{row.name}": 2000 for row in CONFIGURATIONS},
+    **{stage: 2000 for row in CALIBRATED if (stage := configurations.integers(row))},
+    # 400 images, raw and in eight other ways.
+    "preprocessings": 9 * 400,
     # Into no network: the two feeds are compared.
     **{f"feed/{recipe.key}": 2 * 1000 for recipe in configurations.recipes()},
 }
@@ -117,5 +121,5 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
         if stage.partition("/")[0] not in {"onnx", "torch", "sensitivity", "layers", "latency"}:
             bench.remake(stage)
     assert fed == IMAGES_FED
-    once = [name for name in IMAGES_FED if name.startswith("scores")]
+    once = [name for name in IMAGES_FED if name.startswith(("scores", "preprocessings"))]
     assert opened == {**dict.fromkeys(once, 1), "statistics/equalized-4": 2}
