@@ -84,7 +84,7 @@ IMAGES_FED = {
     **{f"model/{row.name}": 1000 for row in configurations.stock()},
     **{f"proof/{row.name}": 2 * 1000 for row in configurations.stock()},
     **{f"scores/{row.name}": 2000 for row in CONFIGURATIONS},
-    **{stage: 2000 for row in CALIBRATED if (stage := configurations.integers(row))},
+    **{exact: 2000 for row in CALIBRATED if (exact := configurations.integers(row))},
     # 400 images, raw and in eight other ways.
     "preprocessings": 9 * 400,
     # Into no network: the two feeds are compared.
