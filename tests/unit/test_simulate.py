@@ -37,10 +37,11 @@ def test_with_no_layer_quantized_it_is_the_float_network(
 
 
 def test_with_all_layers_quantized_it_is_the_reference_network(
-    simulation: Simulation, pipeline: Pipeline, standin_test: Split
+    pipeline: Pipeline, standin_test: Split
 ) -> None:
     expected = np.load(pipeline.artifact("scores/torch-uint8-tuned").path("scores.npy"))[:300]
-    found = softmax(simulation.logits(standin_test.images[:300]))
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned-8bit").folder)
+    found = softmax(Simulation(parameters).logits(standin_test.images[:300]))
     assert (found.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 2
 
 
