@@ -220,8 +220,8 @@ def _one_layer(measured: Sensitivity, explains: frozenset[str]) -> Diagnosis:
     most = share >= _MOST and worst.divergence_recovered_ci95_nats[0] > 0
     return Diagnosis(
         f"{'One' if most else 'No single'} layer explains most of the loss. {name}, "
-        f"{'' if most else 'the most costly, '}left alone in float takes {100 * share:.0f} % of the "
-        "divergence from float32 away; quantized alone it agrees with float32 on "
+        f"{'' if most else 'the most costly, '}left alone in float takes {100 * share:.0f} % of "
+        "the divergence from float32 away; quantized alone it agrees with float32 on "
         f"{words.percent(worst.agreement_alone_percent)} % of {measured.images} training images.",
         f"layer-{costs.index(worst)}",
         f"layer {name}",

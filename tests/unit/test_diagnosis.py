@@ -38,8 +38,8 @@ BROKEN: dict[str, tuple[Callable[[], Raw], str, str]] = {
     "no single layer": (
         samples.many_bad_layers,
         "v1_2",
-        "No single layer explains most of the loss. conv2d_0, the most costly, left alone in float takes "
-        "10 %",
+        "No single layer explains most of the loss. conv2d_0, the most costly, left alone in float "
+        "takes 10 %",
     ),
     "kernels saturate": (
         samples.saturated,
