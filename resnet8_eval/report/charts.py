@@ -20,7 +20,12 @@ Drawing = dict[str, Any]
 Room = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
-_MARKS: Final = {"float32": "circle", "int8": "square", "uint8": "diamond"}
+_MARKS: Final = {
+    "float32": "circle",
+    "int8": "square",
+    "uint8": "diamond",
+    "uint8/int8": "triangle",
+}
 _LINE: Final = 16
 """Height of a line of text in pixels."""
 _NARROW: Final = 260
@@ -129,48 +134,79 @@ def plane(results: Results) -> Drawing | None:
     Returns
     -------
     dict or None
-        Places of points, of the letters that name them, of intervals and ticks; None where nothing
-        was measured.
+        As :func:`scatter`; None where nothing was measured.
     """
     rows = table.measured(results)
     if not rows:
         return None
-    top, bottom = 16, 262
     sizes = Axis([math.log10(found.size_bytes / 1000) for _, found in rows], margin=0.06)
-    accuracies = Axis(
-        [limit for _, found in rows for limit in found.accuracy_ci95_percent], margin=0.06
-    )
+    points = [
+        (row, math.log10(found.size_bytes / 1000), found.accuracy_percent, limits)
+        for row, found in rows
+        for limits in [found.accuracy_ci95_percent]
+    ]
+    ticks = [
+        {"x": sizes.percent(math.log10(v)), "label": f"{v:g}"}
+        for v in log_ticks(sizes.low, sizes.high)
+    ]
+    return scatter(points, sizes, ticks, ("size", "accuracy"))
+
+
+def scatter(
+    found: Iterable[tuple[table.Row, float, float, tuple[float, float]]],
+    across: Axis,
+    ticks: list[Drawing],
+    columns: Iterable[str],
+) -> Drawing:
+    """Measured configurations on a plane, each with a letter that a table beside it explains.
+
+    Parameters
+    ----------
+    found
+        Each configuration with its place across, its height, and the interval of that height.
+    across
+        The horizontal scale.
+    ticks
+        What is written below it.
+    columns
+        Keys of the comparison's columns that the table beside it has.
+
+    Returns
+    -------
+    dict
+        Places of points, of the letters that name them, of intervals and ticks.
+    """
+    rows, top, bottom = list(found), 16, 262
+    up = Axis([limit for *_, limits in rows for limit in limits], margin=0.06)
 
     def y(value: float) -> float:
-        return round(bottom - accuracies.share(value) * (bottom - top), 2)
+        return round(bottom - up.share(value) * (bottom - top), 2)
 
+    shown = [table.BY_KEY[key] for key in columns]
     points = [
         {
             "letter": letter,
             "label": row.title,
-            "size": words.kilobytes(found.size_bytes),
-            "accuracy": words.percent(found.accuracy_percent),
-            "mark": _MARKS.get(found.dtype, "circle"),
-            "flagged": found.flagged,
-            "share": sizes.share(math.log10(found.size_bytes / 1000)),
-            "x": sizes.percent(math.log10(found.size_bytes / 1000)),
-            "y": y(found.accuracy_percent),
-            "low": y(found.accuracy_ci95_percent[0]),
-            "high": y(found.accuracy_ci95_percent[1]),
+            "cells": [table.cell(row, column) for column in shown],
+            "mark": _MARKS.get(row.due.dtype, "circle"),
+            "flagged": bool(row.configuration and row.configuration.flagged),
+            "share": across.share(x),
+            "x": across.percent(x),
+            "y": y(height),
+            "low": y(low),
+            "high": y(high),
         }
-        for letter, (row, found) in zip(_letters(), rows, strict=False)
+        for letter, (row, x, height, (low, high)) in zip(_letters(), rows, strict=False)
     ]
     _nest(points)
     _name(points)
     return {
         "height": bottom + 38,
         "bottom": bottom,
+        "headers": [column.header for column in shown],
         "points": points,
-        "x_ticks": [
-            {"x": sizes.percent(math.log10(v)), "label": f"{v:g}"}
-            for v in _log_ticks(sizes.low, sizes.high)
-        ],
-        "y_ticks": [{"y": y(v), "label": f"{v:g}"} for v in accuracies.ticks(6)],
+        "x_ticks": ticks,
+        "y_ticks": [{"y": y(v), "label": f"{v:g}"} for v in up.ticks(6)],
     }
 
 
@@ -179,7 +215,7 @@ def _letters() -> Iterator[str]:
     return (f"{letter}{n or ''}" for n in itertools.count() for letter in string.ascii_uppercase)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Round values between two powers of ten; more of them where the scale is short."""
     powers = range(math.floor(low), math.ceil(high))
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):

@@ -9,9 +9,6 @@ from typing import Final
 from resnet8_eval.record import Results
 from resnet8_eval.report import diagnosis, execution, layers, speed, table, tuning, words
 
-_COLUMNS: Final = tuple(
-    column for column in table.COLUMNS if column.key not in ("title", "interval")
-)
 _MARKS: Final = {"met": "✅", "not met": "❌", "not evaluated": "⚪"}
 
 
@@ -105,10 +102,11 @@ def _diagnosis(found: diagnosis.Diagnosis) -> str:
 
 
 def _comparison(results: Results) -> str:
+    columns = [c for c in table.columns(results) if c.key not in ("title", "interval")]
     return grid(
-        [column.header for column in _COLUMNS],
-        [[escape(table.cell(row, column)) for column in _COLUMNS] for row in table.rows(results)],
-        [i for i, column in enumerate(_COLUMNS) if column.is_number],
+        [column.header for column in columns],
+        [[escape(table.cell(row, column)) for column in columns] for row in table.rows(results)],
+        [i for i, column in enumerate(columns) if column.is_number],
     )
 
 
@@ -131,6 +129,8 @@ def _notes(results: Results) -> list[str]:
     if any(found.recipe for found in results.configurations):
         meanings = [f"*{word}*, {meaning}" for word, meaning in execution.DEFINITIONS.items()]
         blocks.append(f"Execution: {'; '.join(meanings)}.")
+    if advice := speed.recommendation(results):
+        blocks.append(escape(advice))
     blocks += [
         f"Before you deploy **{escape(note.row.title)}**: {escape(note.short)}"
         for note in execution.before_deploying(results)

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from resnet8_eval.record import ConfigurationResult, ExpectedRow, Results
+from resnet8_eval.record import (
+    ConfigurationResult,
+    ExpectedRow,
+    Latency,
+    Results,
+    Spread,
+    Throughput,
+)
 from resnet8_eval.report import words
 from resnet8_eval.report.words import NOTHING
 
@@ -60,6 +67,19 @@ class Column:
     def is_number(self) -> bool:
         """Whether it is aligned to the right."""
         return self.order is not None
+
+
+def _latency(found: ConfigurationResult) -> Latency:
+    """One image at a time, with the fewest threads; without figures where it was not timed."""
+    return next(iter(found.latency), Latency(0, 0, 0, False, 0, None, None, None, None))
+
+
+def _throughput(found: ConfigurationResult) -> Throughput:
+    return next(iter(found.throughput), Throughput(0, 0, 0, False, 0, None, None))
+
+
+def _order(found: Spread | None) -> float:
+    return found.median if found else 0.0
 
 
 _NAMES: Final[dict[str, Callable[[ExpectedRow | ConfigurationResult], str]]] = {
@@ -119,10 +139,30 @@ COLUMNS: Final = (
         lambda c: words.percent(c.agreement_percent),
         lambda c: c.agreement_percent,
     ),
+    Column(
+        "latency",
+        "One image, ms",
+        lambda c: words.median(_latency(c).p50_ms, 3),
+        lambda c: _order(_latency(c).p50_ms),
+    ),
+    Column(
+        "throughput",
+        "Images/s",
+        lambda c: words.median(_throughput(c).images_per_second, 0),
+        lambda c: _order(_throughput(c).images_per_second),
+    ),
+    Column(
+        "speedup",
+        "Times float32",
+        lambda c: words.median(_latency(c).speedup, 2),
+        lambda c: _order(_latency(c).speedup),
+    ),
     Column("size", "Size, kB", lambda c: words.kilobytes(c.size_bytes), lambda c: c.size_bytes),
     Column("word", "Verdict", lambda c: c.word),
     Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c.flagged else "none"),
 )
+SPEED: Final = ("latency", "throughput", "speedup")
+"""Keys of the columns that only a run which timed something has; with one thread."""
 BY_KEY: Final = {column.key: column for column in COLUMNS}
 _WORDS: Final = (
     *("degraded", "inconclusive", "equivalent, lower", "baseline", "equivalent"),
@@ -141,6 +181,12 @@ def rows(results: Results) -> list[Row]:
     baseline = results.baseline.configuration if results.baseline else None
     lines = [Row(entry, found.get(name), name == baseline) for name, entry in due.items()]
     return sorted(lines, key=lambda row: not row.is_baseline)
+
+
+def columns(results: Results) -> list[Column]:
+    """The columns for which a run has something to show."""
+    timed = any(found.latency for found in results.configurations)
+    return [column for column in COLUMNS if timed or column.key not in SPEED]
 
 
 def measured(results: Results) -> list[tuple[Row, ConfigurationResult]]:
@@ -199,6 +245,13 @@ def to_csv(results: Results) -> str:
                 ("delta_ci95_{}_pp", found.delta_ci95_pp or (None, None)),
             ):
                 values |= zip(map(quantity.format, ("low", "high")), limits, strict=True)
+        if found:
+            for key, spread in (
+                ("latency_p50_ms", _latency(found).p50_ms),
+                ("images_per_second", _throughput(found).images_per_second),
+                ("speedup", _latency(found).speedup),
+            ):
+                values[key] = spread and spread.median
         if row.is_baseline:
             values |= dict.fromkeys(_CSV_OF_A_DIFFERENCE)
         writer.writerow({key: _safe(value) for key, value in values.items()})
@@ -214,6 +267,7 @@ _CSV_COLUMNS: Final = (
     *("calibration_seed", "correct", "total", "accuracy_percent"),
     *("accuracy_ci95_low_percent", "accuracy_ci95_high_percent"),
     *_CSV_OF_A_DIFFERENCE[:-1],
+    *("latency_p50_ms", "images_per_second", "speedup"),
     *("size_bytes", "weights_bits", "needs", "quantized_ops", "float_ops"),
     *("word", "flagged", "flag_reason", "model_sha256", "assets"),
     *("change_from_stock_pp", "change_from_stock_mcnemar_p"),

@@ -6,15 +6,15 @@ import textwrap
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import diagnosis, table, tuning, words
+from resnet8_eval.report import diagnosis, speed, table, tuning, words
 
 _COLUMNS: Final = (
     *("title", "types", "bits", "needs", "execution", "accuracy", "correct"),
-    *("delta", "agreement", "size", "word", "flag"),
+    *("delta", "agreement", "latency", "speedup", "size", "word", "flag"),
 )
 _DISPENSABLE: Final = (
     *("needs", "bits", "types", "size"),
-    *("execution", "correct", "agreement", "word"),
+    *("execution", "latency", "speedup", "correct", "agreement", "word"),
 )
 """Columns that a narrow terminal goes without, the first of them first."""
 _SHORT: Final = {"types": "Weights/act.", "bits": "Bits"}
@@ -49,6 +49,7 @@ def render(results: Results, width: int) -> list[str]:
     lines += [""] * bool(results.tuning)
     for doubt in results.timing.told if results.timing else ():
         lines += textwrap.wrap(f"Speed: {doubt}", width, subsequent_indent="  ")
+    lines += textwrap.wrap(speed.recommendation(results) or "", width, subsequent_indent="  ")
     for name, milestone in results.milestones.items():
         lines.append(words.milestone(name, milestone))
         for found in diagnosis.of(results, name):
@@ -70,7 +71,7 @@ def _banner(title: str, text: str, width: int) -> list[str]:
 
 
 def _table(results: Results, width: int) -> list[str]:
-    columns = [table.BY_KEY[key] for key in _COLUMNS]
+    columns = [column for column in table.columns(results) if column.key in _COLUMNS]
     rows = table.rows(results)
     for key in ("", *_DISPENSABLE):
         columns = [column for column in columns if column.key != key]

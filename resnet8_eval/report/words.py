@@ -15,6 +15,7 @@ from resnet8_eval.record import (
     Recipe,
     RequirementResult,
     Results,
+    Spread,
 )
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, MIN_ACCURACY_PERCENT, condition
 
@@ -48,6 +49,11 @@ STATISTICS: Final = (
     "and not that of calibration images: each row is one calibration."
 )
 """What the figures of the comparison rest on."""
+
+
+def median(found: Spread | None, digits: int) -> str:
+    """A figure that was measured in rounds."""
+    return NOTHING if found is None else f"{found.median:.{digits}f}"
 
 
 def min_accuracy(results: Results) -> float:

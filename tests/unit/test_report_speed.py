@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
-from resnet8_eval.report import speed
+from resnet8_eval.report import reliability, speed, speed_charts, table, terminal
 from resnet8_eval.report.html import render
 from resnet8_eval.report.markdown import comparison
 from tests.unit.report_samples import Raw, all_met, record
@@ -56,3 +58,96 @@ def test_nothing_is_said_of_what_was_not_measured() -> None:
     assert speed.lines(results) == []
     assert speed.conditions(results) == []
     assert "Latency and throughput" not in render(results) + comparison(results)
+
+
+def _raced(**p50_ms: float) -> Raw:
+    """The tuned ONNX Runtime rows with these latencies, all of them equivalent."""
+    raw = all_met()
+    labels = {"threads": 1, "queries": 500, "valid": True, "busy_percent": 90.0, "batch": 1}
+    for row in raw["configurations"]:
+        ms = p50_ms.get(row["name"].replace("-", "_"))
+        if ms is not None:
+            spread = {"median": ms, "low": 0.99 * ms, "high": 1.01 * ms}
+            speedup = {key: 1 / value for key, value in spread.items()}
+            figures = {"p50_ms": spread, "p90_ms": spread, "p99_ms": spread}
+            row["latency"] = [{**labels, "speedup": speedup, **figures}]
+            row["throughput"] = [{**labels, "speedup": speedup, "images_per_second": spread}]
+    return raw
+
+
+def test_the_soonest_row_that_is_no_worse_is_recommended() -> None:
+    raw = _raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.3)
+    assert "deploy ONNX Runtime int8" in (speed.recommendation(record(raw)) or "")
+    raw = _raced(onnxruntime_int8_tuned=0.3, onnxruntime_uint8_tuned=0.2)
+    assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
+
+
+def test_a_row_that_is_worse_is_not_recommended_however_fast() -> None:
+    raw = _raced(onnxruntime_int8_tuned=0.1, onnxruntime_uint8_tuned=0.3)
+    for row in raw["configurations"]:
+        if row["name"] == "onnxruntime-int8-tuned":
+            row["word"] = "degraded"
+    advice = speed.recommendation(record(raw)) or ""
+    assert "deploy ONNX Runtime uint8" in advice
+    for row in raw["configurations"]:
+        row["word"] = "degraded"
+    assert "no row" in (speed.recommendation(record(raw)) or "")
+
+
+def test_of_rows_that_are_as_fast_one_for_a_plain_session_comes_first() -> None:
+    raw = _raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.201)
+    for row in raw["configurations"]:
+        if row["name"] == "onnxruntime-int8-tuned":
+            row["recipe"]["runs_as"] = "128 added"
+    assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
+
+
+def test_every_form_of_the_report_recommends_the_same() -> None:
+    results = record(_raced(onnxruntime_int8_tuned=0.2))
+    advice = speed.recommendation(results)
+    assert advice
+    for text in (render(results), comparison(results), " ".join(terminal.render(results, 400))):
+        assert advice.split(":")[0] in text
+    assert speed.recommendation(record(all_met())) is None
+
+
+def test_the_comparison_has_columns_of_speed_where_something_was_timed() -> None:
+    timed, untimed = record(_raced(onnxruntime_int8_tuned=0.2)), record(all_met())
+    for text in (render(timed), comparison(timed)):
+        assert "One image, ms" in text
+        assert "0.200" in text
+    for text in (render(untimed), comparison(untimed)):
+        assert "One image, ms" not in text
+    lines = {row["name"]: row for row in csv.DictReader(io.StringIO(table.to_csv(timed)))}
+    assert float(lines["onnxruntime-int8-tuned"]["latency_p50_ms"]) == 0.2
+
+
+def test_the_drawing_of_speed_puts_faster_rows_to_the_right() -> None:
+    drawing = speed_charts.tradeoff(
+        record(_raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.4))
+    )
+    assert drawing
+    places = {point["label"]: point["share"] for point in drawing["points"]}
+    assert places["ONNX Runtime int8, tuned"] > places["ONNX Runtime uint8, tuned"]
+    assert speed_charts.tradeoff(record(all_met())) is None
+
+
+def test_the_drawing_of_latencies_puts_longer_ones_to_the_right() -> None:
+    drawing = speed_charts.percentiles(record(_timed()))
+    assert drawing
+    (row,) = drawing["rows"]
+    places = [float(place.removesuffix("%")) for place in row["places"]]
+    assert places == sorted(places)
+    assert len(places) == 2  # the third is not known
+
+
+def test_a_curve_of_confidence_climbs_with_the_accuracy() -> None:
+    raw = all_met()
+    low = {"images": 10, "confidence_percent": 20.0, "accuracy_percent": 10.0}
+    none = {"images": 0, "confidence_percent": None, "accuracy_percent": None}
+    high = {"images": 90, "confidence_percent": 95.0, "accuracy_percent": 90.0}
+    curve = {"error_percent": 1.5, "bins": [low, none, high]}
+    raw["configurations"][3] |= {"reliability": curve, "baseline_reliability": curve}
+    (drawn,) = reliability.curves(record(raw))
+    assert drawn["model"] == "20.0,90.0 95.0,10.0"
+    assert "1.50 → 1.50 %" in render(record(raw))
