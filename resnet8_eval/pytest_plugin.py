@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Collection, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -315,40 +314,38 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_html_report_title(report: Any) -> None:
-    """Title of the HTML report."""
-    report.title = "ResNet8: conversion and quantization"
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> None:
-    """Put our own content above pytest-html's table of tests."""
+def pytest_html_results_summary(session: pytest.Session) -> None:
+    """Have pytest-html fill our page instead of its own, which is empty without scripts."""
     results = session.config.stash[_RUN].results
     if results is not None:
+        ReportPage(results).take_place(session.config)
+
+
+class ReportPage:
+    """What pytest-html takes for its template.
+
+    Parameters
+    ----------
+    results
+        What the run found.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    def take_place(self, config: pytest.Config) -> None:
+        """Become the template of this session's pytest-html."""
+        from pytest_html.basereport import BaseReport
+
+        for plugin in config.pluginmanager.get_plugins():
+            if isinstance(plugin, BaseReport):
+                plugin._template = self  # it has no hook for this
+
+    def render(self, **given: Any) -> str:
+        """The page, with pytest-html's data in the table of tests."""
         from resnet8_eval.report import html
 
-        prefix.append(html.render(results))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_html_results_table_header(cells: list[str]) -> None:
-    """Columns for requirement, measured and required."""
-    numbers = (f'<th class="number">{name}</th>' for name in ("Measured", "Required"))
-    cells[2:2] = ["<th>Requirement</th>", *numbers]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_html_results_table_row(report: pytest.TestReport, cells: list[str]) -> None:
-    """Fill those columns."""
-    found = dict(getattr(report, "user_properties", ()))  # a collection report has none
-    name, shown = found.get("requirement", ""), ("", "")
-    if "measured" in found and name in BY_ID:
-        entry = verdicts.entry(BY_ID[name], float(found["measured"]))
-        shown = (words.measured(entry), found["threshold"])
-    cells[2:2] = [
-        f"<td>{escape(name)}</td>",
-        *(f'<td class="number">{escape(text)}</td>' for text in shown),
-    ]
+        return html.page(self._results, given)
 
 
 class AcceptanceRun:

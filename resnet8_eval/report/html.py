@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +16,7 @@ from resnet8_eval.report import (
     execution,
     layers,
     reliability,
+    session,
     speed,
     speed_charts,
     table,
@@ -35,26 +38,26 @@ _TEMPLATES: Final = Path(__file__).with_name("templates")
 _ORDER: Final = {"not met": 0, "met": 1, "not evaluated": 2}
 
 
-def render(results: Results) -> str:
-    """Everything above pytest-html's table of tests.
+def page(results: Results, given: Mapping[str, Any] | None = None) -> str:
+    """The report as one page, which needs no script to be read.
 
-    Returns
-    -------
-    str
-        A fragment with its style and its script, which also give pytest-html's own parts the same
-        look, their place below, and a keyboard.
+    Parameters
+    ----------
+    results
+        What the run found.
+    given
+        The variables of pytest-html's template, for the table of tests; without them, none.
     """
-    return _template("fragment").render(_view(results), inside_pytest_html=True)
+    from resnet8_eval.results import encode
 
-
-def page(results: Results) -> str:
-    """The report as a page by itself, without the table of tests."""
-    return _template("page").render(_view(results), inside_pytest_html=False)
+    found = None if given is None else session.session(results, given)
+    data = base64.b64encode(encode(results).encode()).decode()
+    return str(_template("page").render(_view(results), session=found, data=data))
 
 
 def section(name: str, results: Results) -> str:
     """One of :data:`SECTIONS`."""
-    return _template(name).render(_view(results), inside_pytest_html=True)
+    return _template(name).render(_view(results), session=None)
 
 
 def _template(name: str) -> Any:

@@ -71,10 +71,7 @@ def look(driver: Any, width: int = DESK, *, dark: bool = False) -> None:
 
 def unfold(driver: Any) -> None:
     """Open everything that is folded away."""
-    driver.execute_script(
-        "for (const e of document.querySelectorAll('details')) e.open = true;"
-        "document.getElementById('show_all_details')?.click();"
-    )
+    driver.execute_script("for (const e of document.querySelectorAll('details')) e.open = true;")
 
 
 def picture(driver: Any, path: Path, height: int | None = None) -> None:

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from resnet8_eval.report import reliability, speed, speed_charts, table, terminal
-from resnet8_eval.report.html import render
+from resnet8_eval.report.html import page as render
 from resnet8_eval.report.markdown import comparison
 from tests.unit.report_samples import Raw, all_met, record
 

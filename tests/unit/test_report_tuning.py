@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnet8_eval.report import tuning
-from resnet8_eval.report.html import render
+from resnet8_eval.report.html import page as render
 from resnet8_eval.report.markdown import comparison
 from tests.unit.report_samples import Raw, all_met, record
 

@@ -34,12 +34,14 @@
     heading.append(button);
   }
 
-  // Filtering.
+  // Filtering; what is chosen stands in the address, so that a link can say it.
+  const address = new URLSearchParams(location.search);
   for (const form of all("form[data-filters]")) {
     const rows = all(`#${form.dataset.filters} tbody tr`);
-    const none = document.querySelector(".none-shown");
+    const none = form.closest("section").querySelector(".none-shown");
+    const selects = all("select", form);
     const apply = () => {
-      const chosen = all("select", form).filter((select) => select.value);
+      const chosen = selects.filter((select) => select.value);
       for (const row of rows) {
         row.hidden = chosen.some((select) => row.dataset[select.name] !== select.value);
       }
@@ -47,10 +49,22 @@
       form.querySelector("output").textContent = `${shown} of ${rows.length} shown`;
       none.hidden = shown > 0;
     };
+    for (const select of selects) {
+      select.value = address.get(select.name) ?? "";
+      if (select.selectedIndex < 0) select.value = "";
+    }
     form.hidden = false;
-    form.addEventListener("change", apply);
     form.addEventListener("submit", (event) => event.preventDefault());
-    apply(); // a browser may have kept the choices over a reload
+    form.addEventListener("change", () => {
+      apply();
+      for (const { name, value } of selects) {
+        if (value) address.set(name, value);
+        else address.delete(name);
+      }
+      const query = address.size ? `?${address}` : "";
+      history.replaceState(null, "", location.pathname + query + location.hash);
+    });
+    apply();
   }
 
   // A link lands on what it names, even if that is folded away or filtered out.
@@ -59,8 +73,8 @@
     if (!target) return;
     target.closest("details")?.setAttribute("open", "");
     if (target.hidden) {
-      const form = document.querySelector("form[data-filters]");
-      form.reset();
+      const form = target.closest("section").querySelector("form[data-filters]");
+      for (const select of all("select", form)) select.value = "";
       form.dispatchEvent(new Event("change"));
     }
     target.scrollIntoView();
@@ -68,7 +82,7 @@
   addEventListener("hashchange", reveal);
   addEventListener("load", reveal);
 
-  // What goes on to the side says so; pytest-html's table is put in its place by then.
+  // What goes on to the side says so.
   const hint = (region) => {
     const rest = region.scrollWidth - region.clientWidth - region.scrollLeft;
     region.classList.toggle("more", rest > 1);
