@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval import environment
 from resnet8_eval.backends import StoredTensor
+from resnet8_eval.convolution import by_line, convolve
 from resnet8_eval.network import Addition, Convolution, Dense, Network, Pooling
 from resnet8_eval.preprocess import Images, batches
 
@@ -136,14 +137,13 @@ class ExactNetwork:
         biases = {entry.name: entry for entry in tensors if entry.kind == "bias"}
         exact = network.constants()
         self._sums_of_pairs: dict[str, Floats] = {}
-        self._padded: dict[str, Floats] = {}
         self._lines: dict[str, list[NDArray[Any]]] = {}
         self.weights: dict[str, Weights] = {}
         for layer in network.weighted:
             stored = weights.get(layer.weight)
             if stored is None:
                 values = np.asarray(exact[layer.weight], np.float32)
-                values = values if isinstance(layer, Dense) else _by_line(values)
+                values = values if isinstance(layer, Dense) else by_line(values)
                 found = Weights(values, None, exact[layer.bias])
             else:
                 found = _weights(stored, biases[layer.weight])
@@ -219,8 +219,10 @@ class ExactNetwork:
         relu = layer.before_relu is not None
         scale = self.grid(layer.inputs[0]).scale
         if weights.scales is None:
-            return out.quantized(self._sums(x * scale, layer) + weights.bias, relu=relu)
-        sums = self._sums(x, layer)
+            return out.quantized(
+                convolve(x * scale, weights.integers, layer) + weights.bias, relu=relu
+            )
+        sums = convolve(x, weights.integers, layer)
         shape = sums.shape
         lines = self._lines.get(layer.name)
         if lines is None:  # each channel's numbers for one line of the map: short rows are slow
@@ -248,38 +250,6 @@ class ExactNetwork:
             sums *= multipliers
             np.rint(sums, out=sums)
         return out.clipped(sums, relu=relu).reshape(shape)
-
-    def _sums(self, x: Floats, layer: Convolution) -> NDArray[Any]:
-        """Exact sums of products, in the type of the weights: (n, height, width, O).
-
-        The inputs of each output lie in as many lines of the map as the kernel has, and neighbours
-        in one line side by side. So one product for each line of the kernel is taken, of windows
-        that are copied once for all of them.
-        """
-        weights = self.weights[layer.name].integers
-        down, across = layer.strides
-        top, left, bottom, right = layer.pads
-        count, height, width, channels = x.shape
-        shape = (count, height + top + bottom, width + left + right, channels)
-        padded = self._padded.get(layer.name)
-        if padded is None or padded.shape != shape:
-            padded = self._padded[layer.name] = np.zeros(shape, weights.dtype)
-        padded[:, top : top + height, left : left + width] = x
-        high, window, channels_out = weights.shape
-        lines = (shape[1] - high) // down + 1
-        wide = (shape[2] - window // channels) // across + 1
-        image, row, column, value = padded.strides
-        windows = np.ascontiguousarray(
-            np.lib.stride_tricks.as_strided(
-                padded, (count, shape[1], wide, window), (image, row, across * column, value)
-            )
-        )
-        total = np.zeros(0)
-        for i, line in enumerate(weights):
-            part = windows[:, i : i + down * (lines - 1) + 1 : down]
-            product = part.reshape(count, lines * wide, window) @ line
-            total = np.add(total, product, out=total) if i else product
-        return total.reshape(count, lines, wide, channels_out)
 
     def _addition(self, a: Floats, b: Floats, layer: Addition) -> Floats:
         """The sum of two maps, looked up: there are 65,536 pairs of integers."""
@@ -355,13 +325,7 @@ def _weights(stored: StoredTensor, bias: StoredTensor) -> Weights:
         bound = max(bound, int(np.abs(numbers).max()))
     exact = np.float32 if bound <= _EXACT_IN_FLOAT32 else np.float64
     return Weights(
-        (_by_line(values) if values.ndim == 4 else values.T).astype(exact),
+        (by_line(values) if values.ndim == 4 else values.T).astype(exact),
         np.broadcast_to(np.asarray(stored.scales, np.float32), len(numbers)),
         numbers.astype(exact if bias.scales else np.float32),
     )
-
-
-def _by_line(weight: NDArray[Any]) -> NDArray[Any]:
-    """A convolution's weight, OIHW, as (height, width x channels, O)."""
-    lines = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
-    return lines.reshape(len(lines), -1, len(weight))

@@ -140,7 +140,7 @@ def noise(
     names = [layer.output for layer in layers]
     signal, error = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     quantized = backend(row.framework).tensors(model, parameters, row, names, images, threads)
-    probe = Probe(parameters.exact, names, threads)
+    probe = Probe(parameters.exact, names)
     for clean, noisy in zip(probe.run(images), quantized, strict=True):
         for name in names:
             signal[name] += float(np.square(clean[name], dtype=np.float64).sum())

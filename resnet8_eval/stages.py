@@ -292,7 +292,7 @@ def _statistics(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
 
     images = inputs.images("calibration")
     folded = network.read(inputs.path("folded", "folded.onnx"))
-    found = collect(folded, images, inputs.threads, recipe)
+    found = collect(folded, images, recipe)
     found.save(out)
     checks = same_function(inputs.path("onnx", "model.onnx"), out, images, inputs.threads)
     return {
@@ -391,7 +391,6 @@ def _stock_proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
         network.read(inputs.path("folded", "folded.onnx")),
         inputs.images("calibration"),
         inputs.record(stage),
-        inputs.threads,
     )
 
 

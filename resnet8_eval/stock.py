@@ -39,7 +39,6 @@ def prove(
     network: Network,
     images: Images,
     record: Record,
-    threads: int,
 ) -> Record:
     """Hold a stock model against the float32 network and the calibration images.
 
@@ -55,8 +54,6 @@ def prove(
         The calibration images, uint8 (N, 32, 32, 3).
     record
         What was recorded when it was quantized.
-    threads
-        Threads for ONNX Runtime.
 
     Returns
     -------
@@ -71,7 +68,7 @@ def prove(
         equal("made by the quantizer of", MAKERS[row.framework], record["maker"]),
         equal("SHA-256 of what calibration fed", hashed.hexdigest(), record["fed_sha256"]),
         nearest(found, network),
-        ranges(row, found, network, images, threads),
+        ranges(row, found, network, images),
     ]
     return {
         **stored(found, row),
@@ -103,7 +100,6 @@ def ranges(
     found: Sequence[StoredTensor],
     network: Network,
     images: Images,
-    threads: int,
 ) -> Check:
     """Whether activation scales span what was seen on the calibration images.
 
@@ -111,7 +107,7 @@ def ranges(
     histogram, so its steps are no wider than that.
     """
     names = [name for node in network.model.graph.node for name in node.output]
-    spans = smallest_and_largest(Probe(network, names, threads), names, images)
+    spans = smallest_and_largest(Probe(network, names), names, images)
     low, high = fed(images).extremes()
     spans[network.input] = (min(low, 0.0), max(high, 0.0))
     steps = np.array([(high - low) / 255 for low, high in spans.values()])

@@ -207,7 +207,6 @@ def _collected_once(
     return collect(
         network.parse(onnx.load_from_string(folded)),
         Feed(np.frombuffer(pixels, np.uint8).reshape(-1, 32, 32, 3), how),
-        1,
         replace(TUNED, equalize=equalize, moment_stride=moment_stride),
     )
 

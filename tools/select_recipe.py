@@ -101,7 +101,7 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
         chosen, judged = train.images[calibrating.indices], train.images[validating]
         (work / "folded.onnx").write_bytes(folded)
         parsed = network.read(work / "folded.onnx")
-        decide(collect(parsed, chosen, 1, candidate.recipe), work, candidate.recipe, WEIGHT_LIMIT)
+        decide(collect(parsed, chosen, candidate.recipe), work, candidate.recipe, WEIGHT_LIMIT)
         reference = backends.scores(work / "folded.onnx", judged, threads=1)
         simulation = Simulation(Parameters.load(work))
     feed = study.Images(chosen, judged, train.labels[validating], reference)

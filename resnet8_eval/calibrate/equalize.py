@@ -21,7 +21,7 @@ FLOOR: Final = 0.02
 """A channel is enlarged at most fifty times; dead channels would grow without end."""
 
 
-def equalize(network: Network, images: Images, threads: int) -> Network:
+def equalize(network: Network, images: Images) -> Network:
     """Scale channels so that each spans the same range on the calibration images.
 
     Parameters
@@ -30,8 +30,6 @@ def equalize(network: Network, images: Images, threads: int) -> Network:
         Folded float32 network.
     images
         Calibration images, uint8 (N, 32, 32, 3).
-    threads
-        Threads for ONNX Runtime.
 
     Returns
     -------
@@ -39,7 +37,7 @@ def equalize(network: Network, images: Images, threads: int) -> Network:
         The same function with other weights.
     """
     streams = _streams(network)
-    ranges = _channel_ranges(network, images, threads)
+    ranges = _channel_ranges(network, images)
     weights = network.weights()
     for stream in streams:
         alive = [ranges[name] for name in stream if name in ranges and ranges[name].any()]
@@ -78,13 +76,11 @@ def _streams(network: Network) -> list[set[str]]:
     return streams
 
 
-def _channel_ranges(
-    network: Network, images: Images, threads: int
-) -> dict[str, NDArray[np.float64]]:
+def _channel_ranges(network: Network, images: Images) -> dict[str, NDArray[np.float64]]:
     """For each map, the mean over batches of each channel's largest magnitude."""
     names = sorted(layer.output for layer in network.maps)
     total = {name: np.float64(0) for name in names}
-    for values in Probe(network, names, threads).run(images):
+    for values in Probe(network, names).run(images):
         for name, value in values.items():
             total[name] = total[name] + np.abs(value).max(axis=(0, 2, 3))
     return {name: np.asarray(value) for name, value in total.items()}

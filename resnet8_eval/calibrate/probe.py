@@ -1,4 +1,9 @@
-"""Looking into a float32 network while calibration images run through it."""
+"""Looking into a network while calibration images run through it.
+
+It is computed in float64. Another processor sums in another order, and in float32 the last bits of
+every parameter would then depend on it; float64 leaves differences of some 1e-15, too small to move
+a parameter. So the same inputs give the same model on every processor.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +12,23 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
+from resnet8_eval.convolution import by_line, convolve
 from resnet8_eval.errors import ModelError
-from resnet8_eval.network import Network
+from resnet8_eval.network import Addition, Convolution, Dense, Network, Pooling
 from resnet8_eval.preprocess import Images, batches
 
-Tensor = NDArray[np.float32]
+Tensor = NDArray[np.float64]
 LARGEST: Final = 1e8
 """A value of a trained network is some thousands at most. At 1e13, TorchScript could not read back
 the scales that it had written."""
+_AT_ONCE: Final = 5
+"""Images whose windows stay in the processor's cache."""
 
 
 class Probe:
-    """A session whose outputs are tensors from inside the network.
+    """A network that shows tensors from inside.
 
     Parameters
     ----------
@@ -29,31 +36,26 @@ class Probe:
         float32.
     names
         The tensors to see.
-    threads
-        Threads for ONNX Runtime.
     """
 
-    def __init__(self, network: Network, names: Sequence[str], threads: int) -> None:
-        import onnxruntime as ort
-
-        exposed = onnx.ModelProto()
-        exposed.CopyFrom(network.model)
-        del exposed.graph.output[:]
-        exposed.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
-        )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(
-            exposed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        self._input = network.input
+    def __init__(self, network: Network, names: Sequence[str]) -> None:
+        self._network = network
         self._names = list(names)
+        self._weights = network.weights()
+        self._kernels = {
+            layer.weight: by_line(self._weights[layer.weight])
+            for layer in network.weighted
+            if isinstance(layer, Convolution)
+        }
         self._fed = hashlib.sha256()
 
     def run(self, images: Images) -> Iterator[dict[str, Tensor]]:
         """Yield the tensors of each batch of `images`, uint8 (N, 32, 32, 3).
+
+        Yields
+        ------
+        dict
+            Name to float64; maps are NCHW.
 
         Raises
         ------
@@ -62,8 +64,11 @@ class Probe:
         """
         for batch in batches(images):
             self._fed.update(batch.data)
-            outputs = self._session.run(None, {self._input: batch})
-            values = dict(zip(self._names, outputs, strict=True))
+            parts = [
+                self._tensors(batch[start : start + _AT_ONCE])
+                for start in range(0, len(batch), _AT_ONCE)
+            ]
+            values = {name: np.concatenate([part[name] for part in parts]) for name in self._names}
             for name, value in values.items():
                 largest = max(float(value.max()), -float(value.min()))
                 if not largest < LARGEST:  # NaN is not, either
@@ -75,7 +80,37 @@ class Probe:
                     )
             yield values
 
+    def _tensors(self, images: NDArray[np.float32]) -> dict[str, Tensor]:
+        network = self._network
+        pixels = images.astype(np.float64)
+        values: dict[str, Tensor] = {network.input: pixels, network.planes: pixels}
+        for layer in network.layers:
+            x = values[layer.inputs[0]]
+            match layer:
+                case Convolution():
+                    y = convolve(x, self._kernels[layer.weight], layer)
+                    y += self._weights[layer.bias]
+                case Addition():
+                    y = x + values[layer.inputs[1]]
+                case Pooling():
+                    y = x.mean(axis=(1, 2), keepdims=True)
+                    values[layer.flat] = y[:, 0, 0]
+                case Dense():
+                    y = x @ self._weights[layer.weight] + self._weights[layer.bias]
+            if isinstance(layer, Convolution | Addition) and layer.before_relu is not None:
+                values[layer.before_relu] = y
+                y = np.maximum(y, 0)
+            values[layer.output] = y
+        if network.softmax:
+            powers = np.exp(y - y.max(axis=1, keepdims=True))
+            values[network.output] = powers / powers.sum(axis=1, keepdims=True)
+        return {
+            name: np.moveaxis(value, -1, 1) if value.ndim == 4 and name != network.input else value
+            for name, value in values.items()
+            if name in self._names
+        }
+
     @property
     def fed_sha256(self) -> str:
-        """SHA-256 of all the bytes that the session has been fed."""
+        """SHA-256 of all the bytes that the network has been fed."""
         return self._fed.hexdigest()

@@ -38,7 +38,7 @@ class Observed(NamedTuple):
     fed_sha256: str
 
 
-def observe(network: Network, images: Images, threads: int) -> Observed:
+def observe(network: Network, images: Images) -> Observed:
     """Collect a histogram of every map.
 
     Parameters
@@ -47,11 +47,9 @@ def observe(network: Network, images: Images, threads: int) -> Observed:
         float32.
     images
         Calibration images, uint8 (N, 32, 32, 3).
-    threads
-        Threads for ONNX Runtime.
     """
     measured = [layer.output for layer in network.maps]
-    probe = Probe(network, measured, threads)
+    probe = Probe(network, measured)
     extremes = smallest_and_largest(probe, measured, images)
     fed_sha256 = probe.fed_sha256
     histograms = _histograms(probe, extremes, images)
@@ -96,13 +94,13 @@ def activation_ranges(
 def smallest_and_largest(
     probe: Probe, names: list[str], images: Images
 ) -> dict[str, tuple[float, float]]:
-    """Smallest (at most 0) and largest (at least 0) value of each tensor."""
+    """Smallest (at most 0) and largest (at least 0) value of each tensor, as float32 holds them."""
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for values in probe.run(images):
         for name, value in values.items():
             low[name] = min(low[name], float(value.min()))
             high[name] = max(high[name], float(value.max()))
-    return {name: (low[name], high[name]) for name in names}
+    return {name: (float(np.float32(low[name])), float(np.float32(high[name]))) for name in names}
 
 
 def _histograms(
@@ -112,8 +110,8 @@ def _histograms(
     for values in probe.run(images):
         for name, value in values.items():
             low, high = extremes[name]
-            step = np.float32(BINS / max(high - low, 1e-12))
-            bins = ((value.ravel() - np.float32(low)) * step).astype(np.int32)
+            step = BINS / max(high - low, 1e-12)
+            bins = ((value.ravel() - low) * step).astype(np.int32)
             counts[name] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
     return counts
 

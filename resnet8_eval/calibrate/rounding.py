@@ -120,7 +120,9 @@ def gptq(
     hessian = covariance.copy()
     diagonal = np.diag_indices_from(hessian)
     hessian[diagonal] += _DAMPING * hessian[diagonal].mean() + 1e-12
-    order = np.argsort(-hessian[diagonal], kind="stable")
+    # Taps of one channel can have the same variance up to the last bit, which another processor
+    # sums otherwise; in float32 they are equal, and their place decides.
+    order = np.argsort(-hessian[diagonal].astype(np.float32), kind="stable")
     upper = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
     free = weight[:, order].copy()
     rounded = np.empty_like(free)
@@ -134,7 +136,7 @@ def gptq(
     return result
 
 
-def input_moments(network: Network, images: Images, threads: int) -> Moments:
+def input_moments(network: Network, images: Images) -> Moments:
     """Mean and covariance of the inputs of every weighted layer.
 
     Parameters
@@ -143,23 +145,21 @@ def input_moments(network: Network, images: Images, threads: int) -> Moments:
         float32.
     images
         Calibration images, uint8 (N, 32, 32, 3).
-    threads
-        Threads for ONNX Runtime.
     """
     layers = network.weighted
     weights = network.constants()
     count = dict.fromkeys((layer.weight for layer in layers), 0)
     total: dict[str, Any] = {name: np.float64(0) for name in count}
     squares: dict[str, Any] = {name: np.float64(0) for name in count}
-    probe = Probe(network, list(dict.fromkeys(layer.inputs[0] for layer in layers)), threads)
+    probe = Probe(network, list(dict.fromkeys(layer.inputs[0] for layer in layers)))
     for values in probe.run(images):
         for layer in layers:
             name, rows = layer.weight, values[layer.inputs[0]]
             if isinstance(layer, Convolution):
                 rows = _windows(layer, weights[name].shape[2:], rows)
             count[name] += len(rows)
-            total[name] = total[name] + rows.sum(axis=0, dtype=np.float64)
-            squares[name] = squares[name] + (rows.T @ rows).astype(np.float64)
+            total[name] = total[name] + rows.sum(axis=0)
+            squares[name] = squares[name] + rows.T @ rows
     means = {name: np.asarray(total[name] / count[name]) for name in count}
     return {
         name: (mean, np.asarray(squares[name] / count[name] - np.outer(mean, mean)))
@@ -168,8 +168,8 @@ def input_moments(network: Network, images: Images, threads: int) -> Moments:
 
 
 def _windows(
-    layer: Convolution, kernel: tuple[int, ...], values: NDArray[np.float32]
-) -> NDArray[np.float32]:
+    layer: Convolution, kernel: tuple[int, ...], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The vectors that a convolution multiplies by its weights, shape (rows, in)."""
     top, left, bottom, right = layer.pads
     down, across = layer.strides

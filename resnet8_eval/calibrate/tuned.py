@@ -73,7 +73,7 @@ class Statistics(NamedTuple):
         return cls(network.read(folder / EXACT), observed, moments)
 
 
-def collect(folded: Network, images: Images, threads: int, recipe: Recipe) -> Statistics:
+def collect(folded: Network, images: Images, recipe: Recipe) -> Statistics:
     """Run the calibration images through the network.
 
     Parameters
@@ -82,17 +82,15 @@ def collect(folded: Network, images: Images, threads: int, recipe: Recipe) -> St
         float32 with batch normalisation folded.
     images
         Calibration images, uint8 (N, 32, 32, 3).
-    threads
-        Threads for ONNX Runtime.
     recipe
         Its ``equalize`` and ``moment_stride`` count here; recipes that differ in nothing else can
         share what is collected.
     """
-    exact = equalize(folded, images, threads) if recipe.equalize else folded
+    exact = equalize(folded, images) if recipe.equalize else folded
     return Statistics(
         exact,
-        observe(exact, images, threads),
-        input_moments(exact, images[:: recipe.moment_stride], threads),
+        observe(exact, images),
+        input_moments(exact, images[:: recipe.moment_stride]),
     )
 
 

@@ -153,7 +153,7 @@ def _fed(bench: Bench) -> str:
     """What calibration says that it fed."""
     images = np.load(bench.artifact("calibration").path("images.npy"))
     found = network.read(bench.artifact("parameters/tuned").path("rounded.onnx"))
-    return observe(found, images, 1).fed_sha256
+    return observe(found, images).fed_sha256
 
 
 @pytest.mark.parametrize("change", FEEDS.values(), ids=FEEDS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from resnet8_eval.calibrate.ranges import activation_ranges, observe
 from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide, same_function
 from resnet8_eval.checks import failed
 from resnet8_eval.configurations import TUNED
+from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import RAW, batches, preprocess
 from resnet8_eval.store import Record
 from tests import small_network
@@ -24,7 +28,7 @@ IMAGES = small_network.images()
 
 
 def calibrated(folder: Path) -> Record:
-    statistics = collect(small_network.parsed(), IMAGES, 1, TUNED)
+    statistics = collect(small_network.parsed(), IMAGES, TUNED)
     return decide(statistics, folder, TUNED, TUNED.weight_limit)
 
 
@@ -35,10 +39,10 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_ranges_are_those_of_the_equalized_network(made: Path) -> None:
-    wanted = equalize(small_network.parsed(), IMAGES, 1)
+    wanted = equalize(small_network.parsed(), IMAGES)
     found = Parameters.load(made)
     assert found.exact.model.SerializeToString() == wanted.model.SerializeToString()
-    assert found.activations == activation_ranges(wanted, observe(wanted, IMAGES, 1))
+    assert found.activations == activation_ranges(wanted, observe(wanted, IMAGES))
     assert found.activations["images"] == (0.0, 255.0)  # the grid's integers are the pixels
 
 
@@ -90,3 +94,40 @@ def test_the_bytes_that_were_fed_are_told(tmp_path: Path) -> None:
 def test_an_image_that_only_one_of_both_feeds_has_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "batches", lambda images: batches(images[:-1]))
     assert compare_feeds(IMAGES, "")["differing_bytes"] == 4 * IMAGES[0].size
+
+
+DECIDE = """
+import hashlib, sys
+from pathlib import Path
+import numpy as np
+from resnet8_eval import configurations, network
+from resnet8_eval.calibrate.tuned import collect, decide
+folded, images, out = map(Path, sys.argv[1:])
+statistics = collect(network.read(folded), np.load(images)[::10], configurations.TUNED)
+for recipe in configurations.recipes():
+    decide(statistics, out, recipe, recipe.weight_limit)
+    for path in sorted(out.iterdir()):
+        print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+"""
+
+
+def test_another_processor_s_kernels_decide_the_same_bytes(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """OpenBLAS can be told to sum as it does on processors without AVX-512, or without AVX."""
+    arguments = [
+        pipeline.artifact("folded").path("folded.onnx"),
+        pipeline.artifact("calibration").path("images.npy"),
+        tmp_path,
+    ]
+    decided = {
+        subprocess.run(  # noqa: S603 (our own words)
+            [sys.executable, "-c", DECIDE, *map(str, arguments)],
+            env={**os.environ, "OPENBLAS_CORETYPE": kind},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for kind in ("Nehalem", "Haswell", "SkylakeX")
+    }
+    assert [len(found.splitlines()) for found in decided] == [8]

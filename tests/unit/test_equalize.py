@@ -12,7 +12,7 @@ from resnet8_eval.network import Network, read
 from resnet8_eval.pipeline import Pipeline
 from tests import small_network
 
-Tensor = NDArray[np.float32]
+Tensor = NDArray[np.float64]
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def model(pipeline: Pipeline) -> Network:
 
 @pytest.fixture(scope="module")
 def equalized(model: Network, images: NDArray[np.uint8]) -> Network:
-    return equalize(model, images, 1)
+    return equalize(model, images)
 
 
 def seen(model: Network, names: list[str], images: NDArray[np.uint8]) -> dict[str, Tensor]:
-    return next(Probe(model, names, 1).run(images))
+    return next(Probe(model, names).run(images))
 
 
 def test_the_function_stays_the_same(
@@ -77,7 +77,7 @@ def test_no_channel_is_enlarged_without_end(model: Network, images: NDArray[np.u
     weights, layer = model.weights(), model.weighted[1]
     for name in (layer.weight, layer.bias):
         weights[name][3] = 0
-    after = equalize(model.with_weights(weights), images, 1).weights()
+    after = equalize(model.with_weights(weights), images).weights()
     for name in (layer.weight for layer in model.weighted):
         assert np.isfinite(after[name]).all()
         assert np.abs(after[name]).max() <= np.abs(weights[name]).max() / FLOOR * 1.001
@@ -85,7 +85,7 @@ def test_no_channel_is_enlarged_without_end(model: Network, images: NDArray[np.u
 
 def test_a_shortcut_s_channels_are_scaled_with_those_that_it_is_added_to() -> None:
     model, images = small_network.parsed(), small_network.images()
-    equalized = equalize(model, images, 1)
+    equalized = equalize(model, images)
     before, after = (seen(one, ["output"], images)["output"] for one in (model, equalized))
     assert np.abs(before - after).max() < 1e-5
 

@@ -134,7 +134,7 @@ def model(pipeline: Pipeline) -> Network:
 
 @pytest.fixture(scope="module")
 def observed(model: Network, images: Images) -> Observed:
-    return observe(model, images, 1)
+    return observe(model, images)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_a_pooled_map_without_relu_keeps_its_zero_point() -> None:
 def test_ranges_do_not_depend_on_threads_or_on_what_was_asked_before(
     ranges: Ranges, model: Network, images: Images
 ) -> None:
-    assert activation_ranges(model, observe(model, images, 2)) == ranges
+    assert activation_ranges(model, observe(model, images)) == ranges
 
 
 def test_the_stand_in_s_ranges_were_found_with_what_it_recorded(pipeline: Pipeline) -> None:

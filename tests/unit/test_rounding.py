@@ -81,9 +81,7 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
     """Against another implementation of the windows of a convolution."""
     model, images = small_network.parsed(), small_network.images()
     names = ["planes", "first/relu", "flat"]
-    fed = {
-        name: torch.from_numpy(x) for name, x in next(Probe(model, names, 1).run(images)).items()
-    }
+    fed = {name: torch.from_numpy(x) for name, x in next(Probe(model, names).run(images)).items()}
     top, left, bottom, right = small_network.PADS
     padded = functional.pad(fed["planes"], (left, right, top, bottom))
     windows = {
@@ -93,7 +91,7 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
         "second/weight": functional.unfold(fed["first/relu"], 3, padding=1),
         "dense/weight": fed["flat"][:, :, None],
     }
-    found = input_moments(model, images, 1)
+    found = input_moments(model, images)
     assert list(found) == list(windows)
     for name, columns in windows.items():
         rows = columns.transpose(1, 2).flatten(0, 1).double().numpy()
@@ -106,10 +104,10 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])
 def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
     model, images = small_network.parsed(), small_network.images()
-    moments = input_moments(model, images, 1)
+    moments = input_moments(model, images)
     rounded = round_weights(model, moments, Recipe(rounding=rounding), limit=7).network
     means = [
-        next(Probe(one, ["first"], 1).run(images))["first"].mean(axis=(0, 2, 3), dtype=np.float64)
+        next(Probe(one, ["first"]).run(images))["first"].mean(axis=(0, 2, 3), dtype=np.float64)
         for one in (model, rounded)
     ]
     assert not np.array_equal(
@@ -125,7 +123,7 @@ def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
 ) -> None:
     model, images = small_network.parsed(), small_network.images(4)
     recipe = Recipe(granularity=granularity, rounding="nearest")
-    found = round_weights(model, input_moments(model, images, 1), recipe, limit)
+    found = round_weights(model, input_moments(model, images), recipe, limit)
     before, after = model.constants(), found.network.constants()
     for name, scale in found.scales.items():
         largest = np.abs(found.integers[name].astype(int)).reshape(len(scale), -1).max(axis=1)
@@ -141,7 +139,7 @@ def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
 def test_a_layer_that_the_recipe_leaves_in_float_stays_as_it_was(place: int) -> None:
     model, images = small_network.parsed(), small_network.images(4)
     recipe = Recipe(float_layers=(place,))
-    found = round_weights(model, input_moments(model, images, 1), recipe)
+    found = round_weights(model, input_moments(model, images), recipe)
     layer = model.weighted[place]
     before, after = model.constants(), found.network.constants()
     for name in (layer.weight, layer.bias):
@@ -163,7 +161,7 @@ def images(pipeline: Pipeline) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def rounded(model: Network, images: NDArray[np.uint8]) -> Rounded:
-    return round_weights(model, input_moments(model, images, 1))
+    return round_weights(model, input_moments(model, images))
 
 
 def test_every_weight_is_its_integer_times_its_scale(rounded: Rounded) -> None:
@@ -197,7 +195,7 @@ def test_biases_make_up_for_the_mean_error(
     assert isinstance(layer, Convolution)
     first = str(layer.before_relu)
     means = [
-        next(Probe(one, [first], 1).run(images))[first].mean(axis=(0, 2, 3), dtype=np.float64)
+        next(Probe(one, [first]).run(images))[first].mean(axis=(0, 2, 3), dtype=np.float64)
         for one in (model, rounded.network)
     ]
     assert means[1] == pytest.approx(means[0], abs=1e-4)
@@ -206,7 +204,7 @@ def test_biases_make_up_for_the_mean_error(
 def test_rounding_twice_gives_the_same(
     model: Network, rounded: Rounded, images: NDArray[np.uint8]
 ) -> None:
-    again = round_weights(model, input_moments(model, images, 2))
+    again = round_weights(model, input_moments(model, images))
     assert again.network.model.SerializeToString() == rounded.network.model.SerializeToString()
 
 

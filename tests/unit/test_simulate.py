@@ -24,7 +24,7 @@ from tests import small_network
 
 @pytest.fixture
 def simulation(pipeline: Pipeline) -> Simulation:
-    return Simulation(Parameters.load(pipeline.artifact("parameters/tuned").folder))
+    return Simulation(Parameters.load(pipeline.artifact("parameters/tuned-8bit").folder))
 
 
 def test_with_no_layer_quantized_it_is_the_float_network(
@@ -146,8 +146,8 @@ def test_noise_is_told_in_decibels() -> None:
 def test_a_sum_is_quantized_with_the_layer_before_it_and_with_no_other() -> None:
     """Grids fine enough to change nothing, but for the sum's, on which everything is zero."""
     model, images = small_network.parsed(), small_network.images()
-    exact = next(Probe(model, ["scores"], 1).run(images))["scores"]
-    ranges = activation_ranges(model, observe(model, images, 1), Recipe(ranges="minmax"))
+    exact = next(Probe(model, ["scores"]).run(images))["scores"]
+    ranges = activation_ranges(model, observe(model, images), Recipe(ranges="minmax"))
     fine, coarse = (
         Simulation(Parameters(model, model, chosen, {}, {}), levels=60_000)
         for chosen in (ranges, {**ranges, "sum/relu": (0.0, 1e9)})

@@ -80,7 +80,7 @@ def test_the_stock_model_of_another_framework_is_seen(
     )
     found = read_back(pipeline, torch, folded)
     assert stock.nearest(found, folded).ok
-    assert not stock.ranges(ort, found, folded, images, 1).ok
+    assert not stock.ranges(ort, found, folded, images).ok
 
 
 # torch's own remark on parameters that share memory, as those of onnx2torch do.
@@ -94,7 +94,7 @@ def test_another_calibration_than_the_recorded_one_is_seen(
     path = tmp_path / backend.STOCK_FILE
     folded = pipeline.artifact("folded").path("folded.onnx")
     record = backend.quantize(folded, images[:50], row, path, 1)
-    found = stock.prove(row, path, network.read(folded), images, record, 1)
+    found = stock.prove(row, path, network.read(folded), images, record)
     broken = {check.name for check in failed(from_records(found["checks"]))}
     assert "SHA-256 of what calibration fed" in broken
     if row.framework == "onnxruntime":
@@ -107,7 +107,7 @@ def test_one_scale_that_is_not_from_the_images_is_named(
     found = read_back(pipeline, ROWS[0], folded)
     place = next(n for n, entry in enumerate(found) if entry.kind == "activation" and n > 5)
     found[place] = replace(found[place], scales=[found[place].scales[0] * 1.01])
-    check = stock.ranges(ROWS[0], found, folded, images, 1)
+    check = stock.ranges(ROWS[0], found, folded, images)
     assert check.observed == found[place].name
 
 

@@ -264,7 +264,7 @@ from resnet8_eval.cifar10 import read_split
 
 folded, images, dataset, out = map(Path, sys.argv[1:])
 recipe = configurations.TUNED
-statistics = collect(network.read(folded), np.load(images)[::5], 1, recipe)
+statistics = collect(network.read(folded), np.load(images)[::5], recipe)
 record = decide(statistics, out, recipe, recipe.weight_limit)
 row = configurations.of("torch-int8-tuned")
 torch.write(Parameters.load(out), row, out / "model.pt")
