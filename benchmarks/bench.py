@@ -101,7 +101,8 @@ class Bench:
         return dict(taken)
 
     def acceptance(self, *words: str) -> float:
-        """A whole run of all milestones."""
+        """A whole run of all milestones but v1_3, whose measurement of speed takes its own time."""
+        words = ("-m", "not v1_3", *words)
         places = [f"--reports-dir={self.folder / 'reports'}", "-p", "no:cacheprovider"]
         return self.once(sys.executable, "-m", "pytest", "tests/acceptance", *places, *words)
 
@@ -153,7 +154,15 @@ def whole_runs(bench: Bench) -> Lines:
             steps[step].append(bench.once(sys.executable, "-m", "benchmarks.plain", *words))
         return sum(taken[-1] for taken in steps.values())
 
-    taken = bench.in_turn(cold=cold, warm=bench.acceptance, plain=plain)
+    def alike() -> float:
+        """The plain script's rows in the suite, cold: each held against the baseline."""
+        shutil.rmtree(bench.folder / "cache", ignore_errors=True)
+        names = [
+            f"compare/{row.name}" for row in rows.CONFIGURATIONS if row not in rows.calibrated()
+        ]
+        return bench.once(sys.executable, "-m", "resnet8_eval", "run", *names)
+
+    taken = bench.in_turn(cold=cold, warm=bench.acceptance, alike=alike, plain=plain)
     collect = ["tests/acceptance", "--collect-only", "-q", "-p", "no:cacheprovider"]
     taken |= bench.in_turn(
         collect=lambda: bench.once(sys.executable, "-m", "pytest", *collect),
@@ -168,6 +177,7 @@ def whole_runs(bench: Bench) -> Lines:
     titles = {
         "cold": "suite, cold",
         "warm": "suite, warm",
+        "alike": "suite, cold: the plain script's rows",
         "plain": "plain script",
         "collect": "`pytest --collect-only`",
         "help": "`python -m resnet8_eval --help`",
@@ -179,9 +189,14 @@ def whole_runs(bench: Bench) -> Lines:
     base = statistics.median(taken["plain"])
     for name, title in titles.items():
         ratio = base / statistics.median(taken[name])
-        shown = f"{ratio:.1f} times" if name in ("cold", "warm") else ""
+        shown = f"{ratio:.1f} times" if name in ("cold", "warm", "alike") else ""
         yield f"| {title} | {spread(taken[name], 2)} | {shown} |"
     yield f"| suite, cold: processor time, all cores | {spread(processor, 2)} |  |"
+    idle = [
+        100 * (1 - busy / (wall * environment.usable_cores()))
+        for busy, wall in zip(processor, taken["cold"], strict=True)
+    ]
+    yield f"| suite, cold: share of the processor left idle, % | {spread(idle)} |  |"
     yield from ("", "| Step of the plain script | Median, s | Least–most |", "|---|--:|--:|")
     for name, seconds in steps.items():
         yield f"| {name} | {spread(seconds)} |"
