@@ -185,7 +185,7 @@ class ExactNetwork:
         """
         network = self.network
         for fed in batches(images, batch):
-            values: Arrays = {network.planes: self.grids[network.input].quantized(fed)}
+            values: Arrays = {network.planes: self.grid(network.planes).quantized(fed)}
             for layer in network.layers:
                 x = values[layer.inputs[0]]
                 match layer:
@@ -203,7 +203,7 @@ class ExactNetwork:
 
     def grid(self, name: str) -> Grid:
         """The grid of a tensor; what is only moved has that of what it was moved from."""
-        return self.grids[self._moved.get(name, name)]
+        return self.grids[name if name in self.grids else self._moved[name]]
 
     def multipliers(self, layer: Convolution | Dense) -> Floats:
         """What brings an integer sum of a quantized layer to its output, for each channel."""

@@ -8,12 +8,19 @@ become unsigned ones before. Products of unsigned weights are added in 32 bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet8_eval import environment
-from resnet8_eval.backends import StoredTensor
+from resnet8_eval.backends import StoredTensor, backend, framework_of
 from resnet8_eval.environment import SATURATION_FREE_LIMIT
+from resnet8_eval.errors import ModelError
+
+if TYPE_CHECKING:
+    from resnet8_eval.preprocess import Images
 
 
 def largest_weight(found: Sequence[StoredTensor], *, signed: bool = False) -> int:
@@ -56,3 +63,67 @@ def cause(found: Sequence[StoredTensor], framework: str) -> str | None:
     if reason is None or largest <= SATURATION_FREE_LIMIT:
         return None
     return f"{reason}, so weights beyond ±63 (here ±{largest}) overflow 16-bit sums"
+
+
+def told(
+    path: Path, images: Images, labels: NDArray[np.integer[Any]], scores: NDArray[np.float32]
+) -> dict[str, Any] | None:
+    """What signed weights mean for a stored model of any tool.
+
+    Parameters
+    ----------
+    path
+        The model.
+    images, labels
+        What it was evaluated on.
+    scores
+        What its kernels gave for them, float32 (N, 10).
+
+    Returns
+    -------
+    dict or None
+        None where every signed weight lies within ±63. Else ``largest_weight``; ``needs``, the
+        instructions without which x86 kernels can saturate on it; and, on a processor without
+        them, ``warning``. Then ``disagreements`` counts the images to which kernels and exact
+        integers give another class, and ``exact_correct`` what the integers get right, both None
+        where they could not be computed.
+    """
+    framework = framework_of(path)
+    largest = 0 if framework == "keras" else backend(framework).signed_weights(path)
+    if largest <= SATURATION_FREE_LIMIT:
+        return None
+    found = {"largest_weight": largest, "needs": environment.exact_instructions(framework)}
+    reason = environment.saturating_kernels(framework)
+    if reason is None:
+        return {**found, "warning": None}
+    differing, correct, counted = _against_exact(path, images, labels, scores)
+    said = (
+        f"signed weights go up to ±{largest}, and {reason}. Kernels here add pairs of products in "
+        f"16 bits, which weights beyond ±{SATURATION_FREE_LIMIT} overflow: these figures are those "
+        f"of cut-off sums. {counted} Run it on x86 with {found['needs']}, or quantize it with "
+        f"weights within ±{SATURATION_FREE_LIMIT} (reduce_range)."
+    )
+    return {**found, "warning": said, "disagreements": differing, "exact_correct": correct}
+
+
+def _against_exact(
+    path: Path, images: Images, labels: NDArray[np.integer[Any]], scores: NDArray[np.float32]
+) -> tuple[int | None, int | None, str]:
+    """Images of another class, what exact integers get right, and both in a sentence."""
+    unknown = "On how many images exact integers give another class could not be computed"
+    if path.suffix != ".onnx":
+        return None, None, f"{unknown}: a TorchScript file does not show its network."
+    from resnet8_eval import quantized_onnx
+
+    try:
+        answers = quantized_onnx.read(path).scores(images).argmax(axis=1)
+    except ModelError as error:
+        return None, None, f"{unknown}: {error.what} Given: {error.given}."
+    differing = int((scores.argmax(axis=1) != answers).sum())
+    correct = int((answers == labels).sum())
+    return (
+        differing,
+        correct,
+        f"Exact integers give another class on {differing} of {len(labels)} images, and get "
+        f"{correct} right.",
+    )

@@ -152,6 +152,9 @@ class Backend(Protocol):
     def read_back(self, path: Path, network: Network) -> list[StoredTensor]:
         """Read every quantized tensor of a stored model; shares no code with :meth:`write`."""
 
+    def signed_weights(self, path: Path) -> int:
+        """Largest magnitude of the int8 weights that a stored model's kernels multiply by."""
+
     def tensors(
         self,
         path: Path,

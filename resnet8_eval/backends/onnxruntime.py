@@ -395,6 +395,25 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     return found
 
 
+def signed_weights(path: Path) -> int:
+    """Largest magnitude of the int8 weights that a stored model's kernels multiply by.
+
+    Every int8 matrix or kernel among the constants counts, so that models of any tool, in QDQ or in
+    QOperator format, are covered; zero points and biases have fewer dimensions.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    arrays = (
+        numpy_helper.to_array(entry)
+        for entry in onnx.load(path).graph.initializer
+        if entry.data_type == onnx.TensorProto.INT8 and len(entry.dims) > 1
+    )
+    return max(
+        (int(np.abs(values.astype(np.int16)).max(initial=0)) for values in arrays), default=0
+    )
+
+
 def tensors(
     path: Path,
     parameters: Parameters,

@@ -400,6 +400,17 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     return found
 
 
+def signed_weights(path: Path) -> int:
+    """As in :class:`resnet8_eval.backends.Backend`; an exported program has no integer kernels."""
+    if path.suffix == ".pt2":
+        return 0
+    import torch
+
+    weights = (weight for weight, _ in _stored_layers(torchscript.load(path)).values())
+    kept = (w.int_repr().short() for w in weights if w.is_quantized and w.dtype == torch.qint8)
+    return max((int(integers.abs().max()) for integers in kept), default=0)
+
+
 def _read_program(path: Path, network: Network) -> list[StoredTensor]:
     """The tensors of an exported program; its layers come in the network's order."""
     program = _program(path)

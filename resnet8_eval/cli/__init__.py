@@ -141,12 +141,12 @@ def evaluate(
     from resnet8_eval.preprocess import chosen
 
     how = chosen(preprocessing)
-    scores, labels, source, hint = _scores(model, how, kind, assets_dir, cache_dir)
+    scores, labels, source, told = _scores(model, how, kind, assets_dir, cache_dir)
     record = {
         "model": str(model),
         "assets": source.kind,
         "preprocessing": {"name": how.name, **how.describe()},
-        "hint": hint,
+        **told,
         **judge(scores, labels, read_class_names(source.dataset, source.dataset_sha256)),
     }
     if as_json:
@@ -158,8 +158,8 @@ def evaluate(
     )
     for entry in record["per_class"]:
         typer.echo(f"  {entry['name']:11} {entry['accuracy_percent']:6.2f} %")
-    if hint:
-        typer.echo(f"hint: {hint}")
+    for line in _doubts(told):
+        typer.echo(line)
 
 
 @app.command()
@@ -184,11 +184,11 @@ def compare(
     reference, labels, source, _ = found[0]
     names = read_class_names(source.dataset, source.dataset_sha256)
     rows = []
-    for model, (scores, *_, hint) in zip((baseline, *models), found, strict=True):
+    for model, (scores, *_, told) in zip((baseline, *models), found, strict=True):
         rows.append(
             {
                 "model": str(model),
-                "hint": hint,
+                **told,
                 "size_bytes": model.stat().st_size,
                 **judge(scores, labels, names),
                 **analysis.compare(scores, reference, labels, names),
@@ -196,8 +196,8 @@ def compare(
             }
         )
     if as_json:
-        told = {"name": how.name, **how.describe()}
-        print_json({"assets": source.kind, "preprocessing": told, "models": rows})
+        fed = {"name": how.name, **how.describe()}
+        print_json({"assets": source.kind, "preprocessing": fed, "models": rows})
         return
     titles = _told_apart([Path(row["model"]) for row in rows])
     for title, row in zip(titles, rows, strict=True):
@@ -212,8 +212,22 @@ def compare(
             f"{title:28} {row['accuracy_percent']:6.2f} % "
             f"({row['correct']}/{row['total']}){beside}  {row['word']}"
             + (f"  FLAGGED: {row['flag_reason']}" if row["flagged"] else "")
-            + (f"\n  hint: {row['hint']}" if row["hint"] else "")
+            + "".join(f"\n  {line}" for line in _doubts(row))
         )
+
+
+def _doubts(told: dict[str, Any]) -> list[str]:
+    """What may be wrong with a model's figures, a line each."""
+    found = told["saturation"]
+    lines = [f"hint: {told['hint']}"] if told["hint"] else []
+    if found and found["warning"]:
+        lines.append(f"warning: {found['warning']}")
+    elif found:
+        lines.append(
+            f"note: signed weights up to ±{found['largest_weight']}: on x86 without "
+            f"{found['needs']}, kernels saturate on them and give other answers"
+        )
+    return lines
 
 
 def _told_apart(paths: list[Path]) -> list[str]:
@@ -223,6 +237,47 @@ def _told_apart(paths: list[Path]) -> list[str]:
         if len(set(names)) == len(set(paths)):
             break
     return names
+
+
+@app.command()
+@reporting_errors
+def golden(
+    model: Annotated[Path, typer.Argument(help="Quantized ONNX model.")],
+    output: Output,
+    images: Annotated[str, typer.Option(help="Positions among the test images.")] = "0,1,2",
+    preprocessing: PreprocessingName = "raw",
+    kind: Kind = "real",
+    assets_dir: AssetsDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what each layer reads, holds and gives, in integers, for a comparison bit by bit.
+
+    One .npz for each layer, and index.json.
+    """
+    from resnet8_eval import golden as vectors
+    from resnet8_eval import quantized_onnx
+    from resnet8_eval.cifar10 import read_split
+    from resnet8_eval.convert import onnx_file
+    from resnet8_eval.preprocess import Feed, chosen
+
+    _demand_file(model, (".onnx",))
+    onnx_file.demand_readable(model)
+    found = _locate(kind, assets_dir, cache_dir, model, (".onnx",))
+    test = read_split(found.dataset, "test", found.dataset_sha256).images
+    words = images.split(",")
+    positions = [int(word) for word in words if word.strip().isdecimal()]
+    if len(positions) < len(words) or max(positions) >= len(test):
+        raise typer.BadParameter(
+            f"'{images}' is no list of positions from 0 to {len(test) - 1}, such as 0,1,2"
+        )
+    fed = Feed(test[positions], chosen(preprocessing))
+    with _whole_folder(output) as folder:
+        index = vectors.write(quantized_onnx.read(model), fed, positions, folder)
+    if as_json:
+        print_json(index)
+    else:
+        typer.echo(f"{len(index['layers'])} layers, {len(positions)} images; written to {output}")
 
 
 @app.command()
@@ -521,9 +576,9 @@ def _scores(
     kind: Literal["real", "auto", "stand-in"],
     assets_dir: Path | None,
     cache_dir: Path | None,
-) -> tuple[Any, Any, assets.Assets, str | None]:
+) -> tuple[Any, Any, assets.Assets, dict[str, Any]]:
     """Scores of a stored model, the labels, where the images come from, and what may be wrong."""
-    from resnet8_eval import backends, calibration, hints
+    from resnet8_eval import backends, calibration, hints, saturation
     from resnet8_eval.cifar10 import read_class_names, read_split
     from resnet8_eval.convert import onnx_file
     from resnet8_eval.preprocess import Feed
@@ -543,7 +598,8 @@ def _scores(
             train.labels[some],
             read_class_names(found.dataset, found.dataset_sha256),
         )
-    return scores, test.labels, found, tried["hint"]
+        saturating = saturation.told(model, Feed(test.images, how), test.labels, scores)
+    return scores, test.labels, found, {"hint": tried["hint"], "saturation": saturating}
 
 
 def _demand_file(model: Path, suffixes: tuple[str, ...]) -> None:

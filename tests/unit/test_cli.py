@@ -36,6 +36,7 @@ COMMANDS = [
     ["convert"],
     ["evaluate"],
     ["compare"],
+    ["golden"],
     ["quantize"],
     ["report"],
     ["requirements"],

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import json
+from pathlib import Path
 
-from resnet8_eval import configurations, environment, proof, saturation
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner, Result
+
+from resnet8_eval import (
+    backends,
+    cli,
+    configurations,
+    environment,
+    proof,
+    quantized_onnx,
+    saturation,
+)
 from resnet8_eval.backends import StoredTensor
-from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.pipeline import Pipeline, model_path
 
 
 def weight(largest: int, dtype: str = "int8") -> StoredTensor:
@@ -67,3 +81,100 @@ def test_no_tuned_row_needs_any_instruction(
     signed = row.weights_dtype == "int8" and row.execution == "kernel"
     assert found["needs"] == ("VNNI" if row.is_stock and signed else None)
     assert row.is_stock or found["weights_bits"] == (7 if signed else 8)
+
+
+SIGNED = configurations.of("onnxruntime-int8-stock")
+WITHOUT_VNNI = {"flags": ["avx2"], "onednn_max_cpu_isa": None}
+
+
+def evaluated(pipeline: Pipeline, row: configurations.Configuration, *words: str) -> Result:
+    model = model_path(pipeline, row)
+    return CliRunner().invoke(cli.app, ["evaluate", str(model), "--assets=stand-in", *words])
+
+
+@pytest.mark.parametrize("without", [True, False])
+def test_evaluate_warns_of_weights_that_saturate_here(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, without: bool
+) -> None:
+    honest = {**environment.cpu(), "flags": ["avx2", "avx512_vnni"], "onednn_max_cpu_isa": None}
+    cpu = honest | (WITHOUT_VNNI if without else {})
+    monkeypatch.setattr(environment, "cpu", lambda: cpu)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    said = " ".join(evaluated(pipeline, SIGNED).stdout.split())
+    assert ("warning: signed weights go up to ±127, and this processor has no VNNI" in said) == (
+        without
+    )
+    assert ("note: signed weights up to ±127: on x86 without VNNI" in said) != without
+    found = json.loads(evaluated(pipeline, SIGNED, "--json").stdout)["saturation"]
+    assert (found["largest_weight"], found["needs"]) == (127, "VNNI")
+    if without:
+        assert found["exact_correct"] == found_exactly(pipeline)
+        assert f"get {found['exact_correct']} right" in said
+    tuned = evaluated(pipeline, configurations.of("onnxruntime-int8-tuned")).stdout
+    assert "warning" not in tuned
+    assert "note" not in tuned
+
+
+def found_exactly(pipeline: Pipeline) -> int:
+    test = read_split(pipeline.settings.assets.dataset, "test")
+    exact = quantized_onnx.read(model_path(pipeline, SIGNED))
+    return int((exact.scores(test.images).argmax(axis=1) == test.labels).sum())
+
+
+def test_images_that_saturation_changes_are_counted(
+    pipeline: Pipeline, standin_test: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that gave seven images another class than their integers."""
+    monkeypatch.setattr(environment, "cpu", lambda: WITHOUT_VNNI)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    path, images, labels = model_path(pipeline, SIGNED), standin_test.images, standin_test.labels
+    scores = quantized_onnx.read(path).scores(images)
+    for count in (0, 7):
+        scores[:count] = np.roll(scores[:count], 1, axis=1)
+        found = saturation.told(path, images, labels, scores)
+        assert found is not None
+        assert found["disagreements"] == count
+        assert f"another class on {count} of 2000 images" in found["warning"]
+
+
+def test_kernels_give_what_a_stock_model_is_in_exact_integers(
+    pipeline: Pipeline, standin_test: Split
+) -> None:
+    for name in ("onnxruntime-int8-stock", "onnxruntime-uint8-stock", "onnxruntime-int8-tuned"):
+        path = model_path(pipeline, configurations.of(name))
+        kernels = backends.scores(path, standin_test.images, threads=1)
+        exact = quantized_onnx.read(path).scores(standin_test.images)
+        assert (kernels.argmax(axis=1) != exact.argmax(axis=1)).sum() == 0, name
+
+
+def test_what_cannot_be_computed_is_said(
+    pipeline: Pipeline, standin_test: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "cpu", lambda: WITHOUT_VNNI)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    model = onnx.load(model_path(pipeline, SIGNED))
+    relu = onnx.helper.make_node("LeakyRelu", [model.graph.output[0].name], ["end"])
+    model.graph.node.append(relu)
+    model.graph.output[0].name = "end"
+    onnx.save(model, tmp_path / "other.onnx")
+    images, labels = standin_test.images, standin_test.labels
+    found = saturation.told(tmp_path / "other.onnx", images, labels, np.zeros((2000, 10), "f4"))
+    assert found is not None
+    assert found["disagreements"] is None
+    assert "could not be computed" in found["warning"]
+    assert "Given: Softmax" in found["warning"]
+
+
+@pytest.mark.parametrize("name", ["torch-int8-tuned", "torch-float32", "keras-float32"])
+def test_models_of_other_kinds_are_read_as_well(
+    pipeline: Pipeline, standin_test: Split, name: str
+) -> None:
+    path = model_path(pipeline, configurations.of(name))
+    scores = np.zeros((2000, 10), np.float32)
+    assert saturation.told(path, standin_test.images, standin_test.labels, scores) is None
+
+
+def test_weights_of_a_torchscript_model_are_found(pipeline: Pipeline) -> None:
+    torch = backends.backend("torch")
+    assert torch.signed_weights(model_path(pipeline, configurations.of("torch-int8-tuned"))) == 63
+    assert torch.signed_weights(model_path(pipeline, configurations.of("torch-uint8-tuned"))) == 0

@@ -1,0 +1,159 @@
+"""Golden vectors: what every layer of a quantized model reads and gives, integer by integer.
+
+For people who build hardware, or a port to a microcontroller, and compare bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.integers import ExactNetwork, Grid
+from resnet8_eval.network import Addition, Convolution, Dense, Layer, Pooling
+from resnet8_eval.preprocess import Images
+
+INDEX: Final = "index.json"
+_FORMULAS: Final = {
+    Convolution: "output = clip(round((sum(input - input_zero_point) * weight + bias) * multiplier)"
+    " + output_zero_point)",
+    Addition: "output = clip(round(input_scale / output_scale * (input - input_zero_point) + "
+    "other_scale / output_scale * (other - other_zero_point)) + output_zero_point)",
+    Pooling: "output = clip(round(sum(input - input_zero_point) * multiplier) + output_zero_point)",
+    Dense: "output = (sum(input - input_zero_point) * weight + bias) * multiplier",
+}
+
+
+def write(
+    exact: ExactNetwork, images: Images, positions: Sequence[int], folder: Path
+) -> dict[str, Any]:
+    """Write one ``.npz`` for each layer, and an index.
+
+    Parameters
+    ----------
+    exact
+        The model.
+    images
+        (n, 32, 32, 3).
+    positions
+        Where each stands among the test images; told in the index.
+    folder
+        An existing folder.
+
+    Returns
+    -------
+    dict
+        The index, as ``index.json`` has it.
+    """
+    network = exact.network
+    (values,) = exact.tensors(images, len(images))
+    names = keras_names([layer.name for layer in network.layers])
+    readers = {layer.output: names[layer.name] for layer in network.layers}
+    readers |= {
+        layer.flat: names[layer.name] for layer in network.layers if isinstance(layer, Pooling)
+    }
+    layers = []
+    for place, layer in enumerate(network.layers):
+        arrays = _arrays(exact, layer, values)
+        file = f"{place:02}-{names[layer.name]}.npz"
+        np.savez_compressed(folder / file, allow_pickle=False, **arrays)
+        layers.append(
+            {
+                "name": names[layer.name],
+                "kind": type(layer).__name__.lower(),
+                "file": file,
+                "reads": [readers.get(name, "images") for name in layer.inputs],
+                **_settings(layer),
+                "formula": _FORMULAS[type(layer)],
+                "arrays": {
+                    key: {"dtype": str(value.dtype), "shape": list(value.shape)}
+                    for key, value in arrays.items()
+                },
+                "onnx_node": layer.name,
+            }
+        )
+    index = {
+        "images": list(positions),
+        "layout": "maps NHWC; weights, less their zero point, OIHW or (out, in)",
+        "rounding": f"halves to even, in float32 as the kernels of {exact.rounding} do",
+        "layers": layers,
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return index
+
+
+def keras_names(nodes: Sequence[str]) -> dict[str, str]:
+    """Each layer's name in Keras, by its ONNX node's: ``conv2d_1`` of ``m/conv2d_1_2/BiasAdd``.
+
+    tf2onnx names nodes by TensorFlow's scopes, and those are Keras's names with a number behind.
+    Other nodes keep their own.
+    """
+    found = [re.fullmatch(r"(?:[^/]*/)?([^/]+?)_\d+/.+", node) for node in nodes]
+    names = [match[1] for match in found if match]
+    if len(set(names)) < len(nodes):
+        names = [node.replace("/", ".") for node in nodes]
+    return dict(zip(nodes, names, strict=True))
+
+
+def _settings(layer: Layer) -> dict[str, Any]:
+    match layer:
+        case Convolution():
+            return {
+                "strides": list(layer.strides),
+                "pads": list(layer.pads),
+                "relu": layer.before_relu is not None,
+            }
+        case Addition():
+            return {"relu": layer.before_relu is not None}
+        case Pooling():
+            return {"window": list(layer.window)}
+        case Dense():
+            return {}
+
+
+def _arrays(exact: ExactNetwork, layer: Layer, values: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """What a layer reads, holds and gives."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for role, name in zip(("input", "other"), layer.inputs, strict=False):
+        arrays |= _quantized(role, exact.grid(name), values[name])
+    if isinstance(layer, Convolution | Dense):
+        arrays |= _weights(exact, layer)
+    if isinstance(layer, Pooling):
+        before, after = exact.grid(layer.inputs[0]), exact.grid(layer.output)
+        arrays["multiplier"] = np.asarray(before.scale / (after.scale * np.float32(layer.area)))
+    if layer.output in exact.grids:
+        arrays |= _quantized("output", exact.grid(layer.output), values[layer.output])
+    else:
+        arrays["output"] = values[layer.output]
+    return arrays
+
+
+def _quantized(role: str, grid: Grid, values: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    stored = grid.stored(values)
+    zero_point = np.asarray(grid.zero_point + grid.lowest, stored.dtype)
+    return {role: stored, f"{role}_scale": np.asarray(grid.scale), f"{role}_zero_point": zero_point}
+
+
+def _weights(exact: ExactNetwork, layer: Convolution | Dense) -> dict[str, NDArray[Any]]:
+    weights = exact.weights[layer.name]
+    if weights.scales is None:
+        raise ValueError(f"{layer.name} is computed in float")
+    integers = weights.integers
+    if isinstance(layer, Convolution):
+        high, window, channels_out = integers.shape
+        channels = exact.network.constants()[layer.weight].shape[1]
+        integers = integers.reshape(high, window // channels, channels, channels_out)
+        integers = integers.transpose(3, 2, 0, 1)
+    else:
+        integers = integers.T
+    return {
+        "weight": integers.astype(np.int8 if np.abs(integers).max() < 128 else np.int16),
+        "weight_scale": np.asarray(weights.scales),
+        "bias": weights.bias.astype(np.int32),
+        "multiplier": exact.multipliers(layer),
+    }

@@ -1,0 +1,96 @@
+"""Any quantized ONNX model that holds one of this suite's networks, in exact integers.
+
+A model of quantize and dequantize steps is read as the float32 network between them and the
+integers, scales and zero points that they store, whichever tool wrote it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnet8_eval import network
+from resnet8_eval.backends import onnxruntime
+from resnet8_eval.errors import ModelError
+from resnet8_eval.integers import ExactNetwork
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def read(path: Path) -> ExactNetwork:
+    """Read a stored model.
+
+    Parameters
+    ----------
+    path
+        ONNX, with QuantizeLinear and DequantizeLinear around every layer.
+
+    Raises
+    ------
+    ModelError
+        If it has no such steps, or holds another network.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise _refused(path, "no QuantizeLinear step")
+    try:
+        parsed = network.parse(without_steps(model), path.name)
+        found = onnxruntime.read_back(path, parsed)
+        exact = ExactNetwork(parsed, found, "onnxruntime")
+        grids = exact.grids
+        for layer in parsed.maps:
+            exact.grid(layer.output)
+            if not isinstance(layer, network.Pooling) and layer.before_relu in grids:
+                raise _refused(path, f"a quantize step between {layer.name} and its ReLU")
+        exact.grid(parsed.planes)
+    except KeyError as error:
+        raise _refused(path, f"no quantize step at {error.args[0]}") from None
+    return exact
+
+
+def without_steps(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float32 network of a model, its constants dequantized; the model is used up."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {entry.name: entry for entry in graph.initializer}
+    real: dict[str, str] = {}
+    """What stands for a tensor behind its steps."""
+    kept = []
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            real[node.output[0]] = real.get(node.input[0], node.input[0])
+        elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            integers, scale, zero_point = (
+                numpy_helper.to_array(constants[name]) for name in node.input
+            )
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            shape = [-1 if i == axis else 1 for i in range(integers.ndim)]
+            values = (integers.astype("int32") - zero_point.astype("int32").reshape(shape)) * (
+                scale.reshape(shape)
+            )
+            name = real[node.output[0]] = node.input[0].removesuffix("_quantized")
+            graph.initializer.append(numpy_helper.from_array(values.astype("float32"), name))
+        elif node.op_type == "DequantizeLinear":
+            real[node.output[0]] = real[node.input[0]]
+        else:
+            for i, name in enumerate(node.input):
+                node.input[i] = real.get(name, name)
+            kept.append(node)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(kept)
+    for output in graph.output:
+        output.name = real.get(output.name, output.name)
+    return model
+
+
+def _refused(path: Path, given: str) -> ModelError:
+    return ModelError(
+        f"{path.name} cannot be computed in exact integers.",
+        expected="quantize and dequantize steps at the input, at each map and at each weight",
+        given=given,
+        next_step="write it in QDQ format, as `resnet8-eval quantize` does",
+    )

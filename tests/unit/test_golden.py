@@ -1,0 +1,161 @@
+"""Golden vectors: read back, and every layer recomputed from its file alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from resnet8_eval import cli, configurations
+from resnet8_eval.cifar10 import Split
+from resnet8_eval.golden import keras_names
+from resnet8_eval.pipeline import Pipeline, model_path
+
+POSITIONS = [0, 7, 1999]
+ROWS = ["onnxruntime-int8-tuned", "onnxruntime-uint8-tuned", "onnxruntime-int8-stock"]
+Index = dict[str, Any]
+
+
+def run(pipeline: Pipeline, row: str, folder: Path, images: str = "0,7,1999") -> Any:
+    model = model_path(pipeline, configurations.of(row))
+    words = ["golden", model, "--images", images, "-o", folder, "--assets", "stand-in"]
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def written(
+    request: pytest.FixtureRequest, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Index]:
+    folder = tmp_path_factory.mktemp("golden")
+    done = run(pipeline, request.param, folder)
+    assert done.exit_code == 0, done.output
+    return folder, json.loads((folder / "index.json").read_text(encoding="utf-8"))
+
+
+def less_zero(held: dict[str, np.ndarray], role: str) -> np.ndarray:
+    return held[role].astype(np.int64) - int(held[f"{role}_zero_point"])
+
+
+def onto(held: dict[str, np.ndarray], real: np.ndarray, *, relu: bool = False) -> np.ndarray:
+    zero_point, dtype = int(held["output_zero_point"]), held["output"].dtype
+    bounds = np.iinfo(dtype)
+    low = zero_point if relu else bounds.min
+    return np.clip(np.rint(real).astype(np.int64) + zero_point, low, bounds.max).astype(dtype)
+
+
+def convolution(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
+    x, weight = less_zero(held, "input"), held["weight"].astype(np.int64)
+    top, left, bottom, right = entry["pads"]
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2:], axis=(1, 2))
+    down, across = entry["strides"]
+    sums = np.einsum("nhwcij,ocij->nhwo", windows[:, ::down, ::across], weight) + held["bias"]
+    real = sums.astype(np.float32) * held["multiplier"]
+    return onto(held, real, relu=entry["relu"])
+
+
+def addition(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
+    real = [
+        less_zero(held, role) * float(held[f"{role}_scale"]) / float(held["output_scale"])
+        for role in ("input", "other")
+    ]
+    return onto(held, real[0] + real[1], relu=entry["relu"])
+
+
+def pooling(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
+    del entry
+    sums = less_zero(held, "input").sum(axis=(1, 2))
+    return onto(held, sums.astype(np.float32) * held["multiplier"])
+
+
+def dense(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
+    del entry
+    sums = less_zero(held, "input") @ held["weight"].astype(np.int64).T + held["bias"]
+    real = sums.astype(np.float32) * held["multiplier"]
+    return onto(held, real) if "output_zero_point" in held else real
+
+
+LAYERS: dict[str, Callable[[Index, dict[str, np.ndarray]], np.ndarray]] = {
+    "convolution": convolution,
+    "addition": addition,
+    "pooling": pooling,
+    "dense": dense,
+}
+
+
+def test_each_layer_is_what_its_file_says(written: tuple[Path, Index]) -> None:
+    folder, index = written
+    for entry in index["layers"]:
+        with np.load(folder / entry["file"]) as arrays:
+            held = dict(arrays)
+        found = LAYERS[entry["kind"]](entry, held)
+        assert found.shape == held["output"].shape
+        if entry["kind"] == "addition":  # float64 here, float32 in the kernels
+            assert np.abs(found.astype(int) - held["output"]).max() <= 1
+            assert (found != held["output"]).mean() < 1e-3
+        else:
+            assert np.array_equal(found, held["output"])
+        assert {
+            key: {"dtype": str(value.dtype), "shape": list(value.shape)}
+            for key, value in held.items()
+        } == entry["arrays"]
+
+
+def test_other_weights_are_seen(written: tuple[Path, Index]) -> None:
+    folder, index = written
+    for entry in index["layers"]:
+        if entry["kind"] == "convolution":
+            with np.load(folder / entry["file"]) as arrays:
+                held = dict(arrays)
+            held["weight"] = held["weight"].astype(np.int16)
+            held["weight"][:, 0, 0, 0] += 1
+            assert not np.array_equal(convolution(entry, held), held["output"])
+
+
+def test_each_layer_reads_what_the_one_before_gave(
+    written: tuple[Path, Index], standin_test: Split
+) -> None:
+    folder, index = written
+    given: dict[str, np.ndarray] = {}
+    for entry in index["layers"]:
+        with np.load(folder / entry["file"]) as held:
+            for role, name in zip(("input", "other"), entry["reads"], strict=False):
+                if name != "images":
+                    assert np.array_equal(held[role], given[name])
+            given[entry["name"]] = held["output"]
+    assert index["images"] == POSITIONS
+    first = index["layers"][0]
+    with np.load(folder / first["file"]) as held:
+        real = (held["input"].astype(int) - int(held["input_zero_point"])) * held["input_scale"]
+        assert np.abs(real - standin_test.images[POSITIONS]).max() <= 0.51
+
+
+def test_names_are_those_of_keras(written: tuple[Path, Index], pipeline: Pipeline) -> None:
+    keras = {layer["name"] for layer in pipeline.artifact("onnx").record["layers"]}
+    assert {entry["name"] for entry in written[1]["layers"]} <= keras
+
+
+def test_other_names_stay() -> None:
+    assert keras_names(["a/b", "a/c"]) == {"a/b": "a.b", "a/c": "a.c"}
+    assert keras_names(["m/x_1/A", "m/x_1/B"]) == {"m/x_1/A": "m.x_1.A", "m/x_1/B": "m.x_1.B"}
+
+
+@pytest.mark.parametrize("images", ["", "1,x", "2000", "-1"])
+def test_positions_that_are_none_are_refused(
+    pipeline: Pipeline, tmp_path: Path, images: str
+) -> None:
+    done = run(pipeline, ROWS[0], tmp_path / "out", images)
+    assert done.exit_code == 2
+    assert "positions from 0 to 1999" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_float_model_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    done = run(pipeline, "onnxruntime-float32", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "no QuantizeLinear step" in done.output
+    assert not (tmp_path / "out").exists()
