@@ -14,7 +14,7 @@ help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 report: $(STAMP) ## Run all milestones (real assets, else the stand-in) and leave reports/report.html
-	$(PYTEST) tests/acceptance --assets auto --layers
+	$(PYTEST) tests/acceptance --assets auto --layers $(if $(SEEDS),--seeds $(SEEDS))
 
 test: lint types unit acceptance ## Everything that must hold: lint, types, unit, fault and acceptance tests
 

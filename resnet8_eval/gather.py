@@ -13,6 +13,8 @@ from resnet8_eval.preprocess import RAW
 from resnet8_eval.record import Results
 from resnet8_eval.requirements import asked
 from resnet8_eval.results import Outcome
+from resnet8_eval.stages import of_seed
+from resnet8_eval.statistics import over_seeds
 from resnet8_eval.store import Artifact, Record
 
 
@@ -100,6 +102,7 @@ def gather(
             "timing": _timing(made),
             "gate": _gate(pipeline, made),
             "preprocessings": _record(made, "preprocessings"),
+            "seeds": _seeds(pipeline, made),
             "stages": {name: _stage(pipeline, made[name], name, started) for name in made},
         }
     )
@@ -136,6 +139,37 @@ def _sensitivity(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
         if (record := _record(made, f"sensitivity/{recipe.key}"))
     )
     return next(found, None)
+
+
+def _seeds(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """What rows did with each calibration seed; only those that every seed has made."""
+    settings = pipeline.settings
+    if not settings.further_seeds:
+        return None
+    rows, total = [], 0
+    for row in configurations.quantized():
+        scores, compared = (
+            [
+                f"{kind}/{row.name}",
+                *(of_seed(f"{kind}/{row.name}", n) for n in settings.further_seeds),
+            ]
+            for kind in ("scores", "compare")
+        )
+        if made.keys() >= {*scores, *compared}:
+            found = [made[stage].record for stage in scores]
+            beside = [made[stage].record for stage in compared]
+            total = found[0]["total"]
+            rows.append(
+                {
+                    "name": row.name,
+                    "correct": [record["correct"] for record in found],
+                    "accuracy_percent": over_seeds([r["accuracy_percent"] for r in found]),
+                    "delta_pp": over_seeds([r["delta_pp"] for r in beside]),
+                    "agreement_percent": over_seeds([r["agreement_percent"] for r in beside]),
+                }
+            )
+    seeds = [settings.calibration_seed, *settings.further_seeds]
+    return {"seeds": seeds, "total": total, "rows": rows} if rows else None
 
 
 def _gate(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | None:

@@ -42,6 +42,8 @@ class Settings:
         What is demanded of every row that is not stock, beyond the requirements.
     preprocessing
         What the model is fed.
+    seeds
+        How many calibration seeds the quantized rows are made with.
     """
 
     assets: Assets
@@ -52,6 +54,12 @@ class Settings:
     min_accuracy: float | None = None
     gate: Demand | None = None
     preprocessing: Preprocessing = RAW
+    seeds: int = 1
+
+    @property
+    def further_seeds(self) -> range:
+        """The other calibration seeds, which follow `calibration_seed`."""
+        return range(self.calibration_seed + 1, self.calibration_seed + self.seeds)
 
 
 class Labelled(NamedTuple):

@@ -96,6 +96,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--calibration-seed", type=int, default=0, metavar="N", help="their seed (default 0)"
     )
     group.addoption(
+        "--seeds",
+        type=_seeds,
+        default=1,
+        metavar="N",
+        help="also make and score the quantized rows with the N - 1 seeds that follow, and report "
+        "mean, standard deviation and worst of each row (default 1: no more)",
+    )
+    group.addoption(
         "--fresh",
         action="store_const",
         const=math.inf,
@@ -414,6 +422,7 @@ class AcceptanceRun:
                 option("--min-accuracy"),
                 option("--gate"),
                 how,
+                option("--seeds"),
             )
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
@@ -516,6 +525,8 @@ class AcceptanceRun:
     def prepared(self, items: Iterable[pytest.Item]) -> Any:
         """The pipeline, with all that the requirement tests among `items` need."""
         if not self._prepared:
+            from resnet8_eval.stages import of_seed
+
             needs: list[str] = []
             for item in items:
                 if marker := item.get_closest_marker("requirement"):
@@ -525,6 +536,11 @@ class AcceptanceRun:
                 needs += [f"compare/{row.name}" for row in configurations.gated()]
             if self.pipeline.settings.assets.user_model:
                 needs.append("preprocessings")
+            needs += [
+                of_seed(f"compare/{row.name}", seed)
+                for seed in self.pipeline.settings.further_seeds
+                for row in configurations.quantized()
+            ]
             if self.config.getoption("--layers"):
                 # For one recipe only: it takes a minute, and the others do not differ noticeably.
                 needs += [
@@ -624,6 +640,13 @@ def _accuracy(text: str) -> float:
     if not 0 <= demand < 100:
         raise argparse.ArgumentTypeError(f"expected percent, such as 80, got {text}")
     return demand
+
+
+def _seeds(text: str) -> int:
+    """A number of calibration seeds, from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, such as 5; got {text}")
+    return int(text)
 
 
 def _gate(text: str) -> gate.Demand:

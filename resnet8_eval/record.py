@@ -467,6 +467,32 @@ class Tuning(_Part, frozen=True):
     agreement_percent: Percent
 
 
+class OverSeeds(_Part, frozen=True):
+    """A figure over calibration seeds: mean, sample standard deviation, and the worst."""
+
+    mean: float
+    deviation: Positive
+    worst: float
+
+
+class SeedsOfRow(_Part, frozen=True):
+    """A row made with each calibration seed: counts in the order of the seeds, and their spread."""
+
+    name: str
+    correct: tuple[Count, ...]
+    accuracy_percent: OverSeeds
+    delta_pp: OverSeeds
+    agreement_percent: OverSeeds
+
+
+class Seeds(_Part, frozen=True):
+    """The quantized rows over several calibration seeds (--seeds), on the same test images."""
+
+    seeds: tuple[int, ...]
+    total: Total
+    rows: tuple[SeedsOfRow, ...]
+
+
 class Agreement(_Part, frozen=True):
     """Share of test images that two rows class alike; rows and columns in the order of `rows`."""
 
@@ -597,6 +623,7 @@ class Results(_Part, frozen=True):
     timing: Timing | None = None
     gate: Gate | None = None
     preprocessings: Preprocessings | None = None
+    seeds: Seeds | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.configurations]

@@ -11,7 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -187,12 +187,52 @@ def table(settings: Settings) -> list[Stage]:
     named = {**train, **test, **model, "name": how.name}
     stages.append(Stage("preprocessings", "keras", (), _preprocessings, named))
     of_recipes("feed", "onnxruntime", ("calibration", "parameters/{recipe}"), _feed, {})
+    stages += _of_further_seeds(stages, settings.further_seeds)
     names = Counter(stage.name for stage in stages)
     if twice := [name for name, n in names.items() if n > 1]:  # one would take the other's place
         raise ValueError(
             f"two stages are called {twice[0]}: rows and recipes that differ need names"
         )
     return stages
+
+
+def of_seed(stage: str, seed: int) -> str:
+    """A stage as it is called where it is made with a further calibration seed."""
+    return f"{stage}@{seed}"
+
+
+def _of_further_seeds(stages: list[Stage], seeds: Iterable[int]) -> list[Stage]:
+    """What leads to each quantized row's comparison, once more for each seed, if it depends on it.
+
+    The rest is shared: conversion, float32 rows, and the images themselves.
+    """
+    depend, wanted = {"calibration"}, {f"compare/{row.name}" for row in configurations.quantized()}
+    for stage in stages:
+        if not depend.isdisjoint(stage.needs):
+            depend.add(stage.name)
+    for stage in reversed(stages):
+        if stage.name in wanted:
+            wanted.update(stage.needs)
+    chosen = [stage for stage in stages if stage.name in depend & wanted]
+    return [
+        replace(
+            stage,
+            name=of_seed(stage.name, seed),
+            needs=tuple(of_seed(need, seed) if need in depend else need for need in stage.needs),
+            make=functools.partial(_with_seed, make=stage.make, seed=seed),
+            decided_by=stage.decided_by | {"seed": seed},
+        )
+        for seed in seeds
+        for stage in chosen
+    ]
+
+
+def _with_seed(
+    inputs: Inputs, out: Path, *, make: Callable[[Inputs, Path], Record], seed: int
+) -> Record:
+    artifacts = {name.partition("@")[0]: found for name, found in inputs.artifacts.items()}
+    settings = replace(inputs.settings, calibration_seed=seed)
+    return make(replace(inputs, settings=settings, artifacts=artifacts), out)
 
 
 def _parity(name: str, title: str, expected: str, observed: str) -> Stage:

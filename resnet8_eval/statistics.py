@@ -119,6 +119,23 @@ def mean_interval(values: NDArray[np.floating]) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """Mean, sample standard deviation (n - 1) and least of one figure over calibration seeds.
+
+    Parameters
+    ----------
+    values
+        One for each seed, two or more; the more, the better.
+    """
+    import statistics
+
+    return {
+        "mean": statistics.fmean(values),
+        "deviation": statistics.stdev(values),
+        "worst": min(values),
+    }
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct the p-values of several tests for the number of tests.
 

@@ -494,12 +494,14 @@ def run_stages(
     from resnet8_eval.preprocess import chosen
 
     found = _locate(kind, assets_dir, cache_dir, keras_model)
+    further = [int(n) for name in stages or () if (n := name.partition("@")[2]).isdecimal()]
     settings = Settings(
         found,
         cache_folder(cache_dir),
         calibration_count,
         calibration_seed,
         preprocessing=chosen(preprocessing),
+        seeds=max([calibration_seed, *further]) - calibration_seed + 1,
     )
     pipeline = Pipeline(settings, _progress)
     if not stages:

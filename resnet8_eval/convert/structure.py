@@ -71,13 +71,18 @@ def verify_onnx(
         equal("convolutions", len(keras_convolutions), len(convolutions)),
         equal("dense layers", sum(layer["class"] == "Dense" for layer in layers), len(dense)),
         equal("kernels (HWIO) and strides, in order", expected_kernels, kernels),
-        equal("parameters found in ONNX", parameters, sum(a["found"] for a in accounts)),
+        equal(
+            "Keras parameters whose values are in ONNX",
+            parameters,
+            sum(a["found"] for a in accounts),
+        ),
         equal(
             "layers whose weights are not in ONNX",
             [],
             [a["layer"] for a in accounts if a["found"] != a["parameters"]],
         ),
         *ledger.front([layer for layer in layers if "scale" in layer]),
+        equal("float32 values in the ONNX file, from Keras", *ledger.counted()),
         equal("ONNX weights that are not from Keras", [], ledger.unclaimed()),
     ]
     return checks, accounts
@@ -152,12 +157,20 @@ class _Ledger:
         )
         return [at_most("scale and shift of pixels, relative", _FOLDING_RTOL, difference)]
 
+    def counted(self) -> tuple[int, int]:
+        """How many float32 values the file holds, and how many of them are Keras's.
+
+        Both may be fewer than the parameters of Keras: a batch normalisation's four vectors become
+        two, or none.
+        """
+        sizes = {name: tensor.size for name, tensor in self._floats().items()}
+        return sum(sizes.values()), sum(sizes[name] for name in sizes if name in self.claimed)
+
     def unclaimed(self) -> list[str]:
-        return sorted(
-            name
-            for name, tensor in self.tensors.items()
-            if tensor.dtype == np.float32 and name not in self.claimed
-        )
+        return sorted(self._floats().keys() - self.claimed)
+
+    def _floats(self) -> dict[str, NDArray[Any]]:
+        return {name: value for name, value in self.tensors.items() if value.dtype == np.float32}
 
     def _constants(self, nodes: list[Any]) -> list[str]:
         return [name for node in nodes for name in node.input if name in self.tensors]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import diagnosis, execution, layers, speed, table, tuning, words
+from resnet8_eval.report import diagnosis, execution, layers, seeds, speed, table, tuning, words
 
 _MARKS: Final = {"met": "✅", "not met": "❌", "not evaluated": "⚪"}
 
@@ -119,6 +119,9 @@ def _notes(results: Results) -> list[str]:
             grid(tuning.HEADERS, changes, range(1, 7)),
         ]
     blocks += map(escape, [*tuning.same_weights(results), *execution.against_integers(results)])
+    repeated = [[escape(cell) for cell in line] for line in seeds.lines(results)]
+    if repeated:
+        blocks += [escape(seeds.terms(results)), grid(seeds.HEADERS, repeated, range(1, 8))]
     timed = [[escape(cell) for cell in line] for line in speed.lines(results)]
     if timed:
         blocks += ["Latency and throughput:", grid(speed.HEADERS, timed, range(1, 9))]

@@ -47,7 +47,7 @@ def test_conv_02_structure(requirement: Judge, run: Pipeline) -> None:
     fact = known_facts(run)
     if fact is not None:
         found = sum(account["found"] for account in records[0]["accounts"])
-        checks.append(equal("parameters of this known model", fact["parameters"], found))
+        checks.append(equal("Keras parameters of this known model", fact["parameters"], found))
     requirement.judge_checks(checks)
 
 

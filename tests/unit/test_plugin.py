@@ -302,6 +302,21 @@ def test_a_demand_on_speed_reaches_the_requirement(suite: Suite) -> None:
     assert suite.run("--min-speedup=1.25").statuses(["EVAL-05"]) == {"EVAL-05": "met"}
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--gate=half", "expected equivalent, or the largest drop in percentage points"),
+        ("--gate=-1", "expected equivalent, or the largest drop in percentage points"),
+        ("--seeds=0", "expected a whole number from 1, such as 5; got 0"),
+        ("--seeds=many", "expected a whole number from 1, such as 5; got many"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(suite: Suite, option: str, said: str) -> None:
+    done = suite.run(option, apart=True)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert said in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "fast"])
 def test_a_demand_that_is_no_speed_is_refused(suite: Suite, given: str) -> None:
     done = suite.run(f"--min-speedup={given}", apart=True)

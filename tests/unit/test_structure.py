@@ -23,7 +23,8 @@ Weights = dict[str, NDArray[np.float32]]
 INPUT, OUTPUT = "input", "output"
 CONVOLUTIONS, DENSE = "convolutions", "dense layers"
 KERNELS = "kernels (HWIO) and strides, in order"
-IN_ONNX = "parameters found in ONNX"
+IN_ONNX = "Keras parameters whose values are in ONNX"
+VALUES = "float32 values in the ONNX file, from Keras"
 LOST, FOREIGN = "layers whose weights are not in ONNX", "ONNX weights that are not from Keras"
 
 
@@ -57,7 +58,7 @@ def test_an_honest_conversion_passes_and_every_parameter_is_accounted_for(
 ) -> None:
     checks, accounts = verify_onnx(conversion.copy, conversion.layers, conversion.weights)
     assert failed(checks) == []
-    assert len(checks) == 8
+    assert len(checks) == 9
     assert sum(account["found"] for account in accounts) == 78_666
     by_class = {
         kind: [a for a in accounts if a["class"] == kind] for kind in {a["class"] for a in accounts}
@@ -68,6 +69,10 @@ def test_an_honest_conversion_passes_and_every_parameter_is_accounted_for(
         "Dense": 1,
     }
     assert all(len(account["tensors"]) == 2 for account in accounts)
+    # Four vectors of each normalisation are two in the file.
+    merged = sum(account["parameters"] for account in by_class["BatchNormalization"]) // 2
+    (values,) = [check for check in checks if check.name == VALUES]
+    assert values.observed == str(78_666 - merged) == "78186"
 
 
 def set_stride(model: onnx.ModelProto) -> None:
@@ -114,17 +119,20 @@ def drop_bias(model: onnx.ModelProto) -> None:
 
 
 ONNX_FAULTS: dict[str, tuple[Callable[[onnx.ModelProto], object], set[str]]] = {
-    "a kernel": (perturb("Conv", 2, 1), {KERNELS, IN_ONNX, LOST, FOREIGN}),
-    "a convolution's bias": (perturb("Conv", 2, 2), {KERNELS, IN_ONNX, LOST, FOREIGN}),
-    "a normalisation's scale": (perturb("Mul", 4, 1, 1e-3), {IN_ONNX, LOST, FOREIGN}),
-    "a normalisation's shift": (perturb("Add", 0, 1, 1e-3), {IN_ONNX, LOST, FOREIGN}),
-    "the dense matrix": (perturb("MatMul", 0, 1), {IN_ONNX, LOST, FOREIGN}),
+    "a kernel": (perturb("Conv", 2, 1), {KERNELS, IN_ONNX, LOST, VALUES, FOREIGN}),
+    "a convolution's bias": (perturb("Conv", 2, 2), {KERNELS, IN_ONNX, LOST, VALUES, FOREIGN}),
+    "a normalisation's scale": (perturb("Mul", 4, 1, 1e-3), {IN_ONNX, LOST, VALUES, FOREIGN}),
+    "a normalisation's shift": (perturb("Add", 0, 1, 1e-3), {IN_ONNX, LOST, VALUES, FOREIGN}),
+    "the dense matrix": (perturb("MatMul", 0, 1), {IN_ONNX, LOST, VALUES, FOREIGN}),
     "another stride": (set_stride, {KERNELS}),
-    "a convolution missing": (drop_convolution, {CONVOLUTIONS, KERNELS, IN_ONNX, LOST, FOREIGN}),
-    "a convolution too many": (add_convolution, {CONVOLUTIONS, FOREIGN}),
-    "a dense layer too many": (add_dense, {DENSE, FOREIGN}),
-    "a bias too many": (add_vector, {FOREIGN}),
-    "a bias missing": (drop_bias, {KERNELS, IN_ONNX, LOST, FOREIGN}),
+    "a convolution missing": (
+        drop_convolution,
+        {CONVOLUTIONS, KERNELS, IN_ONNX, LOST, VALUES, FOREIGN},
+    ),
+    "a convolution too many": (add_convolution, {CONVOLUTIONS, VALUES, FOREIGN}),
+    "a dense layer too many": (add_dense, {DENSE, VALUES, FOREIGN}),
+    "a bias too many": (add_vector, {VALUES, FOREIGN}),
+    "a bias missing": (drop_bias, {KERNELS, IN_ONNX, LOST, VALUES, FOREIGN}),
     "channels first": (retype("input", ["N", 3, 32, 32]), {INPUT}),
     "a fixed batch": (retype("input", [1, 32, 32, 3]), {INPUT}),
     "another size": (retype("input", ["N", 28, 28, 3]), {INPUT}),
@@ -167,7 +175,7 @@ def test_a_perturbed_epsilon_is_seen(conversion: Conversion) -> None:
 
 def test_a_layer_that_keras_does_not_have_is_missed(conversion: Conversion) -> None:
     conversion.layers = [layer for layer in conversion.layers if layer["name"] != "dense"]
-    assert set(conversion.broken()) == {DENSE, FOREIGN}
+    assert set(conversion.broken()) == {DENSE, VALUES, FOREIGN}
 
 
 def test_another_order_of_layers_is_seen(conversion: Conversion) -> None:

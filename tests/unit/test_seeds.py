@@ -1,0 +1,107 @@
+"""Several calibration seeds: what is shared, what is made anew, and what is said of the spread."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from resnet8_eval import calibration, configurations
+from resnet8_eval.cifar10 import read_split
+from resnet8_eval.gather import gather
+from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.report import html, markdown
+from resnet8_eval.statistics import over_seeds
+from tests.unit import report_samples
+
+ROW = "onnxruntime-uint8-tuned"
+
+
+@pytest.fixture(scope="module")
+def several(pipeline: Pipeline) -> Pipeline:
+    """One row of the stand-in, made with the next seed as well."""
+    made = Pipeline(replace(pipeline.settings, seeds=2))
+    made.prepare([f"compare/{ROW}@1"])
+    return made
+
+
+def test_what_does_not_depend_on_the_seed_is_there_once(several: Pipeline) -> None:
+    again = {name.removesuffix("@1") for name in several.stages if name.endswith("@1")}
+    assert {f"compare/{row.name}" for row in configurations.quantized()} <= again
+    assert {"calibration", f"model/{ROW}", f"scores/{ROW}"} <= again
+    kinds = {name.partition("/")[0] for name in again}
+    assert kinds == {"calibration", "statistics", "parameters", "model", "scores", "compare"}
+    assert not again & {f"scores/{row.name}" for row in configurations.CONFIGURATIONS[:3]}
+    needs = several.stages[f"compare/{ROW}@1"].needs
+    assert set(needs) == {f"scores/{ROW}@1", "scores/keras-float32"}
+    for name in ("onnx", "folded", "scores/keras-float32", f"scores/{ROW}"):
+        assert several.peek(name) is not None  # of the run with one seed
+
+
+def test_a_further_seed_calibrates_with_images_of_its_own(several: Pipeline) -> None:
+    assets = several.settings.assets
+    labels = read_split(assets.dataset, "train").labels
+    chosen = calibration.choose(labels, several.settings.calibration_count, 1)
+    record = several.artifact("calibration@1").record
+    assert (record["seed"], record["indices_sha256"]) == (1, chosen.indices_sha256)
+    assert record["indices_sha256"] != several.artifact("calibration").record["indices_sha256"]
+    first, second = (
+        several.artifact(stage).record["model_sha256"]
+        for stage in (f"scores/{ROW}", f"scores/{ROW}@1")
+    )
+    assert first != second
+
+
+def test_it_is_what_a_run_with_that_seed_makes(several: Pipeline) -> None:
+    alone = Pipeline(replace(several.settings, calibration_seed=1, seeds=1))
+    alone.prepare([f"scores/{ROW}"])
+    expected, found = (
+        np.load(artifact.path("scores.npy"))
+        for artifact in (alone.artifact(f"scores/{ROW}"), several.artifact(f"scores/{ROW}@1"))
+    )
+    assert np.array_equal(expected, found)
+
+
+def test_results_hold_each_count_and_their_spread(several: Pipeline) -> None:
+    found = gather(several, {}, complete=False, command="pytest", started=0.0).seeds
+    assert found is not None
+    assert (found.seeds, found.total) == ((0, 1), 2000)
+    (row,) = found.rows  # the others were not made with both
+    counts = [several.artifact(f"scores/{ROW}{at}").record["correct"] for at in ("", "@1")]
+    assert (row.name, list(row.correct)) == (ROW, counts)
+    assert row.accuracy_percent.mean == pytest.approx(sum(counts) / 40)
+    assert row.accuracy_percent.worst == pytest.approx(min(counts) / 20)
+    one = Pipeline(replace(several.settings, seeds=1))
+    assert gather(one, {}, complete=False, command="pytest", started=0.0).seeds is None
+
+
+def test_spread_by_hand() -> None:
+    assert over_seeds([87.0, 87.2, 87.1]) == pytest.approx(
+        {"mean": 87.1, "deviation": 0.1, "worst": 87.0}
+    )
+
+
+def test_the_report_has_a_line_for_each_row() -> None:
+    raw = report_samples.all_met()
+    raw["seeds"] = {
+        "seeds": [0, 1, 2],
+        "total": 10_000,
+        "rows": [
+            {
+                "name": "torch-int8-tuned",
+                "correct": [8714, 8707, 8703],
+                "accuracy_percent": over_seeds([87.14, 87.07, 87.03]),
+                "delta_pp": over_seeds([-0.05, -0.12, -0.16]),
+                "agreement_percent": over_seeds([99.2, 99.1, 99.3]),
+            }
+        ],
+    }
+    found = report_samples.record(raw)
+    cells = "8714, 8707, 8703 | 87.08 | 0.056 | 87.03 | −0.11 | 99.20 | 99.10"
+    assert f"| PyTorch int8, tuned | {cells} |" in markdown.comparison(found)
+    page = html.section("comparison", found)
+    assert "Each quantized row made 3 times, with calibration seeds 0, 1 and 2" in page
+    assert '<td class="number">0.056</td>' in page
+    del raw["seeds"]
+    assert "Calibration seeds" not in html.section("comparison", report_samples.record(raw))
