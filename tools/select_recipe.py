@@ -1,11 +1,20 @@
-"""Choose the recipe on training images alone, and write what was tried as a small table.
+"""Choose the recipe by a rule that was written down before it was run.
 
     python tools/select_recipe.py --output docs/recipe-selection.csv
 
-Each candidate calibrates with five seeds and is judged, in simulated arithmetic, on training images
-that did not calibrate. The best has the least mean divergence from the float32 network; no label is
-used. The files of the test split are not even there: the choice sees a folder of links to the
-training files.
+1. The candidates are those of ``CANDIDATES``.
+2. Each calibrates with the seeds of ``SEEDS``, with which no figure in a document of this
+   repository had been made when this rule was committed.
+3. It is judged, in simulated arithmetic, on 3000 training images that did not calibrate. The files
+   of the test split are not even there: the choice sees a folder of links to the training files.
+   No label is used but to draw every class alike.
+4. The measure is the Kullback-Leibler divergence from the float32 network's probabilities: its mean
+   over the images, and then over the seeds.
+5. The candidate with the least is the recipe ``tuned``, however small its lead, and whether or not
+   it is the recipe in place. Accuracies and agreements are shown beside it and decide nothing.
+6. What was chosen is confirmed once, with other fresh seeds, on the test split:
+   ``pytest tests/acceptance --calibration-seed 200 --seeds 5``. Those figures are published as they
+   are. No choice follows from them.
 """
 
 from __future__ import annotations
@@ -23,7 +32,7 @@ from resnet8_eval import assets, calibration, study
 from resnet8_eval.cifar10 import read_split
 from resnet8_eval.configurations import TUNED, Recipe
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (100, 101, 102, 103, 104)
 VALIDATION_IMAGES = 3000
 
 
@@ -62,8 +71,10 @@ def training_only(dataset: Path, scratch: Path) -> Path:
     return folder
 
 
-def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: int) -> study.Row:
-    """Calibrate and judge one candidate with one seed.
+def judge(
+    folder: Path, folded: bytes, candidates: Sequence[Candidate], seed: int, images: int
+) -> list[study.Row]:
+    """Calibrate and judge every candidate with one seed; what they have in common is made once.
 
     Parameters
     ----------
@@ -71,7 +82,7 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
         The training files.
     folded
         The folded float32 network, as the bytes of its ONNX file.
-    candidate
+    candidates
         What to try.
     seed
         Of the calibration set.
@@ -80,38 +91,49 @@ def judge(folder: Path, folded: bytes, candidate: Candidate, seed: int, images: 
 
     Returns
     -------
-    dict
-        The candidate, and ``agreement_percent``, ``divergence`` and counts on the validation
+    list of dict
+        Each candidate, and ``agreement_percent``, ``divergence`` and counts on the validation
         images.
     """
     import torch
 
     from resnet8_eval import backends, network
     from resnet8_eval.calibrate.parameters import Parameters
-    from resnet8_eval.calibrate.tuned import collect, decide
-    from resnet8_eval.environment import WEIGHT_LIMIT
+    from resnet8_eval.calibrate.tuned import Statistics, collect, decide
     from resnet8_eval.evaluate import softmax
     from resnet8_eval.simulate import Simulation
 
     torch.set_num_threads(1)
     train = read_split(folder, "train")
-    calibrating, validating = calibration.split(train.labels, candidate.count, seed, images)
+    fed: dict[int, study.Images] = {}
+    collected: dict[tuple[int, str], Statistics] = {}
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        chosen, judged = train.images[calibrating.indices], train.images[validating]
         (work / "folded.onnx").write_bytes(folded)
         parsed = network.read(work / "folded.onnx")
-        decide(collect(parsed, chosen, candidate.recipe), work, candidate.recipe, WEIGHT_LIMIT)
-        reference = backends.scores(work / "folded.onnx", judged, threads=1)
-        simulation = Simulation(Parameters.load(work))
-    feed = study.Images(chosen, judged, train.labels[validating], reference)
-    return {
-        "candidate": candidate.name,
-        **{key: getattr(candidate.recipe, key) for key in study.METHOD_KEYS},
-        "count": candidate.count,
-        "seed": seed,
-        **study.judge(softmax(simulation.logits(judged)), feed),
-    }
+        for candidate in candidates:
+            recipe, count = candidate.recipe, candidate.count
+            if count not in fed:
+                calibrating, validating = calibration.split(train.labels, count, seed, images)
+                chosen, judged = train.images[calibrating.indices], train.images[validating]
+                reference = backends.scores(work / "folded.onnx", judged, threads=1)
+                fed[count] = study.Images(chosen, judged, train.labels[validating], reference)
+            if (count, recipe.statistics) not in collected:
+                found = collect(parsed, fed[count].calibration, recipe)
+                collected[count, recipe.statistics] = found
+            decide(collected[count, recipe.statistics], work, recipe, recipe.weight_limit)
+            simulation = Simulation(Parameters.load(work))
+            rows.append(
+                {
+                    "candidate": candidate.name,
+                    **{key: getattr(recipe, key) for key in study.METHOD_KEYS},
+                    "count": count,
+                    "seed": seed,
+                    **study.judge(softmax(simulation.logits(fed[count].judged)), fed[count]),
+                }
+            )
+    return rows
 
 
 def select(
@@ -127,13 +149,10 @@ def select(
     from rich.console import Console
     from rich.progress import track
 
-    calls = [
-        delayed(judge)(folder, folded, candidate, seed, images)
-        for candidate in candidates
-        for seed in seeds
-    ]
+    calls = [delayed(judge)(folder, folded, candidates, seed, images) for seed in seeds]
     done = Parallel(n_jobs=jobs, return_as="generator")(calls)
-    rows = list(track(done, "candidates × seeds", len(calls), console=Console(stderr=True)))
+    tracked = track(done, "seeds", len(calls), console=Console(stderr=True))
+    rows = [row for of_seed in tracked for row in of_seed]
     names = ("candidate", *study.METHOD_KEYS, "count")
     return study.summarize(rows, names)
 
