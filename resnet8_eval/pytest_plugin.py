@@ -26,7 +26,7 @@ from resnet8_eval.assets import expanded
 from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
 from resnet8_eval.report import diagnosis, words
-from resnet8_eval.report.folder import ReportFolder
+from resnet8_eval.report.folder import Earlier, ReportFolder
 from resnet8_eval.requirements import (
     BY_ID,
     MILESTONES,
@@ -324,9 +324,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.hookimpl(optionalhook=True)
 def pytest_html_results_summary(session: pytest.Session) -> None:
     """Have pytest-html fill our page instead of its own, which is empty without scripts."""
-    results = session.config.stash[_RUN].results
-    if results is not None:
-        ReportPage(results).take_place(session.config)
+    run = session.config.stash[_RUN]
+    if run.results is not None:
+        ReportPage(run.results, run.earlier).take_place(session.config)
 
 
 class ReportPage:
@@ -336,10 +336,13 @@ class ReportPage:
     ----------
     results
         What the run found.
+    earlier
+        The runs before it.
     """
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, earlier: Earlier | None = None) -> None:
         self._results = results
+        self._earlier = earlier
 
     def take_place(self, config: pytest.Config) -> None:
         """Become the template of this session's pytest-html."""
@@ -353,7 +356,7 @@ class ReportPage:
         """The page, with pytest-html's data in the table of tests."""
         from resnet8_eval.report import html
 
-        return html.page(self._results, given)
+        return html.page(self._results, given, self._earlier)
 
 
 class AcceptanceRun:
@@ -370,6 +373,7 @@ class AcceptanceRun:
         self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
         self.selected: set[str] = set()
         self.results: Results | None = None
+        self.earlier: Earlier | None = None
         self.register = asked(config.getoption("--min-accuracy"))
         self._verdicts = verdicts.Verdicts(self.register)
         self._pipeline: Any = None
@@ -583,7 +587,7 @@ class AcceptanceRun:
 
     def _published(self, interrupted: bool) -> Results:
         from resnet8_eval.gather import gather
-        from resnet8_eval.report import publish
+        from resnet8_eval.report import diff, publish
 
         pipeline = self.pipeline
         outcomes = self._outcomes()
@@ -603,6 +607,10 @@ class AcceptanceRun:
         log = pipeline.peek("onnx")
         if log is not None:
             shutil.copyfile(log.path("conversion.log"), self.folder.path / "conversion.log")
+        self.earlier = self.folder.earlier(made)
+        if self.earlier.last:
+            moved = diff.summary(diff.changes(self.earlier.last, made))
+            self._notes.append(f"Since the last complete run on the same assets. {moved}")
         self.folder.settle(made)
         return made
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
@@ -340,6 +341,13 @@ def report(
     diff: Annotated[
         Path | None, typer.Option(help="Show what moved from this older results.json to RESULTS.")
     ] = None,
+    fail_on_change: Annotated[
+        bool,
+        typer.Option(
+            help="With --diff: exit with 1 if a verdict, a requirement, an accuracy or what the "
+            "comparison says of a row moved."
+        ),
+    ] = False,
     markdown: Annotated[bool, typer.Option(help="Print Markdown for a CI job summary.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -351,14 +359,24 @@ def report(
 
     asked = {"--output": output, "--diff": diff, "--markdown": markdown, "--json": as_json}
     given = [name for name, value in asked.items() if value]
-    if len(given) > 1:
+    if len(given) > 1 and given != ["--diff", "--json"]:
         raise typer.BadParameter(
             f"{' and '.join(given)} do not go together: --diff and --markdown print Markdown, "
-            "--json prints RESULTS as it is, and --output names the HTML file"
+            "--json prints RESULTS or the difference, and --output names the HTML file"
         )
+    if fail_on_change and diff is None:
+        raise typer.BadParameter("--fail-on-change needs --diff with an older results.json")
     found = read(results)
     if diff is not None:
-        typer.echo(differences.diff(read(diff), found))
+        old = read(diff)
+        moved, is_changed = differences.changes(old, found), differences.is_changed(old, found)
+        if as_json:
+            head = {"summary": differences.summary(moved), "changed": is_changed}
+            print_json(head | {part: list(map(asdict, each)) for part, each in moved.items()})
+        else:
+            typer.echo(differences.diff(old, found))
+        if fail_on_change and is_changed:
+            raise typer.Exit(1)
     elif markdown:
         typer.echo(texts.summary(found))
     elif as_json:

@@ -231,10 +231,15 @@ def environment(results: Results) -> list[tuple[str, str]]:
 
 def date(results: Results) -> str:
     """When the run was, to the minute."""
+    return minute(results.created)
+
+
+def minute(created: str) -> str:
+    """A moment, to the minute."""
     try:
-        found = datetime.fromisoformat(results.created)
+        found = datetime.fromisoformat(created)
     except ValueError:
-        return words.plain(results.created)
+        return words.plain(created)
     zone = f" {found.tzname()}" if found.tzinfo else ""
     return f"{found:%Y-%m-%d %H:%M}{zone}"
 

@@ -1,10 +1,11 @@
-"""What moved between two runs, as Markdown."""
+"""What moved between two runs, as a record, a sentence and Markdown."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from resnet8_eval.record import ConfigurationResult, Results
@@ -23,6 +24,78 @@ _TOLD: Final = (
 """Columns of the comparison that can move while the accuracies stay."""
 
 
+_PARTS: Final = {
+    "verdicts": ("Verdicts", "Milestone"),
+    "requirements": ("Requirements", "ID"),
+    "accuracies": ("Accuracies", "Configuration"),
+    "comparison": ("Comparison with the baseline", "Configuration"),
+    "recipes": ("Recipes", "Recipe"),
+    "versions": ("Versions and machine", "What"),
+    "fingerprints": ("Fingerprints", "What"),
+}
+"""Parts of a difference, each with its title and the heading of its first column."""
+_OUTCOMES: Final = ("verdicts", "requirements", "accuracies", "comparison")
+"""Parts that say what came of a run; the others say what may have moved them."""
+_NAMED: Final = 3
+"""How many changes of a part its sentence names."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that moved, in words."""
+
+    what: str
+    old: str
+    new: str
+
+
+def changes(old: Results, new: Results) -> dict[str, list[Change]]:
+    """All that moved, by part. Durations and cache hits are left out.
+
+    Accuracies and comparison are empty where one run is on the stand-in and the other is not.
+    """
+    alike = words.is_standin(old) == words.is_standin(new)
+    names = {found.name for found in old.configurations}
+    names &= {found.name for found in new.configurations}
+    return {
+        "verdicts": _moved(_verdicts(old), _verdicts(new)),
+        "requirements": _moved(_requirements(old), _requirements(new)),
+        "accuracies": list(_moved_accuracies(old, new)) if alike else [],
+        "comparison": _moved(_told(old, names), _told(new, names)) if alike else [],
+        "recipes": _moved(_recipes(old), _recipes(new)),
+        "versions": _moved(dict(detail.environment(old)), dict(detail.environment(new))),
+        "fingerprints": _moved(_fingerprints(old), _fingerprints(new)),
+    }
+
+
+def titled(found: dict[str, list[Change]]) -> list[tuple[str, str, list[Change]]]:
+    """The parts in which something moved, each with its title and the heading of its names."""
+    return [(*_PARTS[part], moved) for part, moved in found.items() if moved]
+
+
+def summary(found: dict[str, list[Change]]) -> str:
+    """All of it in one line, the first few of each part by name."""
+    parts = []
+    for title, _, moved in titled(found):
+        named = [_short(change, title) for change in moved[:_NAMED]]
+        more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
+        parts.append(f"{title.lower()} ({len(moved)}): {', '.join(named)}{more}")
+    return f"Moved: {'; '.join(parts)}." if parts else "Nothing moved."
+
+
+def _short(change: Change, title: str) -> str:
+    if title in ("Verdicts", "Accuracies"):
+        return f"{change.what} {change.old} → {change.new}"
+    return change.what
+
+
+def is_changed(old: Results, new: Results) -> bool:
+    """Whether outcomes moved, or cannot be held against each other."""
+    found = changes(old, new)
+    same = (old.assets.kind, old.assets.dataset_md5) == (new.assets.kind, new.assets.dataset_md5)
+    return not same or any(found[part] for part in _OUTCOMES)
+
+
 def diff(old: Results, new: Results) -> str:
     """Hold two runs against each other.
 
@@ -38,8 +111,11 @@ def diff(old: Results, new: Results) -> str:
         Markdown: verdicts, requirements, accuracies, what the comparison says of them, recipes,
         versions and fingerprints, of each only what differs. Durations and cache hits are left out.
     """
+    found = changes(old, new)
+    alike = words.is_standin(old) == words.is_standin(new)
     blocks = [
         "# What moved",
+        escape(summary(found)),
         grid(
             ["", "old", "new"],
             [
@@ -49,31 +125,39 @@ def diff(old: Results, new: Results) -> str:
             ],
         ),
         *_warnings(old, new),
-        "## Verdicts",
-        _moved("Milestone", _verdicts(old), _verdicts(new)),
-        "## Requirements",
-        _moved("ID", _requirements(old), _requirements(new)),
-        "## Accuracies",
-        _accuracies(old, new),
-        "## Comparison with the baseline",
-        _comparison(old, new),
-        "## Recipes",
-        _moved("Recipe", _recipes(old), _recipes(new)),
-        "## Versions and machine",
-        _moved("What", dict(detail.environment(old)), dict(detail.environment(new))),
-        "## Fingerprints",
-        _moved("What", _fingerprints(old), _fingerprints(new)),
     ]
+    for part, (title, heading) in _PARTS.items():
+        if part in ("accuracies", "comparison") and not alike:
+            text = _NOT_COMPARED
+        elif part == "accuracies":
+            text = _accuracies(old, new)
+        else:
+            text = _table(heading, found[part])
+        blocks += [f"## {title}", text]
     return "\n\n".join(blocks) + "\n"
 
 
-def _moved(title: str, old: Pairs, new: Pairs) -> str:
-    lines = [
-        [escape(key), escape(old.get(key, _ABSENT)), escape(new.get(key, _ABSENT))]
+def _table(heading: str, moved: Sequence[Change]) -> str:
+    lines = [[escape(change.what), escape(change.old), escape(change.new)] for change in moved]
+    return grid([heading, "old", "new"], lines) if lines else "Nothing moved."
+
+
+def _moved(old: Pairs, new: Pairs) -> list[Change]:
+    return [
+        Change(key, old.get(key, _ABSENT), new.get(key, _ABSENT))
         for key in {**old, **new}
         if old.get(key) != new.get(key)
     ]
-    return grid([title, "old", "new"], lines) if lines else "Nothing moved."
+
+
+def _moved_accuracies(old: Results, new: Results) -> Iterator[Change]:
+    before = {found.name: found for found in old.configurations}
+    after = {found.name: found for found in new.configurations}
+    for name in {**before, **after}:
+        one, two = before.get(name), after.get(name)
+        if one is None or two is None or not _same(one, two):
+            others = one and two and one.correct == two.correct
+            yield Change(name, _accuracy(one), _accuracy(two) + (", others" if others else ""))
 
 
 def _warnings(old: Results, new: Results) -> Iterator[str]:
@@ -109,8 +193,6 @@ def _on_standin(found: str | None) -> str:
 
 
 def _accuracies(old: Results, new: Results) -> str:
-    if words.is_standin(old) != words.is_standin(new):
-        return _NOT_COMPARED
     before = {found.name: found for found in old.configurations}
     after = {found.name: found for found in new.configurations}
     comparable = old.assets.dataset_md5 == new.assets.dataset_md5
@@ -156,15 +238,6 @@ def _accuracies(old: Results, new: Results) -> str:
     if same and lines:
         parts.append(f"The same in both: {', '.join(same)}.")
     return "\n\n".join(parts)
-
-
-def _comparison(old: Results, new: Results) -> str:
-    """What the comparison says of each configuration that both runs have, besides its accuracy."""
-    if words.is_standin(old) != words.is_standin(new):
-        return _NOT_COMPARED
-    names = {found.name for found in old.configurations}
-    names &= {found.name for found in new.configurations}
-    return _moved("Configuration", _told(old, names), _told(new, names))
 
 
 def _told(results: Results, names: set[str]) -> Pairs:

@@ -7,10 +7,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from resnet8_eval import results as results_json
+from resnet8_eval.errors import ResultsError
 from resnet8_eval.record import Results
+from resnet8_eval.report import history
 
 REPORT_FILES: Final = (
     "results.json",
@@ -20,6 +24,7 @@ REPORT_FILES: Final = (
     "junit.xml",
     "conversion.log",
 )
+HISTORY: Final = "history.json"
 LAST_COMPLETE: Final = "last-complete"
 KINDS: Final = {
     "real": "the real assets",
@@ -27,6 +32,14 @@ KINDS: Final = {
     "stand-in": "the stand-in",
 }
 """Kinds of runs, which never take each other's place; each is the name of a folder."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Complete runs on the same assets: the last one, and what the last ten came to."""
+
+    last: Results | None
+    runs: tuple[history.Run, ...]
 
 
 class ReportFolder:
@@ -65,9 +78,20 @@ class ReportFolder:
         for name in REPORT_FILES:
             (self.path / name).unlink(missing_ok=True)
 
+    def earlier(self, results: Results) -> Earlier:
+        """What is known of complete runs before this one, on the same assets."""
+        kept = self._kept(_kind(results.assets.kind, results.assets.user_model))
+        last = None
+        with contextlib.suppress(ResultsError):
+            last = results_json.read(kept / "results.json")
+        if last and history.fingerprint(last.assets) != history.fingerprint(results.assets):
+            last = None
+        return Earlier(last, history.of_same_assets(history.read(self.path / HISTORY), results))
+
     def settle(self, results: Results) -> None:
-        """Remove the earlier complete run that this one replaces."""
+        """Add a complete run to the history, and remove the one that it replaces."""
         if results.complete:
+            history.written(self.path / HISTORY, results)
             kept = self._kept(_kind(results.assets.kind, results.assets.user_model))
             shutil.rmtree(kept, ignore_errors=True)
             with contextlib.suppress(OSError):

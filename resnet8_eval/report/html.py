@@ -13,7 +13,9 @@ from resnet8_eval.report import (
     charts,
     detail,
     diagnosis,
+    diff,
     execution,
+    history,
     layers,
     reliability,
     seeds,
@@ -25,6 +27,7 @@ from resnet8_eval.report import (
     tuning,
     words,
 )
+from resnet8_eval.report.folder import Earlier
 from resnet8_eval.requirements import (
     FLAGGED_DROP_PP,
     MILESTONES,
@@ -39,7 +42,9 @@ _TEMPLATES: Final = Path(__file__).with_name("templates")
 _ORDER: Final = {"not met": 0, "met": 1, "not evaluated": 2}
 
 
-def page(results: Results, given: Mapping[str, Any] | None = None) -> str:
+def page(
+    results: Results, given: Mapping[str, Any] | None = None, earlier: Earlier | None = None
+) -> str:
     """The report as one page, which needs no script to be read.
 
     Parameters
@@ -48,12 +53,33 @@ def page(results: Results, given: Mapping[str, Any] | None = None) -> str:
         What the run found.
     given
         The variables of pytest-html's template, for the table of tests; without them, none.
+    earlier
+        Complete runs before this one, for what changed; without them, no such section.
     """
     from resnet8_eval.results import encode
 
     found = None if given is None else session.session(results, given)
     data = base64.b64encode(encode(results).encode()).decode()
-    return str(_template("page").render(_view(results), session=found, data=data))
+    changed = None if earlier is None else _changed(results, earlier)
+    page_ = _template("page").render(_view(results), session=found, data=data, changed=changed)
+    return str(page_)
+
+
+def _changed(results: Results, earlier: Earlier) -> dict[str, Any]:
+    """What moved since the last complete run, and what the last ones came to, this one at the end.
+
+    Its own entry is marked as this run's, whether it is complete or not.
+    """
+    moved = {} if earlier.last is None else diff.changes(earlier.last, results)
+    runs = [*earlier.runs, history.run_of(results)]
+    return {
+        "since": earlier.last
+        and f"{detail.date(earlier.last)}, commit {detail.commit(earlier.last)}",
+        "summary": diff.summary(moved),
+        "parts": diff.titled(moved),
+        "rows": table.measured(results),
+        "runs": [(detail.minute(run.created), run) for run in runs],
+    }
 
 
 def section(name: str, results: Results) -> str:

@@ -23,6 +23,7 @@ from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline, model_path
 from tests import inline_lanes
 from tests.planted import borrowing
+from tests.unit import report_samples
 
 Invoke = Callable[..., Result]
 
@@ -327,12 +328,35 @@ def test_report_prints_markdown_json_and_what_moved(invoke: Invoke, recorded: Pa
     later = msgspec.structs.replace(results.read(recorded), created="2099-01-01T00:00:00+00:00")
     newer.write_text(results.encode(later), encoding="utf-8")
     moved = invoke("report", "--diff", recorded, newer).stdout
-    for other in ("--json", "--markdown"):
-        refused = invoke("report", "--diff", recorded, newer, other)
-        assert refused.exit_code == 2
-        assert "do not go together" in refused.stderr
+    refused = invoke("report", "--diff", recorded, newer, "--markdown")
+    assert refused.exit_code == 2
+    assert "do not go together" in refused.stderr
+    assert "Nothing moved." in moved.splitlines()
     assert moved.index(results.read(recorded).created[:10]) < moved.index("2099-01-01")
     assert not recorded.with_name("report.html").exists()
+
+
+def test_a_difference_can_be_read_by_programs_and_fail_them(invoke: Invoke, tmp_path: Path) -> None:
+    newer, older = tmp_path / "newer.json", tmp_path / "older.json"
+    newer.write_text(results.encode(report_samples.record(report_samples.all_met())))
+    words = ("report", "--diff", older, newer, "--json", "--fail-on-change")
+
+    def told(built: object) -> tuple[int, Any]:
+        older.write_text(json.dumps(built))
+        done = invoke(*words)
+        return done.exit_code, json.loads(done.stdout)
+
+    built = json.loads(newer.read_text())
+    built["environment"]["packages"]["torch"] = "1.0"
+    status, found = told(built)
+    assert (status, found["changed"]) == (0, False)
+    assert found["summary"] == "Moved: versions and machine (1): torch."
+    assert found["versions"] == [{"what": "torch", "old": "1.0", "new": "2.13.0+cpu"}]
+    built["milestones"]["v1_0"]["met"] -= 1
+    status, found = told(built)
+    assert (status, found["changed"]) == (1, True)
+    assert [change["what"] for change in found["verdicts"]] == ["v1_0"]
+    assert invoke("report", newer, "--fail-on-change").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,29 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
         "results.json",
         "comparison.csv",
         "comparison.md",
+        "history.json",
         "junit.xml",
     }
     page = (suite.reports / "report.html").read_text(encoding="utf-8")
     assert page.count('<a href="#req-CAL-01">CAL-01</a>') == 1
     assert page.count('data-result="Passed"') == len(BY_ID)
+    assert "No earlier complete run on the same assets" in page
+
+
+def test_what_changed_since_the_last_complete_run_is_told(suite: Suite) -> None:
+    suite.run()
+    suite.run("--requirement=CAL-01")  # not complete, so that nothing is held against it
+    same = suite.run(html=True)
+    assert "Since the last complete run on the same assets. Nothing moved." in same.output
+    suite.write({"CAL-01": "import pytest\n" + passing("CAL-01", body="assert False")})
+    broken = suite.run(html=True)
+    moved = "Moved: verdicts (1): v1_2 met, 12 of 12 → not met, 11 of 12; requirements (1): CAL-01"
+    assert moved in broken.output
+    page = (suite.reports / "report.html").read_text(encoding="utf-8")
+    assert moved in page
+    assert page.count('<span class="small">this run</span>') == 1
+    other = suite.run("--assets=stand-in", html=True)
+    assert "Since the last complete run" not in other.output
 
 
 @pytest.mark.parametrize("option", ["--cache-dir", "--reports-dir"])

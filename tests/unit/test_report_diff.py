@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from resnet8_eval.report.diff import diff
+from resnet8_eval.report.diff import changes, diff, is_changed, summary
 from resnet8_eval.statistics import mcnemar_p
 from tests.unit import report_samples
 from tests.unit.report_samples import record
@@ -18,7 +18,38 @@ def section(text: str, title: str) -> str:
 
 def test_nothing_moved() -> None:
     text = diff(record(report_samples.all_met()), record(report_samples.all_met()))
-    assert text.count("Nothing moved.") == 7
+    assert text.count("Nothing moved.") == 8  # all in all, and each part
+
+
+def test_three_things_that_moved_in_one_line() -> None:
+    old, new = report_samples.all_met(), report_samples.all_met()
+    new["environment"]["packages"]["torch"] = "2.14.0"
+    new["configurations"][5]["correct"] = 8700
+    new["configurations"][5]["accuracy_percent"] = 87.0
+    new["configurations"][3]["recipe"]["method"]["weight_limit"] = 63
+    found = changes(record(old), record(new))
+    assert summary(found) == (
+        "Moved: accuracies (1): torch-int8-tuned 87.25 (8725/10000) → 87.00 (8700/10000); "
+        "recipes (1): onnxruntime-int8-tuned: weight limit; versions and machine (1): torch."
+    )
+    assert is_changed(record(old), record(new))
+    assert diff(record(old), record(new)).startswith("# What moved\n\nMoved: accuracies")
+
+
+def test_what_only_may_move_outcomes_is_no_change_of_them() -> None:
+    old, new = report_samples.all_met(), report_samples.all_met()
+    new["environment"]["git_commit"] = "f" * 40
+    assert not is_changed(record(old), record(new))
+    new["assets"]["dataset_md5"]["test_batch"] = "0" * 32
+    assert is_changed(record(old), record(new))
+
+
+def test_the_same_count_of_other_images_has_moved() -> None:
+    old, new = report_samples.extended(), report_samples.extended()
+    rows = new["configurations"]
+    rows[3]["right_base64"] = base64.b64encode(bytes(1250)).decode()
+    (moved,) = changes(record(old), record(new))["accuracies"]
+    assert moved.new == f"{moved.old}, others"
 
 
 def test_moved_verdict_requirement_and_accuracy() -> None:
