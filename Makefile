@@ -1,5 +1,6 @@
 # Every target makes the environment first if it is missing or its pins moved.
-PYTHON ?= python3.11
+# The first of the Pythons that pyproject.toml allows; PyTorch's smallest build may be for one alone.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v) 2>/dev/null)) python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt

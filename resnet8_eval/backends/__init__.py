@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -224,7 +225,8 @@ def scores(path: Path, images: Images, *, threads: int, execution: Execution = "
         raise ModelError(
             f"{path.name} cannot be run on the images.",
             expected="a network from float32 (N, 32, 32, 3), for any N, to one output (N, 10)",
-            given=f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}",
+            given=_otherwise(runtime, images)
+            or f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}",
             next_step="export the network with that input and output",
         ) from error
     if result.shape != (len(images), 10) or not np.isfinite(result).all():
@@ -235,6 +237,24 @@ def scores(path: Path, images: Images, *, threads: int, execution: Execution = "
             next_step="check the model's weights for NaN and its output for ten classes",
         )
     return result.astype(np.float32, copy=False)
+
+
+def _otherwise(runtime: Runtime, images: Images) -> str | None:
+    """What a model takes that refuses a batch of images, if it is one of the usual things."""
+    batch = next(batches(images))
+    ways = {
+        "images one at a time": batch[:1],
+        "channels first, (N, 3, 32, 32)": batch.transpose(0, 3, 1, 2),
+        "channels first and one at a time, (1, 3, 32, 32)": batch[:1].transpose(0, 3, 1, 2),
+        "uint8 images": batch.astype(np.uint8),
+        "float64 images": batch.astype(np.float64),
+        "float16 images": batch.astype(np.float16),
+    }
+    for said, fed in ways.items():
+        with suppress(Exception):  # each framework raises its own
+            runtime(np.ascontiguousarray(fed))
+            return f"a network that takes {said}"
+    return None
 
 
 def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:

@@ -79,6 +79,7 @@ def _program(path: Path) -> Any:
 
 def _demand_export(path: Path) -> None:
     """Keep any other file from torch, which would go on to try its older, unpickling readers."""
+    torchscript.demand_network(path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

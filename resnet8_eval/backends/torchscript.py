@@ -6,19 +6,32 @@ TorchScript, though deprecated, is read by every PyTorch without any code of our
 
 from __future__ import annotations
 
+import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
+
+from resnet8_eval.errors import ModelError
 
 ENGINE: Final = "x86"
 """PyTorch's default engine, which takes oneDNN's kernels where the processor has VNNI and FBGEMM's
 elsewhere. It packs the weights when a file is read, so it must be the same for every file."""
 
 
+_BEFORE_ZIP: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files begin that ``torch.save`` wrote before it wrote zip archives."""
+_DATA: Final = frozenset(
+    {
+        *("torch", "torch._utils", "torch.storage", "collections", "builtins", "__builtin__"),
+        *("_codecs", "numpy", "numpy.core.multiarray", "numpy._core.multiarray"),
+    }
+)
+"""Modules that a pickle of weights names; those of a pickled network name its classes too."""
 _NUMBERED: Final = re.compile(rb"___torch_mangle_(\d+)")
 
 
@@ -64,10 +77,55 @@ def _canonicalize(path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), named[name])
 
 
+def demand_network(path: Path) -> None:
+    """Refuse what ``torch.save`` leaves; nothing is unpickled to find out.
+
+    Raises
+    ------
+    ModelError
+        If the file holds weights alone, or a module whose code is not in the file.
+    """
+    pickles = _pickles(path)
+    named = {
+        str(argument)
+        for pickle in pickles
+        for code, argument, _ in pickletools.genops(pickle)
+        if code.name == "GLOBAL"
+    }
+    code = sorted(name.replace(" ", ".") for name in named if name.split()[0] not in _DATA)
+    if pickles:
+        raise ModelError(
+            f"{path.name} is a pickled module: the code of its classes is not in the file."
+            if code
+            else f"{path.name} holds weights (a state_dict) and no network.",
+            expected="a network as torch.export.save (.pt2) or torch.jit.save (.pt) writes it",
+            given=f"what torch.save writes{f', with {code[0]}' if code else ''}",
+            next_step="load it with the code that wrote it, and save the network: torch.export.save"
+            "(torch.export.export(module.eval(), (images,), dynamic_shapes="
+            "({0: torch.export.Dim('n')},)), 'own.pt2')",
+        )
+
+
+def _pickles(path: Path) -> list[bytes | BytesIO]:
+    """What ``torch.save`` pickled, in a zip archive or one after the other; [] if it did not."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(_BEFORE_ZIP):
+            return [BytesIO(content)] * 4  # magic number, version, platform, object
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            names = archive.namelist()
+            if any(name.endswith(("constants.pkl", "archive_format")) for name in names):
+                return []
+            return [archive.read(name) for name in names if name.endswith("/data.pkl")]
+    except (OSError, zipfile.BadZipFile):
+        return []
+
+
 def load(path: Path) -> Any:
     """Read a TorchScript file, for the kernels of :data:`ENGINE`."""
     import torch
 
+    demand_network(path)
     torch.backends.quantized.engine = ENGINE
     with deprecations_ignored():
         return torch.jit.load(str(path), map_location="cpu")

@@ -55,7 +55,8 @@ def load_noted(path: Path) -> tuple[Any, list[str]]:
             model = keras.saving.load_model(named, compile=False, safe_mode=True)
         _demand_interface(model, path)
         _demand_sound(model, path)
-        return flat.flattened(model, path.name)
+        flattened = flat.flattened(model, path.name)
+        _demand_convertible(flattened[0], path)
     except ModelError:
         raise
     except Exception as error:  # Keras raises whatever the part that failed raised
@@ -65,6 +66,37 @@ def load_noted(path: Path) -> tuple[Any, list[str]]:
             given=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
             next_step="save it again in the Keras that made it, as .keras",
         ) from error
+    return flattened
+
+
+def _demand_convertible(model: Any, path: Path) -> None:
+    """Refuse by its Keras name what tf2onnx would garble, or a later stage could say less of."""
+    layers = {layer["name"]: layer for layer in model.get_config()["layers"]}
+    given = None if any(e["class_name"] == "Dense" for e in layers.values()) else "no dense layer"
+    for name, layer in layers.items():
+        kind, own, calls = layer["class_name"], layer["config"], layer["inbound_nodes"]
+        if len(calls) > 1:
+            given = f"a layer that is used {len(calls)} times ({name})"
+        elif kind == "Conv2D" and own["groups"] != 1:
+            given = f"a convolution in {own['groups']} groups ({name})"
+        elif kind == "ReLU" and own["threshold"]:
+            given = f"a ReLU with a threshold ({name})"
+        elif kind == "BatchNormalization":
+            before = layers[calls[0]["args"][0]["config"]["keras_history"][0]]
+            linear = before["config"].get("activation", "linear") == "linear"
+            if before["class_name"] not in ("Conv2D", "BatchNormalization") or not linear:
+                given = (
+                    f"a batch normalisation ({name}) that follows {before['class_name']}"
+                    f"{'' if linear else ' with its activation'} ({before['config']['name']})"
+                )
+    if given:
+        raise ModelError(
+            f"{path.name} is a network that this suite cannot convert.",
+            expected="layers used once, plain convolutions and ReLUs, batch normalisations that"
+            " follow a convolution, and a dense layer",
+            given=given,
+            next_step="change that part of the network; docs/own-models.md says what is accepted",
+        )
 
 
 @contextmanager

@@ -86,7 +86,12 @@ def _fault(path: Path) -> str | None:
     onnx.checker.check_model(model, full_check=True)
     taken = [_shape(value) for value in model.graph.input]
     if taken not in ([(None, 32, 32, 3)], [(None, None, None, None)]):
-        return f"input of shape {', '.join(map(str, taken))}"
+        why = ""
+        if taken and taken[0][1:] == (3, 32, 32):
+            why = " (channels first: put a Transpose before it)"
+        elif taken and taken[0][1:] == (32, 32, 3):
+            why = " (a fixed batch: export it for any)"
+        return f"input of shape {', '.join(map(str, taken))}{why}"
     return _infinite(model)
 
 

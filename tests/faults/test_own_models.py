@@ -484,6 +484,79 @@ def test_what_is_no_pytorch_file_is_refused(
     refused(run("evaluate", tmp_path / name), tmp_path, f"{name} cannot be opened.")
 
 
+def _module() -> Any:
+    import torch
+
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+
+
+@pytest.mark.parametrize("name", ["own.pt", "own.pt2"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (lambda: _module().state_dict(), "holds weights (a state_dict) and no network."),
+        (
+            lambda: {"epoch": 3, "loss": np.float64(0.5), "model": _module().state_dict()},
+            "holds weights (a state_dict) and no network.",
+        ),
+        (_module, "is a pickled module: the code of its classes is not in the file."),
+    ],
+    ids=["state_dict", "checkpoint", "module"],
+)
+def test_what_torch_save_leaves_is_refused_as_that(
+    run: Run, tmp_path: Path, name: str, zipped: bool, content: Callable[[], Any], what: str
+) -> None:
+    import torch
+
+    path = tmp_path / name
+    torch.save(content(), path, _use_new_zipfile_serialization=zipped)
+    refused(run("evaluate", path), tmp_path, f"{name} {what}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "type_", "said"),
+    [
+        (
+            ("n", 3, 32, 32),
+            onnx.TensorProto.FLOAT,
+            "input of shape (None, 3, 32, 32) (channels first: put",
+        ),
+        (
+            (1, 3, 32, 32),
+            onnx.TensorProto.FLOAT,
+            "input of shape (1, 3, 32, 32) (channels first: put",
+        ),
+        (
+            (1, 32, 32, 3),
+            onnx.TensorProto.FLOAT,
+            "input of shape (1, 32, 32, 3) (a fixed batch: export it",
+        ),
+        (("n", 32, 32, 3), onnx.TensorProto.UINT8, "a network that takes uint8 images"),
+        (("n", 32, 32, 3), onnx.TensorProto.DOUBLE, "a network that takes float64 images"),
+    ],
+)
+def test_an_onnx_model_that_takes_other_images_is_told_which(
+    run: Run, tmp_path: Path, shape: Any, type_: int, said: str
+) -> None:
+    make, path = onnx.helper, tmp_path / "own.onnx"
+    nodes = [
+        make.make_node("Cast", ["x"], ["f"], to=onnx.TensorProto.FLOAT),
+        make.make_node("Flatten", ["f"], ["flat"]),
+        make.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    weight = onnx.numpy_helper.from_array(np.ones((3072, 10), np.float32), "w")
+    graph = make.make_graph(
+        nodes,
+        "own",
+        [make.make_tensor_value_info("x", type_, shape)],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (shape[0], 10))],
+        [weight],
+    )
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9), path)
+    refused(run("evaluate", path), tmp_path, said)
+
+
 def test_a_torchscript_file_is_no_exported_program(run: Run, tmp_path: Path) -> None:
     """torch.export.load would go on to its older readers, which unpickle."""
     path = traced(tmp_path / "own.pt2", (32, 32, 3), 10)
