@@ -25,8 +25,8 @@ import numpy as np
 from resnet8_eval import backends, lanes
 from resnet8_eval.backends import Execution, Runtime, Scores
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
-from resnet8_eval.preprocess import BATCH_SIZE, Feed, Preprocessing, preprocess
-from resnet8_eval.requirements import MAX_OTHERS_PERCENT, MIN_QUERIES
+from resnet8_eval.preprocess import Feed, Preprocessing, preprocess
+from resnet8_eval.requirements import ANSWERED_IMAGES, MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.store import Record
 
 MAX_WAITING: Final = 0.25
@@ -109,8 +109,9 @@ def measure(
     -------
     dict
         As :func:`summarize`, with ``loadgen`` (its version) and, in each entry of ``rows``,
-        ``answers``: ``images``, ``disagreements`` with the evaluation's classes and
-        ``largest_difference`` of the scores, from a run of LoadGen in accuracy mode.
+        ``answers``, from LoadGen's accuracy mode in each session that was timed, with its best
+        batch: ``images``, how many every session answered; ``disagreements`` with the evaluation's
+        classes, in all; and the ``largest_difference`` of the scores.
     """
     counts = sorted(set(threads))
     runs: list[Record] = []
@@ -118,6 +119,9 @@ def measure(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out)))
         kept, given = folder / "kept", (folder / "images.npy", images.preprocessing)
         np.save(given[0], images.pixels)
+        chosen = np.linspace(0, len(images) - 1, min(ANSWERED_IMAGES, len(images))).astype(int)
+        few = (folder / "few.npy", images.preprocessing)
+        np.save(few[0], images.pixels[chosen])
         crew: dict[tuple[str, int], Any] = {}
         for key in dict.fromkeys((target.framework, n) for n in counts for target in targets):
             crew[key] = lanes.open_lane(*key, logs)
@@ -127,20 +131,30 @@ def measure(
             model = (str(target.path), target.execution, n)
             return crew[target.framework, n].submit(call, model, *words)
 
-        announce("LoadGen, accuracy mode: every row on every image")
-        answers = {
-            target.name: ask(_answers, target, counts[0], given, kept / "accuracy" / target.name)
-            for target in targets
-        }
-        opened = [ask(_opened, target, n) for n in counts for target in targets]
-        found = {target: _compared(answers[target.name].result(), target) for target in targets}
-        for one in opened:
+        announce("Opening every row in each of its sessions")
+        for one in [ask(_opened, target, n) for n in counts for target in targets]:
             one.result()
         speeds = {
             (target, n): ask(_fastest, target, n, given, plan.batches).result()
             for n in counts
             for target in targets
         }
+        announce(f"LoadGen, accuracy mode: every session on {len(chosen)} images")
+        found = {}
+        for target in targets:
+            # One at a time: sessions of several threads that share cores wait for one another.
+            answers = [
+                ask(
+                    _answers,
+                    target,
+                    n,
+                    few,
+                    kept / "accuracy" / target.name / f"{n}-threads",
+                    speeds[target, n][0],
+                ).result()
+                for n in counts
+            ]
+            found[target] = _compared(answers, np.load(target.scores)[chosen])
         for turn in range(1, plan.rounds + 1):
             announce(f"LoadGen, round {turn} of {plan.rounds}")
             for n in counts:
@@ -259,11 +273,12 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def _compared(scores: Scores, target: Target) -> Record:
-    expected = np.load(target.scores)
+def _compared(answers: Sequence[Scores], expected: Scores) -> Record:
+    """What several sessions answered, held against the evaluation's scores of the same images."""
+    scores = np.stack(answers)
     return {
-        "images": int(np.isfinite(scores).all(axis=1).sum()),
-        "disagreements": int((scores.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+        "images": int(np.isfinite(scores).all(axis=(0, 2)).sum()),
+        "disagreements": int((scores.argmax(axis=2) != expected.argmax(axis=1)).sum()),
         "largest_difference": float(np.abs(scores - expected).max()),
     }
 
@@ -319,10 +334,10 @@ def _timed(
     return load_test(_runtime(model), _images(images), scenario, folder, **words)
 
 
-def _answers(model: _Model, images: _Images, folder: Path) -> Scores:
+def _answers(model: _Model, images: _Images, folder: Path, batch: int) -> Scores:
     """Scores of every image, (N, 10), as LoadGen's accuracy log has them."""
     known = _images(images)
-    load_test(_runtime(model), known, "Offline", folder, batch=BATCH_SIZE, accuracy=True)
+    load_test(_runtime(model), known, "Offline", folder, batch=batch, accuracy=True)
     scores = np.full((len(known), 10), np.nan, np.float32)
     for entry in json.loads((folder / "mlperf_log_accuracy.json").read_text()):
         scores[entry["qsl_idx"]] = np.frombuffer(bytes.fromhex(entry["data"]), np.float32)

@@ -317,7 +317,10 @@ class Throughput(_Part, frozen=True):
 
 
 class Answers(_Part, frozen=True):
-    """The scores of LoadGen's accuracy mode held against the evaluation's."""
+    """The scores of LoadGen's accuracy mode held against the evaluation's.
+
+    `images`: how many each timed session answered. `disagreements`: of all sessions together.
+    """
 
     images: Count
     disagreements: Count

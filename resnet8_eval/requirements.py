@@ -42,6 +42,9 @@ Softmax outputs lie in [0, 1]; reordered float32 sums over at most 576 products 
 """
 MIN_QUERIES: Final = 100
 """Queries that a LoadGen run must have at least: LoadGen's own minimum."""
+ANSWERED_IMAGES: Final = 1000
+"""Test images, evenly spread, whose scores each timed session must give again in LoadGen's accuracy
+mode. They are as many as LoadGen has in memory at a time."""
 MAX_OTHERS_PERCENT: Final = 10.0
 """Share of the machine's processor time that other processes may take while speed is measured."""
 

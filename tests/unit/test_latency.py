@@ -70,7 +70,8 @@ def test_accuracy_mode_gives_the_scores_of_every_image(
     monkeypatch.setattr(loadgen, "LOADED", 128)
     monkeypatch.setattr(latency, "_runtime", lambda _: scores)
     np.save(tmp_path / "images.npy", IMAGES)
-    found = latency._answers(("", "kernel", 1), (tmp_path / "images.npy", RAW), tmp_path / "run")
+    images = (tmp_path / "images.npy", RAW)
+    found = latency._answers(("", "kernel", 1), images, tmp_path / "run", 32)
     np.testing.assert_array_equal(found, scores(IMAGES.astype(np.float32)))
 
 
@@ -134,8 +135,9 @@ def test_a_row_without_any_valid_round_has_no_figures() -> None:
 
 
 def test_stored_models_take_turns_in_processes_of_their_own(
-    pipeline: Pipeline, standin_test: Any, tmp_path: Path
+    pipeline: Pipeline, standin_test: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(latency, "ANSWERED_IMAGES", 80)
     rows = [row for row in CONFIGURATIONS if row.framework == "onnxruntime"][:2]
     targets = [
         Target(
@@ -166,13 +168,13 @@ def test_stored_models_take_turns_in_processes_of_their_own(
     )
     assert set(record["rows"]) == {row.name for row in rows}
     for row in record["rows"].values():
-        assert row["answers"]["images"] == 200
+        assert row["answers"]["images"] == 80
         assert row["answers"]["disagreements"] == 0
         for scenario in SCENARIOS:
             (entry,) = row[scenario]
             assert entry["valid"]
             assert entry["queries"] >= MIN_QUERIES
-    assert said[1:3] == ["LoadGen, round 1 of 2", "LoadGen, round 2 of 2"]
+    assert said[2:4] == ["LoadGen, round 1 of 2", "LoadGen, round 2 of 2"]
     with zipfile.ZipFile(out / "loadgen.zip") as kept:
         summaries = [name for name in kept.namelist() if name.endswith("summary.txt")]
     assert len(summaries) == 2 * (1 + 2 * 2)  # rows × (accuracy + rounds × scenarios)
