@@ -47,7 +47,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e .
 	@touch $@
 
+# Tests of accessibility need axe-core; without npm they are skipped, and say so.
 $(DEV): $(STAMP)
 	@echo "Installing what only the suite's own tests need"
 	$(PIP) -e '.[dev]'
+	-command -v npm >/dev/null && npm install --silent --no-fund --no-audit --prefix $(VENV)/axe axe-core@4.10.3
 	@touch $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -126,15 +125,11 @@ def chromium(_chromium: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """Source of axe-core: the file named by ``AXE_CORE``, or that of axe-playwright-python."""
-    named = os.environ.get("AXE_CORE")
-    if named:
-        return Path(named).read_text(encoding="utf-8")
-    package = importlib.util.find_spec("axe_playwright_python")
-    if package is None or package.origin is None:
-        # Only its copy of axe-core is needed, not Playwright.
+    """Source of axe-core: the file named by ``AXE_CORE``, or what ``make test`` installs by npm."""
+    installed = Path(sys.prefix) / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+    path = Path(os.environ.get("AXE_CORE") or installed)
+    if not path.is_file():
         pytest.skip(
-            "axe-core is absent: pip install --no-deps axe-playwright-python, or set AXE_CORE to "
-            "an axe.min.js"
+            f"axe-core is absent: {path}; make test installs it where npm is, or set AXE_CORE"
         )
-    return Path(package.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8")
