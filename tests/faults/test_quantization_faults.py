@@ -304,3 +304,22 @@ def test_kernels_that_compute_something_else_are_seen(bench: Bench) -> None:
     said = bench.verdict("PTQ-03")
     assert "images that kernels and exact integers class apart" in said
     assert "probable cause" in said
+
+
+def test_the_suites_own_parameters_under_a_stock_label(bench: Bench) -> None:
+    tuned = bench.artifact("model/onnxruntime-int8-tuned")
+    files = {path.name: path.read_bytes() for path in tuned.folder.iterdir()}
+    fed = bench.artifact("model/onnxruntime-int8-stock").record["fed_sha256"]
+    bench.plant("model/onnxruntime-int8-stock", {**tuned.record, "fed_sha256": fed}, files)
+    bench.remake("proof/onnxruntime-int8-stock")
+    said = bench.verdict("ORT-03")
+    assert "onnxruntime-int8-stock" in said
+    assert "weights" in said
+
+
+def test_a_stock_row_that_another_framework_computed(bench: Bench) -> None:
+    other = bench.artifact("scores/onnxruntime-int8-stock")
+    files = {path.name: path.read_bytes() for path in other.folder.iterdir()}
+    bench.plant("scores/torch-int8-stock", other.record, files)
+    bench.remake("compare/torch-int8-stock")
+    assert "torch-int8-stock, sha256 of the model that gave the scores" in bench.verdict("PTQ-03")
