@@ -207,7 +207,7 @@ def locate(
         or if a file has to be made in the cache and cannot be.
     """
     search = _search(manifest, assets_dir, cache_dir, announce)
-    user_model = None if keras_model is None else _user_model(keras_model, suffixes)
+    user_model = None if keras_model is None else given_model(keras_model, suffixes)
     if kind != "stand-in":
         try:
             return search.real(user_model, download)
@@ -299,17 +299,8 @@ def _signature(path: Path) -> list[int]:
 def _search(
     manifest: Manifest | None, given: Path | None, cache_dir: Path, announce: Announce = _say
 ) -> _Search:
-    places = []
-    if folder := given or os.environ.get("RESNET8_EVAL_ASSETS"):
-        explicit = expanded(folder)
-        if _nature(explicit) != "a folder":
-            raise AssetError(
-                f"There is no folder {explicit}.",
-                expected=f"a folder that holds assets, such as {DATASET_FOLDER}/",
-                given=_nature(explicit),
-                next_step="Correct --assets-dir or RESNET8_EVAL_ASSETS, or leave them out.",
-            )
-        places.append(explicit)
+    explicit = given_folder(given)
+    places = [explicit] if explicit else []
     for root in _checkouts():
         places += [root / "assets", root.parent / "shared" / "assets"]
     unique = list(dict.fromkeys(place.absolute() for place in [*places, cache_dir]))
@@ -321,7 +312,34 @@ def _checkouts() -> list[Path]:
     return [root for root in candidates if (root / "fixtures" / "assets.json").is_file()]
 
 
-def _user_model(path: Path, suffixes: tuple[str, ...]) -> Path:
+def given_folder(given: Path | None) -> Path | None:
+    """The folder that holds assets, as the user names it; None if none is named.
+
+    Raises
+    ------
+    AssetError
+        If it is not there.
+    """
+    folder = given or os.environ.get("RESNET8_EVAL_ASSETS")
+    explicit = expanded(folder) if folder else None
+    if explicit and _nature(explicit) != "a folder":
+        raise AssetError(
+            f"There is no folder {explicit}.",
+            expected=f"a folder that holds assets, such as {DATASET_FOLDER}/",
+            given=_nature(explicit),
+            next_step="Correct --assets-dir or RESNET8_EVAL_ASSETS, or leave them out.",
+        )
+    return explicit
+
+
+def given_model(path: Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> Path:
+    """The Keras model that the user names, as an absolute path.
+
+    Raises
+    ------
+    AssetError
+        If it is not there, or its name has none of these suffixes.
+    """
     path = expanded(path).absolute()
     if path.suffix in suffixes and _nature(path) == "a file" and os.access(path, os.R_OK):
         return path

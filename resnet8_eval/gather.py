@@ -25,6 +25,7 @@ def gather(
     complete: bool,
     command: str,
     started: float,
+    stopped: str | None = None,
 ) -> Results:
     """Gather a run into its record.
 
@@ -40,6 +41,8 @@ def gather(
         What reproduces the run.
     started
         When the run started (seconds since the epoch); an older artefact came from the cache.
+    stopped
+        What ended the run before its time, and where; None if it ended by itself.
 
     Raises
     ------
@@ -61,6 +64,7 @@ def gather(
             "command": command,
             "selected": [entry.id for entry in register if entry.id in outcomes],
             "complete": complete,
+            "stopped": stopped,
             "assets": {
                 "kind": assets.kind,
                 "model_name": assets.model.name,
@@ -79,7 +83,7 @@ def gather(
                 "configuration": rows[0].name,
                 **_only(baseline, "correct", "total", "accuracy_percent"),
             },
-            "milestones": results.milestones(outcomes, standin),
+            "milestones": results.milestones(outcomes, standin, stopped),
             "requirements": [
                 results.requirement(entry, outcomes.get(entry.id), standin) for entry in register
             ],

@@ -111,6 +111,10 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
                     announce(f"{ended.name} {result:.1f} s")
             _spread(failures, needs_first)
             crew.dismiss_but({job.lane for job in left})
+    except BaseException as error:
+        making = [job.name for _, job in crew.running.values() if job is not None]
+        error.add_note(f"while it made {', '.join(making)}" if making else "between two stages")
+        raise
     finally:
         crew.disband()
     return failures

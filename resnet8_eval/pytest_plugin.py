@@ -11,7 +11,9 @@ import math
 import re
 import shlex
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Collection, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,10 +24,10 @@ import pytest
 from _pytest.junitxml import xml_key  # the only way to a property of the suite outside of a test
 
 from resnet8_eval import configurations, gate, verdicts
-from resnet8_eval.assets import expanded
+from resnet8_eval.assets import expanded, given_folder, given_model
 from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
-from resnet8_eval.report import diagnosis, words
+from resnet8_eval.report import diagnosis, unstarted, words
 from resnet8_eval.report.folder import Earlier, ReportFolder
 from resnet8_eval.requirements import (
     BY_ID,
@@ -173,6 +175,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"{name} is for a model of your own; name it with --keras-model. The pretrained "
                 f"model is fed raw pixels and must exceed {MIN_ACCURACY_PERCENT:g} %"
             )
+    if not hasattr(config, "workerinput"):
+        _refuse_missing(config)
     for name in ("fresh", "fresh_timing"):
         if getattr(config.option, name) == math.inf:
             # Workers are given the moment at which their run began, and make nothing twice.
@@ -383,6 +387,9 @@ class AcceptanceRun:
         self._prepared = False
         self._missing: AssetError | None = None
         self._heading: Path | None = None
+        self._at = ""
+        self._stopped: str | None = None
+        self._before: Any = None
         self._started = time.time()
 
     @property
@@ -431,10 +438,38 @@ class AcceptanceRun:
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Begin as soon as it is known that requirements are asked for."""
-        if _is_acceptance_run(self.config):
-            self._begin()
+        """Find the assets before anything is collected, where requirements are asked for."""
+        if not _is_acceptance_run(self.config):
+            return
+        self._begin()
+        try:
+            # Workers are told what "auto" came to, and look for nothing else.
+            self.config.option.assets = self.pipeline.settings.assets.kind
+        except SuiteError as error:
+            unstarted.publish(error, self._called(), self.folder.path)
+            with self._uncaptured():
+                print(*self.folder.kept(), error, sep="\n", file=sys.stderr)
+            pytest.exit(f"{unstarted.TITLE}. {error.what}", unstarted.EXIT_STATUS)
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _terminated)
+
+    def pytest_unconfigure(self) -> None:
+        """Leave SIGTERM as it was."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Remember the test at hand."""
+        self._at = nodeid
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Remember what ended the run, and what it was doing."""
+        error = excinfo.value
+        by = f"pytest.exit ({error.msg})" if isinstance(error, pytest.exit.Exception) else None
+        notes = getattr(error, "__notes__", []) or [f"at {self._at or 'the start'}"]
+        self._stopped = " ".join([by or str(error) or "SIGINT (Ctrl-C)", *notes])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -511,11 +546,13 @@ class AcceptanceRun:
             for found in diagnosis.of(self.results, name):
                 xml.add_global_property(f"diagnosis of {name}", str(found))
 
+    def _called(self) -> str:
+        return shlex.join(["pytest", *self.config.invocation_params.args])
+
     def _command(self) -> str:
         """What was called, with the kind of assets that ``auto`` came to."""
-        called = shlex.join(["pytest", *self.config.invocation_params.args])
         kind = self.pipeline.settings.assets.kind
-        return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", called)
+        return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", self._called())
 
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
@@ -600,6 +637,7 @@ class AcceptanceRun:
             pipeline,
             outcomes,
             complete=complete,
+            stopped=self._stopped,
             command=self._command(),
             started=self._started,
         )
@@ -626,6 +664,11 @@ class AcceptanceRun:
     def _uncaptured(self) -> AbstractContextManager[None]:
         capture = self.config.pluginmanager.getplugin("capturemanager")
         return nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+
+def _terminated(*_: object) -> None:
+    """End the run as Ctrl-C does, with its reports."""
+    raise KeyboardInterrupt("SIGTERM")
 
 
 def _speedup(text: str) -> float:
@@ -685,6 +728,18 @@ def _refuse_unknown(option: str, names: Iterable[str], what: str, known: Collect
             raise pytest.UsageError(
                 f"{option} {name}: there is no such {what}; the register has {', '.join(known)}"
             )
+
+
+def _refuse_missing(config: pytest.Config) -> None:
+    """Refuse a folder or a model that is named and is not there."""
+    try:
+        given_folder(config.getoption("--assets-dir"))
+        if (model := config.getoption("--keras-model")) is not None:
+            given_model(model)
+    except AssetError as error:
+        raise pytest.UsageError(
+            f"{error.what} Expected {error.expected}; given: {error.given}. {error.next_step}"
+        ) from None
 
 
 def _in_checkout(config: pytest.Config, argument: str) -> Path:

@@ -602,7 +602,8 @@ class Results(_Part, frozen=True):
     Percentages are in percent, deltas in percentage points. `selected`: the requirements that the
     run was asked for. `complete`: the run ended by itself, and its number settled each requirement
     of every milestone, as met or as not met. `expected`: the rows of a complete run, in the order
-    of the comparison. `sensitivity` is null where it was not measured (--layers).
+    of the comparison. `stopped`: what ended the run before its time, and what it was doing.
+    `sensitivity` is null where it was not measured (--layers).
     """
 
     schema_version: Literal[2]
@@ -623,6 +624,7 @@ class Results(_Part, frozen=True):
     stages: dict[str, Stage]
     tuning: tuple[Tuning, ...] = ()
     agreement: Agreement | None = None
+    stopped: str | None = None
     timing: Timing | None = None
     gate: Gate | None = None
     preprocessings: Preprocessings | None = None

@@ -131,7 +131,9 @@ class Outcome:
     decided: bool = False
 
 
-def milestones(outcomes: Mapping[str, Outcome], standin: bool) -> dict[str, Milestone]:
+def milestones(
+    outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None = None
+) -> dict[str, Milestone]:
     """The verdict on every milestone.
 
     Parameters
@@ -140,8 +142,10 @@ def milestones(outcomes: Mapping[str, Outcome], standin: bool) -> dict[str, Mile
         By requirement ID; those that are absent were not asked for.
     standin
         Whether the run was on the stand-in, on which nothing is ever met.
+    stopped
+        What ended the run before its time; what it had not reached is then not evaluated.
     """
-    return {name: _milestone(of_milestone(name), outcomes, standin) for name in MILESTONES}
+    return {name: _milestone(of_milestone(name), outcomes, standin, stopped) for name in MILESTONES}
 
 
 def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> RequirementResult:
@@ -177,7 +181,10 @@ def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> R
 
 
 def _milestone(
-    entries: Iterable[Requirement], outcomes: Mapping[str, Outcome], standin: bool
+    entries: Iterable[Requirement],
+    outcomes: Mapping[str, Outcome],
+    standin: bool,
+    stopped: str | None,
 ) -> Milestone:
     entries = list(entries)
     found = [outcomes[entry.id] for entry in entries if entry.id in outcomes]
@@ -189,6 +196,9 @@ def _milestone(
         return Milestone("not evaluated", 0, len(entries), reason)
     if met == len(entries):
         return Milestone("met", met, len(entries), None)
+    if stopped and not any(outcome.status == "not met" for outcome in found):
+        reason = f"ended by {stopped}; {met} of {len(entries)} were met before"
+        return Milestone("not evaluated", met, len(entries), reason)
     return Milestone("not met", met, len(entries), "; ".join(_shortfalls(entries, outcomes)))
 
 

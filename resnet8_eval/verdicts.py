@@ -178,7 +178,7 @@ class _Reported:
         numbers = _numbers(self.properties)
         measured = numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
         return Outcome(
-            status="met" if reason is None else "not met",
+            status="met" if reason is None else "not met" if self.reason else "not evaluated",
             measured=measured,
             evidence=[check.as_dict() for check in _evidence(self.properties)],
             test=self.nodeid,

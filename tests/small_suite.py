@@ -47,7 +47,7 @@ def locate(kind, keras_model=None, **_):
 honest = assets.locate
 
 
-def pytest_sessionstart():
+def pytest_configure():
     assets.locate = locate
 
 
@@ -90,6 +90,7 @@ class Suite:
         pytester.makefile(".ini", pytest=INI)
         pytester.makeconftest(CONFTEST)
         (pytester.path / "acceptance").mkdir()
+        (pytester.path / "own.h5").touch()
         self.write()
 
     def write(self, planted: Mapping[str, str] = {}, extra: str = "") -> None:

@@ -12,11 +12,11 @@ from resnet8_eval import results as results_json
 from resnet8_eval.record import Results
 from resnet8_eval.report import markdown, table
 
-__all__ = ["publish"]
+__all__ = ["publish", "written"]
 
 
 def publish(results: Results, folder: Path) -> None:
-    """Write results.json, comparison.csv and comparison.md, each whole or not at all.
+    """Write results.json, comparison.csv and .md, and summary.md, each whole or not at all.
 
     Parameters
     ----------
@@ -34,13 +34,15 @@ def publish(results: Results, folder: Path) -> None:
         "results.json": results_json.encode(results),
         "comparison.csv": table.to_csv(results),
         "comparison.md": markdown.comparison(results),
+        "summary.md": markdown.summary(results),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        _write(folder / name, text)
+        written(folder / name, text)
 
 
-def _write(path: Path, text: str) -> None:
+def written(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")

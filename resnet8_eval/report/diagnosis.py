@@ -292,6 +292,9 @@ def _not_asked(
     if words.is_standin(results):
         return [Diagnosis("The stand-in gives no verdict.", command=f"{command} --assets real")]
     absent = sum(entry.status == "not evaluated" for entry in entries)
+    if results.stopped:
+        said = f"{words.plain(results.stopped)} ended the run before {absent} of {len(entries)}"
+        return [Diagnosis(f"{said} requirements.", command=words.plain(results.command))]
     return [Diagnosis(f"{absent} of {len(entries)} requirements were not run.", command=command)]
 
 

@@ -21,6 +21,7 @@ REPORT_FILES: Final = (
     "report.html",
     "comparison.csv",
     "comparison.md",
+    "summary.md",
     "junit.xml",
     "conversion.log",
 )

@@ -82,6 +82,12 @@ def _changed(results: Results, earlier: Earlier) -> dict[str, Any]:
     }
 
 
+def unstarted(title: str, what: str, parts: dict[str, list[str]]) -> str:
+    """The page of a run that could not begin: why in one sentence, and parts by heading."""
+    found = _template("unstarted")
+    return str(found.render(headline=TITLE, title=title, what=what, parts=parts))
+
+
 def section(name: str, results: Results) -> str:
     """One of :data:`SECTIONS`."""
     return _template(name).render(_view(results), session=None)

@@ -98,6 +98,11 @@ def incomplete(results: Results) -> str:
     """What an incomplete run leaves open; an empty string for a complete one."""
     if results.complete:
         return ""
+    if results.stopped:
+        return (
+            f"This run was ended by {plain(results.stopped)}. What it had not reached is not "
+            "evaluated."
+        )
     asked, every = set(results.selected), results.requirements
     settled = {entry.id for entry in every if entry.measured is not None}
     if asked and len(asked) < len(every) and asked <= settled:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socketserver
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import junitparser
 import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
+from resnet8_eval.report.unstarted import EXIT_STATUS
 from resnet8_eval.requirements import BY_ID, of_milestone
 from tests.small_suite import CONFTEST, Outcome, Suite, good, passing
 
@@ -297,8 +302,12 @@ def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
     suite.write({"PT-03": passing("PT-03", body="raise KeyboardInterrupt")})
     done = suite.run(apart=True)
     assert done.status == pytest.ExitCode.INTERRUPTED
-    assert done.verdicts["v1_1"] == "not met"
-    assert "met" not in {done.verdicts["v1_2"], *done.statuses(["PT-03", "PT-04"]).values()}
+    assert done.statuses(["PT-03", "PT-04"]) == dict.fromkeys(["PT-03", "PT-04"], "not evaluated")
+    assert done.verdicts["v1_1"] == done.verdicts["v1_2"] == "not evaluated"
+    where = "SIGINT (Ctrl-C) at acceptance/test_small.py::test_pt_03_small"
+    assert done.results["stopped"] == where
+    assert f"v1_1 not evaluated: ended by {where}; 2 of 5 were met before" in done.output
+    assert "Diagnosis: SIGINT (Ctrl-C)" in done.output
     assert not done.results["complete"]
 
 
@@ -538,10 +547,10 @@ INCOMPLETE = {
     "the same, and going on": Run(
         1, ("--continue-on-collection-errors",), plants=NO_PT, files=UNREADABLE
     ),
-    "without assets": Run(1, files={"no-assets": ""}),
+    "without assets": Run(6, files={"no-assets": ""}),
     "refused": Run(4, plants={"PT-03": "@pytest.mark.parametrize('requirement', [1, 2])|"}),
     "interrupted": Run(2, plants={"PT-03": "|raise KeyboardInterrupt"}, apart=True),
-    "told to end": Run(-15, plants={"PT-03": END_ITSELF.format(15)}, apart=True),
+    "told to end": Run(2, plants={"PT-03": END_ITSELF.format(15)}, apart=True),
     "killed": Run(-9, plants={"PT-03": END_ITSELF.format(9)}, apart=True),
     "pytest fails": Run(3, files={"conftest.py": CONFTEST + INTERNAL_ERROR}),
 }
@@ -563,10 +572,11 @@ def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
     done = suite.run(*run.words, *workers, apart=run.apart)
     assert done.status == (WITH_WORKERS.get(way, run.status) if workers else run.status)
     assert files(suite.reports / "last-complete" / "real") == before
-    assert set(files(suite.reports)) <= set(before) - {"report.html"}
+    own_page = {"report.html"} if way == "without assets" else set()
+    assert set(files(suite.reports)) <= set(before) - {"report.html"} | own_page
     if done.results:
         assert not done.results["complete"]
-    if done.status in {0, 1, 2, 4, 5}:  # otherwise pytest has no last words
+    if done.status in {0, 1, 2, 4, 5, 6}:  # otherwise pytest has no last words
         assert "on the real assets is kept in reports/last-complete/real" in done.output
 
 
@@ -613,7 +623,8 @@ def test_no_report_of_an_earlier_run_stands_beside_other_results(
     suite.write({"EVAL-03": planted("EVAL-03", FAILS)})
     (pytester.path / "acceptance").rename(pytester.path / "small")
     pytester.runpytest_inprocess(*words, "--reports-dir=reports", "--cache-dir=cache")
-    assert set(files(suite.reports)) == {"results.json", "comparison.csv", "comparison.md"}
+    written = {"results.json", "comparison.csv", "comparison.md", "summary.md"}
+    assert set(files(suite.reports)) == written
     assert "report.html" in files(suite.reports / "last-complete" / "real")
 
 
@@ -665,9 +676,96 @@ def test_results_that_cannot_be_written_are_no_success(suite: Suite) -> None:
     assert "Traceback" not in done.output
 
 
-def test_missing_assets_are_told_once(suite: Suite, pytester: pytest.Pytester) -> None:
+def test_missing_assets_end_the_run_before_any_test(
+    suite: Suite, pytester: pytest.Pytester
+) -> None:
     (pytester.path / "no-assets").touch()
-    done = suite.run("-rN")  # pytest's own summary repeats whole messages where CI is set
-    assert done.status == pytest.ExitCode.TESTS_FAILED
-    assert done.output.count("next:     fetch it") == 1
+    suite.write({"CONV-01": passing("CONV-01", body="open('ran', 'w').close()")})
+    done = suite.run()
+    assert done.status == EXIT_STATUS
     assert done.results == {}
+    assert not (pytester.path / "ran").exists()
+    lines = [line for line in done.output.splitlines() if line]
+    assert len(lines) <= 25
+    assert any("Missing: model." in line for line in lines[-10:])
+    assert done.output.count("next:     fetch it") == 1
+    for name in ("report.html", "summary.md", "junit.xml"):
+        text = (suite.reports / name).read_text(encoding="utf-8")
+        for said in ("Missing: model.", "nothing", "fetch it"):
+            assert said in text
+    assert "could not be run" in (suite.reports / "report.html").read_text(encoding="utf-8")
+    (group,) = junitparser.JUnitXml.fromfile(str(suite.reports / "junit.xml"))
+    assert (group.tests, group.errors, group.failures) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
+@pytest.mark.parametrize(
+    "option", ["--keras-model=/nofile.h5", "--keras-model=acceptance", "--assets-dir=/nodir"]
+)
+def test_a_file_or_a_folder_that_is_not_there_is_a_wrong_call(
+    suite: Suite, option: str, words: tuple[str, ...]
+) -> None:
+    done = suite.run(option, *words, apart=True)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in done.output.splitlines() if line]
+    assert line.startswith("ERROR: ")
+    assert not suite.reports.exists()
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Counts what it is asked for. It refuses all, or never answers."""
+
+    daemon_threads = True
+    answers = True
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        super().__init__(("127.0.0.1", 0), Asked)
+
+
+class Asked(socketserver.StreamRequestHandler):
+    server: Proxy
+
+    def handle(self) -> None:
+        self.server.asked.append(self.rfile.readline())
+        if self.server.answers:
+            self.wfile.write(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+        else:
+            self.rfile.read()
+
+
+SEARCHING = """
+locate = honest
+assets._checkouts = lambda: []
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "never answers"])
+def test_a_proxy_sees_one_attempt_for_each_file(
+    suite: Suite,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: bool,
+    words: tuple[str, ...],
+) -> None:
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + SEARCHING)
+    monkeypatch.delenv("RESNET8_EVAL_ASSETS", raising=False)
+    monkeypatch.delenv("RESNET8_EVAL_OFFLINE", raising=False)
+    with Proxy() as proxy:
+        proxy.answers = answers
+        threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+        for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_address[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        started = time.monotonic()
+        done = suite.run(*words, apart=True)
+        assert time.monotonic() - started < 45
+        proxy.shutdown()
+    assert done.status == EXIT_STATUS
+    assert len(proxy.asked) == 2
+    assert all(line.startswith(b"CONNECT ") for line in proxy.asked)
+    assert done.output.count("Downloading file") == 2
+    assert len([line for line in done.output.splitlines() if line]) <= 25 + 2

@@ -46,6 +46,7 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
         "comparison.csv",
         "comparison.md",
         "history.json",
+        "summary.md",
         "junit.xml",
     }
     page = (suite.reports / "report.html").read_text(encoding="utf-8")

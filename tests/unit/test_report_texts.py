@@ -193,7 +193,7 @@ def test_publish_writes_all_three_files_and_leaves_nothing_else(tmp_path: Path) 
     folder = tmp_path / "new" / "reports"
     publish(record(results), folder)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(first) == {"results.json", "comparison.csv", "comparison.md"}
+    assert set(first) == {"results.json", "comparison.csv", "comparison.md", "summary.md"}
     written = json.loads(first["results.json"])
     assert written == json.loads(encode(record(results)))
     publish(record(written), folder)
