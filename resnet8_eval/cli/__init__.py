@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 import typer
 
 from resnet8_eval import assets, configurations, requirements
-from resnet8_eval.cli import folders
+from resnet8_eval.cli import folders, judging
 from resnet8_eval.cli.options import (
     AsJson,
     AssetsDir,
@@ -30,8 +28,11 @@ from resnet8_eval.cli.options import (
     PreprocessingName,
     Seed,
     cache_folder,
+    demand_file,
+    locate,
     print_json,
     reporting_errors,
+    whole_folder,
 )
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import usable_cores
@@ -106,13 +107,13 @@ def convert(
 
     Writes model.onnx, conversion.log and, for PyTorch, folded.onnx and model.pt2.
     """
-    _demand_file(model, assets.MODEL_SUFFIXES)
+    demand_file(model, assets.MODEL_SUFFIXES)
     files = {"onnx": ("model.onnx", "conversion.log"), "folded": ("folded.onnx",)}
     checked = ["structure/onnx", "folded"]
     if to == "torch":
         files["torch"] = ("model.pt2",)
         checked.append("structure/torch")
-    with _whole_folder(output) as folder:
+    with whole_folder(output) as folder:
         made = _made(assets.of_model(model), cache_dir, [*files, *checked])
         checks = [check for name in checked for check in made[name].record.get("checks", ())]
         if to == "onnx":
@@ -126,159 +127,8 @@ def convert(
         typer.echo(f"{len(checks)} checks hold; written to {output}")
 
 
-@app.command()
-@reporting_errors
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model: .h5, .keras, .onnx, .pt2 or .pt.")],
-    preprocessing: PreprocessingName = "raw",
-    kind: Kind = "real",
-    assets_dir: AssetsDir = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a model's accuracy on the test images, in all and for each class."""
-    from resnet8_eval.cifar10 import read_class_names
-    from resnet8_eval.evaluate import evaluate as judge
-    from resnet8_eval.preprocess import chosen
-
-    how = chosen(preprocessing)
-    scores, labels, source, told = _scores(model, how, kind, assets_dir, cache_dir)
-    record = {
-        "model": str(model),
-        "assets": source.kind,
-        "preprocessing": {"name": how.name, **how.describe()},
-        **told,
-        **judge(scores, labels, read_class_names(source.dataset, source.dataset_sha256)),
-    }
-    if as_json:
-        print_json(record)
-        return
-    typer.echo(
-        f"{model.name}: {record['accuracy_percent']:.2f} % "
-        f"({record['correct']}/{record['total']}, {source.kind} images)"
-    )
-    for entry in record["per_class"]:
-        typer.echo(f"  {entry['name']:11} {entry['accuracy_percent']:6.2f} %")
-    for line in _doubts(told):
-        typer.echo(line)
-
-
-@app.command()
-@reporting_errors
-def compare(
-    baseline: Annotated[Path, typer.Argument(help="The model to compare with.")],
-    models: Annotated[list[Path], typer.Argument(help="The models to compare.")],
-    preprocessing: PreprocessingName = "raw",
-    kind: Kind = "real",
-    assets_dir: AssetsDir = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Hold models against a baseline, image by image: delta, interval, exact test, flag."""
-    from resnet8_eval import analysis
-    from resnet8_eval.cifar10 import read_class_names
-    from resnet8_eval.evaluate import evaluate as judge
-    from resnet8_eval.preprocess import chosen
-
-    how = chosen(preprocessing)
-    found = [_scores(model, how, kind, assets_dir, cache_dir) for model in (baseline, *models)]
-    reference, labels, source, _ = found[0]
-    names = read_class_names(source.dataset, source.dataset_sha256)
-    rows = []
-    for model, (scores, *_, told) in zip((baseline, *models), found, strict=True):
-        rows.append(
-            {
-                "model": str(model),
-                **told,
-                "size_bytes": model.stat().st_size,
-                **judge(scores, labels, names),
-                **analysis.compare(scores, reference, labels, names),
-                **(analysis.BASELINE if model is baseline else {}),
-            }
-        )
-    if as_json:
-        fed = {"name": how.name, **how.describe()}
-        print_json({"assets": source.kind, "preprocessing": fed, "models": rows})
-        return
-    titles = _told_apart([Path(row["model"]) for row in rows])
-    for title, row in zip(titles, rows, strict=True):
-        beside = ""
-        if row["delta_ci95_pp"]:
-            low, high = row["delta_ci95_pp"]
-            beside = (
-                f"  delta {row['delta_pp']:+.2f} pp [{low:+.2f}, {high:+.2f}]  "
-                f"agreement {row['agreement_percent']:.2f} %"
-            )
-        typer.echo(
-            f"{title:28} {row['accuracy_percent']:6.2f} % "
-            f"({row['correct']}/{row['total']}){beside}  {row['word']}"
-            + (f"  FLAGGED: {row['flag_reason']}" if row["flagged"] else "")
-            + "".join(f"\n  {line}" for line in _doubts(row))
-        )
-
-
-def _doubts(told: dict[str, Any]) -> list[str]:
-    """What may be wrong with a model's figures, a line each."""
-    found = told["saturation"]
-    lines = [f"hint: {told['hint']}"] if told["hint"] else []
-    if found and found["warning"]:
-        lines.append(f"warning: {found['warning']}")
-    elif found:
-        lines.append(
-            f"note: signed weights up to ±{found['largest_weight']}: on x86 without "
-            f"{found['needs']}, kernels saturate on them and give other answers"
-        )
-    return lines
-
-
-def _told_apart(paths: list[Path]) -> list[str]:
-    """The names of files, with as many folders before them as tell them apart."""
-    for parts in range(1, max(len(path.parts) for path in paths) + 1):
-        names = [str(Path(*path.parts[-parts:])) for path in paths]
-        if len(set(names)) == len(set(paths)):
-            break
-    return names
-
-
-@app.command()
-@reporting_errors
-def golden(
-    model: Annotated[Path, typer.Argument(help="Quantized ONNX model.")],
-    output: Output,
-    images: Annotated[str, typer.Option(help="Positions among the test images.")] = "0,1,2",
-    preprocessing: PreprocessingName = "raw",
-    kind: Kind = "real",
-    assets_dir: AssetsDir = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write what each layer reads, holds and gives, in integers, for a comparison bit by bit.
-
-    One .npz for each layer, and index.json.
-    """
-    from resnet8_eval import golden as vectors
-    from resnet8_eval import quantized_onnx
-    from resnet8_eval.cifar10 import read_split
-    from resnet8_eval.convert import onnx_file
-    from resnet8_eval.preprocess import Feed, chosen
-
-    _demand_file(model, (".onnx",))
-    onnx_file.demand_readable(model)
-    found = _locate(kind, assets_dir, cache_dir, model, (".onnx",))
-    test = read_split(found.dataset, "test", found.dataset_sha256).images
-    words = images.split(",")
-    positions = [int(word) for word in words if word.strip().isdecimal()]
-    if len(positions) < len(words) or max(positions) >= len(test):
-        raise typer.BadParameter(
-            f"'{images}' is no list of positions from 0 to {len(test) - 1}, such as 0,1,2"
-        )
-    fed = Feed(test[positions], chosen(preprocessing))
-    with _whole_folder(output) as folder:
-        index = vectors.write(quantized_onnx.read(model), fed, positions, folder)
-    if as_json:
-        print_json(index)
-    else:
-        typer.echo(f"{len(index['layers'])} layers, {len(positions)} images; written to {output}")
+for command in (judging.evaluate, judging.compare, judging.golden):
+    app.command()(command)
 
 
 @app.command()
@@ -300,13 +150,13 @@ def quantize(
     """Quantize a model statically, calibrated on training images."""
     from resnet8_eval.preprocess import chosen
 
-    _demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
+    demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
     row = _row(framework, dtype, recipe)
     how = chosen(preprocessing)
-    given = _locate(kind, assets_dir, cache_dir, model, (*assets.MODEL_SUFFIXES, ".onnx"))
+    given = locate(kind, assets_dir, cache_dir, model, (*assets.MODEL_SUFFIXES, ".onnx"))
     stage = f"model/{row.name}"
     converted = [] if given.model.suffix == ".onnx" else ["structure/onnx"]
-    with _whole_folder(output) as folder:
+    with whole_folder(output) as folder:
         asked = [*converted, stage]
         made = _made(given, cache_dir, asked, calibration_count, calibration_seed, how)[stage]
         record = made.record
@@ -453,7 +303,7 @@ def study(
     from resnet8_eval.pipeline import Pipeline
     from resnet8_eval.preprocess import chosen
 
-    found = _locate(kind, assets_dir, cache_dir, keras_model)
+    found = locate(kind, assets_dir, cache_dir, keras_model)
     how = chosen(preprocessing)
     pipeline = Pipeline(Settings(found, cache_folder(cache_dir), preprocessing=how), _progress)
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
@@ -511,7 +361,7 @@ def run_stages(
     from resnet8_eval.pipeline import Pipeline
     from resnet8_eval.preprocess import chosen
 
-    found = _locate(kind, assets_dir, cache_dir, keras_model)
+    found = locate(kind, assets_dir, cache_dir, keras_model)
     further = [int(n) for name in stages or () if (n := name.partition("@")[2]).isdecimal()]
     settings = Settings(
         found,
@@ -544,23 +394,6 @@ def _progress(line: str) -> None:
     typer.echo(f"  {line}", err=True)
 
 
-def _locate(
-    kind: Literal["real", "auto", "stand-in"],
-    assets_dir: Path | None,
-    cache_dir: Path | None,
-    model: Path | None = None,
-    suffixes: tuple[str, ...] = assets.MODEL_SUFFIXES,
-) -> assets.Assets:
-    return assets.locate(
-        kind,
-        assets_dir=assets_dir,
-        cache_dir=cache_folder(cache_dir),
-        keras_model=model,
-        suffixes=suffixes,
-        announce=lambda line: typer.echo(line, err=True),
-    )
-
-
 def _made(
     given: assets.Assets,
     cache_dir: Path | None,
@@ -588,78 +421,6 @@ def _made(
                     next_step=f"do not use it; `run {name} --json` shows every check of that stage",
                 )
     return {name: pipeline.artifact(name) for name in names}
-
-
-def _scores(
-    model: Path,
-    how: Preprocessing,
-    kind: Literal["real", "auto", "stand-in"],
-    assets_dir: Path | None,
-    cache_dir: Path | None,
-) -> tuple[Any, Any, assets.Assets, dict[str, Any]]:
-    """Scores of a stored model, the labels, where the images come from, and what may be wrong."""
-    from resnet8_eval import backends, calibration, hints, saturation
-    from resnet8_eval.cifar10 import read_class_names, read_split
-    from resnet8_eval.convert import onnx_file
-    from resnet8_eval.preprocess import Feed
-
-    suffixes = tuple(backends.SUFFIXES)
-    _demand_file(model, suffixes)
-    if model.suffix == ".onnx":
-        onnx_file.demand_readable(model)
-    found = _locate(kind, assets_dir, cache_dir, model, suffixes)
-    train, test = (read_split(found.dataset, n, found.dataset_sha256) for n in ("train", "test"))
-    some = calibration.choose(train.labels, hints.IMAGES, 0).indices
-    with _working(f"evaluate {model.name}"):
-        scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())
-        tried = hints.tried(
-            backends.open_runtime(model, usable_cores()),
-            Feed(train.images[some], how),
-            train.labels[some],
-            read_class_names(found.dataset, found.dataset_sha256),
-        )
-        saturating = saturation.told(model, Feed(test.images, how), test.labels, scores)
-    return scores, test.labels, found, {"hint": tried["hint"], "saturation": saturating}
-
-
-def _demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
-    wanted = f"a file named {', '.join(f'*{suffix}' for suffix in suffixes)}"
-    if not model.is_file():
-        raise ModelError(
-            f"There is no file {model}.",
-            expected=wanted,
-            given="a folder" if model.is_dir() else "nothing of that name",
-            next_step="give the path of a file; load a SavedModel folder in the Keras that wrote"
-            " it, and save it as .h5 or .keras",
-        )
-    if model.suffix not in suffixes:
-        raise ModelError(
-            f"{model.name} cannot be used here.",
-            expected=wanted,
-            given=str(model),
-            next_step="give a model of such a kind",
-        )
-
-
-@contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A spinner on a terminal, nothing elsewhere."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield
-
-
-@contextmanager
-def _whole_folder(output: Path) -> Iterator[Path]:
-    """A scratch folder whose files move to `output` only when all went well."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".resnet8-") as scratch:
-        folder = Path(scratch)
-        yield folder
-        output.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            path.replace(output / path.name)
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, ParamSpec, TypeVar
 
 import typer
 
 from resnet8_eval import assets
-from resnet8_eval.errors import SuiteError
+from resnet8_eval.errors import ModelError, SuiteError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,3 +100,53 @@ def print_json(value: object) -> None:
     """Write JSON to standard output, in the same order each time."""
     json.dump(value, sys.stdout, indent=1, sort_keys=True)
     sys.stdout.write("\n")
+
+
+def locate(
+    kind: Literal["real", "auto", "stand-in"],
+    assets_dir: Path | None,
+    cache_dir: Path | None,
+    model: Path | None = None,
+    suffixes: tuple[str, ...] = assets.MODEL_SUFFIXES,
+) -> assets.Assets:
+    """The assets, wherever they are, and the model that the user named in the place of theirs."""
+    return assets.locate(
+        kind,
+        assets_dir=assets_dir,
+        cache_dir=cache_folder(cache_dir),
+        keras_model=model,
+        suffixes=suffixes,
+        announce=lambda line: typer.echo(line, err=True),
+    )
+
+
+def demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse what is no file of one of these kinds."""
+    wanted = f"a file named {', '.join(f'*{suffix}' for suffix in suffixes)}"
+    if not model.is_file():
+        raise ModelError(
+            f"There is no file {model}.",
+            expected=wanted,
+            given="a folder" if model.is_dir() else "nothing of that name",
+            next_step="give the path of a file; load a SavedModel folder in the Keras that wrote"
+            " it, and save it as .h5 or .keras",
+        )
+    if model.suffix not in suffixes:
+        raise ModelError(
+            f"{model.name} cannot be used here.",
+            expected=wanted,
+            given=str(model),
+            next_step="give a model of such a kind",
+        )
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """A scratch folder whose files move to `output` only when all went well."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".resnet8-") as scratch:
+        folder = Path(scratch)
+        yield folder
+        output.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            path.replace(output / path.name)

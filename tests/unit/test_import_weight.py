@@ -29,7 +29,7 @@ STATEMENTS = {
     "collecting the requirement tests": (
         "import pytest; assert pytest.main("
         "['--collect-only', '-q', '-p', 'no:cacheprovider', 'tests/acceptance']) == 0",
-        570,
+        600,
     ),
 }
 """What is run, and how many modules it may import: a tenth more than when this was written."""
