@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
-from resnet8_eval.requirements import FLAGGED_DROP_PP
+from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FLAGGED_DROP_PP
 
 Drawing = dict[str, Any]
 Room = tuple[float, float, float, float]
@@ -28,6 +28,8 @@ _MARKS: Final = {
 }
 _LINE: Final = 16
 """Height of a line of text in pixels."""
+_DELTAS: Final = {0.5: "", 5.0: "", 20.0: "", 80.0: "", 0.0: "minor", 2.0: "minor", 10.0: "minor"}
+"""Deltas in percentage points that the scale names; minor ones only where there is room."""
 _NARROW: Final = 260
 """Width in pixels of the plane on a narrow phone."""
 
@@ -69,47 +71,48 @@ class Axis:
         return [round(step * k, 9) for k in range(first, math.floor(self.high / step) + 1)]
 
 
-def accuracy_plot(results: Results) -> Drawing | None:
-    """Every accuracy as a dot on its 95 % interval, with the lines that it is held against.
+def delta_plot(results: Results) -> Drawing | None:
+    """Every delta from the baseline as a dot on its paired 95 % interval, in percentage points.
+
+    The scale is that of square roots, so that what is within the margin of equivalence can be told
+    apart beside what is flagged.
 
     Returns
     -------
     dict or None
-        Places of dots, intervals, lines and ticks; None where nothing was measured.
+        Places of dots, intervals, lines, ticks and of the band of equivalence; None where no delta
+        was measured.
     """
-    rows = table.measured(results)
-    baseline = results.baseline
-    if not rows or baseline is None:
+    rows = [(row, found) for row, found in table.measured(results) if not row.is_baseline]
+    limits = [limit for _, found in rows for limit in found.delta_ci95_pp or ()]
+    if not limits:
         return None
-    best = baseline.accuracy_percent
-    required = words.min_accuracy(results)
     lines = [
-        ("required", required, f"required: > {required:g} %"),
-        (
-            "flagged",
-            best - FLAGGED_DROP_PP,
-            f"flag: {words.MINUS}{FLAGGED_DROP_PP:g} pp, {words.percent(best - FLAGGED_DROP_PP)} %",
-        ),
-        ("baseline", best, f"baseline {words.percent(best)} %"),
+        ("baseline", 0.0, f"baseline {words.percent(results.baseline.accuracy_percent)} %")
+        if results.baseline
+        else ("baseline", 0.0, "baseline"),
+        ("flagged", -FLAGGED_DROP_PP, f"flag: {words.MINUS}{FLAGGED_DROP_PP:g} pp"),
     ]
-    limits = [limit for _, found in rows for limit in found.accuracy_ci95_percent]
-    axis = Axis([*limits, *(value for _, value, _ in lines)], margin=0.05)
+    margin = EQUIVALENCE_MARGIN_PP
+    ends = (-FLAGGED_DROP_PP, margin, *limits)
+    axis = Axis(map(_root, (min(ends), max(ends))), margin=0.04)
     top, step = _LINE * len(lines) + 8, 38
     dots = [
         {
             "title": row.title,
             "label": f"{words.framework(row.due)} {words.plain(found.dtype)}",
             "recipe": words.recipe(row.due) if found.recipe else "",
-            "value": f"{words.percent(found.accuracy_percent)} %",
-            "interval": words.accuracy_interval(found.accuracy_ci95_percent),
+            "value": f"{words.signed(found.delta_pp)} pp",
+            "interval": words.delta_interval(found.delta_ci95_pp),
             "mark": _MARKS.get(found.dtype, "circle"),
             "flagged": found.flagged,
             "y": top + step // 2 + step * i,
-            "x": axis.percent(found.accuracy_percent),
-            "low": axis.percent(found.accuracy_ci95_percent[0]),
-            "high": axis.percent(found.accuracy_ci95_percent[1]),
+            "x": axis.percent(_root(found.delta_pp)),
+            "low": axis.percent(_root(low)),
+            "high": axis.percent(_root(high)),
         }
         for i, (row, found) in enumerate(rows)
+        for low, high in [found.delta_ci95_pp or (found.delta_pp, found.delta_pp)]
     ]
     bottom = top + step * len(rows)
     return {
@@ -117,15 +120,32 @@ def accuracy_plot(results: Results) -> Drawing | None:
         "top": top,
         "bottom": bottom,
         "dots": dots,
+        "margin": f"±{margin:g} pp",
+        "band": (
+            axis.percent(_root(-margin)),
+            f"{100 * (axis.share(_root(margin)) - axis.share(_root(-margin))):.2f}%",
+        ),
         # Every label stands left of its line, above the lines that begin there.
         "lines": [
-            {"kind": kind, "label": label, "x": axis.percent(value), "y": _LINE * i + 12}
-            for i, (kind, value, label) in enumerate(
-                sorted(lines, key=lambda line: line[1], reverse=True)
-            )
+            {"kind": kind, "label": label, "x": axis.percent(_root(value)), "y": _LINE * i + 12}
+            for i, (kind, value, label) in enumerate(lines)
         ],
-        "ticks": [{"x": axis.percent(value), "label": f"{value:g}"} for value in axis.ticks(5)],
+        "ticks": [
+            {
+                "x": axis.percent(_root(value)),
+                "label": words.signed(value, 1 if value % 1 else 0),
+                "kind": kind,
+            }
+            for size, kind in _DELTAS.items()
+            for value in sorted({-size, size})
+            if axis.low <= _root(value) <= axis.high
+        ],
     }
+
+
+def _root(value: float) -> float:
+    """The square root of a size, with the value's sign."""
+    return math.copysign(math.sqrt(abs(value)), value)
 
 
 def plane(results: Results) -> Drawing | None:

@@ -161,7 +161,7 @@ def _view(results: Results) -> dict[str, Any]:
         "thresholds": {
             "drop": FLAGGED_DROP_PP,
         },
-        "accuracy_plot": charts.accuracy_plot(results),
+        "delta_plot": charts.delta_plot(results),
         "plane": charts.plane(results),
         "timeline": timeline.timeline(results),
         "heat_map": detail.heat_map(results),

@@ -193,14 +193,14 @@ def test_no_text_of_a_chart_is_cut_or_crossed(
 ) -> None:
     browser.look(chromium, width)
     chromium.get((folder / page).as_uri())
-    figures = rectangles(chromium, "figure:has(> .accuracies, > .plane)")
+    figures = rectangles(chromium, "figure:has(> .deltas, > .plane)")
     assert len(figures) == 2
-    for selector, (left, _, right, _) in zip((".accuracies", ".plane svg"), figures, strict=True):
+    for selector, (left, _, right, _) in zip((".deltas", ".plane svg"), figures, strict=True):
         texts = rectangles(chromium, f"{selector} text")
         assert texts
         assert all(text[0] >= left and text[2] <= right for text in texts)
     for text, line in itertools.product(
-        rectangles(chromium, ".accuracies text"), rectangles(chromium, ".accuracies > line.line")
+        rectangles(chromium, ".deltas text"), rectangles(chromium, ".deltas > line.line")
     ):
         assert not _meet(text, line)
     for text, line in itertools.product(

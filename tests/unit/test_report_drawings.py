@@ -106,13 +106,28 @@ def test_more_configurations_than_letters_are_all_named() -> None:
     assert len(set(letters)) == 37
 
 
-def test_lines_of_the_accuracy_plot_begin_below_the_labels_of_those_to_their_right() -> None:
-    drawing = charts.accuracy_plot(record(report_samples.flagged()))
+def test_a_delta_stands_where_its_root_is() -> None:
+    found = report_samples.flagged()
+    row = found["configurations"][4]
+    row.update(delta_pp=-0.5, delta_ci95_pp=[-5.0, 0.5])
+    drawing = charts.delta_plot(record(found))
     assert drawing is not None
-    places = [float(line["x"].rstrip("%")) for line in drawing["lines"]]
-    assert places == sorted(places, reverse=True)
-    heights = [line["y"] for line in drawing["lines"]]
-    assert heights == sorted(set(heights))
+    (dot,) = [dot for dot in drawing["dots"] if dot["interval"] == "−5.00 to +0.50"]
+    lines = {line["kind"]: line["x"] for line in drawing["lines"]}
+    left, width = (float(text.rstrip("%")) for text in drawing["band"])
+    assert dot["low"] == lines["flagged"]
+    assert float(dot["x"].rstrip("%")) == left
+    assert float(dot["high"].rstrip("%")) == pytest.approx(left + width, abs=0.02)
+    zero = float(lines["baseline"].rstrip("%"))
+    assert zero == pytest.approx(left + width / 2, abs=0.02)
+    assert zero - float(dot["low"].rstrip("%")) == pytest.approx(math.sqrt(10) * width / 2, abs=0.1)
+    assert len(drawing["dots"]) == len(found["configurations"]) - 1
+
+
+def test_without_a_delta_there_is_no_plot() -> None:
+    found = report_samples.all_met()
+    del found["configurations"][1:]
+    assert charts.delta_plot(record(found)) is None
 
 
 def test_longest_chain_of_a_planted_graph() -> None:
