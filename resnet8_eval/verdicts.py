@@ -55,7 +55,7 @@ class Judge:
             "title": self._requirement.title,
             "measured": float(measured),
             "threshold": self._requirement.required,
-            "margin": self._requirement.margin(float(measured)),
+            "margin": round(self._requirement.margin(float(measured)), 9),
             "evidence": json.dumps([check.as_dict() for check in checks]),
         }
         self._item.user_properties.extend(properties.items())

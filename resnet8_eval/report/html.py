@@ -17,6 +17,7 @@ from resnet8_eval.report import (
     execution,
     history,
     layers,
+    outcome,
     reliability,
     seeds,
     session,
@@ -136,7 +137,9 @@ def _view(results: Results) -> dict[str, Any]:
     return {
         "results": results,
         "standin": words.is_standin(results),
-        "headline": _headline(results),
+        "headline": outcome.headline(results),
+        "figures": outcome.figures(results),
+        "machine": outcome.machine(results),
         "milestone_titles": MILESTONES,
         "diagnoses": {name: diagnosis.of(results, name) for name in results.milestones},
         "rows": table.rows(results),
@@ -174,16 +177,3 @@ def _view(results: Results) -> dict[str, Any]:
         "tensors": detail.tensors(results),
         "environment": detail.environment(results),
     }
-
-
-def _headline(results: Results) -> str:
-    """All milestones in one sentence."""
-    if words.is_standin(results):
-        return "No verdict: this run used the stand-in"
-    verdicts = {name: found.verdict for name, found in results.milestones.items()}
-    for verdict in ("not met", "met"):
-        names = [words.plain(name) for name, found in verdicts.items() if found == verdict]
-        if names:
-            missed = "; the gate is not met" if results.gate and not results.gate.met else ""
-            return f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {verdict}{missed}"
-    return "Nothing was evaluated"

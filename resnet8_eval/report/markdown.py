@@ -7,7 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import diagnosis, execution, layers, seeds, speed, table, tuning, words
+from resnet8_eval.report import (
+    diagnosis,
+    execution,
+    layers,
+    outcome,
+    seeds,
+    speed,
+    table,
+    tuning,
+    words,
+)
 
 _MARKS: Final = {"met": "✅", "not met": "❌", "not evaluated": "⚪"}
 
@@ -28,7 +38,12 @@ def summary(results: Results) -> str:
     return _joined(
         "# ResNet8: conversion and quantization",
         *_warnings(results),
+        "\n".join(
+            f"- {escape(name)}: **{escape(value)}** ({escape(of)})"
+            for name, value, of in outcome.figures(results)
+        ),
         _verdicts(results),
+        escape(outcome.machine(results)),
         "## Comparison",
         _baseline(results),
         _comparison(results),
@@ -102,7 +117,10 @@ def _diagnosis(found: diagnosis.Diagnosis) -> str:
 
 
 def _comparison(results: Results) -> str:
-    columns = [c for c in table.columns(results) if c.key not in ("title", "interval")]
+    found = [c for c in table.columns(results) if c.key not in ("title", "interval")]
+    # What decides stands where a narrow page shows it.
+    first = [table.BY_KEY[key] for key in ("framework", "dtype", "recipe", "word", "flag")]
+    columns = first + [column for column in found if column not in first]
     return grid(
         [column.header for column in columns],
         [[escape(table.cell(row, column)) for column in columns] for row in table.rows(results)],

@@ -6,7 +6,7 @@ import textwrap
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import diagnosis, speed, table, tuning, words
+from resnet8_eval.report import diagnosis, outcome, speed, table, tuning, words
 
 _COLUMNS: Final = (
     *("title", "types", "bits", "needs", "execution", "accuracy", "correct"),
@@ -50,6 +50,12 @@ def render(results: Results, width: int) -> list[str]:
     for doubt in results.timing.told if results.timing else ():
         lines += textwrap.wrap(f"Speed: {doubt}", width, subsequent_indent="  ")
     lines += textwrap.wrap(speed.recommendation(results) or "", width, subsequent_indent="  ")
+    lines += textwrap.wrap(outcome.machine(results), width)
+    for figure in outcome.figures(results):
+        lines += textwrap.wrap(
+            f"{figure.name}: {figure.value} ({figure.of})", width, subsequent_indent="  "
+        )
+    lines.append("")
     for name, milestone in results.milestones.items():
         lines.append(words.milestone(name, milestone))
         for found in diagnosis.of(results, name):

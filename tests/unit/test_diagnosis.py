@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from resnet8_eval.report import diagnosis, html, markdown, terminal
+from resnet8_eval.report import diagnosis, html, markdown, outcome, terminal
 from tests.unit import report_samples as samples
 from tests.unit.report_samples import Raw, record
 
@@ -139,3 +139,42 @@ def test_hostile_texts_stay_on_one_line() -> None:
         for found in diagnosis.of(results, name):
             assert len(str(found).splitlines()) == 1
             assert "\x1b" not in str(found)
+
+
+def test_the_outcome_is_four_figures_that_the_record_holds() -> None:
+    raw = samples.all_met()
+    raw["configurations"][3]["latency"] = [
+        {
+            "threads": 1,
+            "batch": 1,
+            "queries": 1000,
+            "valid": True,
+            "busy_percent": 99.0,
+            "speedup": {"median": 1.4, "low": 1.3, "high": 1.5},
+            "p50_ms": None,
+            "p90_ms": None,
+            "p99_ms": None,
+        }
+    ]
+    results = record(raw)
+    found = {figure.name: (figure.value, figure.of) for figure in outcome.figures(results)}
+    assert found["Worst change"] == ("−0.09 pp", "ONNX Runtime uint8, tuned")
+    assert found["Size against float32"][0] == "3.15 times smaller"
+    assert found["Speed against float32"][0] == "1.40 times as fast"
+    assert found["Requirements met"] == ("25 of 25", "of all milestones")
+    assert outcome.headline(results) == "25 of 25 requirements met; worst change −0.09 pp"
+
+
+def test_the_outcome_of_a_failed_run_is_no_success() -> None:
+    results = record(samples.flagged())
+    assert outcome.headline(results) == "24 of 25 requirements met; worst change −14.69 pp"
+    assert outcome.headline(record(samples.standin())).startswith("No verdict")
+    assert outcome.headline(record(samples.incomplete())) == "Nothing was evaluated"
+
+
+def test_it_is_told_on_which_processor_counts_may_differ() -> None:
+    raw = samples.all_met()
+    assert "No row needs a certain x86 processor" in outcome.machine(record(raw))
+    raw["configurations"][3].update(needs="VNNI", weights_bits=8)
+    said = outcome.machine(record(raw))
+    assert "other counts of ONNX Runtime int8, tuned (x86 with VNNI)" in said

@@ -376,13 +376,15 @@ def test_optimizer_state_is_not_taken_for_weights() -> None:
     assert "optimizer" not in html.section("comparison", record(results))
 
 
-def test_fingerprints_of_model_and_data_are_in_sight() -> None:
+def test_fingerprints_of_model_and_data_are_below_and_the_verdict_leads_there() -> None:
     results = report_samples.all_met()
-    text = html.section("verdict", record(results))
-    before_details = text[: text.index("<details>")]
-    assert results["assets"]["model_sha256"] in before_details
+    top, text = (html.section(name, record(results)) for name in ("verdict", "made"))
+    assert results["assets"]["model_sha256"] not in top
+    assert 'href="#assets"' in top
+    assert 'id="assets"' in text
+    assert results["assets"]["model_sha256"] in text
     known = "".join(f"{md5}  {n}\n" for n, md5 in sorted(results["assets"]["dataset_md5"].items()))
-    assert hashlib.sha256(known.encode()).hexdigest()[:16] in before_details
+    assert hashlib.sha256(known.encode()).hexdigest()[:16] in text
     moved = report_samples.all_met()
     moved["assets"]["dataset_md5"]["test_batch"] = "0" * 32
     assert detail.data_fingerprint(record(moved)) != detail.data_fingerprint(record(results))

@@ -58,7 +58,7 @@ def test_terminal_keeps_what_decides_on_a_narrow_screen() -> None:
     text = "\n".join(terminal.render(record(report_samples.flagged()), 70))
     assert "−14.69" in text
     assert "⚑ FLAGGED" in text
-    assert "Size" not in text
+    assert "Size, kB" not in text
 
 
 @pytest.mark.parametrize("render", [markdown.summary, markdown.comparison])

@@ -1,0 +1,88 @@
+"""What came of a run, in four figures, and what makes them differ on another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from resnet8_eval.record import ConfigurationResult, Results
+from resnet8_eval.report import words
+
+
+class Figure(NamedTuple):
+    """One figure: what it is, its value, and which row it is of."""
+
+    name: str
+    value: str
+    of: str
+
+
+def headline(results: Results) -> str:
+    """What came of the run, in one line."""
+    if words.is_standin(results):
+        return "No verdict: this run used the stand-in"
+    if not any(entry.status != "not evaluated" for entry in results.requirements):
+        return "Nothing was evaluated"
+    found = {figure.name: figure.value for figure in figures(results)}
+    said = f"{found['Requirements met']} requirements met"
+    return f"{said}; worst change {found['Worst change']}" if "Worst change" in found else said
+
+
+def figures(results: Results) -> list[Figure]:
+    """Worst change, size and speed against float32, requirements met; those that were measured."""
+    rows = [row for row in results.configurations if row.recipe]
+    floats = {row.framework: row for row in results.configurations if not row.recipe}
+    told = []
+    if rows:
+        worst = min(rows, key=lambda row: row.delta_pp)
+        told.append(
+            Figure("Worst change", f"{words.signed(worst.delta_pp)} pp", words.title(worst))
+        )
+    sizes = [
+        (floats[row.framework].size_bytes / row.size_bytes, row)
+        for row in rows
+        if row.framework in floats
+    ]
+    told += _range("Size", "smaller", sizes)
+    speeds = [
+        (entry.speedup.median, row)
+        for row in rows
+        if row.execution == "kernel"
+        for entry in row.latency[:1]
+        if entry.speedup
+    ]
+    told += _range("Speed", "as fast", speeds)
+    decided = [entry.outcome_on_standin or entry.status for entry in results.requirements]
+    where = " on the stand-in" if words.is_standin(results) else ""
+    met = f"{decided.count('met')} of {len(decided)}"
+    absent = decided.count("not evaluated")
+    said = f"{absent} not evaluated" if absent else "of all milestones"
+    told.append(Figure("Requirements met", met, said + where))
+    return told
+
+
+def _range(
+    name: str, what: str, ratios: Sequence[tuple[float, ConfigurationResult]]
+) -> list[Figure]:
+    """The best ratio to float32 of the same framework, with its row, and the lowest."""
+    if not ratios:
+        return []
+    low, high = (pick(ratios, key=lambda pair: pair[0]) for pick in (min, max))
+    best = f"{words.title(high[1])}; the least, {words.title(low[1])}: {low[0]:.2f}"
+    return [Figure(f"{name} against float32", f"{high[0]:.2f} times {what}", best)]
+
+
+def machine(results: Results) -> str:
+    """On what the counts depend: processor and range of the weights."""
+    rows = [row for row in results.configurations if row.weights_bits is not None]
+    if not rows:
+        return ""
+    seven = [words.title(row) for row in rows if row.weights_bits == 7]
+    bound = [f"{words.title(row)} ({words.runs_on(row)})" for row in rows if row.needs]
+    processor = words.plain(results.environment.cpu.get("model") or "an unknown processor")
+    said = f"Measured on {processor}."
+    if seven:
+        said += f" Weights have 7 bits (±63) in {words.listed(seven)}, 8 bits in the other rows."
+    if bound:
+        return f"{said} Another processor may give other counts of {words.listed(bound)}."
+    return f"{said} No row needs a certain x86 processor for its counts."
