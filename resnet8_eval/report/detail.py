@@ -12,6 +12,8 @@ from resnet8_eval.report import execution, table, words
 
 _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
+_IMAGES = (1, 3, 10, 30)
+"""Absolute changes in images at which the colour of a cell changes."""
 _LEVEL = 0.05
 """A corrected p-value below this marks a class."""
 
@@ -60,43 +62,57 @@ def _heat(found: ConfigurationResult, k: int, baseline: PerClass) -> dict[str, A
 
 
 def confusions(results: Results) -> list[dict[str, Any]]:
-    """Confusion matrices, every cell with its change from the baseline's.
+    """What changed in each configuration's confusion matrix, after the baseline's own matrix.
 
     Returns
     -------
     list of dict
-        The baseline's first. ``changed`` counts the cells that differ, ``worst`` says which kind
-        of mistake grew most.
+        The baseline's first. ``lines`` of cells, each ``(text, class of its colour)``; ``changed``
+        counts the cells that differ, ``worst`` says which kind of mistake grew most, and ``open``
+        is true of the first in which most cells changed.
     """
     rows = table.measured(results)
     if not rows or not rows[0][0].is_baseline:
         return []
     baseline = rows[0][1]
     names = [words.plain(entry.name) for entry in baseline.per_class]
-    told = []
+    told: list[dict[str, Any]] = []
     for row, found in rows:
         lines = [
-            [(count, count - before) for count, before in zip(line, line_before, strict=True)]
+            [count - before for count, before in zip(line, line_before, strict=True)]
             for line, line_before in zip(found.confusion, baseline.confusion, strict=True)
         ]
         most, true, answer = max(
             (change, -true, -answer)
             for true, line in enumerate(lines)
-            for answer, (_, change) in enumerate(line)
+            for answer, change in enumerate(line)
             if true != answer
         )
         told.append(
             {
                 "row": row,
                 "names": names,
-                "lines": lines,
-                "changed": sum(change != 0 for line in lines for _, change in line),
+                "lines": [[(str(count), "") for count in line] for line in found.confusion]
+                if row.is_baseline
+                else [
+                    [_moved(change, true == answer) for answer, change in enumerate(line)]
+                    for true, line in enumerate(lines)
+                ],
+                "changed": sum(change != 0 for line in lines for change in line),
                 "worst": f"{names[-true]} taken for {names[-answer]}, +{most}"
                 if most > 0
                 else None,
             }
         )
-    return told
+    opened = max(told, key=lambda matrix: matrix["changed"])
+    return [matrix | {"open": matrix is opened and bool(matrix["changed"])} for matrix in told]
+
+
+def _moved(change: int, right: bool) -> tuple[str, str]:
+    """A change of the images in a cell, and its colour: more is better where they are right."""
+    size = sum(abs(change) >= step for step in _IMAGES)
+    side = "gain" if (change > 0) == right else "loss"
+    return (words.signed(change, 0), f"{side}-{size}") if size else ("", "")
 
 
 def galleries(results: Results) -> list[dict[str, Any]]:

@@ -399,6 +399,26 @@ def test_a_build_that_the_pin_does_not_name_is_installed_first() -> None:
     assert "own index" not in html.section("made", record(results))
 
 
+def test_changes_of_a_confusion_are_coloured_by_what_they_do() -> None:
+    results = report_samples.all_met()
+    for found in results["configurations"][1:]:
+        found["confusion"] = [list(line) for line in results["configurations"][0]["confusion"]]
+    planted = results["configurations"][4]["confusion"]
+    planted[3][3] -= 30
+    planted[3][5] += 30
+    planted[5][5] += 3
+    planted[5][3] -= 3
+    baseline, *others = detail.confusions(record(results))
+    assert [found["open"] for found in others] == [False, False, False, True, False, False]
+    assert not baseline["open"]
+    assert baseline["lines"][0][0] == ("893", "")
+    shown = others[3]["lines"]
+    assert (shown[3][3], shown[3][5]) == (("−30", "loss-4"), ("+30", "loss-4"))
+    assert (shown[5][5], shown[5][3]) == (("+3", "gain-2"), ("−3", "gain-2"))
+    assert [cell for line in shown for cell in line].count(("", "")) == 96
+    assert others[3]["worst"] == "cat taken for dog, +30"
+
+
 def test_gallery_says_which_images_it_shows_and_lists_them() -> None:
     results = report_samples.extended()
     shown = results["configurations"][3]["changed"]
