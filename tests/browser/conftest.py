@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet8_eval.pytest_plugin import ReportPage
+from resnet8_eval.acceptance_run import ReportPage
 from resnet8_eval.results import read
 
 RESULTS = read(Path(__file__).with_name("results.json"))

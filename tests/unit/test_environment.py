@@ -121,6 +121,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("cli/options.py", "a = 2\n", False),
         ("results.py", "a = 2\n", False),
         ("pytest_plugin.py", "a = 2\n", False),
+        ("acceptance_run.py", "a = 2\n", False),
         ("verdicts.py", "a = 2\n", False),
         ("convert/notes.md", "a = 2\n", False),
         ("convert/fold.py", "a = 1\n", False),

@@ -29,6 +29,7 @@ FAMILIES = (
     "environment",
     "pipeline",
     "results",
+    "acceptance_run",
     "pytest_plugin",
     "verdicts",
 )

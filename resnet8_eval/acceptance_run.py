@@ -1,0 +1,394 @@
+"""One acceptance run: its pipeline, its verdicts, its report files.
+
+The plugin's hooks ask it; it lives as long as the pytest session.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from _pytest.junitxml import xml_key  # the only way to a property of the suite outside of a test
+
+from resnet8_eval import configurations, verdicts
+from resnet8_eval.errors import AssetError, SuiteError
+from resnet8_eval.record import Results
+from resnet8_eval.report import diagnosis, unstarted, words
+from resnet8_eval.report.folder import Earlier, ReportFolder
+from resnet8_eval.requirements import (
+    BY_ID,
+    asked,
+)
+from resnet8_eval.results import Outcome
+
+_LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
+"""A name in a marker expression; what stands in quotes is a value."""
+_ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+
+
+class ReportPage:
+    """What pytest-html takes for its template.
+
+    Parameters
+    ----------
+    results
+        What the run found.
+    earlier
+        The runs before it.
+    """
+
+    def __init__(self, results: Results, earlier: Earlier | None = None) -> None:
+        self._results = results
+        self._earlier = earlier
+
+    def take_place(self, config: pytest.Config) -> None:
+        """Become the template of this session's pytest-html."""
+        from pytest_html.basereport import BaseReport
+
+        for plugin in config.pluginmanager.get_plugins():
+            if isinstance(plugin, BaseReport):
+                plugin._template = self  # it has no hook for this
+
+    def render(self, **given: Any) -> str:
+        """The page, with pytest-html's data in the table of tests."""
+        from resnet8_eval.report import html
+
+        return html.page(self._results, given, self._earlier)
+
+
+class AcceptanceRun:
+    """One session: what was selected, what came of it, and where it is written.
+
+    Parameters
+    ----------
+    config
+        The session's configuration.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
+        self.selected: set[str] = set()
+        self.results: Results | None = None
+        self.earlier: Earlier | None = None
+        self.register = asked(config.getoption("--min-accuracy"))
+        self._verdicts = verdicts.Verdicts(self.register)
+        self._pipeline: Any = None
+        self._notes: list[str] = []
+        self._said: set[str] = set()
+        self._begun = False
+        self._prepared = False
+        self._missing: AssetError | None = None
+        self._heading: Path | None = None
+        self._at = ""
+        self._stopped: str | None = None
+        self._before: Any = None
+        self._started = time.time()
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline, set up at its first use.
+
+        Raises
+        ------
+        AssetError
+            If the assets asked for cannot be had.
+        """
+        if self._missing is not None:  # one attempt in a run, not one for each test
+            raise self._missing
+        if self._pipeline is None:
+            from resnet8_eval import assets
+            from resnet8_eval.inputs import Settings
+            from resnet8_eval.pipeline import Pipeline
+            from resnet8_eval.preprocess import chosen
+
+            option = self.config.getoption
+            cache_dir = option("--cache-dir") or assets.default_cache_dir()
+            try:
+                how = chosen(option("--preprocessing") or "raw")
+                with self._uncaptured():  # a download shows its progress
+                    found = assets.locate(
+                        option("--assets"),
+                        assets_dir=option("--assets-dir"),
+                        cache_dir=cache_dir,
+                        keras_model=option("--keras-model"),
+                        announce=self._announce,
+                    )
+            except AssetError as error:
+                self._missing = error
+                raise
+            settings = Settings(
+                found,
+                cache_dir,
+                option("--calibration-count"),
+                option("--calibration-seed"),
+                option("--min-speedup"),
+                option("--min-accuracy"),
+                option("--gate"),
+                how,
+                option("--seeds"),
+            )
+            self._pipeline = Pipeline(settings, self._announce)
+        return self._pipeline
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Find the assets before anything is collected, where requirements are asked for."""
+        if not is_acceptance_run(self.config):
+            return
+        self._begin()
+        try:
+            # Workers are told what "auto" came to, and look for nothing else.
+            self.config.option.assets = self.pipeline.settings.assets.kind
+        except SuiteError as error:
+            unstarted.publish(error, self._called(), self.folder.path)
+            with self._uncaptured():
+                print(*self.folder.kept(), error, sep="\n", file=sys.stderr)
+            pytest.exit(f"{unstarted.TITLE}. {error.what}", unstarted.EXIT_STATUS)
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _terminated)
+
+    def pytest_unconfigure(self) -> None:
+        """Leave SIGTERM as it was."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Remember the test at hand."""
+        self._at = nodeid
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Remember what ended the run, and what it was doing."""
+        error = excinfo.value
+        by = f"pytest.exit ({error.msg})" if isinstance(error, pytest.exit.Exception) else None
+        notes = getattr(error, "__notes__", []) or [f"at {self._at or 'the start'}"]
+        self._stopped = " ".join([by or str(error) or "SIGINT (Ctrl-C)", *notes])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Note which requirements were selected (without workers)."""
+        if not self.config.getoption("collectonly"):
+            self._select(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note which requirements were selected (with workers)."""
+        self._select(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Refuse what a worker refused."""
+        refused = getattr(node, "workeroutput", {}).get("refused")
+        if refused is not None:
+            raise pytest.UsageError(refused)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
+        """Judge a requirement before anyone else sees its report, so that all see the same."""
+        self._verdicts.note(report)
+        yield
+        line = verdicts.line(report, self.register)
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if line is None or terminal is None or self.config.get_verbosity() < 0:
+            return
+        look = {"green": report.passed, "red": report.failed}
+        if self.config.get_verbosity() > 0:
+            terminal.ensure_newline()
+            terminal.write(f"  {line}", **look)
+            terminal.currentfspath = -2  # the next test begins a line, as after any other
+            return
+        # A line of its own would make the reporter repeat the file's name before the next.
+        heading = self.config.rootpath / report.nodeid.split("::")[0]
+        if self._heading == heading or self.config.getoption("numprocesses", None):
+            terminal.currentfspath = None
+        terminal.write_line(f"  {line}", **look)
+        self._heading = terminal.currentfspath = heading
+
+    @property
+    def all_selected_met(self) -> bool:
+        """Whether every selected requirement was measured and met, and the results say so."""
+        outcomes = self._outcomes()
+        return self.results is not None and all(
+            name in outcomes and outcomes[name].status == "met" for name in self.selected
+        )
+
+    @property
+    def gate_met(self) -> bool:
+        """Whether the rows are what ``--gate`` demands, if it demands anything."""
+        if self.config.getoption("--gate") is None:
+            return True
+        return self.results is not None and self.results.gate is not None and self.results.gate.met
+
+    def conclude(self, *, interrupted: bool) -> None:
+        """Build the results and write every report file but pytest-html's and JUnit's own."""
+        try:
+            self.results = self._published(interrupted)
+        except SuiteError as error:
+            self._notes.append(f"No results were written. {self.once(error)}")
+        except OSError as error:
+            self._notes.append(f"Not all results could be written. {error}")
+        self._tell_junit()
+
+    def _tell_junit(self) -> None:
+        """Properties of the suite: the kind of assets, and each verdict's diagnosis."""
+        xml = self.config.stash.get(xml_key, None)
+        if xml is None or self.results is None:
+            return
+        xml.add_global_property("assets", self.results.assets.kind)
+        for name in self.results.milestones:
+            for found in diagnosis.of(self.results, name):
+                xml.add_global_property(f"diagnosis of {name}", str(found))
+
+    def _called(self) -> str:
+        return shlex.join(["pytest", *self.config.invocation_params.args])
+
+    def _command(self) -> str:
+        """What was called, with the kind of assets that ``auto`` came to."""
+        kind = self.pipeline.settings.assets.kind
+        return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", self._called())
+
+    def closing_lines(self, width: int) -> list[str]:
+        """The comparison table and the verdicts, and what is kept of earlier runs."""
+        if not self._begun:
+            return []
+        from resnet8_eval.report import terminal
+
+        shown = [] if self.results is None else terminal.render(self.results, width)
+        return [*shown, *self._notes, *self.folder.kept()]
+
+    def prepared(self, items: Iterable[pytest.Item]) -> Any:
+        """The pipeline, with all that the requirement tests among `items` need."""
+        if not self._prepared:
+            from resnet8_eval.stages import of_seed
+
+            needs: list[str] = []
+            for item in items:
+                if marker := item.get_closest_marker("requirement"):
+                    named = marker.kwargs.get("needs", ())
+                    needs += named() if callable(named) else named
+            if self.config.getoption("--gate") is not None:
+                needs += [f"compare/{row.name}" for row in configurations.gated()]
+            if self.pipeline.settings.assets.user_model:
+                needs.append("preprocessings")
+            needs += [
+                of_seed(f"compare/{row.name}", seed)
+                for seed in self.pipeline.settings.further_seeds
+                for row in configurations.quantized()
+            ]
+            if self.config.getoption("--layers"):
+                # For one recipe only: it takes a minute, and the others do not differ noticeably.
+                needs += [
+                    f"layers/{row.name}"
+                    for row in configurations.calibrated()
+                    if row.recipe == configurations.TUNED
+                ]
+            if moment := self.config.getoption("--fresh"):
+                self.pipeline.forget(self.pipeline.closure(needs), moment)
+            if moment := self.config.getoption("--fresh-timing"):
+                stages = self.pipeline.stages
+                self.pipeline.forget([name for name in needs if stages[name].alone], moment)
+            self.pipeline.prepare(dict.fromkeys(needs))
+            self._prepared = True
+        return self.pipeline
+
+    def once(self, error: SuiteError) -> str:
+        """The whole message the first time, a line of it afterwards."""
+        known = str(error) in self._said
+        self._said.add(str(error))
+        return error.what.splitlines()[0] + words.SAID_ABOVE if known else str(error)
+
+    def _begin(self) -> None:
+        """From here on, the folder holds nothing that an earlier run left."""
+        if self._begun:
+            return
+        try:
+            self.folder.clear()
+        except OSError as error:
+            raise pytest.UsageError(
+                f"The report files cannot be written to {self.folder.path}: {error}. Make room "
+                "there, or name another folder with --reports-dir=DIR"
+            ) from None
+        self._begun = True
+
+    def _select(self, nodeids: Iterable[str]) -> None:
+        self.selected.update(found for nodeid in nodeids if (found := verdicts.id_in(nodeid)))
+        if self.selected:
+            self._begin()
+
+    def _published(self, interrupted: bool) -> Results:
+        from resnet8_eval.gather import gather
+        from resnet8_eval.report import diff, publish
+
+        pipeline = self.pipeline
+        outcomes = self._outcomes()
+        complete = not interrupted and all(
+            name in outcomes and outcomes[name].decided for name in BY_ID
+        )
+        for name in self.selected:
+            outcomes.setdefault(name, Outcome("not evaluated", reason="was not reached"))
+        made = gather(
+            pipeline,
+            outcomes,
+            complete=complete,
+            stopped=self._stopped,
+            command=self._command(),
+            started=self._started,
+        )
+        publish(made, self.folder.path)
+        log = pipeline.peek("onnx")
+        if log is not None:
+            shutil.copyfile(log.path("conversion.log"), self.folder.path / "conversion.log")
+        self.earlier = self.folder.earlier(made)
+        if self.earlier.last:
+            moved = diff.summary(diff.changes(self.earlier.last, made))
+            self._notes.append(f"Since the last complete run on the same assets. {moved}")
+        self.folder.settle(made)
+        return made
+
+    def _outcomes(self) -> dict[str, Outcome]:
+        used = self._pipeline
+        return self._verdicts.outcomes(None if used is None else used.settings.assets.kind)
+
+    def _announce(self, line: str) -> None:
+        """One line of progress, past pytest's capturing."""
+        with self._uncaptured():
+            print(f"  {line}", file=sys.stderr, flush=True)
+
+    def _uncaptured(self) -> AbstractContextManager[None]:
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        return nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+
+def _terminated(*_: object) -> None:
+    """End the run as Ctrl-C does, with its reports."""
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def in_checkout(config: pytest.Config, argument: str) -> Path:
+    """A path of the command line, from the root: the folders above it may have any name."""
+    path = config.invocation_params.dir / argument
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
+
+
+def is_acceptance_run(config: pytest.Config) -> bool:
+    """Whether the command line asks for requirement tests; decided before collection."""
+    return not any(getattr(config.option, name, None) for name in _ONLY_SHOWING) and bool(
+        config.getoption("--requirement")
+        or milestones_asked(config)
+        or any("acceptance" in in_checkout(config, argument).parts for argument in config.args)
+    )
+
+
+def milestones_asked(config: pytest.Config) -> list[str]:
+    """The names in ``-m`` that have the form of a milestone's."""
+    return _LIKE_A_MILESTONE.findall(config.getoption("-m") or "")
