@@ -14,6 +14,8 @@ _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
 _IMAGES = (1, 3, 10, 30)
 """Absolute changes in images at which the colour of a cell changes."""
+_PROCESSOR = {"onednn_max_cpu_isa": "instructions that oneDNN may use (ONEDNN_MAX_CPU_ISA)"}
+_UNSET = {"onednn_max_cpu_isa": "all that the processor has"}
 _LEVEL = 0.05
 """A corrected p-value below this marks a class."""
 
@@ -163,7 +165,7 @@ def recipes(results: Results) -> dict[str, Any] | None:
         recipe(found)
         | _told(
             {
-                "unsigned weights": found.support and found.support.said,
+                "what engines say to unsigned weights": found.support and found.support.said,
                 "operators as ONNX Runtime ran them": found.kernels,
                 "operators in a default session": found.default_kernels,
                 "kernels against exact integers": _held_against(
@@ -239,7 +241,10 @@ def environment(results: Results) -> list[tuple[str, str]]:
     """Python, platform, processor and packages, each with what was found."""
     found = results.environment
     entries: list[tuple[str, object]] = [("Python", found.python), ("platform", found.platform)]
-    entries += [(f"processor: {key}", value) for key, value in found.cpu.items()]
+    entries += [
+        (f"processor: {_PROCESSOR.get(key, key)}", _UNSET.get(key) if value is None else value)
+        for key, value in found.cpu.items()
+    ]
     entries += sorted(found.packages.items())
     entries += [("threads", found.threads)] if found.threads else []
     return [(words.plain(name).replace("_", " "), words.said(value)) for name, value in entries]

@@ -26,6 +26,25 @@ _FRAMEWORKS: Final = {str(key): name for key, name in FRAMEWORKS.items()}
 _MOST: Final = 6
 """Broken checks that a shortfall names: each configuration besides the baseline may have one."""
 SAID_ABOVE: Final = " (said in full above)"
+GLOSSARY: Final = {
+    "accuracy": "share of the test images whose class the model gives right (top-1)",
+    "baseline": "the float32 Keras model, which every other row is held against",
+    "delta": "a row's accuracy minus the baseline's, in percentage points (pp)",
+    "agreement": "share of the test images on which a row gives the same class as the baseline, "
+    "right or wrong",
+    "configuration": "a row of the comparison: framework, dtype, recipe and execution",
+    "stock": "quantized by the framework's own tool with its documented defaults",
+    "tuned": "quantized with this suite's calibration, the same numbers in every framework",
+    "calibration": "choosing the ranges of 8-bit numbers from training images",
+    "execution": "what 8-bit numbers are computed in: integer kernels, or float32 for reference",
+    "exact integers": "the quantized network computed in integers without any framework",
+    "flag": "a mark on a row that loses more accuracy than the requirements allow",
+    "margin": "how far a measured number lies on the good side of what is required",
+    "stage": "a step of the run whose result is kept in the cache",
+    "milestone": "requirements that are met, or not, together",
+    "stand-in": "a small model and drawn images that come with the suite, for trying it out",
+}
+"""What a reader who has never seen the suite may look up."""
 STANDIN_TITLE: Final = "STAND-IN RUN: NOT A VERDICT"
 STANDIN_TEXT: Final = (
     "Model and images are the small stand-ins that come with the suite, not the pretrained ResNet8 "
@@ -177,7 +196,8 @@ def number(value: float, unit: str = "", digits: int = 2) -> str:
 
 
 def with_unit(text: str, unit: str) -> str:
-    """A number and its unit, if it has one."""
+    """A number and its unit, if it has one; one thing is no plural."""
+    unit = unit.removesuffix("s") if text.lstrip(f"+{MINUS}") == "1" else unit
     return f"{text} {unit}" if unit else text
 
 

@@ -61,7 +61,7 @@ def test_anl_02_flags(requirement: Judge, run: Pipeline) -> None:
                 not dropped,
             ),
             Check(
-                f"{name}, flagged exactly if it drops so far",
+                f"{name}, flag",
                 "flagged" if dropped else "not flagged",
                 "flagged" if compared["flagged"] else "not flagged",
                 compared["flagged"] is dropped,

@@ -495,3 +495,9 @@ def _contrast(one: Colour, other: Colour) -> float:
         for colour in (one, other)
     )
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_each_term_that_is_linked_is_explained() -> None:
+    page = html.page(record(report_samples.standin()))
+    linked = set(re.findall(r'href="#(term-[^"]+)"', page))
+    assert linked == set(re.findall(r'id="(term-[^"]+)"', page))

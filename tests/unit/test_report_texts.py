@@ -240,3 +240,9 @@ def test_rounding_does_not_carry_a_number_over_its_threshold() -> None:
     assert (words.measured(entry), words.margin(entry)) == ("84.9996 %", "−0.0004 pp")
     entry = requirement(BY_ID["EVAL-03"], Outcome("not met", 85.0), standin=False)
     assert (words.measured(entry), words.margin(entry)) == ("85.00 %", "±0.00 pp")
+
+
+def test_one_thing_is_no_plural() -> None:
+    found = [words.with_unit(*pair) for pair in (("1", "checks"), ("−1", "bytes"), ("12", "bytes"))]
+    assert found == ["1 check", "−1 byte", "12 bytes"]
+    assert words.with_unit("1.00", "%") == "1.00 %"
