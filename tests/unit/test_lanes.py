@@ -359,3 +359,14 @@ def test_a_lane_that_comes_to_need_more_memory_goes_on(run: Run) -> None:
     """One that imports a framework for its second stage is no leak to be ended and warned of."""
     assert run(stage("small"), stage("grow"), stage("after")) == {}
     assert len(set(run.made.values())) == 1
+
+
+def test_what_is_interrupted_names_the_stages_at_hand(tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        if line == "half of it":
+            raise KeyboardInterrupt
+
+    make = functools.partial(behave, tmp_path)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        lanes.run([stage("tell it")], make, tmp_path / "logs", interrupt)
+    assert caught.value.__notes__ == ["while it made tell it"]
