@@ -301,7 +301,7 @@ def test_requirements_filter_by_milestone_and_status(chromium: Any, folder: Path
 def test_every_link_lands(chromium: Any, folder: Path, page: str) -> None:
     chromium.get((folder / page).as_uri())
     links = all_of(chromium, "a[href^='#']")
-    assert len(links) > 20
+    assert len(links) > 5
     for link in links:
         target = link.get_attribute("hash")[1:]
         chromium.execute_script("arguments[0].click()", link)
@@ -327,7 +327,7 @@ def test_a_requirement_and_its_test_lead_to_each_other(
     chromium: Any, folder: Path, name: str
 ) -> None:
     chromium.get((folder / INSIDE_PYTEST_HTML).as_uri())
-    find(chromium, f"#req-{name} .links a").click()
+    find(chromium, f"#req-{name} .small a").click()
     row = find(chromium, "#tests-table tr:target")
     assert row.text.find(f"test_{name.lower().replace('-', '_')}_holds") > 0
     row.find_element("css selector", "td a").click()
