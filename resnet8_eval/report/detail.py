@@ -118,16 +118,20 @@ def _moved(change: int, right: bool) -> tuple[str, str]:
 
 
 def galleries(results: Results) -> list[dict[str, Any]]:
-    """Images that a quantized model newly gets wrong, of each configuration that has some."""
+    """Images that quantized models newly get wrong; those that share all of them stand once."""
+    alike: dict[Any, list[tuple[table.Row, ConfigurationResult]]] = {}
+    for row, found in table.measured(results):
+        if found.changed:
+            alike.setdefault((found.lost, found.changed), []).append((row, found))
     return [
         {
-            "row": row,
-            "images": found.changed,
-            "lost": found.lost,
-            "names": [words.plain(entry.name) for entry in found.per_class],
+            "title": words.listed([row.title for row, _ in sharing]),
+            "answers": "; ".join(dict.fromkeys(row.due.dtype for row, _ in sharing)),
+            "images": changed,
+            "lost": lost,
+            "names": [words.plain(entry.name) for entry in sharing[0][1].per_class],
         }
-        for row, found in table.measured(results)
-        if found.changed
+        for (lost, changed), sharing in alike.items()
     ]
 
 

@@ -433,6 +433,17 @@ def test_gallery_says_which_images_it_shows_and_lists_them() -> None:
     assert text.count("The same as a table") == 4
 
 
+def test_models_that_get_the_same_images_wrong_share_a_gallery() -> None:
+    results = report_samples.extended()
+    one, other = results["configurations"][3:5]
+    other.update(lost=one["lost"], changed=one["changed"])
+    first, *more = detail.galleries(record(results))
+    assert first["title"] == "ONNX Runtime int8, tuned and ONNX Runtime uint8, tuned"
+    assert len(more) == 2
+    other["changed"] = [{**image, "answer": (image["answer"] + 1) % 10} for image in one["changed"]]
+    assert len(detail.galleries(record(results))) == 4
+
+
 def test_verdicts_sort_by_what_they_mean() -> None:
     results = report_samples.flagged()
     results["configurations"][4]["word"] = "improved"
