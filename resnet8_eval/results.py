@@ -16,8 +16,9 @@ import msgspec
 from resnet8_eval import results_v1
 from resnet8_eval.checks import Check
 from resnet8_eval.errors import ResultsError
-from resnet8_eval.record import Milestone, RequirementResult, Results, Status
+from resnet8_eval.record import Milestone, RequirementResult, Results
 from resnet8_eval.requirements import MILESTONES, Requirement, of_milestone
+from resnet8_eval.row_record import Status
 
 SCHEMA_VERSION: Final = 2
 SCHEMA: Final = Path(__file__).with_name("results.schema.json")

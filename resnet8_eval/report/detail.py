@@ -7,8 +7,9 @@ import shlex
 from datetime import datetime
 from typing import Any
 
-from resnet8_eval.record import ConfigurationResult, ExactIntegers, PerClass, Reference, Results
+from resnet8_eval.record import Results
 from resnet8_eval.report import execution, table, words
+from resnet8_eval.row_record import ConfigurationResult, ExactIntegers, PerClass, Reference
 
 _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""

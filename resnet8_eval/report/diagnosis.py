@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from resnet8_eval import checks
-from resnet8_eval.record import ConfigurationResult, RequirementResult, Results, Sensitivity
+from resnet8_eval.record import RequirementResult, Results, Sensitivity
 from resnet8_eval.report import layers, words
 from resnet8_eval.requirements import NOTABLE_DROP_PP
+from resnet8_eval.row_record import ConfigurationResult
 
 BASELINE_CHECK: Final = "accuracy of the baseline that every delta is from"
 EXACT_CHECK: Final = "images that kernels and exact integers class apart"

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from resnet8_eval.record import ConfigurationResult, Results
+from resnet8_eval.record import Results
 from resnet8_eval.report import detail, table, words
 from resnet8_eval.report.markdown import escape, grid
 from resnet8_eval.report.words import NOTHING
+from resnet8_eval.row_record import ConfigurationResult
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp
 
 Pairs = dict[str, str]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from resnet8_eval.record import ConfigurationResult, Results
+from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
+from resnet8_eval.row_record import ConfigurationResult
 
 DEFINITIONS: Final = {
     "kernel": "in the runtime's integer kernels, which are what one would deploy on",

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from resnet8_eval.record import LayerCost, LayerNoise, Results, Sensitivity
+from resnet8_eval.record import LayerCost, Results, Sensitivity
 from resnet8_eval.report import table, words
+from resnet8_eval.row_record import LayerNoise
 
 _NOISE: Final = {"sqnr_weights_db": "Weights, dB", "sqnr_output_db": "Output, dB"}
 UNTOLD: Final = "not told from zero"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from resnet8_eval.record import ConfigurationResult, Results
+from resnet8_eval.record import Results
 from resnet8_eval.report import words
+from resnet8_eval.row_record import ConfigurationResult
 
 
 class Figure(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet8_eval.record import Reliability, Results
+from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
+from resnet8_eval.row_record import Reliability
 
 
 def curves(results: Results) -> list[dict[str, Any]]:

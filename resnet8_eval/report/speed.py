@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from resnet8_eval.record import ConfigurationResult, Results, Spread
+from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
+from resnet8_eval.row_record import ConfigurationResult, Spread
 
 HEADERS: Final = (
     "Configuration",

@@ -8,16 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from resnet8_eval.record import (
-    ConfigurationResult,
-    ExpectedRow,
-    Latency,
-    Results,
-    Spread,
-    Throughput,
-)
+from resnet8_eval.record import Results
 from resnet8_eval.report import words
 from resnet8_eval.report.words import NOTHING
+from resnet8_eval.row_record import ConfigurationResult, ExpectedRow, Latency, Spread, Throughput
 
 
 @dataclass(frozen=True)

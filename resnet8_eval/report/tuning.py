@@ -6,8 +6,9 @@ from collections import defaultdict
 from itertools import combinations
 from typing import Final
 
-from resnet8_eval.record import ConfigurationResult, Results
+from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
+from resnet8_eval.row_record import ConfigurationResult
 
 HEADERS: Final = (
     "Cell",

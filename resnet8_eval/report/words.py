@@ -8,16 +8,9 @@ from typing import Final
 
 from resnet8_eval import checks
 from resnet8_eval.configurations import FRAMEWORKS
-from resnet8_eval.record import (
-    ConfigurationResult,
-    ExpectedRow,
-    Milestone,
-    Recipe,
-    RequirementResult,
-    Results,
-    Spread,
-)
+from resnet8_eval.record import Milestone, RequirementResult, Results
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, MIN_ACCURACY_PERCENT, condition
+from resnet8_eval.row_record import ConfigurationResult, ExpectedRow, Recipe, Spread
 
 MINUS: Final = checks.MINUS
 NOTHING: Final = "–"
