@@ -53,8 +53,8 @@ class Recipe:
         For ``ranges="percentile"``, in percent. Chosen on training images: cutting the few
         largest values gives every other one a finer step.
     moment_stride
-        One of this many calibration images enters the covariances of the layers' inputs. Of 1000
-        images, 250 give each layer 250 (the dense one) to 256,000 rows.
+        One of this many calibration images enters the covariances of the layers' inputs. Every one,
+        by the rule of tools/select_recipe.py.
     reduce_range
         Whether weights keep 7 bits (±63). x86 kernels without VNNI add two products of an unsigned
         activation and a signed weight in 16 bits; with more, the sum can overflow. The same on
@@ -71,7 +71,7 @@ class Recipe:
     equalize: bool = True
     correct_bias: bool = True
     percentile: float = 99.999
-    moment_stride: int = 4
+    moment_stride: int = 1
     reduce_range: bool = True
     float_layers: tuple[int, ...] = ()
 

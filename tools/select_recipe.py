@@ -36,6 +36,8 @@ from resnet8_eval.configurations import TUNED, Recipe
 
 SEEDS = (100, 101, 102, 103, 104)
 VALIDATION_IMAGES = 3000
+IN_PLACE = replace(TUNED, moment_stride=4)
+"""The recipe when the rule was written down; by the rule, moments of all images took its place."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,22 @@ class Candidate:
     """A way to quantize, and how many images it calibrates with."""
 
     name: str
-    recipe: Recipe = TUNED
+    recipe: Recipe = IN_PLACE
     count: int = 1000
 
 
 CANDIDATES = (
     Candidate("default"),
-    Candidate("ranges minmax", replace(TUNED, ranges="minmax")),
-    Candidate("ranges mse", replace(TUNED, ranges="mse")),
-    Candidate("percentile 99.99", replace(TUNED, percentile=99.99)),
-    Candidate("percentile 99.995", replace(TUNED, percentile=99.995)),
-    Candidate("percentile 99.9995", replace(TUNED, percentile=99.9995)),
-    Candidate("not equalized", replace(TUNED, equalize=False)),
-    Candidate("nearest", replace(TUNED, rounding="nearest")),
-    Candidate("nearest, bias kept", replace(TUNED, rounding="nearest", correct_bias=False)),
-    Candidate("per tensor", replace(TUNED, granularity="per-tensor")),
-    Candidate("moments of all images", replace(TUNED, moment_stride=1)),
+    Candidate("ranges minmax", replace(IN_PLACE, ranges="minmax")),
+    Candidate("ranges mse", replace(IN_PLACE, ranges="mse")),
+    Candidate("percentile 99.99", replace(IN_PLACE, percentile=99.99)),
+    Candidate("percentile 99.995", replace(IN_PLACE, percentile=99.995)),
+    Candidate("percentile 99.9995", replace(IN_PLACE, percentile=99.9995)),
+    Candidate("not equalized", replace(IN_PLACE, equalize=False)),
+    Candidate("nearest", replace(IN_PLACE, rounding="nearest")),
+    Candidate("nearest, bias kept", replace(IN_PLACE, rounding="nearest", correct_bias=False)),
+    Candidate("per tensor", replace(IN_PLACE, granularity="per-tensor")),
+    Candidate("moments of all images", replace(IN_PLACE, moment_stride=1)),
     Candidate("500 images", count=500),
     Candidate("2000 images", count=2000),
 )

@@ -40,8 +40,8 @@ def test_the_root_cause_is_told_by_all_that_need_it_and_the_rest_is_made(
     with pytest.raises(AssetError, match="test_batch changed after it had been verified") as root:
         damaged_images.artifact("calibration")
     for name, need in (
-        ("statistics/equalized-4", "calibration"),
-        ("parameters/tuned", "statistics/equalized-4"),
+        ("statistics/equalized-1", "calibration"),
+        ("parameters/tuned", "statistics/equalized-1"),
         ("model/onnxruntime-int8-tuned", "parameters/tuned"),
         ("scores/onnxruntime-int8-tuned", "model/onnxruntime-int8-tuned"),
     ):
@@ -165,14 +165,14 @@ def test_scores_of_another_model_are_seen(bench: Bench, row: Configuration) -> N
 def test_a_damaged_artefact_is_made_again_and_nothing_else(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    made = borrowing(pipeline, tmp_path, "onnx", "folded", "calibration", "statistics/equalized-4")
+    made = borrowing(pipeline, tmp_path, "onnx", "folded", "calibration", "statistics/equalized-1")
     folded = made.artifact("folded").path("folded.onnx")
     content = bytearray(folded.read_bytes())
     content[len(content) // 2] ^= 1
     folded.write_bytes(content)
     said: list[str] = []
     again = Pipeline(made.settings, said.append)
-    again.prepare(["statistics/equalized-4"])
+    again.prepare(["statistics/equalized-1"])
     assert [line.split()[0] for line in said] == ["folded"]
     assert again.artifact("folded").files == pipeline.artifact("folded").files
 
