@@ -379,6 +379,7 @@ def _scores(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     with lent as path:
         scores = backends.scores(path, test.images, threads=inputs.threads, execution=row.session)
         model = {
+            "weights_bytes": backends.backend(row.framework).weights_bytes(path),
             **({} if made else keras_file.array_bytes(path)),
             "size_bytes": path.stat().st_size,
             "model_sha256": file_sha256(path),

@@ -134,6 +134,9 @@ class Backend(Protocol):
             As :meth:`census`, and what else the framework has to say of the model.
         """
 
+    def weights_bytes(self, path: Path) -> int:
+        """Bytes of the weights and biases of a stored model, as they are stored."""
+
     def census(self, path: Path) -> Record:
         """Count which operators of a stored model compute with 8-bit tensors, and which in float.
 

@@ -26,6 +26,13 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
     return lambda batch: np.asarray(forward(batch))
 
 
+def weights_bytes(path: Path) -> int:
+    """Bytes of the weights of a Keras file; see :class:`resnet8_eval.backends.Backend`."""
+    from resnet8_eval.convert.keras_file import array_bytes
+
+    return array_bytes(path)["weights_bytes"]
+
+
 def _set_threads(tf: Any, threads: int) -> None:
     threading = tf.config.threading
     if threading.get_intra_op_parallelism_threads() != threads:

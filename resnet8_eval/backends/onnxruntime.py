@@ -282,6 +282,14 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     }
 
 
+def weights_bytes(path: Path) -> int:
+    """Bytes of a model's constants: weights, biases, and the scales of quantized ones."""
+    import onnx
+    from onnx import numpy_helper
+
+    return sum(numpy_helper.to_array(entry).nbytes for entry in onnx.load(path).graph.initializer)
+
+
 def census(path: Path) -> Record:
     """Count operators of a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
     import onnx

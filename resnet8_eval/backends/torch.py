@@ -194,6 +194,16 @@ def _network(parameters: Parameters, row: Configuration) -> Any:
         return QuantizedNetwork(parameters, dtype, kernels=kernels).eval()
 
 
+def weights_bytes(path: Path) -> int:
+    """Bytes of the weights and biases; see :class:`resnet8_eval.backends.Backend`."""
+    if path.suffix == ".pt2":
+        program = _program(path)
+        held = [*program.state_dict.values(), *program.constants.values()]
+    else:
+        held = [part for pair in _stored_layers(torchscript.load(path)).values() for part in pair]
+    return sum(part.numel() * part.element_size() for part in held)
+
+
 def census(path: Path) -> Record:
     """Count operators of a TorchScript model; see :class:`resnet8_eval.backends.Backend`."""
     if path.suffix == ".pt2":

@@ -149,7 +149,9 @@ def _root(value: float) -> float:
 
 
 def plane(results: Results) -> Drawing | None:
-    """Every configuration by the size of its model, in powers of ten, and its accuracy.
+    """Every configuration by the bytes of its weights, in powers of ten, and its accuracy.
+
+    The file's size stands in where a record of an earlier version has no bytes of weights.
 
     Returns
     -------
@@ -159,17 +161,17 @@ def plane(results: Results) -> Drawing | None:
     rows = table.measured(results)
     if not rows:
         return None
-    sizes = Axis([math.log10(found.size_bytes / 1000) for _, found in rows], margin=0.06)
+    places = [math.log10((found.weights_bytes or found.size_bytes) / 1000) for _, found in rows]
+    sizes = Axis(places, margin=0.06)
     points = [
-        (row, math.log10(found.size_bytes / 1000), found.accuracy_percent, limits)
-        for row, found in rows
-        for limits in [found.accuracy_ci95_percent]
+        (row, place, found.accuracy_percent, found.accuracy_ci95_percent)
+        for (row, found), place in zip(rows, places, strict=True)
     ]
     ticks = [
         {"x": sizes.percent(math.log10(v)), "label": f"{v:g}"}
         for v in log_ticks(sizes.low, sizes.high)
     ]
-    return scatter(points, sizes, ticks, ("size", "accuracy"))
+    return scatter(points, sizes, ticks, ("weights", "accuracy"))
 
 
 def scatter(

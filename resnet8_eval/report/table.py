@@ -152,6 +152,12 @@ COLUMNS: Final = (
         lambda c: _order(_latency(c).speedup),
     ),
     Column("size", "Size, kB", lambda c: words.kilobytes(c.size_bytes), lambda c: c.size_bytes),
+    Column(
+        "weights",
+        "Weights, kB",
+        lambda c: words.kilobytes(c.weights_bytes or c.size_bytes),
+        lambda c: c.weights_bytes or c.size_bytes,
+    ),
     Column("word", "Verdict", lambda c: c.word),
     Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c.flagged else "none"),
 )
@@ -262,7 +268,7 @@ _CSV_COLUMNS: Final = (
     *("accuracy_ci95_low_percent", "accuracy_ci95_high_percent"),
     *_CSV_OF_A_DIFFERENCE[:-1],
     *("latency_p50_ms", "images_per_second", "speedup"),
-    *("size_bytes", "weights_bits", "needs", "quantized_ops", "float_ops"),
+    *("size_bytes", "weights_bytes", "weights_bits", "needs", "quantized_ops", "float_ops"),
     *("word", "flagged", "flag_reason", "model_sha256", "assets"),
     *("change_from_stock_pp", "change_from_stock_mcnemar_p"),
 )

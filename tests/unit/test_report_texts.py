@@ -73,7 +73,7 @@ def test_markdown_takes_nothing_from_outside_for_markup() -> None:
     text = markdown.summary(record(report_samples.hostile()))
     assert "<" not in text
     rows = [line for line in text.splitlines() if line[:2] == "| " and "float32" in line[:40]]
-    assert [line.count(" | ") for line in rows] == [15] * 3
+    assert [line.count(" | ") for line in rows] == [16] * 3
     assert "\x1b" not in text
 
 
