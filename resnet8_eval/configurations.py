@@ -6,7 +6,7 @@ ANL-01 expects follow from this list. A new row of an existing kind is one entry
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from resnet8_eval.environment import SATURATION_FREE_LIMIT, WEIGHT_LIMIT
@@ -36,15 +36,19 @@ class Recipe:
         What it is called.
     by
         Who finds them: the suite, or the framework's own static quantizer with its documented
-        defaults. For the latter nothing below counts.
+        defaults. For the latter nothing below counts but the granularity.
     ranges
         How much of an activation's calibration values its range holds: all of them
         (``"minmax"``), all but the few largest (``"percentile"``), or so much that the mean
         squared error of clipping and rounding together is least (``"mse"``).
     granularity
-        One weight scale for each output channel, or one for each layer.
+        One weight scale for each output channel, or one for each layer; None: the default of the
+        framework's quantizer.
     rounding
         ``"gptq"``, or to the ``"nearest"``.
+    clip_weights
+        Whether a channel's scale may be smaller than its largest weight asks for, where that lets
+        its outputs change less.
     equalize
         Whether channels are scaled to have similar ranges.
     correct_bias
@@ -66,8 +70,9 @@ class Recipe:
     name: str = "tuned"
     by: Literal["suite", "framework"] = "suite"
     ranges: Ranges = "percentile"
-    granularity: Granularity = "per-channel"
+    granularity: Granularity | None = "per-channel"
     rounding: Literal["gptq", "nearest"] = "gptq"
+    clip_weights: bool = False
     equalize: bool = True
     correct_bias: bool = True
     percentile: float = 99.999
@@ -145,7 +150,9 @@ class Configuration:
 TUNED: Final = Recipe()
 TUNED_8BIT: Final = Recipe(reduce_range=False)
 """For unsigned weights, whose products no kernel adds in 16 bits."""
-STOCK: Final = Recipe("stock", by="framework")
+LOW_BIT: Final = Recipe("low-bit", clip_weights=True)
+"""Where weights of fewer than 8 bits come from."""
+STOCK: Final = Recipe("stock", by="framework", granularity=None)
 
 CONFIGURATIONS: tuple[Configuration, ...] = (
     Configuration("keras", "float32"),
@@ -215,6 +222,25 @@ def tunings() -> list[tuple[Configuration, Configuration]]:
 def recipes() -> list[Recipe]:
     """Every recipe whose parameters the suite finds, once."""
     return list(dict.fromkeys(row.recipe for row in calibrated() if row.recipe))
+
+
+def explored() -> list[tuple[Configuration, Configuration]]:
+    """Cells of ADV-02: each quantizer and dtype with one weight scale a layer, and one a channel.
+
+    They are in no other comparison, and only ADV-02 makes them.
+    """
+
+    def with_granularity(row: Configuration, granularity: Granularity) -> Configuration:
+        if row.recipe is None:
+            raise ValueError(f"{row.name} is not quantized")
+        name = f"{row.recipe.name}-{granularity}"
+        return replace(row, recipe=replace(row.recipe, name=name, granularity=granularity))
+
+    return [
+        (with_granularity(row, "per-tensor"), with_granularity(row, "per-channel"))
+        for row in quantized()
+        if row.dtype in ("int8", "uint8")
+    ]
 
 
 def integers(row: Configuration) -> str | None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from resnet8_eval import configurations, environment, gate, lanes, results
+from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import RAW
@@ -104,6 +105,7 @@ def gather(
             ],
             "agreement": _record(made, "agreement"),
             "timing": _timing(made),
+            "advanced": _advanced(made),
             "gate": _gate(pipeline, made),
             "preprocessings": _record(made, "preprocessings"),
             "seeds": _seeds(pipeline, made),
@@ -232,6 +234,38 @@ def _timing(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
 
 
 _PROVED: Final = ("exact_integers", "tensors", "integers_sha256", "weights_bits", "needs")
+
+
+def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """What there is of v1_4; it may have been made by an earlier run."""
+    explored = [made[stage].record for stage in advanced.explorations() if stage in made]
+    first, choice = _record(made, "explored/0"), _record(made, advanced.CHOICE)
+    rows = {
+        name: record
+        for name in advanced.LOW_BIT
+        if (record := _record(made, f"mixed/{name}")) and "checks" in record
+    }
+    if not explored and choice is None:
+        return None
+    told = ("disagreements", "largest_difference")
+    return {
+        "granularity": explored,
+        "ranges": first["ranges"] if first else {},
+        "mixed": choice
+        and {
+            **_only(choice, "measured_on", "held_on", "parts", "fronts", "bits"),
+            "rows": [
+                {
+                    "name": name,
+                    **{k: v for k, v in row.items() if k not in ("checks", "exact_integers")},
+                    **{key: row["exact_integers"][key] for key in told},
+                }
+                for name, row in rows.items()
+            ],
+        },
+    }
+
+
 _FLOAT: Final = {
     "recipe": None,
     "calibration_seed": None,

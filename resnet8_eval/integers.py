@@ -45,7 +45,7 @@ _ONE: Final = np.float32(1)
 
 @dataclass(frozen=True)
 class Grid:
-    """An affine grid of 8-bit integers.
+    """An affine grid of integers.
 
     Attributes
     ----------
@@ -56,16 +56,19 @@ class Grid:
         and the uint8 grid that it is shifted to are one.
     lowest
         The lowest integer of its type: -128 or 0.
+    levels
+        The largest integer, counted from the lowest: 255 for 8 bits.
     """
 
     scale: np.float32
     zero_point: int
     lowest: int
+    levels: int = 255
 
     def clipped(self, values: Floats, *, relu: bool = False) -> Floats:
         """Integers less the zero point, held to those that the type (and ReLU) has. In place."""
         low = 0 if relu else -self.zero_point
-        return np.clip(values, low, 255 - self.zero_point, out=values)
+        return np.clip(values, low, self.levels - self.zero_point, out=values)
 
     def quantized(self, values: Floats, *, relu: bool = False) -> Floats:
         """Real values to integers less the zero point."""
@@ -126,6 +129,7 @@ class ExactNetwork:
                 np.float32(entry.scales[0]),
                 entry.zero_points[0] + (128 if entry.dtype == "int8" else 0),
                 -128 if entry.dtype == "int8" else 0,
+                15 if entry.dtype == "uint4" else 255,
             )
             for entry in tensors
             if entry.kind == "activation"

@@ -29,6 +29,7 @@ from resnet8_eval.requirements import (
     MILESTONES,
     MIN_ACCURACY_PERCENT,
     MIN_CALIBRATION_IMAGES,
+    ON_DEMAND,
     Requirement,
 )
 
@@ -196,11 +197,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # A worker's usage error would be shown as an internal one; the controller raises it.
         config.workeroutput["refused"] = str(error)
         items.clear()
-    wanted = config.getoption("--requirement")
-    if wanted:
-        chosen = [item for item in items if (r := requirement_of(item)) and r.id in wanted]
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
+    wanted = config.getoption("--requirement") or ()
+    named = set(milestones_asked(config))
+
+    def is_asked_for(item: pytest.Item) -> bool:
+        found = requirement_of(item)
+        if wanted:
+            return found is not None and found.id in wanted
+        return found is None or found.milestone not in ON_DEMAND - named
+
+    chosen = [item for item in items if is_asked_for(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.hookimpl(wrapper=True)

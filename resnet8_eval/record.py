@@ -9,6 +9,7 @@ from __future__ import annotations
 from graphlib import TopologicalSorter
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from resnet8_eval.checks import Check
@@ -17,6 +18,7 @@ from resnet8_eval.row_record import (
     ConfigurationResult,
     Count,
     Counts,
+    Divergence,
     ExpectedRow,
     Interval,
     Part,
@@ -29,6 +31,7 @@ from resnet8_eval.row_record import (
     Ten,
     Total,
     Value,
+    Word,
 )
 
 
@@ -200,6 +203,160 @@ class Agreement(Part, frozen=True):
     percent: tuple[tuple[Percent, ...], ...]
 
 
+class Cell(Part, frozen=True):
+    """A cell of the exploration of weight scales, as it was stored and scored.
+
+    `scales`: fewest and most distinct weight scales of a layer in the stored model.
+    """
+
+    name: str
+    granularity: Literal["per-tensor", "per-channel"]
+    model_sha256: Sha256
+    correct: Count
+    total: Total
+    scales: tuple[Count, Count]
+    weights: tuple[str, ...]
+    activations: tuple[str, ...]
+
+
+class FromBaseline(Part, frozen=True):
+    """How alike a model's answers and probabilities are to the baseline's."""
+
+    agreement_percent: Percent
+    kl_nats: float
+
+
+class Granularity(Part, frozen=True):
+    """Per-channel weight scales held against per-tensor ones, image by image, for one seed.
+
+    `lost` and `gained` are images that only the per-tensor, or only the per-channel, model gets
+    right.
+    """
+
+    seed: int
+    cells: tuple[Cell, Cell]
+    delta_pp: Points
+    delta_ci95_pp: tuple[float, float]
+    lost: Count
+    gained: Count
+    mcnemar_p: Probability
+    agreement_percent: Percent
+    word: Word
+    from_baseline: dict[str, FromBaseline]
+
+
+class ChannelRanges(Part, frozen=True):
+    """The largest magnitude of the weights of each channel of a layer, ascending."""
+
+    name: str
+    largest: tuple[float, ...]
+
+
+class Width(Part, frozen=True):
+    """What a part costs at some bits: divergence with it alone at those bits, and bytes."""
+
+    kl_nats: float
+    bytes: Count
+
+
+class BitPart(Part, frozen=True):
+    """The weights of a layer, or its maps, and what they cost at each width."""
+
+    layer: str
+    kind: Literal["weights", "activations"]
+    widths: dict[str, Width]
+
+
+class Which(Part, frozen=True):
+    """A part of a front, by its names."""
+
+    layer: str
+    kind: Literal["weights", "activations"]
+
+
+class FrontPoint(Part, frozen=True):
+    """A choice that no other beats in size and predicted divergence; `bits` of each part."""
+
+    bits: tuple[Count, ...]
+    bytes: Count
+    predicted: float
+    measured: float | None
+
+
+class HeldPoint(Part, frozen=True):
+    """A choice held against float32 on training images."""
+
+    point: Count
+    images: Total
+    kl_nats: float
+    agreement_percent: Percent
+    lost: Count
+    gained: Count
+    delta_ci95_pp: tuple[float, float]
+    passes: bool
+
+
+class Front(Part, frozen=True):
+    """Size against divergence, the smallest first; `chosen`, the smallest point that passes."""
+
+    parts: tuple[Which, ...]
+    points: tuple[FrontPoint, ...]
+    held: tuple[HeldPoint, ...]
+    chosen: Count | None
+
+
+class Bits(Part, frozen=True):
+    """Bits of each weight and of each map, by name."""
+
+    weights: dict[str, Count]
+    activations: dict[str, Count]
+
+
+class LowBit(Part, frozen=True):
+    """A network of few bits, as it was stored and scored by a plain session of ONNX Runtime."""
+
+    name: str
+    correct: Count
+    total: Total
+    accuracy_percent: Percent
+    accuracy_ci95_percent: tuple[float, float]
+    delta_pp: Points
+    delta_ci95_pp: tuple[float, float]
+    lost: Count
+    gained: Count
+    mcnemar_p: Probability
+    agreement_percent: Percent
+    divergence: Divergence
+    word: Word
+    size_bytes: Total
+    weights_bytes: Total
+    model_sha256: Sha256
+    disagreements: Count
+    largest_difference: float
+
+
+class Mixed(Part, frozen=True):
+    """Bits per layer: costs, fronts, choices, and what became of them.
+
+    `measured_on` training images measured costs, `held_on` others held choices.
+    """
+
+    measured_on: Total
+    held_on: Total
+    parts: tuple[BitPart, ...]
+    fronts: dict[str, Front]
+    bits: dict[str, Bits]
+    rows: tuple[LowBit, ...]
+
+
+class Advanced(Part, frozen=True):
+    """What milestone v1_4 measured, as far as it was asked for or made before."""
+
+    granularity: tuple[Granularity, ...] = ()
+    ranges: dict[str, tuple[ChannelRanges, ...]] = msgspec.field(default_factory=dict)
+    mixed: Mixed | None = None
+
+
 class Calibration(Part, frozen=True):
     """The images that the quantized models were calibrated with."""
 
@@ -298,9 +455,11 @@ class Results(Part, frozen=True):
 
     Percentages are in percent, deltas in percentage points. `selected`: the requirements that the
     run was asked for. `complete`: the run ended by itself, and its number settled each requirement
-    of every milestone, as met or as not met. `expected`: the rows of a complete run, in the order
-    of the comparison. `stopped`: what ended the run before its time, and what it was doing.
-    `sensitivity` is null where it was not measured (--layers).
+    of every milestone, as met or as not met; one that is judged only on demand counts where it was
+    asked for. `expected`: the rows of a complete run, in the order of the comparison. `stopped`:
+    what ended the run before its time, and what it was doing. `sensitivity` is null where it was
+    not measured (--layers). `advanced`: what milestone v1_4 measured, in this run or in an earlier
+    one with the same code and settings.
     """
 
     schema_version: Literal[2]
@@ -326,6 +485,7 @@ class Results(Part, frozen=True):
     gate: Gate | None = None
     preprocessings: Preprocessings | None = None
     seeds: Seeds | None = None
+    advanced: Advanced | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.configurations]

@@ -20,8 +20,11 @@ MILESTONES: Final = {
     "v1_1": "Conversion to PyTorch",
     "v1_2": "Static quantization",
     "v1_3": "Extended evaluation",
+    "v1_4": "Advanced quantization",
 }
 """Name, which is also the marker of its tests, and title."""
+ON_DEMAND: Final = frozenset({"v1_4"})
+"""Milestones that take long, and so are judged only where they are named: -m or --requirement."""
 
 MIN_ACCURACY_PERCENT: Final = 85.0
 MIN_CALIBRATION_IMAGES: Final = 1000
@@ -228,9 +231,31 @@ REGISTER: Final[tuple[Requirement, ...]] = (
         len(configurations.CONFIGURATIONS),
         "",
     ),
+    Requirement(
+        "ADV-02",
+        "v1_4",
+        9,
+        "Per-channel against per-tensor weights",
+        "cells explored",
+        "==",
+        2 * len(configurations.explored()),
+        "",
+    ),
+    Requirement(
+        "ADV-03",
+        "v1_4",
+        9,
+        "Mixed precision, bits per layer",
+        "weights of the smallest equivalent network, of the 8-bit one's bytes",
+        "<",
+        100,
+        "%",
+    ),
 )
 
 BY_ID: Final[dict[str, Requirement]] = {entry.id: entry for entry in REGISTER}
+ALWAYS: Final = {name: entry for name, entry in BY_ID.items() if entry.milestone not in ON_DEMAND}
+"""Those that a complete run settles, by ID."""
 
 
 def asked(min_accuracy: float | None) -> dict[str, Requirement]:

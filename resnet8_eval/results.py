@@ -17,7 +17,7 @@ from resnet8_eval import results_v1
 from resnet8_eval.checks import Check
 from resnet8_eval.errors import ResultsError
 from resnet8_eval.record import Milestone, RequirementResult, Results
-from resnet8_eval.requirements import MILESTONES, Requirement, of_milestone
+from resnet8_eval.requirements import MILESTONES, ON_DEMAND, Requirement, of_milestone
 from resnet8_eval.row_record import Status
 
 SCHEMA_VERSION: Final = 2
@@ -146,7 +146,15 @@ def milestones(
     stopped
         What ended the run before its time; what it had not reached is then not evaluated.
     """
-    return {name: _milestone(of_milestone(name), outcomes, standin, stopped) for name in MILESTONES}
+    found = {
+        name: _milestone(of_milestone(name), outcomes, standin, stopped) for name in MILESTONES
+    }
+    return {
+        name: msgspec.structs.replace(entry, reason=f"not asked for; pytest -m {name} does")
+        if name in ON_DEMAND and entry.verdict == "not evaluated" and entry.reason is None
+        else entry
+        for name, entry in found.items()
+    }
 
 
 def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> RequirementResult:

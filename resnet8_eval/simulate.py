@@ -27,20 +27,23 @@ class Simulation:
     parameters
         From calibration.
     levels
-        Largest integer of an activation's grid: 255 for 8 bits. The input keeps its 8 bits, and
-        is quantized with the first layer.
+        Largest integer of an activation's grid: 255 for 8 bits. Or of each map's own, by name; a
+        map without one is left in float. The input keeps its 8 bits, and is quantized with the
+        first layer.
     """
 
-    def __init__(self, parameters: Parameters, levels: int = 255) -> None:
+    def __init__(self, parameters: Parameters, levels: int | Mapping[str, int] = 255) -> None:
         self._network = parameters.exact
         self._float, self._rounded = _constants(parameters.exact), _constants(parameters.rounded)
+        if not isinstance(levels, Mapping):
+            levels = dict.fromkeys((layer.output for layer in self._network.maps), levels)
         self._grids = {
-            layer.output: (*grid(*parameters.activations[layer.output], levels), levels)
-            for layer in self._network.maps
+            name: (*grid(*parameters.activations[name], most), most)
+            for name, most in levels.items()
         }
         self._input = grid(*parameters.activations[self._network.input])
         self.layers = [layer.name for layer in self._network.weighted]
-        self._owner = self._owners()
+        self._owner = owners(self._network)
 
     def logits(self, images: Images, layers: Collection[str] | None = None) -> NDArray[np.float32]:
         """The scores before softmax.
@@ -103,17 +106,6 @@ class Simulation:
                 name: torch.cat(parts).numpy() for name, parts in changed.items()
             }
 
-    def _owners(self) -> dict[str, str]:
-        """Each tensor's layer: the weighted one that last shaped it."""
-        owner: dict[str, str] = {}
-        for layer in self._network.layers:
-            if layer.name in self.layers:
-                owner[layer.output] = layer.name
-            else:
-                before = [owner[name] for name in layer.inputs]
-                owner[layer.output] = max(before, key=self.layers.index)
-        return owner
-
     def _run(
         self,
         images: torch.Tensor,
@@ -129,7 +121,7 @@ class Simulation:
         values = {**known, network.input: images, network.planes: planes}
         for layer in network.layers[first:]:
             constants = self._rounded if layer.name in chosen else self._float
-            y = _compute(layer, [values[name] for name in layer.inputs], constants)
+            y = compute(layer, [values[name] for name in layer.inputs], constants)
             if layer.output in self._grids and self._owner[layer.output] in chosen:
                 y = _snapped(y, *self._grids[layer.output])
             values[layer.output] = y
@@ -160,10 +152,22 @@ def _constants(network: Network) -> dict[str, torch.Tensor]:
     }
 
 
-def _compute(
+def owners(network: Network) -> dict[str, str]:
+    """Each tensor's layer: the weighted one that last shaped it."""
+    weighted = [layer.name for layer in network.weighted]
+    owner: dict[str, str] = {}
+    for layer in network.layers:
+        if layer.name in weighted:
+            owner[layer.output] = layer.name
+        else:
+            owner[layer.output] = max((owner[name] for name in layer.inputs), key=weighted.index)
+    return owner
+
+
+def compute(
     layer: Layer, inputs: list[torch.Tensor], constants: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """One layer in float32."""
+    """One layer in float32, from its inputs, weights and biases by name."""
     x = inputs[0]
     match layer:
         case Convolution():

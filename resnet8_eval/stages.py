@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from resnet8_eval import backends, configurations, lanes
+from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.store import Record
@@ -188,6 +189,7 @@ def table(settings: Settings) -> list[Stage]:
     stages.append(Stage("preprocessings", "keras", (), _preprocessings, named))
     of_recipes("feed", "onnxruntime", ("calibration", "parameters/{recipe}"), _feed, {})
     stages += _of_further_seeds(stages, settings.further_seeds)
+    stages += [Stage(*made) for made in advanced.table(settings, test, train)]
     names = Counter(stage.name for stage in stages)
     if twice := [name for name, n in names.items() if n > 1]:  # one would take the other's place
         raise ValueError(

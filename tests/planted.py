@@ -17,7 +17,7 @@ from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.latency import summarize
 from resnet8_eval.loadgen import SCENARIOS
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.requirements import ANSWERED_IMAGES, BY_ID, asked
+from resnet8_eval.requirements import ALWAYS, ANSWERED_IMAGES, asked
 from resnet8_eval.store import Artifact
 from resnet8_eval.verdicts import Judge, shortfall
 
@@ -90,8 +90,8 @@ class Bench:
         return shortfall(requirement, item.user_properties)
 
     def verdicts(self) -> dict[str, str]:
-        """What each requirement that is not met says."""
-        return {name: said for name in BY_ID if (said := self.verdict(name))}
+        """What each requirement that is not met says; of those that are always judged."""
+        return {name: said for name in ALWAYS if (said := self.verdict(name))}
 
     def _new_folder(self) -> Path:
         folder = self._folder / str(len(list(self._folder.iterdir())))

@@ -181,6 +181,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
         path,
         Reader(),
         quant_format=ort_quantization.QuantFormat.QDQ,
+        per_channel=row.recipe is not None and row.recipe.granularity == "per-channel",
         activation_type=kinds[row.activations_dtype],
         weight_type=kinds[row.weights_dtype],
     )

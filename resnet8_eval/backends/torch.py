@@ -107,6 +107,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     import torch
 
     with torchscript.deprecations_ignored():
+        from torchao.quantization.pt2e import MinMaxObserver
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
@@ -114,10 +115,17 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
 
     torch.set_num_threads(threads)
     configuration = x86.get_default_x86_inductor_quantization_config()
-    unsigned = row.weights_dtype == "uint8"
+    weight, unsigned = configuration.weight, row.weights_dtype == "uint8"
     if unsigned:
-        weight = replace(configuration.weight, dtype=torch.uint8, quant_min=0, quant_max=255)
-        configuration = replace(configuration, weight=weight)
+        weight = replace(weight, dtype=torch.uint8, quant_min=0, quant_max=255)
+    if row.recipe is not None and row.recipe.granularity == "per-tensor":
+        weight = replace(
+            weight,
+            qscheme=torch.per_tensor_symmetric,
+            ch_axis=None,
+            observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-12),
+        )
+    configuration = replace(configuration, weight=weight)
     quantizer = x86.X86InductorQuantizer().set_global(configuration)
     fed = hashlib.sha256()
     with torchscript.deprecations_ignored():
@@ -442,22 +450,24 @@ def _read_program(path: Path, network: Network) -> list[StoredTensor]:
             kind = str(dtype).removeprefix("torch.")
             found.append(StoredTensor(name, "activation", kind, None, *grid))
         elif target in ("aten.conv2d.default", "aten.linear.default"):
-            layer = next(layers)
-            integers, scales, zero_points, axis, *_, dtype = node.args[1].args
-            scales, zero_points, integers = (
-                stored[part.name].numpy() for part in (scales, zero_points, integers)
+            layer, dequantize = next(layers), node.args[1]
+            axis = dequantize.args[3] if "per_channel" in str(dequantize.target) else None
+            integers, scales, zero_points = (
+                stored[part.name].numpy() if hasattr(part, "name") else np.array(part)
+                for part in dequantize.args[:3]
             )
+            scales, zero_points = np.atleast_1d(scales), np.atleast_1d(zero_points)
             values = integers.astype(np.int64) - int(zero_points[0])
             found.append(
                 StoredTensor(
                     layer.weight,
                     "weight",
-                    str(dtype).removeprefix("torch."),
+                    str(dequantize.args[-1]).removeprefix("torch."),
                     axis,
                     scales.tolist(),
                     zero_points.tolist(),
                     values,
-                    wrong_axis=axis != 0,
+                    wrong_axis=axis not in (None, 0),
                 )
             )
             bias = stored[node.args[2].name].detach().numpy().astype(np.float64)

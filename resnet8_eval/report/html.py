@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import (
+    advanced,
     charts,
     detail,
     diagnosis,
@@ -173,6 +174,7 @@ def _view(results: Results) -> dict[str, Any]:
         "layers": layers.layers(results),
         "layer_terms": layers.terms(results.sensitivity) if results.sensitivity else None,
         "layer_legend": layers.LEGEND,
+        "advanced": advanced.advanced(results),
         "recipes": detail.recipes(results),
         "tensors": detail.tensors(results),
         "environment": detail.environment(results),

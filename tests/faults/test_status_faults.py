@@ -19,7 +19,7 @@ import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
 from resnet8_eval.report.unstarted import EXIT_STATUS
-from resnet8_eval.requirements import BY_ID, of_milestone
+from resnet8_eval.requirements import ALWAYS, BY_ID, of_milestone
 from tests.small_suite import CONFTEST, Outcome, Suite, good, passing
 
 FIXTURES = """
@@ -123,8 +123,8 @@ def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False)
     suite.write({name: planted(name, FAULTS[fault][0]) for name, fault in faults.items()}, FIXTURES)
     done = suite.run(*words, apart=apart)
     assert done.status == pytest.ExitCode.TESTS_FAILED
-    expected = {name: "not met" if name in faults else "met" for name in BY_ID}
-    assert done.statuses() == expected
+    expected = {name: "not met" if name in faults else "met" for name in ALWAYS}
+    assert done.statuses(ALWAYS) == expected
     for name, fault in faults.items():
         assert FAULTS[fault][1] in done.reason(name)
     touched = {BY_ID[name].milestone for name in faults}
@@ -145,7 +145,7 @@ def test_what_fails_keeps_its_milestone_from_met(suite: Suite, start: int) -> No
 
 
 def test_with_workers_it_is_the_same(suite: Suite) -> None:
-    told(suite, dict(zip(list(BY_ID)[2:], FAULTS, strict=False)), "-n2")
+    told(suite, dict(zip(list(ALWAYS)[2:], FAULTS, strict=False)), "-n2")
     told(suite, {"ANL-01": "skipped"}, "-n2")
 
 
@@ -168,7 +168,7 @@ def test_a_deselected_requirement_is_not_met(suite: Suite, words: tuple[str, ...
     assert "not run: " in done.results["milestones"]["v1_0"]["reason"]
     assert done.statuses(["CONV-02"]) == {"CONV-02": "not evaluated"}
     assert not done.results["complete"]
-    assert "asked for 24 of 25 requirements" in done.output
+    assert "asked for 24 of 27 requirements" in done.output
 
 
 def test_a_requirement_without_a_test_is_not_met(suite: Suite) -> None:
@@ -523,7 +523,7 @@ class Run:
     apart: bool = False
 
 
-NO_PT = {name: "" for name in BY_ID if name.startswith("PT-")}
+NO_PT = {name: "" for name in ALWAYS if name.startswith("PT-")}
 UNREADABLE = {"acceptance/test_more.py": "raise RuntimeError('planted')"}
 INTERNAL_ERROR = "\ndef pytest_runtest_logstart():\n    raise RuntimeError('planted')\n"
 END_ITSELF = (
@@ -536,8 +536,8 @@ INCOMPLETE = {
     "some by expression": Run(0, ("-k", "not pt_")),
     "one by its ID": Run(0, ("--requirement=CAL-01",)),
     "nothing": Run(5, ("-k", "nothing")),
-    "all skipped": Run(1, plants=dict.fromkeys(BY_ID, "@pytest.mark.skip|")),
-    "all on a full disk": Run(1, plants=dict.fromkeys(BY_ID, "fixture full_disk|")),
+    "all skipped": Run(1, plants=dict.fromkeys(ALWAYS, "@pytest.mark.skip|")),
+    "all on a full disk": Run(1, plants=dict.fromkeys(ALWAYS, "fixture full_disk|")),
     "only set up": Run(1, ("--setup-only",)),
     "only planned": Run(1, ("--setup-plan",)),
     "one breaks": Run(1, plants={"PT-03": "|raise RuntimeError('planted')"}),
@@ -608,7 +608,7 @@ def test_what_is_kept_outlives_any_number_of_runs(suite: Suite) -> None:
 
 
 def test_it_is_told_what_was_asked_for(suite: Suite) -> None:
-    assert suite.run().results["selected"] == list(BY_ID)
+    assert suite.run().results["selected"] == list(ALWAYS)
     asked = suite.run("-m", "v1_1", "-n2").results["selected"]
     assert asked == [entry.id for entry in of_milestone("v1_1")]
 

@@ -14,7 +14,7 @@ import pytest
 from resnet8_eval import requirements
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.report import html
-from resnet8_eval.requirements import BY_ID, MILESTONES, of_milestone
+from resnet8_eval.requirements import ALWAYS, BY_ID, MILESTONES, of_milestone
 from resnet8_eval.results import checked
 from tests.small_suite import ROOT, Suite, passing
 
@@ -30,10 +30,10 @@ def suite(pytester: pytest.Pytester) -> Suite:
 def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None:
     done = suite.run(*words, html=True, apart=True)
     assert done.status == pytest.ExitCode.OK
-    assert set(done.statuses().values()) == set(done.verdicts.values()) == {"met"}
+    assert set(done.statuses(ALWAYS).values()) == set(done.verdicts.values()) == {"met"}
     assert done.results["complete"]
     assert done.results["command"].startswith("pytest ")
-    for name, entry in BY_ID.items():
+    for name, entry in ALWAYS.items():
         pattern = (
             rf"{name} +met +{re.escape(entry.quantity)}: measured .*, required .*, margin [+±]"
         )
@@ -51,7 +51,7 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
     }
     page = (suite.reports / "report.html").read_text(encoding="utf-8")
     assert page.count('<a href="#req-CAL-01">CAL-01</a>') == 1
-    assert page.count('data-result="Passed"') == len(BY_ID)
+    assert page.count('data-result="Passed"') == len(ALWAYS)
     assert "No earlier complete run on the same assets" in page
 
 
@@ -106,7 +106,7 @@ def test_a_junit_reader_shows_each_requirement_and_its_numbers(
             properties = case.child(junitparser.Properties)
             shown = {entry.name: entry.value for entry in properties}
             found[shown["requirement"]] = (case, shown)
-    assert set(found) == set(BY_ID)
+    assert set(found) == set(ALWAYS)
     for name, (case, shown) in found.items():
         entry = BY_ID[name]
         assert (shown["milestone"], shown["threshold"]) == (entry.milestone, entry.required)
@@ -211,7 +211,9 @@ def test_an_unknown_milestone_is_refused_in_one_line_before_anything_is_done(
 ) -> None:
     done = suite.run("-m", expression, *words)
     assert done.status == pytest.ExitCode.USAGE_ERROR
-    refusal = f"-m {name}: there is no such milestone; the register has v1_0, v1_1, v1_2, v1_3"
+    refusal = (
+        f"-m {name}: there is no such milestone; the register has v1_0, v1_1, v1_2, v1_3, v1_4"
+    )
     assert done.output.split("\n", 1)[0] == f"ERROR: {refusal}"
     assert "test session starts" not in done.output
     assert not suite.reports.exists()
@@ -233,6 +235,37 @@ def test_other_marker_expressions_select_as_ever(
     wanted = [name for name, entry in BY_ID.items() if entry.milestone in milestones]
     assert done.status == pytest.ExitCode.OK
     assert done.results["selected"] == wanted
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",), ("-m", "not v1_0")], ids=" ".join)
+def test_what_takes_long_is_left_out_unless_it_is_named(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.OK
+    assert done.results["milestones"]["v1_4"] == {
+        "verdict": "not evaluated",
+        "met": 0,
+        "total": 2,
+        "reason": "not asked for; pytest -m v1_4 does",
+    }
+    assert done.statuses(["ADV-02", "ADV-03"]) == dict.fromkeys(
+        ("ADV-02", "ADV-03"), "not evaluated"
+    )
+    assert done.results["complete"] == ("-m" not in words)
+
+
+@pytest.mark.parametrize(
+    ("words", "selected"),
+    [(("-m", "v1_4"), ["ADV-02", "ADV-03"]), (("--requirement", "ADV-03"), ["ADV-03"])],
+)
+def test_what_takes_long_is_judged_where_it_is_named(
+    suite: Suite, words: tuple[str, ...], selected: list[str]
+) -> None:
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.OK
+    assert done.results["selected"] == selected
+    assert set(done.statuses(selected).values()) == {"met"}
 
 
 def test_markers_are_those_of_the_register(suite: Suite) -> None:

@@ -29,6 +29,10 @@ counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().s
 print(json.dumps([int(status), int(counters["rchar"]), sorted(sys.modules)]))
 """
 MEGABYTE = 10**6
+APART = {
+    *("onnx", "torch", "sensitivity", "layers", "latency"),
+    *("explored", "granularity", "mixed"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
     monkeypatch.setattr(preprocess, "preprocess", counted)
     monkeypatch.setattr(backends, "backend", counted_open)
     for stage in pipeline.stages:
-        if stage.partition("/")[0] not in {"onnx", "torch", "sensitivity", "layers", "latency"}:
+        if stage.partition("/")[0] not in APART:
             bench.remake(stage)
     assert fed == IMAGES_FED
     once = [name for name in IMAGES_FED if name.startswith(("scores", "preprocessings"))]

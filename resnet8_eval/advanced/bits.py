@@ -1,0 +1,63 @@
+"""How many bits each layer has."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from resnet8_eval.environment import SATURATION_FREE_LIMIT
+from resnet8_eval.network import Network
+
+FILE: Final = "bits.json"
+
+
+@dataclass(frozen=True)
+class Bits:
+    """How many bits each layer has.
+
+    Attributes
+    ----------
+    weights
+        Weight name to bits.
+    activations
+        Map name to bits. The input has 8, and the scores are float32.
+    """
+
+    weights: dict[str, int]
+    activations: dict[str, int]
+
+    @classmethod
+    def all(cls, network: Network, weights: int, activations: int) -> Bits:
+        """The same bits everywhere."""
+        return cls(
+            {layer.weight: weights for layer in network.weighted},
+            {layer.output: activations for layer in network.maps},
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Bits:
+        """Read what :meth:`save` wrote."""
+        return cls(**json.loads((folder / FILE).read_text()))
+
+    def save(self, folder: Path) -> None:
+        """Write them into `folder`."""
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=1))
+
+    def levels(self) -> dict[str, int]:
+        """Map name to the largest integer of its grid."""
+        return {name: largest(bits) for name, bits in self.activations.items()}
+
+
+def limit(bits: int) -> int:
+    """Largest magnitude of a weight of so many bits.
+
+    Of 8, seven are used, so that no x86 kernel can saturate on any processor.
+    """
+    return min(2 ** (bits - 1) - 1, SATURATION_FREE_LIMIT)
+
+
+def largest(bits: int) -> int:
+    """Largest integer of an activation of so many bits."""
+    return int(2**bits - 1)

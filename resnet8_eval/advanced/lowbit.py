@@ -1,0 +1,288 @@
+"""A network of few bits, stored as ONNX.
+
+Weights of up to 4 bits are stored as INT4, two in a byte, with a DequantizeLinear behind them
+(opset 21); wider ones as INT8. Maps pass through UINT4 or UINT8, and biases are int32 in steps of
+the sum. A plain session of ONNX Runtime computes layers of 8 bits in integers, and the others in
+float32 between dequantize and quantize steps.
+
+2 bits are left out. ONNX has INT2, and ONNX Runtime 1.32 dequantizes it; but a plain session takes
+a convolution with such weights for one of 8 bits, and then refuses its own graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.advanced.bits import Bits, largest, limit
+from resnet8_eval.backends import StoredTensor
+from resnet8_eval.calibrate.parameters import Parameters, grid
+from resnet8_eval.checks import Check, equal
+from resnet8_eval.inputs import Labelled
+from resnet8_eval.integers import ExactNetwork
+from resnet8_eval.network import Convolution, Dense, Network, Pooling
+from resnet8_eval.store import Record, file_sha256
+
+OPSET: Final = 21
+IR_VERSION: Final = 10
+"""The first that have 4 bits."""
+
+
+def write(parameters: Parameters, bits: Bits, path: Path) -> None:
+    """Write a network as ONNX with the bits that each layer has.
+
+    Parameters
+    ----------
+    parameters
+        Integers within the limit of their bits, and ranges that the activations' bits span.
+    bits
+        For every layer that is quantized.
+    path
+        Where to write it.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper, version_converter
+
+    network = parameters.rounded
+    model = version_converter.convert_version(network.with_weights({}).model, OPSET)
+    model.ir_version = IR_VERSION
+    graph = model.graph
+    biases, widths = whole_biases(parameters, bits), {**bits.activations, network.input: 8}
+    written = {name for layer in network.weighted for name in (layer.weight, layer.bias)}
+    kept = [entry for entry in graph.initializer if entry.name not in written]
+    steps: dict[str, list[Any]] = {}
+    renamed: dict[str, str] = {}
+
+    def constant(name: str, array: NDArray[Any], kind: int) -> str:
+        typed = np.ascontiguousarray(array).astype(helper.tensor_dtype_to_np_dtype(kind))
+        kept.append(numpy_helper.from_array(typed.reshape(array.shape), name))
+        return name
+
+    def dequantize(
+        name: str, integers: NDArray[Any], scale: NDArray[np.float32], kind: int, axis: int
+    ) -> Any:
+        zeros = np.zeros(scale.shape)
+        inputs = [
+            constant(f"{name}_quantized", integers, kind),
+            constant(f"{name}_scale", scale, TensorProto.FLOAT),
+            constant(f"{name}_zero_point", zeros, kind),
+        ]
+        renamed[name] = f"{name}_dequantized"
+        return helper.make_node("DequantizeLinear", inputs, [renamed[name]], axis=axis)
+
+    for name, (low, high) in parameters.activations.items():
+        step, zero_point = grid(low, high, largest(widths[name]))
+        kind = {4: TensorProto.UINT4, 8: TensorProto.UINT8}[widths[name]]
+        with_step = [
+            constant(f"{name}_scale", np.array(step), TensorProto.FLOAT),
+            constant(f"{name}_zero_point", np.array(zero_point), kind),
+        ]
+        renamed[name] = f"{name}_dequantized"
+        steps[name] = [
+            helper.make_node("QuantizeLinear", [name, *with_step], [f"{name}_quantized"]),
+            helper.make_node(
+                "DequantizeLinear", [f"{name}_quantized", *with_step], [renamed[name]]
+            ),
+        ]
+    nodes = []
+    for layer in network.weighted:
+        scale, dense = parameters.scales[layer.weight], isinstance(layer, Dense)
+        integers = parameters.integers[layer.weight]
+        narrow = bits.weights[layer.weight] <= 4
+        kind = TensorProto.INT4 if narrow else TensorProto.INT8
+        whole, sum_step = biases[layer.bias]
+        nodes += [
+            dequantize(layer.weight, integers.T if dense else integers, scale, kind, int(dense)),
+            dequantize(layer.bias, whole, sum_step, TensorProto.INT32, 0),
+        ]
+    # A plain session makes an 8-bit kernel of these, and then refuses it for the types of its maps.
+    # An operator that changes nothing, but that it does not know for one, keeps it from that.
+    apart = {
+        layer.name
+        for layer in network.weighted
+        if isinstance(layer, Convolution)
+        and bits.weights[layer.weight] > 4
+        and widths.get(layer.inputs[0], 8) == widths[layer.output] == 4
+    }
+    lowest = constant("lowest", np.array(np.finfo(np.float32).min), TensorProto.FLOAT)
+    nodes += steps.pop(network.input)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        nodes.append(node)
+        (name,) = node.output
+        if node.name in apart:
+            node.output[0] = f"{name}_sum"
+            nodes.append(helper.make_node("Max", [node.output[0], lowest], [name]))
+        nodes += steps.pop(name, ())
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def whole_biases(
+    parameters: Parameters, bits: Bits
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float32]]]:
+    """Each bias as whole steps of its layer's sum, and that step, which is input x weight scale.
+
+    With few bits such a step is coarse. A file with float32 biases would not be spared it: a plain
+    session of ONNX Runtime rounds them so when it opens the file.
+    """
+    network = parameters.rounded
+    values, widths = network.constants(), {**bits.activations, network.input: 8}
+    source = {network.planes: network.input} | {
+        layer.flat: layer.output for layer in network.layers if isinstance(layer, Pooling)
+    }
+    found = {}
+    for layer in network.weighted:
+        name = source.get(layer.inputs[0], layer.inputs[0])
+        scale, _ = grid(*parameters.activations[name], largest(widths[name]))
+        step = np.float32(scale) * parameters.scales[layer.weight]
+        found[layer.bias] = np.rint(values[layer.bias] / step.astype(np.float64)), step
+    return found
+
+
+def with_whole_biases(parameters: Parameters, bits: Bits) -> Parameters:
+    """The same parameters with every bias on the grid that it is stored on."""
+    rounded = {name: w * s for name, (w, s) in whole_biases(parameters, bits).items()}
+    return replace(parameters, rounded=parameters.rounded.with_weights(rounded))
+
+
+def weight_bytes(path: Path) -> dict[str, int]:
+    """Bytes that an ONNX file holds for each weight, as they lie in it.
+
+    Parameters
+    ----------
+    path
+        A file whose weights are dequantized, or float32.
+
+    Returns
+    -------
+    dict
+        Weight name to bytes, without scales and biases.
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    stored = {entry.name: entry for entry in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    found = {}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            maker = makers.get(node.input[1])
+            entry = stored[maker.input[0] if maker else node.input[1]]
+            found[entry.name.removesuffix("_quantized")] = len(entry.raw_data)
+    return found
+
+
+def judge(
+    path: Path,
+    network: Network,
+    bits: Bits,
+    integers: Mapping[str, NDArray[np.int8]],
+    test: Labelled,
+    baseline: NDArray[np.float32],
+    out: Path,
+    threads: int,
+) -> Record:
+    """Score a stored network with plain ONNX Runtime, and hold it against what was decided.
+
+    Parameters
+    ----------
+    path
+        The stored network.
+    network
+        Its layers.
+    bits, integers
+        What was decided: bits of each layer, and the integers of its weights.
+    test
+        Images and labels.
+    baseline
+        float32 scores (N, 10) of the baseline.
+    out
+        Where scores are kept.
+    threads
+        Threads for ONNX Runtime.
+
+    Returns
+    -------
+    dict
+        ``correct``, ``total``, ``accuracy_percent``, what
+        :func:`resnet8_eval.analysis.compare` says of them beside the baseline, ``size_bytes``,
+        ``weights_bytes`` (weights alone, as they lie in the file), ``model_sha256``,
+        ``exact_integers`` (``disagreements``, ``total``, ``largest_difference``) and ``checks``.
+    """
+    from resnet8_eval import backends
+    from resnet8_eval.advanced.granularity import PAIRED
+    from resnet8_eval.analysis import compare
+    from resnet8_eval.backends import onnxruntime
+    from resnet8_eval.evaluate import evaluate
+
+    stored = onnxruntime.read_back(path, network)
+    scores = backends.scores(path, test.images, threads=threads, execution="default")
+    exact = ExactNetwork(network, stored, "onnxruntime").scores(test.images)
+    np.save(out / "scores.npy", scores)
+    found, beside = evaluate(scores, test.labels), compare(scores, baseline, test.labels)
+    sizes = weight_bytes(path)
+    kept = (*PAIRED, "divergence", "accuracy_ci95_percent")
+    return {
+        **{key: found[key] for key in ("correct", "total", "accuracy_percent")},
+        **{key: beside[key] for key in kept},
+        "size_bytes": path.stat().st_size,
+        "weights_bytes": sum(sizes.values()),
+        "model_sha256": file_sha256(path),
+        "exact_integers": {
+            "disagreements": int((scores.argmax(axis=1) != exact.argmax(axis=1)).sum()),
+            "total": len(exact),
+            "largest_difference": float(np.abs(scores - exact).max()),
+        },
+        "checks": [check.as_dict() for check in compare_stored(stored, bits, integers, sizes)],
+    }
+
+
+def compare_stored(
+    stored: Sequence[StoredTensor],
+    bits: Bits,
+    integers: Mapping[str, NDArray[np.int8]],
+    sizes: Mapping[str, int],
+) -> list[Check]:
+    """Hold what a file stores against the bits and integers that were decided."""
+    weights = {entry.name: entry for entry in stored if entry.kind == "weight"}
+    maps = {entry.name: entry.dtype for entry in stored if entry.kind == "activation"}
+
+    def types(widths: Mapping[str, int], prefix: str) -> list[str]:
+        return [f"{prefix}int{4 if b <= 4 else 8}" for b in widths.values()]
+
+    def found(name: str) -> NDArray[Any]:
+        return np.asarray(weights[name].values if name in weights else [])
+
+    packed = [-(-v.size * (4 if bits.weights[n] <= 4 else 8) // 8) for n, v in integers.items()]
+    return [
+        equal(
+            "types of the stored weights",
+            types(bits.weights, ""),
+            [weights[name].dtype if name in weights else "none" for name in bits.weights],
+        ),
+        equal(
+            "types of the stored maps",
+            types(bits.activations, "u"),
+            [maps.get(name, "none") for name in bits.activations],
+        ),
+        equal("bytes of the stored weights", packed, [sizes.get(name, 0) for name in integers]),
+        equal(
+            "weights whose stored integers are not those decided",
+            [],
+            [name for name, values in integers.items() if not np.array_equal(found(name), values)],
+        ),
+        equal(
+            "weights with integers beyond their bits",
+            [],
+            [n for n, b in bits.weights.items() if np.abs(found(n)).max(initial=0) > limit(b)],
+        ),
+    ]

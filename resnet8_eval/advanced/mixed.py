@@ -1,0 +1,418 @@
+"""Bits per layer, chosen by an exact optimiser from what each layer costs at each width.
+
+A layer's cost at some bits is the divergence of the network from float32 with that layer's weights,
+or its maps, at those bits, and everything else in float32. Costs are taken to add up; the integer
+programme then finds, for any budget of bytes, the bits of least total cost (as HAWQ-V3 does: Yao et
+al. 2021, *HAWQ-V3: Dyadic Neural Network Quantization*). What a choice really diverges by is
+measured afterwards, with all of its layers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval import analysis
+from resnet8_eval.advanced.bits import Bits, largest, limit
+from resnet8_eval.advanced.lowbit import with_whole_biases
+from resnet8_eval.calibrate.parameters import Parameters, Ranges
+from resnet8_eval.calibrate.ranges import activation_ranges
+from resnet8_eval.calibrate.rounding import Rounded, round_weights
+from resnet8_eval.calibrate.tuned import Statistics
+from resnet8_eval.configurations import LOW_BIT, TUNED
+from resnet8_eval.evaluate import softmax
+from resnet8_eval.network import Network
+from resnet8_eval.preprocess import Images
+from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP
+
+WEIGHT_BITS: Final = (4, 8)
+ACTIVATION_BITS: Final = (4, 8)
+"""Widths that a file stores without waste."""
+CHUNK: Final = 1000
+"""Images between two looks at whether a network can still be equivalent."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What has bits of its own: the weights of a layer, or the maps that belong to it.
+
+    Attributes
+    ----------
+    layer
+        Name of the weighted layer. Its output, the sum that this enters and the pooled map belong
+        to it.
+    kind
+        ``"weights"`` or ``"activations"``.
+    costs
+        Bits to divergence in nats with this part alone at those bits.
+    sizes
+        Bits to bytes: of the weights in the file, of the maps of one image.
+    """
+
+    layer: str
+    kind: str
+    costs: dict[int, float]
+    sizes: dict[int, int]
+
+    def describe(self) -> dict[str, Any]:
+        """Built-in types, with bits as text."""
+        widths = {
+            str(b): {"kl_nats": cost, "bytes": self.sizes[b]} for b, cost in self.costs.items()
+        }
+        return {"layer": self.layer, "kind": self.kind, "widths": widths}
+
+
+class Variants(NamedTuple):
+    """The same network at every width.
+
+    Attributes
+    ----------
+    exact
+        float32, equalized.
+    weights, activations
+        Bits to the weights rounded so, and to the ranges cut so.
+    """
+
+    exact: Network
+    weights: dict[int, Rounded]
+    activations: dict[int, Ranges]
+
+    def at(self, bits: Bits) -> Parameters:
+        """The network with the bits that each layer is to have."""
+        values = {width: made.network.weights() for width, made in self.weights.items()}
+        layers = {layer.weight: layer for layer in self.exact.weighted}
+        weights = {
+            name: values[width][name]
+            for weight, width in bits.weights.items()
+            for name in (weight, layers[weight].bias)
+        }
+        ranges = {name: self.activations[b][name] for name, b in bits.activations.items()}
+        ranges[self.exact.input] = self.activations[8][self.exact.input]
+        found = Parameters(
+            self.exact,
+            self.exact.with_weights(weights),
+            ranges,
+            {name: self.weights[b].scales[name] for name, b in bits.weights.items()},
+            {name: self.weights[b].integers[name] for name, b in bits.weights.items()},
+        )
+        return with_whole_biases(found, bits)
+
+
+def variants(
+    found: Statistics,
+    weights: Sequence[int] = WEIGHT_BITS,
+    activations: Sequence[int] = ACTIVATION_BITS,
+) -> Variants:
+    """Round weights and cut ranges at every width.
+
+    Parameters
+    ----------
+    found
+        From the calibration images.
+    weights, activations
+        Bits; at 8 the tuned recipe decides, at fewer :data:`LOW_BIT` and ranges of least error.
+    """
+    exact, observed, moments = found
+    narrow = replace(TUNED, ranges="mse")
+    return Variants(
+        exact,
+        {b: round_weights(exact, moments, TUNED if b == 8 else LOW_BIT, limit(b)) for b in weights},
+        {
+            b: activation_ranges(exact, observed, TUNED if b == 8 else narrow, largest(b))
+            for b in activations
+        },
+    )
+
+
+def sensitivities(made: Variants, images: Images) -> list[Part]:
+    """Measure what each part costs at each width, on images that did not calibrate.
+
+    Parameters
+    ----------
+    made
+        The network at every width.
+    images
+        uint8 (N, 32, 32, 3).
+    """
+    from resnet8_eval.simulate import Simulation, owners
+
+    exact = made.exact
+    eight = Bits.all(exact, 8, 8)
+    costs: dict[tuple[str, str], dict[int, float]] = {}
+
+    def measure(kind: str, width: int, parameters: Parameters, levels: dict[str, int]) -> None:
+        simulation = Simulation(parameters, levels)
+        unchanged, changed = simulation.logits_by_layer(images, ())
+        reference = softmax(unchanged)
+        for layer, logits in changed.items():
+            found = analysis.divergence(softmax(logits), reference)["kl_nats"]
+            costs.setdefault((layer, kind), {})[width] = found
+
+    for width in made.weights:
+        bits = replace(eight, weights=dict.fromkeys(eight.weights, width))
+        measure("weights", width, made.at(bits), {})
+    for width in made.activations:
+        bits = replace(eight, activations=dict.fromkeys(eight.activations, width))
+        in_float = replace(made.at(bits), rounded=exact)
+        measure("activations", width, in_float, bits.levels())
+    counts = {layer.name: exact.constants()[layer.weight].size for layer in exact.weighted}
+    maps, owner = dict.fromkeys(counts, 0), owners(exact)
+    for name, size in _map_sizes(exact, images[:1]).items():
+        maps[owner[name]] += size
+    sizes = {"weights": counts, "activations": maps}
+    return [
+        Part(layer, kind, found, {b: -(-sizes[kind][layer] * b // 8) for b in found})
+        for (layer, kind), found in costs.items()
+        if sizes[kind][layer]  # the scores are no map
+    ]
+
+
+def _map_sizes(network: Network, image: Images) -> dict[str, int]:
+    from resnet8_eval.calibrate.probe import Probe
+
+    names = [layer.output for layer in network.maps]
+    values = next(iter(Probe(network, names).run(image)))
+    return {name: values[name].size for name in names}
+
+
+def front(parts: Sequence[Part]) -> list[dict[int, int]]:
+    """Every choice of bits that no other beats in both size and predicted cost.
+
+    Parameters
+    ----------
+    parts
+        What to choose bits for.
+
+    Returns
+    -------
+    list of dict
+        Place of each part to its bits, the smallest first.
+    """
+    budget = sum(max(part.sizes.values()) for part in parts)
+    found: list[dict[int, int]] = []
+    while (chosen := choose(parts, budget)) is not None:
+        if found and cost(parts, chosen) <= cost(parts, found[-1]):
+            found.pop()  # as good, and smaller
+        found.append(chosen)
+        budget = size(parts, chosen) - 1
+    return found[::-1]
+
+
+def cost(parts: Sequence[Part], chosen: Mapping[int, int]) -> float:
+    """Predicted divergence of a choice, in nats."""
+    return sum(parts[i].costs[b] for i, b in chosen.items())
+
+
+def size(parts: Sequence[Part], chosen: Mapping[int, int]) -> int:
+    """Bytes of a choice."""
+    return sum(parts[i].sizes[b] for i, b in chosen.items())
+
+
+def choose(parts: Sequence[Part], budget: int) -> dict[int, int] | None:
+    """The bits of least total cost within a budget of bytes.
+
+    Parameters
+    ----------
+    parts
+        What to choose bits for.
+    budget
+        In bytes.
+
+    Returns
+    -------
+    dict or None
+        Place of each part to its bits; None where even the fewest bits are too many.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    options = [(i, b) for i, part in enumerate(parts) for b in part.costs]
+    costs = np.array([parts[i].costs[b] for i, b in options])
+    sizes = np.array([[parts[i].sizes[b] for i, b in options]])
+    once = np.array([[i == part for i, _ in options] for part in range(len(parts))], float)
+    with _stdout_to_stderr():  # HiGHS prints lines of its own, past sys.stdout
+        solved = milp(
+            1e6 * costs / costs.max(),  # the solver's own tolerance is absolute
+            integrality=np.ones(len(options)),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(once, 1, 1), LinearConstraint(sizes, -np.inf, budget)],
+            options={"mip_rel_gap": 0.0},
+        )
+    if not solved.success:
+        return None
+    return {i: b for (i, b), taken in zip(options, solved.x, strict=True) if taken > 0.5}
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def as_bits(network: Network, parts: Sequence[Part], chosen: Mapping[int, int]) -> Bits:
+    """A choice by the network's names; what was not to be chosen keeps 8 bits."""
+    from resnet8_eval.simulate import owners
+
+    of_layer = {(parts[i].layer, parts[i].kind): b for i, b in chosen.items()}
+    owner = owners(network)
+    return Bits(
+        {layer.weight: of_layer.get((layer.name, "weights"), 8) for layer in network.weighted},
+        {
+            layer.output: of_layer.get((owner[layer.output], "activations"), 8)
+            for layer in network.maps
+        },
+    )
+
+
+class Held:
+    """Choices, held against float32 on the same images.
+
+    Parameters
+    ----------
+    made
+        The network at every width.
+    images, labels
+        Training images that did not calibrate, and their labels.
+
+    Attributes
+    ----------
+    before
+        float32 probabilities (N, 10) of the float network.
+    """
+
+    def __init__(self, made: Variants, images: Images, labels: NDArray[np.integer]) -> None:
+        from resnet8_eval.simulate import Simulation
+
+        self.made, self._images, self._labels = made, images, labels
+        eight = Bits.all(made.exact, 8, 8)
+        self.before = softmax(Simulation(made.at(eight), {}).logits(images, ()))
+
+    def hold(self, bits: Bits, *, to_the_end: bool = False) -> dict[str, Any]:
+        """Hold a choice against float32, until it is plain that it does not pass.
+
+        It passes if the whole paired interval of the difference lies within half of the margin that
+        makes a network *equivalent*: networks err half as often on training images as on others.
+
+        Parameters
+        ----------
+        bits
+            The choice.
+        to_the_end
+            Whether to use every image even so.
+
+        Returns
+        -------
+        dict
+            ``images`` judged, ``kl_nats``, ``agreement_percent``, ``lost``, ``gained`` and
+            ``delta_ci95_pp``, as :func:`resnet8_eval.analysis.compare` has them, and ``passes``.
+            Once a choice has lost more than half the margin allows of all images, it is judged no
+            further.
+        """
+        from resnet8_eval.simulate import Simulation
+
+        simulation = Simulation(self.made.at(bits), bits.levels())
+        margin, total = EQUIVALENCE_MARGIN_PP / 2, len(self._images)
+        after = np.empty((0, self.before.shape[1]), np.float32)
+        while len(after) < total:
+            chunk = self._images[len(after) : len(after) + CHUNK]
+            after = np.concatenate([after, softmax(simulation.logits(chunk))])
+            judged = len(after)
+            found = analysis.compare(after, self.before[:judged], self._labels[:judged])
+            if found["lost"] - found["gained"] > margin / 100 * total and not to_the_end:
+                break
+        within = max(map(abs, found["delta_ci95_pp"])) <= margin
+        return {
+            "images": judged,
+            "kl_nats": found["divergence"]["kl_nats"],
+            **{k: found[k] for k in ("agreement_percent", "lost", "gained", "delta_ci95_pp")},
+            "passes": judged == total and within,
+        }
+
+
+def search(
+    parts: Sequence[Part], held: Held, drawn: Held, count: int
+) -> tuple[dict[str, Any], Bits | None]:
+    """The whole front of size against divergence, and the smallest choice on it that passes.
+
+    Parameters
+    ----------
+    parts
+        What to choose bits for.
+    held
+        Where choices are held.
+    drawn
+        Where divergences are measured for the picture.
+    count
+        Of how many points.
+
+    Returns
+    -------
+    front : dict
+        ``parts`` (``layer`` and ``kind``), ``points`` (``bits`` of each part, ``bytes``,
+        ``predicted`` divergence in nats, and ``measured`` or None), ``held`` (what
+        :meth:`Held.hold` said, by ``point``) and ``chosen``, a point or None.
+    bits : Bits or None
+        Those of the chosen point.
+    """
+    network = held.made.exact
+    found = front(parts)
+    points: list[dict[str, Any]] = [
+        {
+            "bits": [chosen[i] for i in range(len(parts))],
+            "bytes": size(parts, chosen),
+            "predicted": cost(parts, chosen),
+            "measured": None,
+        }
+        for chosen in found
+    ]
+    for place in np.unique(np.linspace(0, len(found) - 1, count).round().astype(int)).tolist():
+        bits = as_bits(network, parts, found[place])
+        points[place]["measured"] = drawn.hold(bits, to_the_end=True)["kl_nats"]
+    said: dict[int, dict[str, Any]] = {}
+
+    def passes(place: int) -> bool:
+        said[place] = held.hold(as_bits(network, parts, found[place]))
+        return bool(said[place]["passes"])
+
+    chosen_place = smallest(len(found), passes)
+    return {
+        "parts": [{"layer": part.layer, "kind": part.kind} for part in parts],
+        "points": points,
+        "held": [{"point": place, **record} for place, record in sorted(said.items())],
+        "chosen": chosen_place,
+    }, None if chosen_place is None else as_bits(network, parts, found[chosen_place])
+
+
+def smallest(count: int, passes: Callable[[int], bool]) -> int | None:
+    """The smallest choice of a front that passes, found by halving.
+
+    Of a front, predicted costs fall as sizes grow. Looking at each choice in turn, until one passes
+    by chance, would pick that one.
+
+    Parameters
+    ----------
+    count
+        How many choices the front has, the smallest first.
+    passes
+        Whether one passes, by its place.
+    """
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if passes(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low if low < count else None
