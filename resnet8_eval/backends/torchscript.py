@@ -114,7 +114,11 @@ def _pickles(path: Path) -> list[bytes | BytesIO]:
             return [BytesIO(content)] * 4  # magic number, version, platform, object
         with zipfile.ZipFile(BytesIO(content)) as archive:
             names = archive.namelist()
-            if any(name.endswith(("constants.pkl", "archive_format")) for name in names):
+            # Of a file cut short, zipfile finds an archive that lies inside it.
+            whole = any(entry.header_offset == 0 for entry in archive.infolist())
+            if not whole or any(
+                name.endswith(("constants.pkl", "archive_format")) for name in names
+            ):
                 return []
             return [archive.read(name) for name in names if name.endswith("/data.pkl")]
     except (OSError, zipfile.BadZipFile):

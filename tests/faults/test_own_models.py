@@ -117,8 +117,9 @@ def test_all_that_keras_writes_of_known_layers_is_let_through(tmp_path: Path, su
         options = {"value": 1.0} if name == "Constant" else {}
         initializer = getattr(initializers, name)(**options)
         x = layers.Conv2D(2 + number, 3, activation="relu", kernel_initializer=initializer)(x)
+    x = layers.BatchNormalization()(layers.Conv2D(x.shape[-1], 1)(x))
+    x = layers.Dropout(0.1, seed=2**40)(layers.ReLU()(x))
     x = layers.Reshape(x.shape[1:])(x)
-    x = layers.Dropout(0.1, seed=2**40)(layers.ReLU()(layers.BatchNormalization()(x)))
     x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(2)(layers.Add()([x, x])))
     for kernel, bias, constraint in [
         (regularizers.L1(), regularizers.L2(), constraints.MaxNorm(3)),
@@ -207,7 +208,8 @@ def test_a_resnet8_of_ones_own_goes_all_the_way(
     assert done.exit_code == 0, done.output
     compared = run("compare", path, tmp_path / "out" / "model.onnx")
     assert compared.exit_code == 0, compared.output
-    assert len(compared.stdout.splitlines()) == 2
+    lines = [line for line in compared.stdout.splitlines() if not line.startswith("  hint: ")]
+    assert len(lines) == 2
 
 
 def test_a_network_that_overflows_is_refused(run: Run, tmp_path: Path) -> None:

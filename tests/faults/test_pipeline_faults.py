@@ -77,15 +77,17 @@ JUDGING = [
     *SCORES,
     "latency",
     "integers/onnxruntime-int8-tuned",
-    "integers/onnxruntime-uint8-int8-tuned",
+    "integers/onnxruntime-uint8-tuned",
+    "integers/torch-int8-tuned",
     *(f"proof/{row.name}" for row in configurations.calibrated()),
     *(f"compare/{row.name}" for row in CONFIGURATIONS),
 ]
+ON_DEMAND = ("explored/", "mixed/", "granularity/")
 READERS = {
-    "the model": ["onnx", "latency", *SCORES],
-    "data_batch_4": ["calibration", *COSTS],
-    "test_batch": ["calibration", *COSTS, *JUDGING],
-    "batches.meta": ["calibration", *COSTS, *JUDGING],
+    "the model": ["onnx", "latency", "preprocessings", *SCORES],
+    "data_batch_4": ["calibration", "preprocessings", *COSTS],
+    "test_batch": ["calibration", "preprocessings", *COSTS, *JUDGING],
+    "batches.meta": ["calibration", "preprocessings", *COSTS, *JUDGING],
 }
 
 
@@ -94,8 +96,9 @@ def test_these_stages_read_these_files(pipeline: Pipeline) -> None:
     assets = pipeline.settings.assets
     sums = {"the model": assets.model_sha256, **assets.dataset_sha256}
     for file, stages in READERS.items():
-        found = [s.name for s in pipeline.stages.values() if sums[file] in s.decided_by.values()]
-        assert set(found) == set(stages)
+        found = {s.name for s in pipeline.stages.values() if sums[file] in s.decided_by.values()}
+        # What v1_4 makes reads all of them, and is made where it is asked for.
+        assert {name for name in found if not name.startswith(ON_DEMAND)} == set(stages)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,8 @@ def test_these_stages_read_these_files(pipeline: Pipeline) -> None:
         (file, stage)
         for file, stages in READERS.items()
         for stage in stages
-        if not (file == "test_batch" and stage in COSTS)  # they keep clear of what calibrates
+        # They keep clear of what calibrates, and read no test image.
+        if not (file == "test_batch" and stage in (*COSTS, "preprocessings"))
         and (file != "the model" or stage in ("onnx", "scores/keras-float32"))
     ],
 )

@@ -84,9 +84,9 @@ def test_a_model_of_the_other_type(bench: Bench, tmp_path: Path, name: str) -> N
 
 
 PARTLY_FLOAT: dict[str, tuple[Change, str]] = {
-    "one weight in float": (float_weight("Conv", 4), "measured 1 layers"),
-    "the dense weight in float": (float_weight("Gemm", 0), "measured 1 layers"),
-    "one input in float": (float_activation("Conv", 4), "measured 1 layers"),
+    "one weight in float": (float_weight("Conv", 4), "measured 1 layer,"),
+    "the dense weight in float": (float_weight("Gemm", 0), "measured 1 layer,"),
+    "one input in float": (float_activation("Conv", 4), "measured 1 layer,"),
     "one weight stored in float": (weight_made_8_bit_on_the_fly(6), "stored weights"),
 }
 
@@ -172,7 +172,7 @@ def test_integer_kernels_with_one_convolution_left_in_float(
         network.layers[key] = FloatConvolution(network.layers[key])
     plant_network(bench, "torch-int8-tuned", tmp_path / "model.pt", network)
     said = bench.verdict("PTQ-01")
-    assert "weighted layers left in float: measured 1 layers" in said
+    assert "weighted layers left in float: measured 1 layer," in said
     assert "stored weights" in said
 
 

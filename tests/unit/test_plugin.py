@@ -459,10 +459,9 @@ def test_the_suite_s_errors_come_without_a_trace(suite: Suite) -> None:
     assert "test_small.py:" not in done.output.partition("short test summary")[0]
 
 
-def test_tests_without_a_requirement_neither_need_assets_nor_leave_reports(
+def test_tests_without_a_requirement_leave_no_reports(
     suite: Suite, pytester: pytest.Pytester
 ) -> None:
-    (pytester.path / "no-assets").touch()
     (pytester.path / "acceptance" / "test_small.py").write_text("def test_it(): pass\n")
     assert suite.run().status == pytest.ExitCode.OK
     assert not (suite.reports / "results.json").exists()
