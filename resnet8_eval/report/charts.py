@@ -228,7 +228,7 @@ def scatter(
         "headers": [column.header for column in shown],
         "points": points,
         "x_ticks": ticks,
-        "y_ticks": [{"y": y(v), "label": f"{v:g}"} for v in up.ticks(6)],
+        "y_ticks": [{"y": y(v), "label": f"{v:g}".replace("-", words.MINUS)} for v in up.ticks(6)],
     }
 
 
