@@ -203,10 +203,15 @@ def _network(parameters: Parameters, row: Configuration) -> Any:
 
 
 def weights_bytes(path: Path) -> int:
-    """Bytes of the weights and biases; see :class:`resnet8_eval.backends.Backend`."""
+    """Bytes of the weights and biases that the network reads: torchao keeps others beside them."""
     if path.suffix == ".pt2":
         program = _program(path)
-        held = [*program.state_dict.values(), *program.constants.values()]
+        stored = {**program.state_dict, **program.constants}
+        read = {
+            node.name for node in program.graph.nodes if node.op == "placeholder" and node.users
+        }
+        specs = program.graph_signature.input_specs
+        held = [stored[s.target] for s in specs if s.target in stored and s.arg.name in read]
     else:
         held = [part for pair in _stored_layers(torchscript.load(path)).values() for part in pair]
     return sum(part.numel() * part.element_size() for part in held)

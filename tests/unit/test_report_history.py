@@ -10,6 +10,7 @@ import pytest
 from resnet8_eval.record import Results
 from resnet8_eval.report import history, html
 from resnet8_eval.report.folder import Earlier, ReportFolder
+from resnet8_eval.requirements import MILESTONES
 from tests.unit import report_samples
 from tests.unit.report_samples import record
 
@@ -29,7 +30,7 @@ def test_the_last_ten_of_the_same_assets_are_shown(tmp_path: Path) -> None:
     shown = history.of_same_assets(history.read(path), run(0))
     assert [found.created[14:16] for found in shown] == [f"{k:02d}" for k in range(3, 13)]
     assert len(history.read(path)) == 20
-    assert shown[-1].verdicts == dict.fromkeys(("v1_0", "v1_1", "v1_2", "v1_3"), "met")
+    assert shown[-1].verdicts == dict.fromkeys(MILESTONES, "met")
     assert shown[-1].correct["torch-int8-tuned"] == 8725
 
 
