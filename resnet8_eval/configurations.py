@@ -132,6 +132,13 @@ class Configuration:
         return f"{self.framework}-{self.dtype.replace('/', '-')}{recipe}"
 
     @property
+    def quantized_by(self) -> Recipe:
+        """Its recipe; a float32 row has none, and raises ValueError."""
+        if self.recipe is None:
+            raise ValueError(f"{self.name} is not quantized")
+        return self.recipe
+
+    @property
     def is_stock(self) -> bool:
         """Whether the framework's own quantizer made it."""
         return self.recipe is not None and self.recipe.by == "framework"
@@ -231,10 +238,9 @@ def explored() -> list[tuple[Configuration, Configuration]]:
     """
 
     def with_granularity(row: Configuration, granularity: Granularity) -> Configuration:
-        if row.recipe is None:
-            raise ValueError(f"{row.name} is not quantized")
-        name = f"{row.recipe.name}-{granularity}"
-        return replace(row, recipe=replace(row.recipe, name=name, granularity=granularity))
+        recipe = row.quantized_by
+        named = replace(recipe, name=f"{recipe.name}-{granularity}", granularity=granularity)
+        return replace(row, recipe=named)
 
     return [
         (with_granularity(row, "per-tensor"), with_granularity(row, "per-channel"))

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from resnet8_eval import environment, lanes, stages
+from resnet8_eval import backends, environment, lanes, stages
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import StageError, SuiteError
 from resnet8_eval.inputs import Inputs, Settings
@@ -144,7 +144,7 @@ class Pipeline:
 
 def model_path(pipeline: Pipeline, row: Configuration) -> Path:
     """The stored model that a row's numbers come from."""
-    made = stages.model_file(row)
+    made = backends.model_file(row)
     return pipeline.artifact(made[0]).path(made[1]) if made else pipeline.settings.assets.model
 
 

@@ -61,13 +61,9 @@ def explore(
     scores : ndarray
         float32 (N, 10).
     """
-    recipe = row.recipe
-    if recipe is None:
-        raise ValueError(f"{row.name} is not quantized")
-    backend = backends.backend(row.framework)
-    path = (
-        out / f"{recipe.granularity}-{backend.STOCK_FILE if row.is_stock else backend.MODEL_FILE}"
-    )
+    recipe, backend = row.quantized_by, backends.backend(row.framework)
+    file = backend.STOCK_FILE if row.is_stock else backend.MODEL_FILE
+    path = out / f"{recipe.granularity}-{file}"
     if row.is_stock:
         made = backend.quantize(folded, images, row, path, threads)
     else:

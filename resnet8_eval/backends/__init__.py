@@ -39,6 +39,8 @@ SUFFIXES: Final[dict[str, Framework]] = {
     ".pt2": "torch",
     ".pt": "torch",
 }
+FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch", "model.pt2")}
+"""Stage and file of each framework's float32 model; Keras's is the asset."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,14 @@ class Backend(Protocol):
 def backend(framework: str) -> Backend:
     """The module of a framework."""
     return cast("Backend", import_module(f"resnet8_eval.backends.{framework}"))
+
+
+def model_file(row: Configuration) -> tuple[str, str] | None:
+    """Stage and file name of a row's model; None for the baseline, whose model is an asset."""
+    if row.recipe is None:
+        return FLOAT_MODELS.get(row.framework)
+    module = backend(row.framework)
+    return f"model/{row.name}", module.STOCK_FILE if row.is_stock else module.MODEL_FILE
 
 
 def framework_of(path: Path) -> Framework:
