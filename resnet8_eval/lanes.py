@@ -291,6 +291,9 @@ def lane_environment(threads: int = THREADS) -> Mapping[str, str]:
         "KERAS_HOME": os.devnull,  # nor what the user's keras.json says
         # loky takes a lane that imports a framework late for one that leaks, ends it, and warns.
         "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
+        # Large arrays that are freed stay with the process; else glibc maps each one anew.
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**32),
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",  # tf2onnx numbers its constants in the order of a set
