@@ -44,19 +44,22 @@ def convolve(x: Array, weight: Array, layer: Convolution) -> Array:
     count, height, width, channels = x.shape
     high, window, channels_out = weight.shape
     shape = (count, height + top + bottom, width + left + right, channels)
-    padded = np.zeros(shape, weight.dtype)
-    padded[:, top : top + height, left : left + width] = x
+    if any(layer.pads):
+        padded = np.zeros(shape, weight.dtype)
+        padded[:, top : top + height, left : left + width] = x
+    else:
+        padded = np.ascontiguousarray(x, weight.dtype)
     lines = (shape[1] - high) // down + 1
     wide = (shape[2] - window // channels) // across + 1
     image, row, column, value = padded.strides
-    windows = np.ascontiguousarray(
-        np.lib.stride_tricks.as_strided(
-            padded, (count, shape[1], wide, window), (image, row, across * column, value)
-        )
-    )
+    # A window is one run of memory, and is copied as one element.
+    run = np.dtype((np.void, window * value))
+    runs = np.ndarray((count, shape[1], wide), run, padded, 0, (image, row, across * column))
+    if down == 1:  # each line of the map is read by every line of the kernel
+        runs = runs.copy()
     total = np.zeros(0, weight.dtype)
     for i, line in enumerate(weight):
-        part = windows[:, i : i + down * (lines - 1) + 1 : down]
-        product = part.reshape(count, lines * wide, window) @ line
+        part = runs[:, i : i + down * (lines - 1) + 1 : down].reshape(count, lines * wide)
+        product = part.view(weight.dtype).reshape(count, lines * wide, window) @ line
         total = np.add(total, product, out=total) if i else product
     return total.reshape(count, lines, wide, channels_out)

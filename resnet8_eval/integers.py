@@ -37,7 +37,7 @@ Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 Rounding = Literal["onnxruntime", "onednn", "fbgemm"]
 
-BATCH: Final = 8
+BATCH: Final = 16
 """Images at a time, so that a layer's columns stay in the processor's cache."""
 _EXACT_IN_FLOAT32: Final = 2**24
 _ONE: Final = np.float32(1)
@@ -141,7 +141,7 @@ class ExactNetwork:
         biases = {entry.name: entry for entry in tensors if entry.kind == "bias"}
         exact = network.constants()
         self._sums_of_pairs: dict[str, Floats] = {}
-        self._lines: dict[str, list[NDArray[Any]]] = {}
+        self._steps: dict[str, list[NDArray[Any]]] = {}
         self.weights: dict[str, Weights] = {}
         for layer in network.weighted:
             stored = weights.get(layer.weight)
@@ -228,12 +228,12 @@ class ExactNetwork:
             )
         sums = convolve(x, weights.integers, layer)
         shape = sums.shape
-        lines = self._lines.get(layer.name)
-        if lines is None:  # each channel's numbers for one line of the map: short rows are slow
+        steps = self._steps.get(layer.name)
+        if steps is None:  # each channel's numbers for the whole map: short rows are slow
             each = (weights.bias, weights.scales, self.multipliers(layer))
-            lines = self._lines[layer.name] = [np.tile(one, shape[2]) for one in each]
-        bias, scales, multipliers = lines
-        sums = sums.reshape(-1, len(bias))
+            steps = self._steps[layer.name] = [np.tile(one, shape[1] * shape[2]) for one in each]
+        bias, scales, multipliers = steps
+        sums = sums.reshape(len(sums), -1)
         if self.rounding == "onednn":
             # To real numbers, the bias, and to the grid with its zero point as a float.
             sums = sums.astype(np.float32, copy=False)
@@ -257,13 +257,15 @@ class ExactNetwork:
 
     def _addition(self, a: Floats, b: Floats, layer: Addition) -> Floats:
         """The sum of two maps, looked up: there are 65,536 pairs of integers."""
-        one, two = (self.grid(name) for name in layer.inputs)
+        one, two = (self.grid(name).zero_point for name in layer.inputs)
         table = self._sums_of_pairs.get(layer.name)
         if table is None:
             table = self._sums_of_pairs[layer.name] = self._pairs(layer)
-        pair = (a * np.float32(256) + b).astype(np.intp)
-        pair += 256 * one.zero_point + two.zero_point
-        return np.take(table, pair)
+        pair = a * np.float32(256)
+        pair += b
+        places = pair.astype(np.int32)  # half the time of intp
+        places += 256 * one + two
+        return np.take(table, places, mode="wrap")  # which looks for no errors
 
     def _pairs(self, layer: Addition) -> Floats:
         """What each pair of integers adds up to, float32 (65536,).
