@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval import backends, configurations, environment, preprocess
 from resnet8_eval.analysis import divergence
-from resnet8_eval.configurations import TUNED, Recipe
+from resnet8_eval.configurations import STOCK, TUNED, Recipe
 from resnet8_eval.evaluate import probabilities, softmax
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import Feed, Preprocessing
@@ -43,7 +43,7 @@ METHOD_KEYS: Final = (
     "moment_stride",
 )
 """How parameters were found."""
-RECIPE_KEYS: Final = ("framework", "dtype", *METHOD_KEYS, "count")
+RECIPE_KEYS: Final = ("framework", "dtype", "recipe", *METHOD_KEYS, "count")
 """What a recipe of the study is known by; seeds are repetitions of it."""
 
 
@@ -110,22 +110,24 @@ def recipe_tasks(
     Parameters
     ----------
     ranges, granularities
-        As :class:`resnet8_eval.configurations.Recipe` has them.
+        As :class:`resnet8_eval.configurations.Recipe` has them. A framework's own quantizer keeps
+        its defaults, so its rows are made once for each calibration set.
     counts, seeds
         Of the calibration sets.
     cells
-        Names of rows, such as ``"torch-int8-tuned"``.
+        Names of rows, such as ``"torch-int8-tuned"`` and ``"torch-int8-stock"``.
     """
+    stock = tuple(cell for cell in cells if configurations.of(cell).is_stock)
+    tuned = tuple(cell for cell in cells if cell not in stock)
+    grid = [
+        (replace(TUNED, ranges=cut, granularity=granularity), tuned)  # type: ignore[arg-type]
+        for cut, granularity in product(ranges, granularities)
+    ]
     return [
-        Task(
-            "recipes",
-            count,
-            seed,
-            replace(TUNED, ranges=cut, granularity=granularity),  # type: ignore[arg-type]
-            tuple(cells),
-        )
+        Task("recipes", count, seed, recipe, chosen)
         # Tasks of one calibration set follow one another, and share what is collected on it.
-        for count, seed, cut, granularity in product(counts, seeds, ranges, granularities)
+        for count, seed, (recipe, chosen) in product(counts, seeds, [*grid, (STOCK, stock)])
+        if chosen
     ]
 
 
@@ -159,29 +161,36 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
     from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import decide
 
-    collected = _collected(folded, preprocess.fed(images.calibration), task.recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if task.kind == "bits":
-            return [_simulate(task, collected, folder, images)]
-        chosen = [configurations.of(cell) for cell in task.cells]
-        limits = {row.name: row.recipe.weight_limit for row in chosen if row.recipe}
-        decided = {}
-        for limit in set(limits.values()):
-            decide(collected, folder, task.recipe, limit)
-            decided[limit] = Parameters.load(folder)
+            return [_simulate(task, _collected(folded, images, task.recipe), folder, images)]
+
+        @functools.cache
+        def parameters(limit: int) -> Parameters:
+            decide(_collected(folded, images, task.recipe), folder, task.recipe, limit)
+            return Parameters.load(folder)
+
+        network = folder / "folded.onnx"
+        network.write_bytes(folded)
         rows = []
-        for row in chosen:
-            parameters = decided[limits[row.name]]
+        for row in map(configurations.of, task.cells):
             backend = backends.backend(row.framework)
-            model = folder / row.name / backend.MODEL_FILE
+            file = backend.STOCK_FILE if row.is_stock else backend.MODEL_FILE
+            model = folder / row.name / file
             model.parent.mkdir()
-            backend.write(parameters, row, model)
-            scores = backends.scores(model, images.judged, threads=1, execution=row.execution)
+            if row.is_stock:
+                backend.quantize(network, images.calibration, row, model, 1)
+            else:
+                limit = (row.recipe or task.recipe).weight_limit
+                backend.write(parameters(limit), row, model)
+            scores = backends.scores(model, images.judged, threads=1, execution=row.session)
+            method = {} if row.is_stock else asdict(task.recipe)
             what = {
                 "framework": row.framework,
                 "dtype": row.dtype,
-                **{key: getattr(task.recipe, key) for key in METHOD_KEYS},
+                "recipe": task.recipe.name,
+                **{key: method.get(key) for key in METHOD_KEYS},
                 "count": task.count,
                 "seed": task.seed,
             }
@@ -189,8 +198,9 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         return rows
 
 
-def _collected(folded: bytes, images: Feed, recipe: Recipe) -> Any:
-    pixels, how = images.pixels.tobytes(), images.preprocessing
+def _collected(folded: bytes, images: Images, recipe: Recipe) -> Any:
+    fed = preprocess.fed(images.calibration)
+    pixels, how = fed.pixels.tobytes(), fed.preprocessing
     return _collected_once(folded, pixels, how, recipe.equalize, recipe.moment_stride)
 
 

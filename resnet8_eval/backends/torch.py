@@ -136,7 +136,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
             example = (torch.from_numpy(batch),)
             module(*example)
         module = convert_pt2e(module)
-        torch.export.save(onnx_to_torch.export_program(module), path)
+        onnx_to_torch.export(module, path)
         lowering = None if unsigned else _lowering(path, example)
     return {
         **census(path),

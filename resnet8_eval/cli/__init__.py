@@ -41,7 +41,6 @@ from resnet8_eval.lanes import lane_environment
 from resnet8_eval.store import Artifact
 
 QUANTIZED = configurations.quantized()
-CALIBRATED = configurations.calibrated()
 if TYPE_CHECKING:
     from resnet8_eval.preprocess import Preprocessing
 
@@ -57,7 +56,7 @@ else:  # the list of rows decides what may be chosen
     Dtype = _one_of(row.dtype for row in QUANTIZED)
     RecipeName = _one_of(row.recipe.name for row in QUANTIZED if row.recipe)
 OwnModel = Annotated[Path | None, typer.Option(help="Judge this Keras model instead.")]
-CELLS = [row.name for row in CALIBRATED]
+CELLS = [row.name for row in QUANTIZED]
 RANGES, GRANULARITIES = (
     list(get_args(kind)) for kind in (configurations.Ranges, configurations.Granularity)
 )

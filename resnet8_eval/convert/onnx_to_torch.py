@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +107,10 @@ def export(module: torch.nn.Module, path: Path) -> None:
     """
     import torch
 
-    torch.export.save(export_program(module), path)
+    with warnings.catch_warnings():
+        # Said of a weight that is stored as its transpose, which is then saved whole.
+        warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
+        torch.export.save(export_program(module), path)
 
 
 def export_program(module: torch.nn.Module) -> torch.export.ExportedProgram:
@@ -122,8 +126,10 @@ def export_program(module: torch.nn.Module) -> torch.export.ExportedProgram:
     example = (torch.zeros(2, 32, 32, 3),)
     program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in program.graph.nodes:
-        # Where the packages lie on this machine is no part of the model.
+        # Where the packages lie on this machine is no part of the model, nor where in this
+        # process's memory the graphs lay that it was made from.
         node.meta.pop("stack_trace", None)
+        node.meta.pop("from_node", None)
     return program
 
 

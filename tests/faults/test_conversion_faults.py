@@ -238,8 +238,6 @@ def test_another_module_is_not_the_one_that_was_converted(
     assert said in bench.verdict("PT-02")
 
 
-# torch's own remark on parameters that share memory, as those of onnx2torch do.
-@pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")
 @pytest.mark.parametrize(
     ("change", "parity"),
     [(perturb("Conv", 4, 1), True), (perturb("Conv", 4, 1, ulp=True), False)],

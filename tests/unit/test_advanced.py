@@ -209,8 +209,6 @@ def test_every_quantizer_and_dtype_has_both_granularities() -> None:
         assert granularities == ["per-tensor", "per-channel"]
 
 
-# torch's own remark on parameters that share memory.
-@pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")
 @pytest.mark.parametrize("pair", configurations.explored(), ids=lambda pair: pair[0].name)
 def test_a_stored_model_has_as_many_scales_as_its_label_says(
     statistics: Statistics, pair: Any, tmp_path: Path

@@ -197,8 +197,6 @@ def test_a_perturbed_export_is_seen(
     assert check.observed == "1"
 
 
-# torch's own remark on parameters that share memory, as those of onnx2torch do.
-@pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")
 def test_the_module_can_be_exported_for_any_batch(
     tmp_path: Path, folded: Path, module: torch.fx.GraphModule
 ) -> None:

@@ -16,6 +16,7 @@ from resnet8_eval.checks import failed, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Network
 from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.store import file_sha256
 from tests.planted import Bench, as_npy
 
 ROWS = configurations.stock()
@@ -83,8 +84,6 @@ def test_the_stock_model_of_another_framework_is_seen(
     assert not stock.ranges(ort, found, folded, images).ok
 
 
-# torch's own remark on parameters that share memory, as those of onnx2torch do.
-@pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")
 @pytest.mark.parametrize("row", ROWS, **IDS)
 def test_another_calibration_than_the_recorded_one_is_seen(
     pipeline: Pipeline, tmp_path: Path, row: Configuration, images: NDArray[np.uint8]
@@ -99,6 +98,17 @@ def test_another_calibration_than_the_recorded_one_is_seen(
     assert "SHA-256 of what calibration fed" in broken
     if row.framework == "onnxruntime":
         assert "activations whose scale is not from the calibration images" in broken
+
+
+@pytest.mark.parametrize("row", ROWS, **IDS)
+def test_the_same_inputs_give_the_same_bytes_in_another_process(
+    pipeline: Pipeline, tmp_path: Path, row: Configuration
+) -> None:
+    backend = backends.backend(row.framework)
+    path, own = tmp_path / backend.STOCK_FILE, pipeline.artifact(f"model/{row.name}")
+    images = np.load(pipeline.artifact("calibration").path("images.npy"))
+    backend.quantize(pipeline.artifact("folded").path("folded.onnx"), images, row, path, 1)
+    assert file_sha256(path) == file_sha256(own.path(backend.STOCK_FILE))
 
 
 def test_one_scale_that_is_not_from_the_images_is_named(

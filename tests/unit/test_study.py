@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from resnet8_eval.store import Store
 
 CELL = "onnxruntime-uint8-tuned"
 CELLS = [row.name for row in configurations.calibrated()]
+STOCK = [row.name for row in configurations.stock()]
 
 
 @pytest.fixture
@@ -55,6 +57,40 @@ def test_a_grid_has_one_task_for_each_calibration() -> None:
     )
     assert len(grid) == len(set(grid)) == 12
     assert all(task.cells == tuple(CELLS) for task in grid)
+
+
+def test_a_frameworks_own_quantizer_is_asked_once_for_each_calibration_set() -> None:
+    grid = study.recipe_tasks(
+        ["minmax", "mse"], ["per-channel", "per-tensor"], [250], [0, 1], [*STOCK, *CELLS]
+    )
+    assert [task.cells for task in grid] == 2 * [*4 * [tuple(CELLS)], tuple(STOCK)]
+    assert [task.seed for task in grid if task.recipe == configurations.STOCK] == [0, 1]
+    assert study.recipe_tasks(["mse"], ["per-tensor"], [250], [0], STOCK)[0].cells == tuple(STOCK)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_row_is_that_of_the_pipeline(
+    pipeline: Pipeline, standin_test: Split, folded: bytes, name: str
+) -> None:
+    """The same quantizer on the same images gives the row's own answers, image by image."""
+    labels, count = standin_test.labels, pipeline.settings.calibration_count
+    reference = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))
+    calibration = np.load(pipeline.artifact("calibration").path("images.npy"))
+    own = np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))
+    images = study.Images(calibration, standin_test.images, labels, reference)
+    (task,) = study.recipe_tasks(["minmax"], ["per-channel"], [count], [0], [name])
+    (row,) = study.measure(task, folded, images)
+    assert {key: row[key] for key in ("recipe", "ranges", "granularity", "count")} == {
+        "recipe": "stock",
+        "ranges": None,
+        "granularity": None,
+        "count": count,
+    }
+    expected = study.judge(own, images)
+    assert {key: row[key] for key in expected} == expected
+    # Other calibration images make another row, or the comparison above would show nothing.
+    fewer = replace(images, calibration=calibration[: count // 2])
+    assert study.measure(task, folded, fewer)[0]["divergence"] != row["divergence"]
 
 
 def test_a_second_run_measures_only_what_is_missing(
@@ -166,6 +202,7 @@ def test_recipes_are_summed_up_over_their_seeds(tmp_path: Path) -> None:
     what = {
         "framework": "torch",
         "dtype": "int8",
+        "recipe": "tuned",
         "ranges": "mse",
         "granularity": "per-channel",
         "rounding": "gptq",

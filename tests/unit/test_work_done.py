@@ -97,8 +97,6 @@ IMAGES_FED = {
 """Images that each stage preprocesses, of 2000 for the test and 1000 for calibration."""
 
 
-# torch's own remark on parameters that share memory, as those of onnx2torch do.
-@pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")
 def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
     pipeline: Pipeline, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
