@@ -5,7 +5,7 @@
 Convert, evaluate float32 in each framework, quantize to int8 and to uint8 as each framework's
 documentation says, evaluate: no checks, no proof, no report. The suite's speed is compared with it,
 so it is neither made slow nor tuned. Quantization knows nothing of the suite and is given the same
-calibration images, so its counts must be those of the stock rows.
+calibration images, so its answers must be those of the stock rows (`benchmarks.image_by_image`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def calibration_set(assets: Path) -> Any:
     return train.images[chosen].astype(np.float32)
 
 
-def report(name: str, scores: Any, labels: Any) -> None:
-    """Print an accuracy."""
+def report(name: str, scores: Any, labels: Any, folder: Path) -> None:
+    """Print an accuracy, and keep the scores."""
+    np.save(folder / f"{name}.npy", scores)
     correct = int((scores.argmax(axis=1) == labels).sum())
     print(f"{name}: {correct}/{len(labels)} = {100 * correct / len(labels):.2f} %")
 
@@ -59,12 +60,11 @@ def convert(assets: Path, folder: Path) -> None:
 
 def evaluate_keras(assets: Path, folder: Path) -> None:
     """Run the Keras network on all test images."""
-    del folder
     from resnet8_eval.convert.keras_to_onnx import load
 
     images, labels = images_to_test(assets)
     scores = load(assets / "pretrainedResnet.h5").predict(images, batch_size=100, verbose=0)
-    report("Keras float32", scores, labels)
+    report("Keras float32", scores, labels, folder)
 
 
 def evaluate_onnx(name: str) -> Callable[[Path, Path], None]:
@@ -78,7 +78,7 @@ def evaluate_onnx(name: str) -> Callable[[Path, Path], None]:
             str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
         )
         scores = session.run(None, {session.get_inputs()[0].name: images})[0]
-        report(f"ONNX Runtime {name}", scores, labels)
+        report(f"ONNX Runtime {name}", scores, labels, folder)
 
     return step
 
@@ -138,7 +138,7 @@ def evaluate_torch(assets: Path, folder: Path) -> None:
     images, labels = images_to_test(assets)
     with torch.inference_mode():
         scores = converted_to_torch(folder)(torch.from_numpy(images)).numpy()
-    report("PyTorch float32", scores, labels)
+    report("PyTorch float32", scores, labels, folder)
 
 
 def quantize_torch(name: str) -> Callable[[Path, Path], None]:
@@ -166,7 +166,7 @@ def quantize_torch(name: str) -> Callable[[Path, Path], None]:
         tested, labels = images_to_test(assets)
         with torch.inference_mode():
             scores = quantized(torch.from_numpy(tested)).numpy()
-        report(f"PyTorch {name}", scores, labels)
+        report(f"PyTorch {name}", scores, labels, folder)
 
     return step
 

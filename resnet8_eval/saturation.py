@@ -82,19 +82,21 @@ def told(
     Returns
     -------
     dict or None
-        None where every signed weight lies within ±63. Else ``largest_weight``; ``needs``, the
-        instructions without which x86 kernels can saturate on it; and, on a processor without
-        them, ``warning``. Then ``disagreements`` counts the images to which kernels and exact
-        integers give another class, and ``exact_correct`` what the integers get right, both None
-        where they could not be computed.
+        None for a model without signed 8-bit weights in kernels. Else ``largest_weight``;
+        ``needs``, the instructions without which x86 kernels can saturate on it, None within ±63;
+        and, on a processor without them, ``warning``. Then ``disagreements`` counts the images to
+        which kernels and exact integers give another class, and ``exact_correct`` what the integers
+        get right, both None where they could not be computed.
     """
     framework = framework_of(path)
     largest = 0 if framework == "keras" else backend(framework).signed_weights(path)
-    if largest <= SATURATION_FREE_LIMIT:
+    if largest == 0:
         return None
-    found = {"largest_weight": largest, "needs": environment.exact_instructions(framework)}
+    saturates = largest > SATURATION_FREE_LIMIT
+    needed = environment.exact_instructions(framework) if saturates else None
+    found = {"largest_weight": largest, "needs": needed}
     reason = environment.saturating_kernels(framework)
-    if reason is None:
+    if not saturates or reason is None:
         return {**found, "warning": None}
     differing, correct, counted = _against_exact(path, images, labels, scores)
     said = (

@@ -126,8 +126,12 @@ def _doubts(told: dict[str, Any]) -> list[str]:
         lines.append(f"warning: {found['warning']}")
     elif found:
         lines.append(
-            f"note: signed weights up to ±{found['largest_weight']}: on x86 without "
-            f"{found['needs']}, kernels saturate on them and give other answers"
+            f"note: signed weights up to ±{found['largest_weight']}: "
+            + (
+                f"on x86 without {found['needs']}, kernels saturate on them and give other answers"
+                if found["needs"]
+                else "no x86 kernel saturates on them"
+            )
         )
     return lines
 

@@ -134,15 +134,15 @@ def _notes(results: Results) -> list[str]:
     if changes:
         blocks += [
             "What tuning changed, on the same images:",
-            grid(tuning.HEADERS, changes, range(1, 7)),
+            grid(tuning.HEADERS, changes, range(2, 8)),
         ]
     blocks += map(escape, [*tuning.same_weights(results), *execution.against_integers(results)])
     repeated = [[escape(cell) for cell in line] for line in seeds.lines(results)]
     if repeated:
-        blocks += [escape(seeds.terms(results)), grid(seeds.HEADERS, repeated, range(1, 8))]
+        blocks += [escape(seeds.terms(results)), grid(seeds.HEADERS, repeated, range(2, 9))]
     timed = [[escape(cell) for cell in line] for line in speed.lines(results)]
     if timed:
-        blocks += ["Latency and throughput:", grid(speed.HEADERS, timed, range(1, 9))]
+        blocks += ["Latency and throughput:", grid(speed.HEADERS, timed, range(2, 10))]
     blocks += map(escape, speed.conditions(results))
     size = table.size_note(results)
     if size:

@@ -9,6 +9,7 @@ from resnet8_eval.report import words
 
 HEADERS: Final = (
     "Configuration",
+    words.WEIGHTS_RANGE,
     "Correct",
     "Accuracy, %: mean",
     "Standard deviation, pp",
@@ -24,9 +25,11 @@ def lines(results: Results) -> list[list[str]]:
     if results.seeds is None:
         return []
     titles = {row.name: words.title(row) for row in results.expected}
+    ranges = {row.name: words.weights_range(row) for row in results.configurations}
     return [
         [
             titles.get(row.name, words.plain(row.name)),
+            ranges.get(row.name, words.NOTHING),
             ", ".join(map(str, row.correct)),
             words.percent(row.accuracy_percent.mean),
             f"{row.accuracy_percent.deviation:.3f}",

@@ -10,6 +10,7 @@ from resnet8_eval.row_record import ConfigurationResult, Spread
 
 HEADERS: Final = (
     "Configuration",
+    words.WEIGHTS_RANGE,
     "Threads",
     "One image: p50, ms",
     "p90, ms",
@@ -35,6 +36,7 @@ def lines(results: Results) -> list[list[str]]:
             told.append(
                 [
                     words.plain(row.title),
+                    words.weights_range(found),
                     str(one.threads),
                     *(words.median(value, 3) for value in (one.p50_ms, one.p90_ms, one.p99_ms)),
                     _range(one.speedup),

@@ -238,6 +238,8 @@ def to_csv(results: Results) -> str:
         values |= {"assets": results.assets.kind, "word": cell(row, BY_KEY["word"])}
         if change := changes.get(due.name):
             values["change_from_stock_pp"] = change.delta_pp
+            low, high = change.delta_ci95_pp
+            values |= {"change_from_stock_ci95_low_pp": low, "change_from_stock_ci95_high_pp": high}
             values["change_from_stock_mcnemar_p"] = change.mcnemar_p
         if found:
             for quantity, limits in (
@@ -270,7 +272,8 @@ _CSV_COLUMNS: Final = (
     *("latency_p50_ms", "images_per_second", "speedup"),
     *("size_bytes", "weights_bytes", "weights_bits", "needs", "quantized_ops", "float_ops"),
     *("word", "flagged", "flag_reason", "model_sha256", "assets"),
-    *("change_from_stock_pp", "change_from_stock_mcnemar_p"),
+    *("change_from_stock_pp", "change_from_stock_ci95_low_pp", "change_from_stock_ci95_high_pp"),
+    "change_from_stock_mcnemar_p",
 )
 
 

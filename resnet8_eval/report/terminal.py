@@ -43,9 +43,10 @@ def render(results: Results, width: int) -> list[str]:
         lines += textwrap.wrap(words.incomplete(results), width)
     lines += textwrap.wrap(words.user_model(results), width)
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
-    for cell, accuracy, change, interval, *_, agreement in tuning.lines(results):
-        text = f"{cell}, stock → tuned: {accuracy} %, {change} pp ({interval})"
-        lines += textwrap.wrap(f"{text}; agreement {agreement} %", width, subsequent_indent="  ")
+    for cell, weights, accuracy, change, interval, *_, p, agreement in tuning.lines(results):
+        text = f"{cell}, stock → tuned: {accuracy} %, {change} pp ({interval}), p {p}"
+        text = f"{text}; agreement {agreement} %; weights {weights}"
+        lines += textwrap.wrap(text, width, subsequent_indent="  ")
     lines += [""] * bool(results.tuning)
     for doubt in results.timing.told if results.timing else ():
         lines += textwrap.wrap(f"Speed: {doubt}", width, subsequent_indent="  ")

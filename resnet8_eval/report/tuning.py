@@ -12,6 +12,7 @@ from resnet8_eval.row_record import ConfigurationResult
 
 HEADERS: Final = (
     "Cell",
+    words.WEIGHTS_RANGE,
     "Accuracy, %: stock → tuned",
     "Change, pp",
     "95 % interval, pp",
@@ -30,12 +31,17 @@ def lines(results: Results) -> list[list[str]]:
         told.append(
             [
                 words.plain(f"{words.framework(tuned)} {tuned.dtype}"),
-                _change(stock.accuracy_percent, tuned.accuracy_percent),
+                _change(words.weights_range(stock), words.weights_range(tuned)),
+                _change(
+                    words.percent(stock.accuracy_percent), words.percent(tuned.accuracy_percent)
+                ),
                 words.signed(entry.delta_pp),
                 words.delta_interval(entry.delta_ci95_pp),
                 f"{entry.lost}/{entry.gained}",
                 words.p_value(entry.mcnemar_p),
-                _change(stock.agreement_percent, tuned.agreement_percent),
+                _change(
+                    words.percent(stock.agreement_percent), words.percent(tuned.agreement_percent)
+                ),
             ]
         )
     return told
@@ -75,5 +81,5 @@ def _same(results: Results, group: list[ConfigurationResult], titles: dict[str, 
     return " ".join(said)
 
 
-def _change(before: float, after: float) -> str:
-    return f"{words.percent(before)} → {words.percent(after)}"
+def _change(before: str, after: str) -> str:
+    return f"{before} → {after}"

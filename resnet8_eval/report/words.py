@@ -216,11 +216,20 @@ def title(row: ExpectedRow | ConfigurationResult) -> str:
     return f"{cell}, {recipe(row)}" if row.recipe else cell
 
 
+WEIGHTS_RANGE: Final = "Weights: run exactly on"
+"""Heading of what :func:`weights_range` says."""
+
+
 def runs_on(row: ConfigurationResult) -> str:
     """The x86 processors on which its kernels cannot saturate; :data:`NOTHING` if not known."""
     if row.weights_bits is None:
         return NOTHING
     return f"x86 with {plain(row.needs)}" if row.needs else "any x86"
+
+
+def weights_range(row: ConfigurationResult) -> str:
+    """The range of its 8-bit weights and where it runs exactly, such as ``7 bits: any x86``."""
+    return NOTHING if row.weights_bits is None else f"{row.weights_bits} bits: {runs_on(row)}"
 
 
 def baseline(results: Results) -> str:

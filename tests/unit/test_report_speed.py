@@ -41,7 +41,8 @@ def _timed() -> Raw:
 
 def test_a_row_has_its_figures_and_a_dash_where_there_are_none() -> None:
     (line,) = speed.lines(record(_timed()))
-    assert line[1:] == ["1", "0.250", "0.500", "–", "1.70 (0.85 to 3.40)", "8299", "32", "–"]
+    assert line[1:3] == ["7 bits: any x86", "1"]
+    assert line[3:] == ["0.250", "0.500", "–", "1.70 (0.85 to 3.40)", "8299", "32", "–"]
 
 
 def test_it_is_said_how_it_was_measured_and_what_makes_it_doubtful() -> None:

@@ -99,7 +99,7 @@ def test_the_report_has_a_line_for_each_row() -> None:
     }
     found = report_samples.record(raw)
     cells = "8714, 8707, 8703 | 87.08 | 0.056 | 87.03 | −0.11 | 99.20 | 99.10"
-    assert f"| PyTorch int8, tuned | {cells} |" in markdown.comparison(found)
+    assert f"| PyTorch int8, tuned | 7 bits: any x86 | {cells} |" in markdown.comparison(found)
     page = html.section("comparison", found)
     assert "Each quantized row made 3 times, with calibration seeds 0, 1 and 2" in page
     assert '<td class="number">0.056</td>' in page
