@@ -20,6 +20,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
+from resnet8_eval.configurations import FRAMEWORKS
 from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import StageError, SuiteError
 
@@ -28,9 +29,8 @@ Make = Callable[[str, int], float]
 """Makes the named job with a given number of threads, and returns how many seconds that took. It
 must be picklable: it is called in the lane."""
 
-LANES: Final = ("keras", "onnxruntime", "torch")
 CORES: Final = usable_cores()
-SLOTS: Final = max(1, min(len(LANES), CORES))
+SLOTS: Final = max(1, min(len(FRAMEWORKS), CORES))
 """Jobs that run at the same time."""
 THREADS: Final = max(1, CORES // SLOTS)
 """Threads that each of them may use."""

@@ -12,10 +12,10 @@ import pytest
 
 from resnet8_eval import configurations, environment, stages
 from resnet8_eval.advanced import stages as advanced
-from resnet8_eval.configurations import CONFIGURATIONS, TUNED, Recipe
+from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS, TUNED, Recipe
 from resnet8_eval.errors import StageError
 from resnet8_eval.inputs import Settings
-from resnet8_eval.lanes import LANES, lane_environment
+from resnet8_eval.lanes import lane_environment
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.stages import Stage
 from resnet8_eval.store import file_sha256
@@ -266,7 +266,7 @@ def test_keys_are_all_different(pipeline: Pipeline) -> None:
 
 def test_the_table_of_stages_is_sound(pipeline: Pipeline) -> None:
     stages = pipeline.stages
-    assert set(LANES) <= {stage.lane for stage in stages.values()}
+    assert set(FRAMEWORKS) <= {stage.lane for stage in stages.values()}
     before: set[str] = set()
     for stage in stages.values():
         assert set(stage.needs) <= before, stage.name
