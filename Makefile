@@ -1,6 +1,10 @@
 # Every target makes the environment first if it is missing or its pins moved.
-# The first of the Pythons that pyproject.toml allows; PyTorch's smallest build may be for one alone.
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v) 2>/dev/null)) python3)
+# The first of the Pythons that pyproject.toml names and that runs: a version manager's command may
+# stand for a Python that it does not have.
+VERSIONS := $(shell sed -n 's/.*:: Python :: \(3\.[0-9]*\)".*/\1/p' pyproject.toml)
+ASK    := import sys; print(sys.argv[1] if "{}.{}".format(*sys.version_info) in sys.argv[2:] else "")
+PYTHON ?= $(firstword $(foreach p,$(VERSIONS:%=python%) python3 python,\
+	$(shell $(p) -c '$(ASK)' $(p) $(VERSIONS) 2>/dev/null)))
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -42,6 +46,8 @@ clean: ## Remove the environment and everything generated
 
 # What `make report` needs, and on top of it what only the suite's own tests need.
 $(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python found. Expected: one of $(VERSIONS), as python3.x or" \
+	  "python3. Next: install one, or name it: make report PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing TensorFlow, ONNX Runtime, PyTorch and the suite into $(VENV)/: some minutes, 3 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .

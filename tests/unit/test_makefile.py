@@ -1,0 +1,79 @@
+"""Which Python `make` takes, and what it says where there is none."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAKE = shutil.which("make")
+pytestmark = pytest.mark.skipif(MAKE is None, reason="there is no make")
+
+
+def python(path: Path, version: tuple[int, int]) -> None:
+    """Put a Python there that says that it is of some version."""
+    said = f"import sys; sys.version_info = {version}; exec(sys.argv.pop(1))"
+    path.write_text(f"#!/bin/sh\nshift\nexec {sys.executable} -c '{said}' \"$@\"\n")
+    path.chmod(0o755)
+
+
+def chosen(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run make where these Pythons are the only ones."""
+    for name in ("sh", "sed", "echo", "test"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    return subprocess.run(  # noqa: S603 (our own words)
+        [MAKE or "make", "-f", str(ROOT / "Makefile"), f"--directory={ROOT}", *words],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def venv_made_by(done: subprocess.CompletedProcess[str]) -> str:
+    (line,) = (line for line in done.stdout.splitlines() if " -m venv " in line)
+    return line.split()[0]
+
+
+ASKED = ("--dry-run", "--always-make", "report")
+
+
+def test_each_python_that_the_package_allows_is_found(tmp_path: Path) -> None:
+    for minor in (12, 13):
+        folder = tmp_path / str(minor)
+        folder.mkdir()
+        python(folder / f"python3.{minor}", (3, minor))
+        python(folder / "python3", (3, 9))
+        assert venv_made_by(chosen(folder, *ASKED)) == f"python3.{minor}"
+
+
+def test_a_command_that_stands_for_no_python_is_passed_over(tmp_path: Path) -> None:
+    """As pyenv's python3.12 does, where another version is the selected one."""
+    (tmp_path / "python3.11").write_text("#!/bin/sh\nexit 127\n")
+    (tmp_path / "python3.11").chmod(0o755)
+    python(tmp_path / "python3", (3, 13))
+    assert venv_made_by(chosen(tmp_path, *ASKED)) == "python3"
+
+
+def test_where_there_is_none_it_says_which(tmp_path: Path) -> None:
+    python(tmp_path / "python3", (3, 10))
+    done = chosen(tmp_path, f"VENV={tmp_path / 'venv'}", "report")
+    assert done.returncode == 2
+    assert "No Python found. Expected: one of 3.11 3.12 3.13," in done.stderr
+    assert "make report PYTHON=/path/to/python" in done.stderr
+
+
+def test_the_versions_are_those_that_pip_allows() -> None:
+    import tomllib
+
+    from packaging.specifiers import SpecifierSet
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    allowed = SpecifierSet(project["requires-python"])
+    named = {entry.rpartition(" ")[2] for entry in project["classifiers"] if ":: 3." in entry}
+    assert named == {f"3.{minor}" for minor in range(30) if f"3.{minor}" in allowed}
