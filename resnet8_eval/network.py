@@ -24,7 +24,13 @@ CLASSES: Final = 10
 IMAGE: Final = (3, 32, 32)
 _TO_PLANES: Final = [0, 3, 1, 2]
 """NHWC to NCHW."""
-_OTHERWISE_CALLED: Final = {"Clip": "ReLU6 or another Clip", "LeakyRelu": "LeakyReLU"}
+_OTHERWISE_CALLED: Final = {
+    "Clip": "ReLU6 or another Clip",
+    "LeakyRelu": "LeakyReLU",
+    "ReduceMean": "an average of another kind",
+    "Sum": "a sum of more than two maps",
+    "Transpose": "a map that is flattened, but not averaged before",
+}
 """By those who use Keras."""
 
 

@@ -38,9 +38,12 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fix_reshapes(model: onnx.ModelProto) -> None:
-    """Give each Reshape, which is Keras's Flatten, a constant target: flat, but for the batch."""
+    """Give each Reshape to two sizes, as Keras's Flatten is, a constant target."""
+    constants = {entry.name: entry for entry in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Reshape":
+        if node.op_type == "Reshape" and (
+            node.input[1] not in constants or constants[node.input[1]].dims == [2]
+        ):
             width = _width(model, node.input[0])
             name = f"{node.name}/shape"
             target = onnx.numpy_helper.from_array(np.array([-1, width], np.int64), name)
@@ -51,7 +54,8 @@ def _fix_reshapes(model: onnx.ModelProto) -> None:
 def _width(model: onnx.ModelProto, name: str) -> int:
     """How many values a tensor has for each image."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {value.name: value.type.tensor_type.shape for value in inferred.value_info}
+    known = (*inferred.input, *inferred.value_info)
+    shapes = {value.name: value.type.tensor_type.shape for value in known}
     return int(np.prod([dim.dim_value for dim in shapes[name].dim[1:]]))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -20,21 +21,37 @@ INERT: Final = frozenset(
     {
         "ActivityRegularization",
         "AlphaDropout",
+        "AugMix",
+        "CutMix",
         "Dropout",
         "GaussianDropout",
         "GaussianNoise",
         "Identity",
+        "MixUp",
+        "RandAugment",
         "RandomBrightness",
+        "RandomColorDegeneration",
+        "RandomColorJitter",
         "RandomContrast",
+        "RandomElasticTransform",
         "RandomErasing",
         "RandomFlip",
+        "RandomGaussianBlur",
+        "RandomGrayscale",
+        "RandomHue",
+        "RandomInvert",
+        "RandomPerspective",
         "RandomRotation",
+        "RandomSaturation",
+        "RandomSharpness",
         "RandomTranslation",
         "RandomZoom",
         "SpatialDropout2D",
     }
 )
 """Layers that hand on what they take, except in training."""
+OPERATORS: Final = frozenset({"Add", "Cast", "Divide", "Multiply", "Subtract", "TrueDivide"})
+"""What Keras writes of ``+``, ``-``, ``*``, ``/`` and of their functions in ``keras.ops``."""
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 """TensorFlow names its operations in these letters."""
 _IMAGES: Final = 16
@@ -82,13 +99,28 @@ def _notes(model: Any) -> list[str]:
     dtypes.discard("float32")
     names = [leaf.name for leaf in leaves if not isinstance(leaf, keras.layers.InputLayer)]
     kinds = sorted({type(leaf).__name__ for leaf in leaves} & INERT)
-    batch = model.input_shape[0]
+    batch, *size = model.inputs[0].shape
+    operators = [
+        leaf.name for leaf in leaves if _is_operator(leaf) and not isinstance(leaf, keras.Layer)
+    ]
+    again = [
+        entry["name"]
+        for entry in model.get_config()["layers"]
+        if len(entry.get("inbound_nodes", ())) > 1 and not model.get_layer(entry["name"]).weights
+    ]
+    sides = [] if isinstance(model, keras.Sequential) else [model.input, model.output]
     said = {
         f"inert at inference, left out: {', '.join(kinds)}": kinds,
         "models inside the model were made part of it": _models_in(model),
         "a sequential model, written as a functional one": isinstance(model, keras.Sequential),
         f"{', '.join(sorted(dtypes))}: weights and arithmetic are float32 here": dtypes,
         f"saved for batches of {batch}; takes batches of any size here": batch,
+        "saved for images of any size; takes 32×32 here": None in size,
+        "its input or output lies in a dictionary; taken out of it here": any(
+            isinstance(side, dict) for side in sides
+        ),
+        f"used more than once, written once for each use: {', '.join(again)}": again,
+        f"operators, written as layers: {', '.join(operators)}": operators,
         "layers were renamed: letters that TensorFlow does not take, or a name twice": (
             any(_UNSAFE.search(name) for name in [model.name, *names])
             or len(set(names)) < len(names)
@@ -135,20 +167,69 @@ def _written(model: Any, dtype: str | None) -> Any:
     def copy(layer: Any) -> Any:
         if type(layer).__name__ in INERT:
             return lambda value, **_: value
-        if not isinstance(layer, keras.Layer):
-            return layer  # an operation such as +, which has neither weights nor a type
-        config = layer.get_config()
-        made = type(layer).from_config({**config, "dtype": dtype} if dtype else config)
-        copies.append((layer, made))
-        return made
+        if not isinstance(layer, keras.Layer):  # it has neither weights nor a type
+            return partial(_as_layer, layer) if _is_operator(layer) else layer
+        if layer.weights:
+            copies.append((layer, made(layer, layer.name)))
+            return copies[-1][1]
+        uses = itertools.count(1)
+
+        def use(*given: Any, **settings: Any) -> Any:
+            number = next(uses)
+            name = layer.name if number == 1 else f"{layer.name}__{number}"
+            return made(layer, name)(*given, **settings)
+
+        return use
+
+    def made(layer: Any, name: str) -> Any:
+        return type(layer).from_config(
+            layer.get_config() | {"name": name} | ({"dtype": dtype} if dtype else {})
+        )
 
     image = keras.Input((32, 32, 3), dtype="float32")
     flat = keras.models.clone_model(functional, input_tensors=image, clone_function=copy)
-    for source, made in copies:
-        made.set_weights(source.get_weights())
-        if hasattr(made, "finalize_state"):
-            made.finalize_state()  # Normalization computes with what it derives from its weights
+    for source, target in copies:
+        target.set_weights(source.get_weights())
+        if hasattr(target, "finalize_state"):
+            target.finalize_state()  # Normalization computes with what it derives from its weights
     return flat
+
+
+def _is_operator(leaf: Any) -> bool:
+    return type(leaf).__name__ in OPERATORS
+
+
+def _as_layer(operator: Any, *given: Any, **settings: Any) -> Any:
+    """The result of an operator, by the layer that computes it; by itself if none does."""
+    from keras import KerasTensor, layers
+
+    kind, name = type(operator).__name__, operator.name
+    maps = [value for value in given if isinstance(value, KerasTensor)]
+    if kind == "Cast" and "float" in operator.dtype:
+        return maps[0]  # all is float32 here
+    if kind == "Add" and len(maps) == 2:
+        return layers.Add(name=name)(maps)
+    reverse = not isinstance(given[0], KerasTensor)
+    constants = [np.asarray(v, np.float64) for v in given if not isinstance(v, KerasTensor)]
+    if (
+        len(maps) != len(constants)
+        or constants[0].size not in (1, maps[0].shape[-1])
+        or constants[0].shape[-1:] not in ((), (constants[0].size,))
+        or (reverse and kind in ("Divide", "TrueDivide"))
+    ):
+        return operator(*given, **settings)
+    value = constants[0].ravel()
+    scale, offset = np.ones_like(value), np.zeros_like(value)
+    match kind:
+        case "Add":
+            offset = value
+        case "Subtract":
+            scale, offset = (-scale, value) if reverse else (scale, -value)
+        case "Multiply":
+            scale = value
+        case _:
+            scale = 1 / value
+    return layers.Rescaling(scale.tolist(), offset.tolist(), name=name)(maps[0])
 
 
 def _in_one(model: Any) -> Any:
@@ -163,12 +244,15 @@ def _in_one(model: Any) -> Any:
 
 
 def _demand_same(model: Any, written: Any, name: str) -> None:
-    count = model.input_shape[0] or _IMAGES
+    import keras
+
+    count = model.inputs[0].shape[0] or _IMAGES
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype(np.float32)
     images[:2] = 0
     images[1:2] = 255
     before, after = (
-        np.asarray(each(images, training=False)).astype(np.float64) for each in (model, written)
+        np.asarray(each(images, training=False)).astype(np.float64)
+        for each in (keras.Model(model.inputs[0], model.outputs[0]), written)
     )
     difference = float(np.abs(before - after).max()) / max(1.0, float(np.abs(before).max()))
     if not difference <= _TOLERANCE:

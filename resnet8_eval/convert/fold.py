@@ -24,8 +24,8 @@ def fold(source: Path, target: Path) -> Record:
 
     Where several operators can express the same, one form is used: a matrix product and its sum
     become Gemm, flattening the averages becomes Reshape, and a convolution without a bias gets a
-    bias of zeros. A scale
-    and a shift of the pixels become part of the first convolutions.
+    bias of zeros. A second ReLU, and a change of shape that changes none, go. A scale and a shift
+    of the pixels become part of the first convolutions.
 
     Parameters
     ----------
@@ -81,7 +81,13 @@ def _normalise(model: onnx.ModelProto) -> None:
         return name
 
     for node in list(graph.node):
-        if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in constants:
+        if _is_idle(node, graph, shapes):
+            for reader in graph.node:
+                reader.input[:] = [
+                    node.input[0] if name == node.output[0] else name for name in reader.input
+                ]
+            graph.node.remove(node)
+        elif node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in constants:
             channels = len(constants[node.input[1]])
             node.input.append(constant(f"{node.name}/zeros", np.zeros(channels, np.float32)))
         elif node.op_type in ("Squeeze", "Flatten") and len(shapes.get(node.output[0], ())) == 2:
@@ -104,3 +110,11 @@ def _normalise(model: onnx.ModelProto) -> None:
             else:
                 zeros = np.zeros(width, np.float32)
                 node.input.append(constant(f"{node.name}/zeros", zeros))
+
+
+def _is_idle(node: onnx.NodeProto, graph: onnx.GraphProto, shapes: dict[str, list[int]]) -> bool:
+    """Whether a node hands on what it takes."""
+    if node.op_type == "Relu":
+        return any(n.op_type == "Relu" and node.input[0] in n.output for n in graph.node)
+    before, after = (shapes.get(names[0], []) for names in (node.input, node.output))
+    return node.op_type in ("Reshape", "Squeeze", "Flatten") and len(before) == 2 == len(after)

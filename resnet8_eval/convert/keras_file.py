@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from resnet8_eval.convert import keras_size
-from resnet8_eval.convert.flat import INERT
+from resnet8_eval.convert.flat import INERT, OPERATORS
 from resnet8_eval.errors import ModelError
 
 MAX_FILE_BYTES: Final = 64 * 2**20
@@ -43,15 +43,17 @@ KNOWN_OPERATIONS: Final = frozenset(
         ("keras.src.activations.activations", "ReLU"),
         ("keras.src.ops.nn", "Relu"),
         ("keras.src.ops.nn", "Softmax"),
-        ("keras.src.ops.numpy", "Add"),
+        ("keras.src.ops.core", "Cast"),
+        *(("keras.src.ops.numpy", name) for name in OPERATORS - {"Cast"}),
     }
 )
-"""What Keras writes of ``+`` and of the functions of ``keras.ops`` and ``keras.activations``."""
+"""What Keras writes of operators and functions of ``keras.ops`` and ``keras.activations``."""
 KNOWN_ACTIVATIONS: Final = frozenset({"relu", "softmax", "linear"})
 KNOWN_MODELS: Final = frozenset({"Functional", "Model", "Sequential"})
 KNOWN_PARTS: Final = frozenset(
     {
         "__keras_tensor__",
+        "__numpy__",
         "DTypePolicy",
         "Constant",
         "GlorotNormal",
@@ -62,6 +64,7 @@ KNOWN_PARTS: Final = frozenset(
         "LecunUniform",
         "Ones",
         "Orthogonal",
+        "OrthogonalRegularizer",
         "RandomNormal",
         "RandomUniform",
         "TruncatedNormal",
@@ -121,6 +124,7 @@ def describe(path: Path) -> list[dict[str, Any]]:
     try:
         # Keras goes by the name, and so must this: a file can be valid as both.
         model = _from_zip(path) if path.suffix.lower() == ".keras" else _from_hdf5(path)
+        _demand_layers(model, path)
         layers: list[dict[str, Any]] = [
             {"class_name": layer["class_name"], "config": dict(layer["config"])}
             for layer in keras_size.layers_of(model)
@@ -131,8 +135,13 @@ def describe(path: Path) -> list[dict[str, Any]]:
     except Exception as error:  # h5py, json and zipfile raise a dozen kinds for a damaged file
         raise _refusal(path, f"{type(error).__name__}: {error!s:.200}") from error
     if given:
-        raise _refusal(path, given)
+        raise _refusal(path, given, _OWN_CODE if "'Lambda'" in given else _ANOTHER)
     return layers
+
+
+def _demand_layers(model: dict[str, Any], path: Path) -> None:
+    if not _among(model["class_name"], KNOWN_MODELS):
+        raise _refusal(path, f"a model of class {reprlib.repr(model['class_name'])}", _OWN_CODE)
 
 
 def _strange(model: dict[str, Any]) -> Iterator[str]:
@@ -236,7 +245,12 @@ def _from_hdf5(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         _demand_plain(file, path)
         if "model_config" not in file.attrs:
-            raise _refusal(path, "weights without a network (KeyError: 'model_config')")
+            raise _refusal(
+                path,
+                "weights without a network (KeyError: 'model_config')",
+                "build the network, load_weights() into it, and save the whole, not its weights"
+                " alone: model.save('own.keras')",
+            )
         return dict(json.loads(file.attrs["model_config"]))
 
 
@@ -277,13 +291,24 @@ def _demand_plain(file: Any, path: Path) -> None:
         raise _refusal(path, f"weights of {size:,} bytes")
 
 
-def _refusal(path: Path, given: str) -> ModelError:
+_WHOLE: Final = "save the whole model again with model.save('own.keras')"
+_OWN_CODE: Final = (
+    "build it with keras.Model or Sequential from Keras's own layers, without Lambda and classes of"
+    " your own, load its weights, and save it with model.save('own.keras')"
+)
+_ANOTHER: Final = (
+    "build the network without that part; docs/own-models.md says what takes its place, and what is"
+    " accepted"
+)
+
+
+def _refusal(path: Path, given: str, next_step: str = _WHOLE) -> ModelError:
     return ModelError(
         f"{path.name} is not a Keras model that this suite can judge.",
         expected="a whole residual network saved by Keras as .h5 or .keras, made of "
-        + ", ".join(sorted(KNOWN_LAYERS))
-        + " with Keras's own initializers, regularizers and constraints",
+        + ", ".join(sorted(KNOWN_LAYERS - INERT))
+        + " and layers that only training uses, with Keras's own initializers, regularizers and"
+        " constraints",
         given=f"{given}, in {path}",
-        next_step="save the whole model, not its weights alone, with model.save('own.keras') and"
-        " without custom objects; docs/own-models.md says what is accepted",
+        next_step=next_step,
     )

@@ -60,10 +60,11 @@ def load_noted(path: Path) -> tuple[Any, list[str]]:
     except ModelError:
         raise
     except Exception as error:  # Keras raises whatever the part that failed raised
+        said = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
         raise ModelError(
             f"Keras cannot load {path.name}.",
             expected="a whole model saved by Keras",
-            given=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            given=f"{type(error).__name__}: {said[:300]}",
             next_step="save it again in the Keras that made it, as .keras",
         ) from error
     return flattened
@@ -73,6 +74,7 @@ def _demand_convertible(model: Any, path: Path) -> None:
     """Refuse by its Keras name what tf2onnx would garble, or a later stage could say less of."""
     layers = {layer["name"]: layer for layer in model.get_config()["layers"]}
     given = None if any(e["class_name"] == "Dense" for e in layers.values()) else "no dense layer"
+    made = {layer.name: layer for layer in model.layers}
     for name, layer in layers.items():
         kind, own, calls = layer["class_name"], layer["config"], layer["inbound_nodes"]
         if len(calls) > 1:
@@ -81,10 +83,22 @@ def _demand_convertible(model: Any, path: Path) -> None:
             given = f"a convolution in {own['groups']} groups ({name})"
         elif kind == "ReLU" and own["threshold"]:
             given = f"a ReLU with a threshold ({name})"
+        elif kind in flat.OPERATORS and name not in made:
+            given = f"{kind} of two maps, or in a way that is no scale and shift ({name})"
+        elif kind == "Add":
+            shapes = sorted({str(each.shape[1:]) for each in made[name].input})
+            if len(shapes) > 1:
+                given = f"an addition of maps of {' and '.join(shapes)} ({name})"
+        elif kind in ("Rescaling", "Normalization"):
+            before = _before(layer, layers)
+            if before["class_name"] not in ("InputLayer", "Rescaling", "Normalization"):
+                given = f"{kind} that does not follow the input ({name})"
         elif kind == "BatchNormalization":
-            before = layers[calls[0]["args"][0]["config"]["keras_history"][0]]
+            before = _before(layer, layers)
             linear = before["config"].get("activation", "linear") == "linear"
-            if before["class_name"] not in ("Conv2D", "BatchNormalization") or not linear:
+            if (own["axis"] if isinstance(own["axis"], int) else own["axis"][0]) not in (-1, 3):
+                given = f"a batch normalisation over axis {own['axis']} ({name})"
+            elif before["class_name"] != "Conv2D" or not linear:
                 given = (
                     f"a batch normalisation ({name}) that follows {before['class_name']}"
                     f"{'' if linear else ' with its activation'} ({before['config']['name']})"
@@ -92,11 +106,16 @@ def _demand_convertible(model: Any, path: Path) -> None:
     if given:
         raise ModelError(
             f"{path.name} is a network that this suite cannot convert.",
-            expected="layers used once, plain convolutions and ReLUs, batch normalisations that"
-            " follow a convolution, and a dense layer",
+            expected="layers used once, plain convolutions and ReLUs, scales and shifts of pixels"
+            " alone, batch normalisations of channels behind a convolution, and a dense layer",
             given=given,
             next_step="change that part of the network; docs/own-models.md says what is accepted",
         )
+
+
+def _before(layer: dict[str, Any], layers: dict[str, Any]) -> Any:
+    """The layer that a layer reads."""
+    return layers[layer["inbound_nodes"][0]["args"][0]["config"]["keras_history"][0]]
 
 
 @contextmanager
@@ -113,8 +132,13 @@ def _named_as_keras_wants(path: Path) -> Iterator[Path]:
 
 def _demand_interface(model: Any, path: Path) -> None:
     taken, given = ([tuple(t.shape) for t in side] for side in (model.inputs, model.outputs))
-    # The first size is the batch's.
-    if [t[1:] for t in taken] == [INPUT_SHAPE[1:]] and [t[1:] for t in given] == [OUTPUT_SHAPE[1:]]:
+    # The first size is the batch's. None is any.
+    if all(
+        len(side) == 1
+        and len(side[0]) == len(wanted)
+        and all(size in (None, other) for size, other in zip(side[0][1:], wanted[1:], strict=True))
+        for side, wanted in ((taken, INPUT_SHAPE), (given, OUTPUT_SHAPE))
+    ):
         return
     raise ModelError(
         f"{path.name} has another input or output than a network for CIFAR-10.",

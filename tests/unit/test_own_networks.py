@@ -79,6 +79,50 @@ def nested() -> Any:
     return trained(keras.Model(taken, layers().Dense(10)(x)))
 
 
+def standardised(x: Any) -> Any:
+    return (x - np.array([120, 125, 110], np.float32)) / 60.0
+
+
+def inverted_bytes(x: Any) -> Any:
+    import keras
+
+    return 1 - keras.ops.cast(x, "float32") * (1 / 255)
+
+
+def stack(*between: Any, size: int | None = 32, head: Any = None) -> Any:
+    """A convolution, other layers, an average and scores; for images of some size or any."""
+    import keras
+
+    of = layers()
+    taken = keras.Input((size, size, 3))
+    x = of.Conv2D(4, 3, 2, activation="relu")(taken)
+    for make in between:
+        x = make(x)
+    x = head(x) if head else of.Dense(10)(of.GlobalAveragePooling2D()(x))
+    return trained(keras.Model(taken, x))
+
+
+def in_dictionaries() -> Any:
+    import keras
+
+    model = residual()
+    return keras.Model({"image": model.inputs[0]}, {"scores": model.outputs[0]})
+
+
+def normalise(x: Any) -> Any:
+    return layers().BatchNormalization()(x)
+
+
+def one_relu() -> Any:
+    relu = layers().ReLU()
+    return residual(norm={}, relu=lambda: relu)
+
+
+def sum_of_three(x: Any) -> Any:
+    of = layers()
+    return of.ReLU()(of.Add()([x, of.Conv2D(4, 1)(x), of.Conv2D(4, 3, padding="same")(x)]))
+
+
 def without(kind: str, weight: int) -> Any:
     """One weight of the second layer of a kind is zero."""
     model = residual(norm={})
@@ -138,6 +182,20 @@ NETWORKS: dict[str, Maker] = {
     ),
     "standardised by images": adapted,
     "bytes": lambda: residual(first=[layers().Rescaling(1 / 255)], dtype="uint8"),
+    "x / 255": lambda: residual(norm={}, first=[lambda x: x / 255.0]),
+    "(x - mean) / deviation": lambda: residual(norm={}, first=[standardised]),
+    "1 - x / 255 of bytes": lambda: residual(first=[inverted_bytes], dtype="uint8"),
+    "one ReLU, used everywhere": one_relu,
+    "images of any size": lambda: stack(size=None),
+    "in dictionaries": in_dictionaries,
+    "three summands": lambda: stack(sum_of_three),
+    "ReLU twice, flat averages flattened": lambda: stack(
+        layers().ReLU(),
+        head=lambda x: layers().Dense(10)(layers().Flatten()(layers().GlobalAveragePooling2D()(x))),
+    ),
+    "padded on one side": lambda: stack(
+        layers().ZeroPadding2D(((1, 0), (0, 2))), layers().Conv2D(5, (2, 3), (2, 1))
+    ),
     "inert layers": lambda: residual(
         norm={},
         first=[layers().RandomTranslation(0.1, 0.1), layers().RandomContrast(0.1)],
@@ -179,9 +237,11 @@ class Converted:
 def test_a_network_of_ones_own_stays_the_same_network(make: Maker, tmp_path: Path) -> None:
     model = make()
     own = Converted(model, tmp_path)
-    batch = model.input_shape[0]
+    batch = model.inputs[0].shape[0]
     images = np.resize(IMAGES, (batch or len(IMAGES), 32, 32, 3)).astype(np.float32)
-    expected = np.asarray(model(images, training=False), np.float32)[: len(IMAGES)]
+    scores = model(images, training=False)
+    scores = scores["scores"] if isinstance(scores, dict) else scores
+    expected = np.asarray(scores, np.float32)[: len(IMAGES)]
     module = onnx_to_torch.convert(own.folded)
     onnx_to_torch.export(module, tmp_path / "model.pt2")
     for path in (own.path, own.onnx, own.folded, tmp_path / "model.pt2"):
@@ -306,6 +366,28 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "before its ReLU": (lambda: block(normalise=False), "both before and after its ReLU"),
     "two outputs": (two_outputs, "output (None, 10) and (None, 6)"),
     "CIFAR-100": (lambda: residual(head=layers().Dense(100)), "output (None, 100)"),
+    "normalised twice": (
+        lambda: stack(layers().Conv2D(4, 3), layers().BatchNormalization(), normalise),
+        "that follows BatchNormalization (",
+    ),
+    "normalised rows": (
+        lambda: stack(layers().Conv2D(4, 3), layers().BatchNormalization(axis=1)),
+        "a batch normalisation over axis 1 (",
+    ),
+    "a scale inside": (
+        lambda: stack(lambda x: x * 0.5),
+        "Rescaling that does not follow the input",
+    ),
+    "a product of maps": (lambda: stack(lambda x: x * x), "Multiply of two maps"),
+    "one divided by a map": (lambda: stack(lambda x: 1 / (x + 1)), "no scale and shift ("),
+    "a sum of a map and its averages": (
+        lambda: stack(lambda x: x + layers().GlobalAveragePooling2D(keepdims=True)(x)),
+        "an addition of maps of (1, 1, 4) and (15, 15, 4) (",
+    ),
+    "no average": (
+        lambda: stack(head=lambda x: layers().Dense(10)(layers().Flatten()(x))),
+        "a map that is flattened, but not averaged",
+    ),
     "a random crop": (lambda: residual(first=[layers().RandomCrop(32, 32)]), "'RandomCrop'"),
 }
 
@@ -318,6 +400,34 @@ def test_another_network_is_refused_in_one_sentence(
         Converted(make(), tmp_path)
     assert given in caught.value.given
     assert "docs/own-models.md" in caught.value.next_step or "CIFAR-10" in caught.value.next_step
+
+
+def test_code_of_ones_own_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    import keras
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = residual()
+
+        def call(self, images: Any) -> Any:
+            return self.inner(images)
+
+    own = Own()
+    own(IMAGES)
+    called = stack(layers().Lambda(lambda x: x))
+    for model, given in ((own, "a model of class 'Own'"), (called, "a layer of class 'Lambda'")):
+        model.save(tmp_path / "own.keras")
+        with pytest.raises(ModelError, match="from Keras's own layers, without Lambda") as caught:
+            keras_to_onnx.load(tmp_path / "own.keras")
+        assert given in caught.value.given
+
+
+def test_what_keras_cannot_read_itself_is_said_in_its_last_words(tmp_path: Path) -> None:
+    residual(norm={}, add=plus).save(tmp_path / "own.h5")
+    with pytest.raises(ModelError, match=r"Keras cannot load own\.h5") as caught:
+        keras_to_onnx.load(tmp_path / "own.h5")
+    assert "config={" not in caught.value.given
 
 
 def test_weights_alone_are_refused(tmp_path: Path) -> None:
