@@ -184,7 +184,7 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     torchscript.save(_network(parameters, row), path)
     return {
         **census(path),
-        "engine": torchscript.ENGINE if kernels else None,
+        "engine": torchscript.engine() if kernels else None,
         "support": None if kernels else unsigned_kernel_support(),
     }
 
@@ -196,7 +196,7 @@ def _network(parameters: Parameters, row: Configuration) -> Any:
 
     kernels = row.execution == "kernel"
     if kernels:
-        torch.backends.quantized.engine = torchscript.ENGINE
+        torch.backends.quantized.engine = torchscript.engine()
     dtype = torch.quint8 if row.weights_dtype == "uint8" else torch.qint8
     with torchscript.deprecations_ignored():
         return QuantizedNetwork(parameters, dtype, kernels=kernels).eval()
@@ -325,7 +325,7 @@ def unsigned_kernel_support() -> dict[str, Any]:
                 said[name] = str(error).splitlines()[0]
             else:
                 said[name] = "accepted"
-    torch.backends.quantized.engine = torchscript.ENGINE
+    torch.backends.quantized.engine = torchscript.engine()
     return {"unsigned_weights": "accepted" in said.values(), "said": said}
 
 

@@ -14,14 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from resnet8_eval.environment import is_x86
 from resnet8_eval.errors import ModelError
-
-ENGINE: Final = "x86"
-"""PyTorch's default engine, which takes oneDNN's kernels where the processor has VNNI and FBGEMM's
-elsewhere. It packs the weights when a file is read, so it must be the same for every file."""
-
 
 _BEFORE_ZIP: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files begin that ``torch.save`` wrote before it wrote zip archives."""
@@ -33,6 +29,16 @@ _DATA: Final = frozenset(
 )
 """Modules that a pickle of weights names; those of a pickled network name its classes too."""
 _NUMBERED: Final = re.compile(rb"___torch_mangle_(\d+)")
+
+
+def engine() -> Literal["x86", "qnnpack"]:
+    """The engine whose kernels run here: PyTorch's default one.
+
+    On x86 that takes oneDNN's kernels where the processor has VNNI and FBGEMM's elsewhere; there is
+    none of it for other processors, where QNNPACK's do not saturate. It packs the weights when a
+    file is read, so it must be the same for every file.
+    """
+    return "x86" if is_x86() else "qnnpack"
 
 
 def save(module: Any, path: Path) -> None:
@@ -126,11 +132,11 @@ def _pickles(path: Path) -> list[bytes | BytesIO]:
 
 
 def load(path: Path) -> Any:
-    """Read a TorchScript file, for the kernels of :data:`ENGINE`."""
+    """Read a TorchScript file, for the kernels of :func:`engine`."""
     import torch
 
     demand_network(path)
-    torch.backends.quantized.engine = ENGINE
+    torch.backends.quantized.engine = engine()
     with deprecations_ignored():
         return torch.jit.load(str(path), map_location="cpu")
 

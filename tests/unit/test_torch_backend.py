@@ -237,7 +237,28 @@ def test_an_engine_that_accepts_is_believed(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_asking_leaves_the_engine_that_this_suite_uses() -> None:
     torch_backend.unsigned_kernel_support()
-    assert torch.backends.quantized.engine == torchscript.ENGINE
+    assert torch.backends.quantized.engine == torchscript.engine()
+
+
+@pytest.mark.parametrize(
+    ("machine", "engine"),
+    [("x86_64", "x86"), ("AMD64", "x86"), ("aarch64", "qnnpack"), ("arm64", "qnnpack")],
+)
+def test_the_engine_is_the_processors(
+    monkeypatch: pytest.MonkeyPatch, machine: str, engine: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert torchscript.engine() == engine
+
+
+def test_a_model_runs_on_the_kernels_of_another_processor(
+    pipeline: Pipeline, standin_test: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QNNPACK is in torch for x86 as well; it rounds additions otherwise."""
+    monkeypatch.setattr(torchscript, "engine", lambda: "qnnpack")
+    scores = backends.scores(stored(pipeline, KERNELS), standin_test.images, threads=1)
+    here = np.load(pipeline.artifact(f"scores/{KERNELS}").path("scores.npy"))
+    assert 0 < (scores.argmax(1) != here.argmax(1)).sum() < 0.1 * len(here)
 
 
 @pytest.mark.parametrize("engine", ["fbgemm", "onednn", "x86", "qnnpack"])
