@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -264,6 +264,11 @@ class AcceptanceRun:
         from resnet8_eval.report import terminal
 
         shown = [] if self.results is None else terminal.render(self.results, width)
+        if not self.selected and self.config.inipath is None:
+            self._notes.append(
+                "No requirement test was found: this is no checkout. Those of the installed package"
+                " run with: pytest --pyargs resnet8_eval.acceptance"
+            )
         return [*shown, *self._notes, *self.folder.kept()]
 
     def prepared(self, items: Iterable[pytest.Item]) -> Any:
@@ -385,8 +390,14 @@ def is_acceptance_run(config: pytest.Config) -> bool:
     return not any(getattr(config.option, name, None) for name in _ONLY_SHOWING) and bool(
         config.getoption("--requirement")
         or milestones_asked(config)
-        or any("acceptance" in in_checkout(config, argument).parts for argument in config.args)
+        or any("acceptance" in _names(config, argument) for argument in config.args)
     )
+
+
+def _names(config: pytest.Config, argument: str) -> Sequence[str]:
+    """The folders of an argument, or with ``--pyargs`` the packages."""
+    path = in_checkout(config, argument)
+    return path.name.split(".") if config.option.pyargs else path.parts
 
 
 def milestones_asked(config: pytest.Config) -> list[str]:

@@ -154,7 +154,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _refuse_unknown("--requirement", config.getoption("--requirement") or (), "requirement", BY_ID)
     _refuse_unknown("-m", milestones_asked(config), "milestone", MILESTONES)
     folders = [config.getoption(f"--{name}-dir") for name in ("assets", "cache", "reports")]
-    if config.inipath is None and any(folders):
+    if config.inipath is None and any(folders) and not config.option.pyargs:
         raise pytest.UsageError(
             "pytest found no configuration. Run it in the checkout, and write options that name "
             "a folder with an equals sign, such as --reports-dir=FOLDER: pytest takes a folder "

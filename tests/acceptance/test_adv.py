@@ -11,7 +11,8 @@ from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.checks import Check, at_most, equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.verdicts import Judge
-from tests.acceptance.common import BASELINE, stages
+
+from .common import BASELINE, stages
 
 MOST_APART = {8: 0.003, 4: 0.02}
 """Fewest bits of a map to the share of images that exact integers may class otherwise.

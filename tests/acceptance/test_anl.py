@@ -11,7 +11,8 @@ from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.report import words
 from resnet8_eval.requirements import FLAGGED_DROP_PP
 from resnet8_eval.verdicts import Judge
-from tests.acceptance.common import BASELINE, scores_record, source_checks, stages
+
+from .common import BASELINE, scores_record, source_checks, stages
 
 COMPARISONS = stages("compare", *CONFIGURATIONS)
 TUNINGS = stages("tuning", *(tuned for _, tuned in configurations.tunings()))

@@ -8,7 +8,8 @@ from resnet8_eval import configurations
 from resnet8_eval.checks import at_most, equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.verdicts import Judge
-from tests.acceptance.common import stages
+
+from .common import stages
 
 FLOAT32 = 2.0**-23
 """Relative precision of what is fed."""

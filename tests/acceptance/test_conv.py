@@ -7,7 +7,8 @@ import pytest
 from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.verdicts import Judge
-from tests.acceptance.common import known_facts
+
+from .common import known_facts
 
 
 def is_duration(seconds: object) -> bool:

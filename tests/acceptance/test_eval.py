@@ -11,7 +11,8 @@ from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import ANSWERED_IMAGES, MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.verdicts import Judge
-from tests.acceptance.common import (
+
+from .common import (
     BASELINE,
     ONNX,
     fact_checks,

@@ -7,7 +7,8 @@ import pytest
 from resnet8_eval import configurations
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.verdicts import Judge
-from tests.acceptance.common import (
+
+from .common import (
     judge_deltas,
     judge_quantized,
     judge_whole_test_set,

@@ -7,7 +7,8 @@ import pytest
 from resnet8_eval.checks import equal, from_records
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.verdicts import Judge
-from tests.acceptance.common import (
+
+from .common import (
     TORCH,
     fact_checks,
     judge_classes,
