@@ -101,8 +101,8 @@ def unsigned(path: Path) -> bytes | str:
     as it is stored.
 
     x86 multiplies unsigned by signed bytes. For signed by signed bytes ONNX Runtime has no vector
-    kernel on x86, and takes nine times as long (``docs/performance.md``). In a default session it
-    makes the same change itself, but not for tensors that are read twice.
+    kernel on x86, and takes seven to ten times as long (``docs/performance.md``). In a default
+    session it makes the same change itself, but not for tensors that are read twice.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def _lowered(found: ConfigurationResult) -> str:
 
 _SIGNED_KERNELS: Final = (
     "The session option session.qdqisint8allowed alone keeps them in integers too, in kernels "
-    "that took about nine times as long when they were measured (docs/performance.md)."
+    "that take seven to ten times as long, depending on the processor (docs/performance.md)."
 )
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from resnet8_eval import backends, configurations
-from resnet8_eval.backends import StoredTensor
+from resnet8_eval.backends import StoredTensor, torchscript
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.integers import ExactNetwork, Rounding, rounding
-from resnet8_eval.network import Convolution, Dense
+from resnet8_eval.network import Convolution, Dense, Pooling
 from resnet8_eval.pipeline import Pipeline
 from tests import small_network
 
@@ -76,6 +76,31 @@ def test_the_small_network_by_hand(steps: Rounding) -> None:
         assert off == 0
     scores = exact.scores(small_network.images(2))
     assert np.allclose(scores.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("divisor", range(1, 65))
+def test_pooling_rounds_as_pytorchs_kernel(divisor: int) -> None:
+    """By an even number, every other sum may be a half, which the last bit of a factor decides."""
+    import torch
+
+    network, stored = small_network.parsed(), stored_network()
+    (layer,) = (layer for layer in network.layers if isinstance(layer, Pooling))
+    before, zero = 0.10339506715536118, 3
+    grids = {layer.inputs[0]: before, layer.output: before * divisor / layer.area}
+    for at, entry in enumerate(stored):
+        if entry.kind == "activation" and entry.name in grids:
+            stored[at] = replace(entry, scales=[grids[entry.name]], zero_points=[zero])
+    random = np.random.default_rng(divisor)
+    x = random.integers(0, 8, (50, *layer.window, 64)).astype(np.uint8)
+    with torchscript.deprecations_ignored():
+        planes = torch._make_per_tensor_quantized_tensor(
+            torch.from_numpy(x).permute(0, 3, 1, 2), before, zero
+        )
+    kernel = torch.nn.functional.avg_pool2d(planes, layer.window, divisor_override=divisor)
+    exact = ExactNetwork(network, stored, "onednn")
+    found = exact._pooling(x.astype(np.float32) - zero, layer)
+    expected = kernel.int_repr().numpy().reshape(found.shape).astype(np.float32)
+    assert np.array_equal(found + zero, expected)
 
 
 def test_sums_that_float32_cannot_hold_are_taken_in_float64() -> None:
