@@ -347,7 +347,9 @@ def given_model(path: Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> Path:
         f"{path} cannot be used as the Keras model.",
         expected=f"a readable file that ends in {' or '.join(suffixes)}",
         given=_nature(path),
-        next_step="Correct --keras-model, or leave it out to use the MLPerf Tiny model.",
+        next_step="Load a SavedModel folder in the Keras that wrote it, and save it as .keras."
+        if path.is_dir()
+        else "Correct --keras-model, or leave it out to use the MLPerf Tiny model.",
     )
 
 
