@@ -245,25 +245,49 @@ def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
         for name in advanced.LOW_BIT
         if (record := _record(made, f"mixed/{name}")) and "checks" in record
     }
-    if not explored and choice is None:
+    fine_tuned = [found for name in advanced.FINE_TUNED if (found := _fine_tuned(made, name))]
+    if not explored and choice is None and not fine_tuned:
         return None
-    told = ("disagreements", "largest_difference")
     return {
         "granularity": explored,
         "ranges": first["ranges"] if first else {},
         "mixed": choice
         and {
             **_only(choice, "measured_on", "held_on", "parts", "fronts", "bits"),
-            "rows": [
-                {
-                    "name": name,
-                    **{k: v for k, v in row.items() if k not in ("checks", "exact_integers")},
-                    **{key: row["exact_integers"][key] for key in told},
-                }
-                for name, row in rows.items()
-            ],
+            "rows": [_low_bit(name, row) for name, row in rows.items()],
         },
+        "fine_tuned": fine_tuned,
+        "means": [
+            {"bits": bits, **mean}
+            for bits in advanced.EPOCHS
+            if (mean := _record(made, f"qat-mean/{bits}"))
+        ],
     }
+
+
+def _low_bit(name: str, row: Record) -> dict[str, Any]:
+    told = _only(row["exact_integers"], "disagreements", "largest_difference")
+    kept = {k: v for k, v in row.items() if k not in ("checks", "exact_integers", "beside")}
+    return {"name": name, **kept, **told}
+
+
+def _fine_tuned(made: Mapping[str, Artifact], name: str) -> dict[str, Any] | None:
+    trained, stored, in_torch = (
+        _record(made, f"{kind}/{name}") for kind in ("qat-training", "qat", "qat-torch")
+    )
+    if not trained or not stored:
+        return None
+    return {
+        **_low_bit(name, stored),
+        "training": _only(
+            trained, "seed", "trained_on", "validated_on", "moved_percent", "history"
+        ),
+        "beside": _only(stored["beside"], *_PAIRED),
+        "torch": in_torch and {k: v for k, v in in_torch.items() if k != "checks"},
+    }
+
+
+_PAIRED: Final = ("delta_pp", "delta_ci95_pp", "lost", "gained", "mcnemar_p")
 
 
 _FLOAT: Final = {

@@ -349,12 +349,83 @@ class Mixed(Part, frozen=True):
     rows: tuple[LowBit, ...]
 
 
+class Epoch(Part, frozen=True):
+    """What a network in training was on validation images after an epoch; at first, before any.
+
+    `loss`, the mean cross-entropy with the float network on the images that trained.
+    """
+
+    kl_nats: float
+    agreement_percent: Percent
+    loss: float | None = None
+
+
+class Training(Part, frozen=True):
+    """How a network was fine-tuned. `moved_percent` of its weights' integers changed."""
+
+    seed: Count
+    trained_on: Total
+    validated_on: Total
+    moved_percent: Percent
+    history: tuple[Epoch, ...]
+
+
+class Beside(Part, frozen=True):
+    """A fine-tuned network held against the same bits without training, on the test images."""
+
+    delta_pp: Points
+    delta_ci95_pp: tuple[float, float]
+    lost: Count
+    gained: Count
+    mcnemar_p: Probability
+
+
+class InTorch(Part, frozen=True):
+    """The same network in PyTorch's integer kernels, which hold few bits in 8.
+
+    `said`: what PyTorch said to a convolution with 4-bit weights. `other_than_onnx`: test images of
+    another class than in ONNX Runtime.
+    """
+
+    correct: Count
+    total: Total
+    weights_bytes: Total
+    model_sha256: Sha256
+    disagreements: Count
+    other_than_onnx: Count
+    said: str
+
+
+class FineTuned(LowBit, frozen=True, kw_only=True):
+    """A fine-tuned network, as it was stored and scored; `name`, its bits and place of its seed."""
+
+    training: Training
+    beside: Beside
+    torch: InTorch | None = None
+
+
+class MeanOfSeeds(Part, frozen=True):
+    """Mean of the trainings of the same bits, and its gain over those bits without training.
+
+    `gain_ci95_pp`, over the test images.
+    """
+
+    bits: str
+    seeds: Count
+    accuracy_percent: Percent
+    delta_pp: Points
+    gain_pp: Points
+    gain_ci95_pp: tuple[float, float]
+
+
 class Advanced(Part, frozen=True):
     """What milestone v1_4 measured, as far as it was asked for or made before."""
 
     granularity: tuple[Granularity, ...] = ()
     ranges: dict[str, tuple[ChannelRanges, ...]] = msgspec.field(default_factory=dict)
     mixed: Mixed | None = None
+    fine_tuned: tuple[FineTuned, ...] = ()
+    means: tuple[MeanOfSeeds, ...] = ()
 
 
 class Calibration(Part, frozen=True):

@@ -27,6 +27,8 @@ Record = dict[str, Any]
 RECORD_FILE = "record.json"
 SCHEDULING = "prepare"
 """The lock that a run holds while its lanes are at work."""
+TRAINING = "training"
+"""The folder beside the artefacts where trainings keep how far they are."""
 _PARTIAL = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -208,10 +210,11 @@ class Store:
                     if free:
                         _remove(path)
                         removed += 1
-            if (self.root / "logs").exists():
+            beside = [path for name in ("logs", TRAINING) if (path := self.root / name).exists()]
+            if beside:
                 with self._free(self._lock(SCHEDULING)) as free:
-                    if free:
-                        _remove(self.root / "logs")
+                    for path in beside if free else ():
+                        _remove(path)
             for lock in self.root.glob("locks/*.lock"):
                 with self._free(lock):
                     pass

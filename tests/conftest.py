@@ -31,7 +31,7 @@ def pipeline() -> Pipeline:
     cache = default_cache_dir()
     assets = locate("stand-in", assets_dir=None, cache_dir=cache, announce=lambda _: None)
     made = Pipeline(Settings(assets, cache))
-    apart = ("sensitivity/", "layers/", "latency", "explored/", "granularity/", "mixed/")
+    apart = ("sensitivity/", "layers/", "latency", "explored/", "granularity/", "mixed/", "qat")
     needed = [name for name in made.stages if not name.startswith(apart)]
     made.prepare(needed)
     for name in needed:

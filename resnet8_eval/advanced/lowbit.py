@@ -226,7 +226,12 @@ def judge(
 
     stored = onnxruntime.read_back(path, network)
     scores = backends.scores(path, test.images, threads=threads, execution="default")
-    exact = ExactNetwork(network, stored, "onnxruntime").scores(test.images)
+    try:
+        exact = ExactNetwork(network, stored, "onnxruntime").scores(test.images)
+        disagreements = int((scores.argmax(axis=1) != exact.argmax(axis=1)).sum())
+        furthest = float(np.abs(scores - exact).max())
+    except KeyError:  # something is not stored as integers, as the checks say
+        disagreements, furthest = len(scores), 1.0
     np.save(out / "scores.npy", scores)
     found, beside = evaluate(scores, test.labels), compare(scores, baseline, test.labels)
     sizes = weight_bytes(path)
@@ -238,9 +243,9 @@ def judge(
         "weights_bytes": sum(sizes.values()),
         "model_sha256": file_sha256(path),
         "exact_integers": {
-            "disagreements": int((scores.argmax(axis=1) != exact.argmax(axis=1)).sum()),
-            "total": len(exact),
-            "largest_difference": float(np.abs(scores - exact).max()),
+            "disagreements": disagreements,
+            "total": len(scores),
+            "largest_difference": furthest,
         },
         "checks": [check.as_dict() for check in compare_stored(stored, bits, integers, sizes)],
     }

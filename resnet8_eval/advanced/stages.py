@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any, Final
 
 from resnet8_eval import configurations
 from resnet8_eval.configurations import TUNED, Configuration
-from resnet8_eval.inputs import Inputs, Settings
-from resnet8_eval.store import Record
+from resnet8_eval.inputs import Inputs, Labelled, Settings
+from resnet8_eval.store import TRAINING, Record
 
 SEEDS: Final = 3
-"""Calibration sets that granularity is explored with: the run's seed and those after it."""
+"""Calibration sets that granularity is explored with, and trainings: the run's seed and those after
+it."""
 STATISTICS: Final = f"statistics/{TUNED.statistics}"
 CHOICE: Final = "mixed/choice"
 UNIFORM: Final = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
@@ -22,6 +24,10 @@ UNIFORM: Final = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 CHOSEN: Final = {"mixed-weights": ("weights",), "mixed": ("weights", "activations")}
 """Bits per layer: what is chosen. Where activations are not, they have 8."""
 LOW_BIT: Final = (*UNIFORM, *CHOSEN)
+EPOCHS: Final = {"W8A8": 1, "W4A8": 1, "W4A4": 3}
+"""Of fine-tuning, by bits. The fewer, the more there is to win back."""
+FINE_TUNED: Final = tuple(f"{bits}-{k}" for bits in EPOCHS for k in range(SEEDS))
+"""Bits and seed: the run's calibration seed and those after it; all start from the run's own."""
 SENSITIVITY_IMAGES: Final = 2000
 HELD_IMAGES: Final = 12000
 """Training images that costs are measured on, and others that choices are held on."""
@@ -42,6 +48,10 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
     baseline = f"scores/{configurations.baseline().name}"
     drawn = {"count": settings.calibration_count, "seed": settings.calibration_seed}
     stages: list[Made] = []
+    for bits, k in itertools.product(EPOCHS, range(SEEDS)):  # the longest
+        make = functools.partial(_trained, bits=bits, offset=k)
+        made = f"qat-training/{bits}-{k}"
+        stages.append((made, "torch", (STATISTICS,), make, train | test | drawn))
     for k in range(SEEDS):
         make = functools.partial(_explored, offset=k)
         stages.append((f"explored/{k}", "onnxruntime", ("folded",), make, train | drawn))
@@ -59,6 +69,18 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
     for name in LOW_BIT:
         make, needs = functools.partial(_low_bit, name=name), (STATISTICS, CHOICE, baseline)
         stages.append((f"mixed/{name}", "onnxruntime", needs, make, test))
+    for bits in EPOCHS:
+        rows = [f"{bits}-{k}" for k in range(SEEDS)]
+        for name in rows:
+            made, of_bits = f"qat-training/{name}", f"mixed/{bits}"
+            make = functools.partial(_fine_tuned, made=made, bits=bits)
+            needs = (made, of_bits, baseline)
+            stages.append((f"qat/{name}", "onnxruntime", needs, make, test))
+            make = functools.partial(_in_torch, made=made, bits=bits)
+            stages.append((f"qat-torch/{name}", "torch", (made, f"qat/{name}"), make, test))
+        make = functools.partial(_mean_of_seeds, bits=bits)
+        every = (*(f"qat/{name}" for name in rows), f"mixed/{bits}", baseline)
+        stages.append((f"qat-mean/{bits}", "onnxruntime", every, make, test))
     return stages
 
 
@@ -187,3 +209,109 @@ def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
             out,
             inputs.threads,
         )
+
+
+def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
+    import torch
+
+    from resnet8_eval import lanes
+    from resnet8_eval.advanced import lowbit, mixed, qat
+    from resnet8_eval.advanced.bits import Bits
+    from resnet8_eval.advanced.training import Course, train
+    from resnet8_eval.calibrate.tuned import Statistics
+
+    torch.set_num_threads(inputs.threads)
+    settings, split = inputs.settings, inputs.split("train")
+    count, seed = settings.calibration_count, settings.calibration_seed
+    training, validating = (
+        Labelled(split.images[places], split.labels[places])
+        for places in qat.divided(split.labels, count, seed)
+    )
+    made = inputs.artifacts[STATISTICS]
+    variants = mixed.variants(Statistics.load(made.folder, made.record["fed_sha256"]))
+    widths = Bits.all(variants.exact, *UNIFORM[bits])
+    course = Course(EPOCHS[bits], seed=seed + offset)
+    learned, history = train(
+        variants.at(widths),
+        widths,
+        training,
+        validating.images,
+        course,
+        settings.cache_dir / TRAINING,
+        lambda line: lanes.say(f"{bits}, seed {course.seed}: {line}"),
+    )
+    learned = lowbit.with_whole_biases(learned, widths)
+    learned.save(out)
+    lowbit.write(learned, widths, out / "model.onnx")
+    return {
+        "bits": bits,
+        "seed": course.seed,
+        "course": asdict(course),
+        "trained_on": len(training.labels),
+        "validated_on": len(validating.labels),
+        "shared": qat.shared(validating.images.pixels, training.images.pixels),
+        "in_test": qat.shared(training.images.pixels, inputs.split("test").images.pixels),
+        "history": history,
+        "moved_percent": qat.moved_percent(variants.at(widths), learned),
+    }
+
+
+def _fine_tuned(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.advanced import lowbit
+    from resnet8_eval.advanced.bits import Bits
+    from resnet8_eval.advanced.granularity import PAIRED
+    from resnet8_eval.analysis import compare
+    from resnet8_eval.calibrate.parameters import Parameters
+
+    learned = Parameters.load(inputs.artifacts[made].folder)
+    test = inputs.split("test")
+    baseline, before = (
+        np.load(inputs.path(stage, "scores.npy"))
+        for stage in (f"scores/{configurations.baseline().name}", f"mixed/{bits}")
+    )
+    record = lowbit.judge(
+        inputs.path(made, "model.onnx"),
+        learned.exact,
+        Bits.all(learned.exact, *UNIFORM[bits]),
+        learned.integers,
+        test,
+        baseline,
+        out,
+        inputs.threads,
+    )
+    beside = compare(np.load(out / "scores.npy"), before, test.labels)
+    return {**record, "beside": {key: beside[key] for key in PAIRED}}
+
+
+def _in_torch(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.advanced import qat
+    from resnet8_eval.advanced.bits import Bits
+    from resnet8_eval.calibrate.parameters import Parameters
+
+    learned = Parameters.load(inputs.artifacts[made].folder)
+    widths = Bits.all(learned.exact, *UNIFORM[bits])
+    record, scores = qat.in_torch(
+        learned, widths, out / "model.pt", inputs.split("test"), inputs.threads
+    )
+    stored = np.load(inputs.path(made.replace("qat-training", "qat"), "scores.npy"))
+    alike = scores.argmax(axis=1) == stored.argmax(axis=1)
+    return {**record, "other_than_onnx": int((~alike).sum())}
+
+
+def _mean_of_seeds(inputs: Inputs, out: Path, *, bits: str) -> Record:
+    import numpy as np
+
+    from resnet8_eval.advanced.qat import mean_of_seeds
+
+    del out
+    scores = {stage: np.load(inputs.path(stage, "scores.npy")) for stage in inputs.artifacts}
+    return mean_of_seeds(
+        [found for stage, found in scores.items() if stage.startswith("qat/")],
+        scores[f"mixed/{bits}"],
+        scores[f"scores/{configurations.baseline().name}"],
+        inputs.split("test").labels,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -163,7 +163,9 @@ def _lowering(path: Path, example: tuple[Any, ...]) -> dict[str, Any]:
     return {"images": len(expected), "differing": int((found != expected).sum()), "said": None}
 
 
-def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
+def write(
+    parameters: Parameters, row: Configuration, path: Path, levels: Mapping[str, int] = {}
+) -> Record:
     """Build a quantized network and save it as TorchScript.
 
     Parameters
@@ -174,6 +176,8 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
         A row of this framework.
     path
         Where to write the ``.pt`` file; read it with ``torch.jit.load``.
+    levels
+        Map to the largest integer of its grid, where that is not 255.
 
     Returns
     -------
@@ -181,7 +185,7 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
         As :func:`census`, ``engine``, and ``support`` (see :func:`unsigned_kernel_support`).
     """
     kernels = row.execution == "kernel"
-    torchscript.save(_network(parameters, row), path)
+    torchscript.save(_network(parameters, row, levels), path)
     return {
         **census(path),
         "engine": torchscript.engine() if kernels else None,
@@ -189,7 +193,7 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     }
 
 
-def _network(parameters: Parameters, row: Configuration) -> Any:
+def _network(parameters: Parameters, row: Configuration, levels: Mapping[str, int] = {}) -> Any:
     import torch
 
     from resnet8_eval.backends.torch_network import QuantizedNetwork
@@ -199,7 +203,7 @@ def _network(parameters: Parameters, row: Configuration) -> Any:
         torch.backends.quantized.engine = torchscript.engine()
     dtype = torch.quint8 if row.weights_dtype == "uint8" else torch.qint8
     with torchscript.deprecations_ignored():
-        return QuantizedNetwork(parameters, dtype, kernels=kernels).eval()
+        return QuantizedNetwork(parameters, dtype, kernels=kernels, levels=levels).eval()
 
 
 def weights_bytes(path: Path) -> int:
@@ -409,18 +413,22 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
             )
         values = bias.detach().numpy().astype(np.float64)
         found.append(StoredTensor(layer.weight, "bias", "float32", None, [], [], values))
-    grids = []
+    grids: list[tuple[str, float, int]] = []
     for node in module.inlined_graph.nodes():
         inputs = list(node.inputs())
         operator = node.kind().partition("::")[2]
         if operator in ("quantize_per_tensor", "_make_per_tensor_quantized_tensor"):
-            grids.append([value.toIValue() for value in inputs[1:3]])
+            grids.append(("uint8", *(value.toIValue() for value in inputs[1:3])))
         elif node.kind().startswith("quantized::"):
-            grids.append([value.toIValue() for value in inputs[2:4]])
+            grids.append(("uint8", *(value.toIValue() for value in inputs[2:4])))
+        elif operator == "clamp":  # 8 bits hold the integers of fewer
+            _, scale, zero_point = grids[-1]
+            levels = round(inputs[2].toIValue() / scale) + zero_point
+            grids[-1] = (f"uint{levels.bit_length()}", scale, zero_point)
     names = [network.input, *(layer.output for layer in network.maps)]
-    for name, (scale, zero_point) in zip(names, grids, strict=True):
+    for name, (dtype, scale, zero_point) in zip(names, grids, strict=True):
         grid = [float(scale)], [int(zero_point)]
-        found.append(StoredTensor(name, "activation", "uint8", None, *grid))
+        found.append(StoredTensor(name, "activation", dtype, None, *grid))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,16 +38,26 @@ class QuantizedNetwork(nn.Module):
         ``torch.qint8``, or ``torch.quint8`` with zero point 128.
     kernels
         Whether to use the integer kernels, which take ``torch.qint8`` weights alone.
+    levels
+        Map to the largest integer of its grid, where that is not 255. There is no narrower type;
+        its integers are held to so many.
     """
 
     def __init__(
-        self, parameters: Parameters, weights_dtype: torch.dtype, *, kernels: bool
+        self,
+        parameters: Parameters,
+        weights_dtype: torch.dtype,
+        *,
+        kernels: bool,
+        levels: Mapping[str, int] = {},
     ) -> None:
         super().__init__()
         self._network = parameters.rounded
         self._kernels = kernels
+        self._levels = {name: most for name, most in levels.items() if most < 255}
         self._grids = {
-            name: Grid(*grid(low, high)) for name, (low, high) in parameters.activations.items()
+            name: Grid(*grid(low, high, levels.get(name, 255)))
+            for name, (low, high) in parameters.activations.items()
         }
         self._divisors = {
             layer.name: self._pinned(layer)
@@ -84,8 +94,11 @@ class QuantizedNetwork(nn.Module):
                     y = self._add(x, values[layer.inputs[1]], layer)
                 case Pooling():
                     y = self._pool(x, layer)
-                    values[layer.flat] = y.flatten(1)
+            if layer.output in self._levels:
+                y = self._held(y, layer.output)
             values[layer.output] = y
+            if isinstance(layer, Pooling):
+                values[layer.flat] = y.flatten(1)
         if network.softmax:
             values[network.output] = values[network.dense.output].softmax(-1)
         return values
@@ -106,6 +119,10 @@ class QuantizedNetwork(nn.Module):
             return add(a, b, *out)
         total = a.dequantize() + b.dequantize()
         return torch.quantize_per_tensor(total.relu() if relu else total, *out, torch.quint8)
+
+    def _held(self, y: torch.Tensor, name: str) -> torch.Tensor:
+        scale, zero_point = self._grids[name]
+        return y.clamp(-zero_point * scale, (self._levels[name] - zero_point) * scale)
 
     def _pinned(self, layer: Pooling) -> int:
         """The whole number that the integer kernel divides by to reach the pooled grid.

@@ -1,14 +1,23 @@
-"""Milestone v1_4: granularity, and bits per layer."""
+"""Milestone v1_4: granularity, bits per layer, and fine-tuning."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, Final
 
-from resnet8_eval.record import Advanced, Front, Granularity, Mixed, Results
+from resnet8_eval.record import (
+    Advanced,
+    FineTuned,
+    Front,
+    Granularity,
+    MeanOfSeeds,
+    Mixed,
+    Results,
+)
 from resnet8_eval.report import words
 from resnet8_eval.report.charts import Axis, Drawing
 from resnet8_eval.report.layers import short_names
+from resnet8_eval.requirements import FINE_TUNED_WITHIN_PP
 
 GRANULARITY: Final = (
     "Quantizer and cell",
@@ -31,6 +40,31 @@ LOW_BIT: Final = (
     "Weights, bytes",
     "Exact integers differ on",
 )
+FINE_TUNED: Final = (
+    "Bits",
+    "Seed",
+    "Accuracy, %",
+    "Correct",
+    "Delta, pp",
+    "95 % interval, pp",
+    "Agreement, %",
+    "Over no training, pp",
+    "95 % interval, pp",
+    "McNemar p",
+    "KL on validation images: before → after",
+    "Exact integers differ on",
+    "PyTorch: correct",
+    "PyTorch: other class than ONNX Runtime",
+)
+MEANS: Final = (
+    "Bits",
+    "Seeds",
+    "Mean accuracy, %",
+    "Delta, pp",
+    "Target, pp",
+    "Over no training, pp",
+    "95 % interval, pp",
+)
 _HEIGHT: Final = 250
 
 
@@ -49,7 +83,47 @@ def advanced(results: Results) -> dict[str, Any] | None:
         "low_bit": low_bit(mixed) if mixed else [],
         "fronts": {name: front(entry) for name, entry in mixed.fronts.items()} if mixed else {},
         "bits": bits(mixed) if mixed else None,
+        "fine_tuned_headers": FINE_TUNED,
+        "fine_tuned": [_fine_tuned(row) for row in found.fine_tuned],
+        "training": found.fine_tuned[0].training if found.fine_tuned else None,
+        "said": next((row.torch.said for row in found.fine_tuned if row.torch), None),
+        "means_headers": MEANS,
+        "means": [_mean(mean) for mean in found.means],
     }
+
+
+def _fine_tuned(row: FineTuned) -> list[str]:
+    other = row.torch
+    history = row.training.history
+    return [
+        row.name.rpartition("-")[0],
+        str(row.training.seed),
+        words.percent(row.accuracy_percent),
+        f"{row.correct}/{row.total}",
+        words.signed(row.delta_pp),
+        words.delta_interval(row.delta_ci95_pp),
+        words.percent(row.agreement_percent),
+        words.signed(row.beside.delta_pp),
+        words.delta_interval(row.beside.delta_ci95_pp),
+        words.p_value(row.beside.mcnemar_p),
+        f"{history[0].kl_nats:.4f} → {history[-1].kl_nats:.4f}",
+        f"{row.disagreements}/{row.total}",
+        f"{other.correct}/{other.total}" if other else "",
+        f"{other.other_than_onnx}/{other.total}" if other else "",
+    ]
+
+
+def _mean(mean: MeanOfSeeds) -> list[str]:
+    within = FINE_TUNED_WITHIN_PP.get(mean.bits)
+    return [
+        mean.bits,
+        str(mean.seeds),
+        words.percent(mean.accuracy_percent),
+        words.signed(mean.delta_pp),
+        "no worse" if within is None else f"{words.signed(-within)} and better",
+        words.signed(mean.gain_pp),
+        words.delta_interval(mean.gain_ci95_pp),
+    ]
 
 
 def _granularity(entry: Granularity) -> list[str]:

@@ -1,4 +1,4 @@
-"""ADV-02 and ADV-03: granularity, and bits per layer. They run only where they are asked for."""
+"""ADV-01 to ADV-03: fine-tuning, granularity, bits per layer. They run only where asked for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from resnet8_eval import configurations
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.checks import Check, at_most, equal, from_records
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FINE_TUNED_WITHIN_PP
 from resnet8_eval.verdicts import Judge
 
 from .common import BASELINE, stages
@@ -21,6 +22,63 @@ At 8 bits a session sums integers; layers of 4 bits are summed in float32, where
 half may fall on the other side. Means of maps often lie on a half where one 4-bit grid divides
 another's: measured 1 of 10,000 on the pretrained model, 27 of 2000 on the stand-in.
 """
+
+
+@pytest.mark.requirement(
+    "ADV-01",
+    needs=[
+        *(f"{kind}/{name}" for kind in ("qat", "qat-torch") for name in advanced.FINE_TUNED),
+        *(f"qat-mean/{bits}" for bits in advanced.EPOCHS),
+    ],
+)
+def test_adv_01_quantization_aware_training(requirement: Judge, run: Pipeline) -> None:
+    """Stored files of every seed, in both frameworks; no image shared; targets by paired test."""
+    checks, sums = [], set()
+    for name in advanced.FINE_TUNED:
+        bits, k = name.rsplit("-", 1)
+        trained = run.artifact(f"qat-training/{name}").record
+        for says, expected, found in (
+            ("bits", bits, trained["bits"]),
+            ("seed", run.settings.calibration_seed + int(k), trained["seed"]),
+            ("epochs", advanced.EPOCHS[bits], len(trained["history"]) - 1),
+            ("validating images that trained as well", 0, trained["shared"]),
+            ("training images that are test images", 0, trained["in_test"]),
+        ):
+            checks.append(equal(f"{name}, {says}", expected, found))
+        moved = trained["moved_percent"]
+        checks.append(
+            Check(f"{name}, weights that training changed", "some", f"{moved:.1f} %", moved > 0)
+        )
+        record, other = (run.artifact(f"{kind}/{name}").record for kind in ("qat", "qat-torch"))
+        sums.add(record["model_sha256"])
+        for check in from_records([*record["checks"], *other["checks"]]):
+            checks.append(replace(check, name=f"{name}, {check.name}"))
+        whole = record["exact_integers"]
+        most = MOST_APART[advanced.UNIFORM[bits][1]]
+        for framework, apart in (
+            ("ONNX Runtime", whole["disagreements"]),
+            ("PyTorch", other["disagreements"]),
+        ):
+            label = f"{name}, share of images that exact integers class otherwise, {framework}"
+            checks.append(at_most(label, most, apart / whole["total"]))
+    checks.append(equal("stored networks that differ", len(advanced.FINE_TUNED), len(sums)))
+    targets = []
+    for bits in advanced.EPOCHS:
+        mean = run.artifact(f"qat-mean/{bits}").record
+        lost, (low, high) = -mean["delta_pp"], mean["gain_ci95_pp"]
+        if bits in FINE_TUNED_WITHIN_PP:
+            within = FINE_TUNED_WITHIN_PP[bits]
+            targets.append(at_most(f"{bits}, points lost, mean of the seeds", within, lost))
+        least = 0.0 if bits in FINE_TUNED_WITHIN_PP else -EQUIVALENCE_MARGIN_PP
+        targets.append(
+            Check(
+                f"{bits}, gain over no training in points, mean of the seeds",
+                f"95 % interval above {least:g}",
+                f"{mean['gain_pp']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                low > least,
+            )
+        )
+    requirement.judge(sum(target.ok for target in targets), [*checks, *targets])
 
 
 @pytest.mark.requirement("ADV-02", needs=advanced.explorations())

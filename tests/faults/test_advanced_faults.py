@@ -19,7 +19,7 @@ Records = dict[str, Any]
 
 
 def honest() -> Records:
-    """Records that meet both requirements."""
+    """Records that meet all three requirements."""
     records: Records = {"scores/keras-float32": {"total": 100, "accuracy_percent": 87.0}}
     stages = iter(advanced.explorations())
     for seed in range(advanced.SEEDS):
@@ -48,13 +48,37 @@ def honest() -> Records:
             "word": "equivalent",
             "weights_bytes": 100 if name == "W8A8" else 60,
         }
+    for name in advanced.FINE_TUNED:
+        label, k = name.split("-")
+        records[f"qat-training/{name}"] = {
+            "bits": label,
+            "seed": int(k),
+            "shared": 0,
+            "in_test": 0,
+            "history": [{}] * (advanced.EPOCHS[label] + 1),
+            "moved_percent": 12.5,
+        }
+        checks = [equal("types", 1, 1).as_dict()]
+        records[f"qat/{name}"] = {
+            "model_sha256": name,
+            "checks": checks,
+            "exact_integers": {"disagreements": 0, "total": 100},
+        }
+        records[f"qat-torch/{name}"] = {"disagreements": 0, "checks": checks}
+    for label in advanced.EPOCHS:
+        mean = {"delta_pp": -0.1, "gain_pp": 0.5, "gain_ci95_pp": [0.1, 0.9]}
+        records[f"qat-mean/{label}"] = mean
     return records
 
 
 def said(requirement_id: str, records: Records) -> str:
     """Why the requirement is not met by these records; empty where it is."""
-    run = SimpleNamespace(artifact=lambda stage: SimpleNamespace(record=records[stage]))
+    run = SimpleNamespace(
+        artifact=lambda stage: SimpleNamespace(record=records[stage]),
+        settings=SimpleNamespace(calibration_seed=0),
+    )
     test = {
+        "ADV-01": test_adv.test_adv_01_quantization_aware_training,
         "ADV-02": test_adv.test_adv_02_granularity,
         "ADV-03": test_adv.test_adv_03_mixed_precision,
     }
@@ -63,7 +87,7 @@ def said(requirement_id: str, records: Records) -> str:
     return shortfall(BY_ID[requirement_id], item.user_properties)
 
 
-@pytest.mark.parametrize("requirement_id", ["ADV-02", "ADV-03"])
+@pytest.mark.parametrize("requirement_id", ["ADV-01", "ADV-02", "ADV-03"])
 def test_honest_records_meet_them(requirement_id: str) -> None:
     assert said(requirement_id, honest()) == ""
 
@@ -74,6 +98,71 @@ def first(records: Records) -> Records:
 
 
 FAULTS: dict[str, tuple[str, Callable[[Records], object], str]] = {
+    "a training image among those that validate": (
+        "ADV-01",
+        lambda r: r["qat-training/W4A4-1"].update(shared=1),
+        "W4A4-1, validating images that trained as well",
+    ),
+    "a test image among those that train": (
+        "ADV-01",
+        lambda r: r["qat-training/W4A8-0"].update(in_test=1),
+        "W4A8-0, training images that are test images",
+    ),
+    "nothing was trained": (
+        "ADV-01",
+        lambda r: r["qat-training/W4A4-0"].update(moved_percent=0.0),
+        "W4A4-0, weights that training changed",
+    ),
+    "a training that was not finished": (
+        "ADV-01",
+        lambda r: r["qat-training/W4A4-0"]["history"].pop(),
+        "W4A4-0, epochs",
+    ),
+    "other bits than its label": (
+        "ADV-01",
+        lambda r: r["qat-training/W4A4-0"].update(bits="W8A8"),
+        "W4A4-0, bits",
+    ),
+    "one training for all seeds": (
+        "ADV-01",
+        lambda r: [r[f"qat/{name}"].update(model_sha256="") for name in advanced.FINE_TUNED],
+        "stored networks that differ",
+    ),
+    "the seed of another": (
+        "ADV-01",
+        lambda r: r["qat-training/W4A8-2"].update(seed=0),
+        "W4A8-2, seed",
+    ),
+    "a fine-tuned file that stores something else": (
+        "ADV-01",
+        lambda r: r["qat/W4A4-2"].update(checks=[equal("bits of a layer", 4, 8).as_dict()]),
+        "W4A4-2, bits of a layer",
+    ),
+    "a PyTorch file that stores something else": (
+        "ADV-01",
+        lambda r: r["qat-torch/W8A8-2"].update(checks=[equal("grids", 1, 2).as_dict()]),
+        "W8A8-2, grids",
+    ),
+    "a PyTorch file that computes something else": (
+        "ADV-01",
+        lambda r: r["qat-torch/W8A8-0"].update(disagreements=1),
+        "exact integers class otherwise, PyTorch",
+    ),
+    "too much lost": (
+        "ADV-01",
+        lambda r: r["qat-mean/W4A4"].update(delta_pp=-1.51),
+        "measured 4",
+    ),
+    "no better than without training": (
+        "ADV-01",
+        lambda r: r["qat-mean/W4A8"].update(gain_ci95_pp=[-0.01, 0.9]),
+        "W4A8, gain over no training",
+    ),
+    "8 bits worse than without training": (
+        "ADV-01",
+        lambda r: r["qat-mean/W8A8"].update(gain_ci95_pp=[-0.6, 0.1]),
+        "W8A8, gain over no training",
+    ),
     "per-tensor under a per-channel label": (
         "ADV-02",
         lambda r: first(r)["cells"][1].update(scales=[1, 1]),

@@ -82,7 +82,7 @@ JUDGING = [
     *(f"proof/{row.name}" for row in configurations.calibrated()),
     *(f"compare/{row.name}" for row in CONFIGURATIONS),
 ]
-ON_DEMAND = ("explored/", "mixed/", "granularity/")
+ON_DEMAND = ("explored/", "mixed/", "granularity/", "qat")
 READERS = {
     "the model": ["onnx", "latency", "preprocessings", *SCORES],
     "data_batch_4": ["calibration", "preprocessings", *COSTS],

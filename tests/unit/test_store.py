@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from resnet8_eval.errors import StageError
-from resnet8_eval.store import RECORD_FILE, Artifact, Store, digest, file_sha256, size
+from resnet8_eval.store import RECORD_FILE, TRAINING, Artifact, Store, digest, file_sha256, size
 
 KEY = digest("a key")
 
@@ -252,12 +252,15 @@ def test_clear_leaves_nothing_but_what_others_hold(store: Store) -> None:
     logs = store.root / "logs"
     logs.mkdir()
     (logs / "keras-1.log").touch()
+    training = store.root / TRAINING
+    training.mkdir()
     with store.lock("prepare"), store.lock("unrelated"):
         assert store.clear() == 2
         assert [path.name for path in logs.iterdir()] == ["keras-1.log"]  # lanes are at work
         assert {path.stem for path in store.root.glob("locks/*")} == {"prepare", "unrelated"}
     assert store.clear() == 0
     assert not logs.exists()
+    assert not training.exists()
     assert list(store.root.glob("locks/*")) == []
 
 

@@ -31,7 +31,7 @@ print(json.dumps([int(status), int(counters["rchar"]), sorted(sys.modules)]))
 MEGABYTE = 10**6
 APART = {
     *("onnx", "torch", "sensitivity", "layers", "latency"),
-    *("explored", "granularity", "mixed"),
+    *("explored", "granularity", "mixed", "qat", "qat-training", "qat-torch", "qat-mean"),
 }
 
 

@@ -1,0 +1,184 @@
+"""Fine-tuned networks: which images train, and what their stored files are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval import calibration, statistics
+from resnet8_eval.advanced.bits import Bits
+from resnet8_eval.calibrate.parameters import Parameters, grid
+from resnet8_eval.checks import equal
+from resnet8_eval.configurations import Configuration
+from resnet8_eval.inputs import Labelled
+from resnet8_eval.store import Record, file_sha256
+
+VALIDATING: Final = 5000
+"""Training images that do not train; of few, a tenth."""
+
+
+def divided(
+    labels: NDArray[np.integer], count: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which training images train, and which validate; those that calibrated train as well.
+
+    Parameters
+    ----------
+    labels
+        Of the training split, (N,).
+    count, seed
+        Of the calibration set.
+
+    Returns
+    -------
+    training, validating : ndarray
+        int64, ascending positions, every image once.
+    """
+    _, validating = calibration.split(labels, count, seed, min(VALIDATING, len(labels) // 10))
+    return np.setdiff1d(np.arange(len(labels)), validating), validating
+
+
+def shared(some: NDArray[np.uint8], others: NDArray[np.uint8]) -> int:
+    """How many of some images are, pixel for pixel, among others."""
+    known = {image.tobytes() for image in others}
+    return sum(image.tobytes() in known for image in some)
+
+
+def moved_percent(before: Parameters, after: Parameters) -> float:
+    """Share of the weights' integers that training changed."""
+    changed = sum(int((before.integers[n] != v).sum()) for n, v in after.integers.items())
+    return 100 * changed / sum(values.size for values in after.integers.values())
+
+
+def in_torch(
+    parameters: Parameters, bits: Bits, path: Path, test: Labelled, threads: int
+) -> tuple[Record, NDArray[np.float32]]:
+    """Write a network of few bits for PyTorch, read it back, and hold it against exact integers.
+
+    PyTorch's integer kernels take weights of 8 bits alone; what they say to 4 is recorded. So 8
+    bits hold the integers of fewer, and maps are held to the levels that they have.
+
+    Parameters
+    ----------
+    parameters
+        What was learned.
+    bits
+        Of each layer.
+    path
+        Where to write the ``.pt`` file.
+    test
+        Images and labels.
+    threads
+        Threads for PyTorch.
+
+    Returns
+    -------
+    record : dict
+        ``correct``, ``total``, ``model_sha256``, ``weights_bytes`` (with biases),
+        ``disagreements`` with exact integers, ``said`` of 4-bit weights, and ``checks``.
+    scores : ndarray
+        float32 (N, 10).
+    """
+    from resnet8_eval import backends
+    from resnet8_eval.backends import torch as backend
+    from resnet8_eval.integers import ExactNetwork, rounding
+
+    row = Configuration("torch", "int8", "int8", "uint8")
+    levels = bits.levels()
+    backend.write(parameters, row, path, levels)
+    stored = backend.read_back(path, parameters.rounded)
+    scores = backends.scores(path, test.images, threads=threads)
+    exact = ExactNetwork(parameters.rounded, stored, rounding("torch")).scores(test.images)
+    weights = {entry.name: entry.values for entry in stored if entry.kind == "weight"}
+    maps = {entry.name: entry for entry in stored if entry.kind == "activation"}
+    decided = {name: grid(*parameters.activations[name], most) for name, most in levels.items()}
+    checks = [
+        equal(
+            "PyTorch, weights whose stored integers are not those decided",
+            [],
+            [
+                n
+                for n, v in parameters.integers.items()
+                if not np.array_equal(np.asarray(weights[n]), v)
+            ],
+        ),
+        equal(
+            "PyTorch, maps with another grid than was decided",
+            [],
+            [
+                name
+                for name, (scale, zero_point) in decided.items()
+                if maps[name].dtype != f"uint{bits.activations[name]}"
+                or maps[name].zero_points != [zero_point]
+                or not np.isclose(maps[name].scales[0], scale, rtol=1e-6, atol=0)
+            ],
+        ),
+    ]
+    return {
+        "correct": int((scores.argmax(axis=1) == test.labels).sum()),
+        "total": len(scores),
+        "model_sha256": file_sha256(path),
+        "weights_bytes": backend.weights_bytes(path),
+        "disagreements": int((scores.argmax(axis=1) != exact.argmax(axis=1)).sum()),
+        "said": four_bits(),
+        "checks": [check.as_dict() for check in checks],
+    }, scores
+
+
+def four_bits() -> str:
+    """What the installed PyTorch says to an integer convolution with 4-bit weights."""
+    import torch
+
+    from resnet8_eval.backends import torchscript
+
+    with torchscript.deprecations_ignored():
+        ones = torch.ones(8, 8, 1, 1)
+        try:
+            weight = torch.quantize_per_channel(
+                ones, torch.ones(8), torch.zeros(8), 0, torch.quint4x2
+            )
+            torch.ops.quantized.conv2d_prepack(weight, torch.zeros(8), [1, 1], [0, 0], [1, 1], 1)
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+    return "accepted"
+
+
+def mean_of_seeds(
+    scores: Sequence[NDArray[np.float32]],
+    before: NDArray[np.float32],
+    baseline: NDArray[np.float32],
+    labels: NDArray[np.integer],
+) -> dict[str, Any]:
+    """Hold the mean of several trainings against the same bits without any, image by image.
+
+    Parameters
+    ----------
+    scores
+        (N, 10) of each training.
+    before, baseline
+        Of the same bits after post-training quantization, and of float32.
+    labels
+        Of the images, (N,).
+
+    Returns
+    -------
+    dict
+        ``accuracy_percent``, mean of the seeds; ``delta_pp`` from the baseline; ``gain_pp`` over
+        post-training quantization and ``gain_ci95_pp``, the interval of the mean over images of
+        how often the trainings are right less whether `before` is.
+    """
+    rights = np.mean([one.argmax(axis=1) == labels for one in scores], axis=0)
+    right_before, right = (one.argmax(axis=1) == labels for one in (before, baseline))
+    gains = rights - right_before
+    low, high = statistics.mean_interval(gains)
+    return {
+        "seeds": len(scores),
+        "accuracy_percent": 100 * float(rights.mean()),
+        "delta_pp": 100 * float(rights.mean() - right.mean()),
+        "gain_pp": 100 * float(gains.mean()),
+        "gain_ci95_pp": [100 * low, 100 * high],
+    }

@@ -1,0 +1,108 @@
+"""The section on milestone v1_4: what was fine-tuned, as the report shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resnet8_eval.report import advanced, html
+from tests.unit.report_samples import all_met, record
+
+
+def fine_tuned(name: str, seed: int, *, in_torch: bool = True) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "correct": 8560,
+        "total": 10000,
+        "accuracy_percent": 85.6,
+        "accuracy_ci95_percent": [84.9, 86.3],
+        "delta_pp": -1.59,
+        "delta_ci95_pp": [-2.1, -1.1],
+        "lost": 400,
+        "gained": 241,
+        "mcnemar_p": 0.0001,
+        "agreement_percent": 92.3,
+        "divergence": {"largest": 0.9, "mean": 0.01, "kl_nats": 0.12},
+        "word": "degraded",
+        "size_bytes": 60000,
+        "weights_bytes": 38680,
+        "model_sha256": "a" * 64,
+        "disagreements": 3,
+        "largest_difference": 0.001,
+        "training": {
+            "seed": seed,
+            "trained_on": 45000,
+            "validated_on": 5000,
+            "moved_percent": 20.5,
+            "history": [
+                {"kl_nats": 0.117, "agreement_percent": 92.0},
+                {"kl_nats": 0.09, "agreement_percent": 92.5, "loss": 0.36},
+            ],
+        },
+        "beside": {
+            "delta_pp": 1.94,
+            "delta_ci95_pp": [1.4, 2.5],
+            "lost": 200,
+            "gained": 394,
+            "mcnemar_p": 0.00001,
+        },
+    }
+    if in_torch:
+        row["torch"] = {
+            "correct": 8559,
+            "total": 10000,
+            "weights_bytes": 78000,
+            "model_sha256": "b" * 64,
+            "disagreements": 0,
+            "other_than_onnx": 17,
+            "said": "Unsupported qscheme: <one>",
+        }
+    return row
+
+
+def results() -> dict[str, Any]:
+    raw = all_met()
+    raw["advanced"] = {
+        "granularity": [],
+        "ranges": {},
+        "mixed": None,
+        "fine_tuned": [fine_tuned("W4A4-0", 7), fine_tuned("W4A8-0", 7, in_torch=False)],
+        "means": [
+            {
+                "bits": bits,
+                "seeds": 3,
+                "accuracy_percent": 85.7,
+                "delta_pp": -1.49,
+                "gain_pp": 2.0,
+                "gain_ci95_pp": [1.5, 2.5],
+            }
+            for bits in ("W8A8", "W4A4")
+        ],
+    }
+    return raw
+
+
+def test_each_training_is_a_line_and_so_is_each_mean() -> None:
+    found = advanced.advanced(record(results()))
+    assert found is not None
+    first, second = found["fine_tuned"]
+    assert len(first) == len(second) == len(found["fine_tuned_headers"])
+    assert first[:4] == ["W4A4", "7", "85.60", "8560/10000"]
+    assert first[-4:] == ["0.1170 → 0.0900", "3/10000", "8559/10000", "17/10000"]
+    assert second[-2:] == ["", ""]
+    whole, few = found["means"]
+    assert len(few) == len(found["means_headers"])
+    assert whole[4] == "no worse"
+    assert few[4] == "−1.50 and better"
+
+
+def test_the_page_says_who_taught_and_what_pytorch_cannot_hold() -> None:
+    text = html.page(record(results()))
+    assert 'id="fine-tuned"' in text
+    assert "45000 training images" in text
+    assert "Unsupported qscheme: &lt;one&gt;" in text
+
+
+def test_nothing_is_said_of_what_was_not_trained() -> None:
+    raw = results()
+    raw["advanced"] |= {"fine_tuned": [], "means": []}
+    assert 'id="fine-tuned"' not in html.page(record(raw))
