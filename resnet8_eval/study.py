@@ -28,6 +28,7 @@ from resnet8_eval import backends, configurations, environment, preprocess
 from resnet8_eval.analysis import divergence
 from resnet8_eval.configurations import STOCK, TUNED, Recipe
 from resnet8_eval.evaluate import probabilities, softmax
+from resnet8_eval.inputs import Labelled
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import Feed, Preprocessing
 from resnet8_eval.store import Store, digest
@@ -54,7 +55,7 @@ class Task:
     Attributes
     ----------
     kind
-        ``"recipes"`` or ``"bits"``.
+        ``"recipes"``, ``"bits"``, or ``"few"`` for few bits as v1_4 makes them.
     count, seed
         Of the calibration set.
     recipe
@@ -62,7 +63,9 @@ class Task:
     cells
         Names of the rows to quantize and run (``"recipes"``).
     weight_bits, activation_bits
-        For ``"bits"``, in simulated arithmetic.
+        For ``"bits"`` and ``"few"``, in simulated arithmetic.
+    epochs
+        Of fine-tuning, for ``"few"``.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class Task:
     cells: tuple[str, ...] = ()
     weight_bits: int = 8
     activation_bits: int = 8
+    epochs: int = 0
 
     def describe(self) -> dict[str, Any]:
         """Built-in types that decide the task's result."""
@@ -90,12 +94,15 @@ class Images:
         N images and integers (N,).
     reference
         float32 probabilities (N, 10) of the float32 network for `judged`.
+    training
+        Images and labels to fine-tune on, where that is asked for; none of them is judged.
     """
 
     calibration: preprocess.Images
     judged: preprocess.Images
     labels: NDArray[np.integer]
     reference: NDArray[np.float32]
+    training: Labelled | None = None
 
 
 def recipe_tasks(
@@ -140,6 +147,22 @@ def bit_tasks(bits: Sequence[int], count: int, seed: int) -> list[Task]:
     ]
 
 
+def few_bit_tasks(epochs: Sequence[int], count: int, seeds: Sequence[int]) -> list[Task]:
+    """Weights and activations of 4 and 8 bits, each with so many epochs of fine-tuning.
+
+    Parameters
+    ----------
+    epochs
+        0 is post-training quantization.
+    count, seeds
+        Of the calibration sets; a seed is that of the training as well.
+    """
+    return [
+        Task("few", count, seed, TUNED, (), weights, activations, some)
+        for some, seed, weights, activations in product(epochs, seeds, (4, 8), (4, 8))
+    ]
+
+
 def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
     """Calibrate, quantize and judge; runs in a worker and touches nothing but scratch files.
 
@@ -165,6 +188,8 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         folder = Path(scratch)
         if task.kind == "bits":
             return [_simulate(task, _collected(folded, images, task.recipe), folder, images)]
+        if task.kind == "few":
+            return [_few_bits(task, _collected(folded, images, task.recipe), folder, images)]
 
         @functools.cache
         def parameters(limit: int) -> Parameters:
@@ -252,6 +277,27 @@ def _simulate(task: Task, collected: Any, folder: Path, images: Images) -> Row:
         "seed": task.seed,
         **judge(softmax(simulation.logits(images.judged)), images),
     }
+
+
+def _few_bits(task: Task, collected: Any, folder: Path, images: Images) -> Row:
+    import torch
+
+    from resnet8_eval.advanced import lowbit, mixed
+    from resnet8_eval.advanced.bits import Bits
+    from resnet8_eval.advanced.training import Course, train
+    from resnet8_eval.simulate import Simulation
+
+    torch.set_num_threads(1)
+    variants = mixed.variants(collected)
+    bits = Bits.all(variants.exact, task.weight_bits, task.activation_bits)
+    parameters = variants.at(bits)
+    if task.epochs and images.training is not None:
+        course, watched = Course(task.epochs, seed=task.seed), preprocess.fed(images.calibration)
+        learned, _ = train(parameters, bits, images.training, watched, course, folder)
+        parameters = lowbit.with_whole_biases(learned, bits)
+    scores = softmax(Simulation(parameters, bits.levels()).logits(images.judged))
+    told = ("weight_bits", "activation_bits", "epochs", "count", "seed")
+    return {**{key: getattr(task, key) for key in told}, **judge(scores, images)}
 
 
 def run(
@@ -356,7 +402,11 @@ def measure_all(
         if which not in references:
             references[which] = backends.scores(folded, judged, threads=1)
         calibrate = Feed(train.images[calibrating.indices], how)
-        return Images(calibrate, judged, labels, references[which])
+        rest = np.setdiff1d(np.arange(len(train.labels)), validating)
+        training = Labelled(Feed(train.images[rest], how), train.labels[rest])
+        return Images(
+            calibrate, judged, labels, references[which], training if task.epochs else None
+        )
 
     judged_on = "test" if on_test else f"{validation_count} training images"
     source = {

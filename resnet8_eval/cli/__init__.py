@@ -255,6 +255,12 @@ def study(
     bits: Annotated[
         bool, typer.Option("--bits", help="Map weight bits × activation bits, 2 to 8, instead.")
     ] = False,
+    epochs: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Measure 4 and 8 bits after so many epochs of fine-tuning instead; 0: none.", min=0
+        ),
+    ] = None,
     on: Annotated[
         Literal["validation", "test"],
         typer.Option(help="Training images that did not calibrate, or the test split."),
@@ -291,8 +297,9 @@ def study(
 ) -> None:
     """Measure a grid of recipes over calibration seeds, or the map of bit widths.
 
-    Writes cells.csv (every measurement) and recipes.csv (mean, spread and worst of each recipe), or
-    bits.csv, each with the same as JSON beside it. Run again, it goes on where it stopped.
+    Writes cells.csv (every measurement) and recipes.csv (mean, spread and worst of each recipe),
+    bits.csv or few-bits.csv, each with the same as JSON beside it. Run again, it goes on where it
+    stopped.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -306,17 +313,18 @@ def study(
     how = chosen(preprocessing)
     pipeline = Pipeline(Settings(found, cache_folder(cache_dir), preprocessing=how), _progress)
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
-    tasks = (
-        studies.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
-        if bits
-        else studies.recipe_tasks(
+    if epochs:
+        tasks = studies.few_bit_tasks(epochs, (counts or [1000])[0], chosen_seeds)
+    elif bits:
+        tasks = studies.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
+    else:
+        tasks = studies.recipe_tasks(
             ranges or RANGES,
             granularity or GRANULARITIES,
             counts or [250, 1000],
             chosen_seeds,
             cells or CELLS,
         )
-    )
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("study", total=len(tasks))
         rows = studies.measure_all(
@@ -328,7 +336,9 @@ def study(
             scheduler=scheduler,
             advance=lambda: progress.advance(bar),
         )
-    if bits:
+    if epochs:
+        studies.write(rows, output / "few-bits.csv")
+    elif bits:
         studies.write(rows, output / "bits.csv")
     else:
         studies.write(rows, output / "cells.csv")

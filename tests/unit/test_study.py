@@ -17,7 +17,9 @@ import pytest
 from resnet8_eval import configurations, study
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.inputs import Labelled
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.preprocess import Feed
 from resnet8_eval.store import Store
 
 CELL = "onnxruntime-uint8-tuned"
@@ -157,6 +159,24 @@ def test_eight_simulated_bits_lose_little_and_two_lose_much(
     }
     assert agreement[8, 8] >= 95
     assert agreement[2, 2] < agreement[8, 8]
+
+
+def test_fine_tuning_is_one_more_cell_of_few_bits(
+    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path, pipeline: Pipeline
+) -> None:
+    train = read_split(pipeline.settings.assets.dataset, "train")
+
+    def with_training(task: study.Task) -> study.Images:
+        some = Labelled(Feed(train.images[:500]), train.labels[:500])
+        return replace(feed(task), training=some if task.epochs else None)
+
+    grid = study.few_bit_tasks([0, 1], 50, [0])
+    assert len({(task.weight_bits, task.activation_bits) for task in grid}) == 4
+    few = [task for task in grid if (task.weight_bits, task.activation_bits) == (4, 4)]
+    before, after = study.run(few, folded, with_training, Store(tmp_path), {}, jobs=1)
+    assert (before["epochs"], after["epochs"]) == (0, 1)
+    assert before["total"] == after["total"] == 100
+    assert before["divergence"] != after["divergence"]
 
 
 def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
