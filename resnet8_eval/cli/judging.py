@@ -108,6 +108,7 @@ def compare(
             low, high = row["delta_ci95_pp"]
             beside = (
                 f"  delta {row['delta_pp']:+.2f} pp [{low:+.2f}, {high:+.2f}]  "
+                f"p {row['mcnemar_p']:.3g}  "
                 f"agreement {row['agreement_percent']:.2f} %"
             )
         typer.echo(

@@ -214,6 +214,8 @@ def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeli
     for key in ("delta_pp", "lost", "gained", "agreement_percent", "mcnemar_p", "flagged", "word"):
         assert quantized[key] == record[key]
     assert quantized["size_bytes"] == paths[1].stat().st_size
+    said = invoke("compare", *paths, "--assets", "stand-in").stdout
+    assert f"]  p {record['mcnemar_p']:.3g}  agreement" in said
 
 
 def test_what_a_model_seems_to_be_fed_wrongly_is_told(
