@@ -443,14 +443,12 @@ class _Parser:
                 raise _UnrepresentableError(f"{node.op_type} of {what} ({node.name})")
 
     def _demand_constants(self, node: onnx.NodeProto, count: int) -> None:
-        """Weight and bias have to be there, finite, and not all zero."""
+        """Weight and bias have to be there, and finite."""
         if len(node.input) != count or not all(n in self._constants for n in node.input[1:]):
             raise _UnrepresentableError(f"{node.op_type} without constant weights ({node.name})")
         values = [self._constants[name] for name in node.input[1:]]
         if not all(np.isfinite(value).all() for value in values):
             raise _UnrepresentableError(f"weights that are NaN or infinite ({node.name})")
-        if not any(value.any() for value in values):
-            raise _UnrepresentableError(f"a layer of zeros ({node.name})")
 
     def _said(self, name: str) -> str:
         return f"({', '.join(str(size or 'N') for size in self._shapes.get(name, ()))})"

@@ -72,6 +72,8 @@ def trained(model: Any, seed: int = 0) -> Any:
         if hasattr(layer, "layers"):
             trained(layer, seed + 1)
             continue
+        if not layer.trainable:
+            continue
         values = []
         for weight in layer.weights:
             shape = tuple(weight.shape)

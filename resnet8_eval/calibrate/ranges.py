@@ -124,6 +124,8 @@ def _cut(
     levels: int = 255,
 ) -> tuple[float, float]:
     """The range that the recipe keeps of the values between `low` and `high`."""
+    if low == high:  # a map of zeros; quantizers do not agree on the grid of no range at all
+        return 0.0, 1.0
     if recipe.ranges == "minmax":
         return low, high
     if recipe.ranges == "mse":

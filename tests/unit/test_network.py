@@ -142,13 +142,6 @@ def infinite_weight(model: onnx.ModelProto) -> None:
     entry.CopyFrom(numpy_helper.from_array(values, entry.name))
 
 
-def zero_layer(model: onnx.ModelProto) -> None:
-    for entry in model.graph.initializer:
-        if entry.name.startswith("second/"):
-            zeros = np.zeros(numpy_helper.to_array(entry).shape, np.float32)
-            entry.CopyFrom(numpy_helper.from_array(zeros, entry.name))
-
-
 def two_outputs(model: onnx.ModelProto) -> None:
     model.graph.output.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, None))
 
@@ -181,7 +174,6 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "the image added": (add_the_image, "an addition"),
     "no dense layer": (no_dense_layer, "no dense layer"),
     "an infinite weight": (infinite_weight, "NaN or infinite (second)"),
-    "a layer of zeros": (zero_layer, "a layer of zeros (second)"),
     "two outputs": (two_outputs, "2 outputs"),
     "twelve classes": (other_classes, "(N, 12)"),
 }

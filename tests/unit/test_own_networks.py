@@ -118,6 +118,11 @@ def one_relu() -> Any:
     return residual(norm={}, relu=lambda: relu)
 
 
+def idle_convolution() -> Any:
+    """Zeros, as initialized; `trained` leaves these weights alone."""
+    return layers().Conv2D(4, 3, padding="same", kernel_initializer="zeros", trainable=False)
+
+
 def sum_of_three(x: Any) -> Any:
     of = layers()
     return of.ReLU()(of.Add()([x, of.Conv2D(4, 1)(x), of.Conv2D(4, 3, padding="same")(x)]))
@@ -208,6 +213,9 @@ NETWORKS: dict[str, Maker] = {
     "equal weights": equal_layers,
     "a kernel of zeros": lambda: without("Conv2D", 0),
     "a dense layer of zeros": lambda: without("Dense", 0),
+    "a layer of zeros": lambda: stack(
+        lambda x: layers().Add()([x, idle_convolution()(x)]),
+    ),
     "untrained": untrained,
     "sequential": sequential,
 }
