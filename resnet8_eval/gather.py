@@ -96,6 +96,7 @@ def gather(
             ],
             "calibration": _record(made, "calibration"),
             "sensitivity": _sensitivity(made),
+            "network": _network(made),
             "conversion": conversion
             and _only(conversion, "opset", "producer", "steps", "warnings", "versions"),
             "tuning": [
@@ -145,6 +146,15 @@ def _sensitivity(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
         if (record := _record(made, f"sensitivity/{recipe.key}"))
     )
     return next(found, None)
+
+
+def _network(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """The network as the first recipe quantizes it."""
+    for recipe in configurations.recipes():
+        if record := _record(made, f"parameters/{recipe.key}"):
+            images = made["calibration"].record["count"]
+            return {"recipe": recipe.name, "images": images, "layers": record["drawn"]}
+    return None
 
 
 def _seeds(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ For people who build hardware, or a port to a microcontroller, and compare bit b
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +51,7 @@ def write(
     """
     network = exact.network
     (values,) = exact.tensors(images, len(images))
-    names = keras_names([layer.name for layer in network.layers])
+    names = {layer.name: layer.name.replace("/", ".") for layer in network.layers}
     readers = {layer.output: names[layer.name] for layer in network.layers}
     readers |= {
         layer.flat: names[layer.name] for layer in network.layers if isinstance(layer, Pooling)
@@ -74,7 +73,6 @@ def write(
                     key: {"dtype": str(value.dtype), "shape": list(value.shape)}
                     for key, value in arrays.items()
                 },
-                "onnx_node": layer.name,
             }
         )
     index = {
@@ -85,19 +83,6 @@ def write(
     }
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return index
-
-
-def keras_names(nodes: Sequence[str]) -> dict[str, str]:
-    """Each layer's name in Keras, by its ONNX node's: ``conv2d_1`` of ``m/conv2d_1_2/BiasAdd``.
-
-    tf2onnx names nodes by TensorFlow's scopes, and those are Keras's names with a number behind.
-    Other nodes keep their own.
-    """
-    found = [re.fullmatch(r"(?:[^/]*/)?([^/]+?)_\d+/.+", node) for node in nodes]
-    names = [match[1] for match in found if match]
-    if len(set(names)) < len(nodes):
-        names = [node.replace("/", ".") for node in nodes]
-    return dict(zip(nodes, names, strict=True))
 
 
 def _settings(layer: Layer) -> dict[str, Any]:

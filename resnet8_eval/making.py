@@ -99,12 +99,15 @@ def statistics(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
 
 def parameters(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
     """Decide a recipe's scales, zero points and integers."""
+    from resnet8_eval.calibrate import histograms
+    from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import Statistics, decide
 
     made = inputs.artifacts[f"statistics/{recipe.statistics}"]
     statistics = Statistics.load(made.folder, made.record["fed_sha256"])
     decided = decide(statistics, out, recipe, recipe.weight_limit)
-    return {**decided, "checks": made.record["checks"]}
+    drawn = histograms.layers(Parameters.load(out), statistics.observed, recipe.weight_limit)
+    return {**decided, "checks": made.record["checks"], "drawn": drawn}
 
 
 def model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:

@@ -480,6 +480,51 @@ class Sensitivity(Part, frozen=True):
     layers: tuple[LayerCost, ...]
 
 
+Limits = Annotated[
+    tuple[float, float, float, float],
+    Meta(description="Smallest and largest value, lowest and highest of the 8-bit range."),
+]
+
+
+class Histogram(Part, frozen=True):
+    """Values of a layer, in equally wide bins from `low` to `high`, and what 8 bits span of them.
+
+    `clip`: the range of 8 bits; null for weights, each channel of which has its own. `channels`:
+    limits of each output channel.
+    """
+
+    low: float
+    high: float
+    counts: tuple[Count, ...]
+    clip: Interval | None
+    clipped_percent: Percent
+    channels: tuple[Limits, ...]
+
+
+class NetworkLayer(Part, frozen=True):
+    """A layer of the folded network, called as in Keras.
+
+    `keras`: the Keras layers that became part of it, its own first. `reads`: the layers whose
+    output it takes, or "images". `shape`: of its output, without the batch, channels last.
+    """
+
+    name: str
+    kind: Literal["convolution", "addition", "pooling", "dense"]
+    keras: tuple[str, ...]
+    reads: tuple[str, ...]
+    shape: tuple[Count, ...]
+    weights: Histogram | None
+    output: Histogram | None
+
+
+class Drawn(Part, frozen=True):
+    """The network as a recipe quantizes it, in float32; outputs on so many calibration images."""
+
+    recipe: str
+    images: Total
+    layers: tuple[NetworkLayer, ...]
+
+
 class Step(Part, frozen=True):
     """A step of the conversion."""
 
@@ -530,7 +575,7 @@ class Results(Part, frozen=True):
     asked for. `expected`: the rows of a complete run, in the order of the comparison. `stopped`:
     what ended the run before its time, and what it was doing. `sensitivity` is null where it was
     not measured (--layers). `advanced`: what milestone v1_4 measured, in this run or in an earlier
-    one with the same code and settings.
+    one with the same code and settings. `network`: what the first recipe quantizes, to look at.
     """
 
     schema_version: Literal[2]
@@ -557,6 +602,7 @@ class Results(Part, frozen=True):
     preprocessings: Preprocessings | None = None
     seeds: Seeds | None = None
     advanced: Advanced | None = None
+    network: Drawn | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.configurations]

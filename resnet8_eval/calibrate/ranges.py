@@ -29,12 +29,15 @@ class Observed(NamedTuple):
         input, those that its preprocessing can give.
     histograms
         Map's name to counts of values in :data:`BINS` bins between its extremes.
+    channels
+        Map's name to the smallest and largest value of each channel, (2, channels).
     fed_sha256
         Hash of all the bytes that the network was fed.
     """
 
     extremes: Ranges
     histograms: dict[str, NDArray[np.int64]]
+    channels: dict[str, NDArray[np.float64]]
     fed_sha256: str
 
 
@@ -50,11 +53,12 @@ def observe(network: Network, images: Images) -> Observed:
     """
     measured = [layer.output for layer in network.maps]
     probe = Probe(network, measured)
-    extremes = smallest_and_largest(probe, measured, images)
+    channels = _of_channels(probe, measured, images)
+    extremes = _of_tensors(channels)
     fed_sha256 = probe.fed_sha256
     histograms = _histograms(probe, extremes, images)
     extremes[network.input] = fed(images).preprocessing.span
-    return Observed(extremes, histograms, fed_sha256)
+    return Observed(extremes, histograms, channels, fed_sha256)
 
 
 def activation_ranges(
@@ -95,12 +99,30 @@ def smallest_and_largest(
     probe: Probe, names: list[str], images: Images
 ) -> dict[str, tuple[float, float]]:
     """Smallest (at most 0) and largest (at least 0) value of each tensor, as float32 holds them."""
-    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    return _of_tensors(_of_channels(probe, names, images))
+
+
+def _of_channels(probe: Probe, names: list[str], images: Images) -> dict[str, NDArray[np.float64]]:
+    """Smallest and largest value of each channel, the second axis, as (2, channels)."""
+    found: dict[str, NDArray[np.float64]] = {}
     for values in probe.run(images):
         for name, value in values.items():
-            low[name] = min(low[name], float(value.min()))
-            high[name] = max(high[name], float(value.max()))
-    return {name: (float(np.float32(low[name])), float(np.float32(high[name]))) for name in names}
+            axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+            low, high = value.min(axis=axes), value.max(axis=axes)
+            if name in found:
+                low, high = np.minimum(low, found[name][0]), np.maximum(high, found[name][1])
+            found[name] = np.stack([np.atleast_1d(low), np.atleast_1d(high)])
+    return found
+
+
+def _of_tensors(channels: dict[str, NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
+    return {
+        name: (
+            float(np.float32(min(low.min(), 0.0))),
+            float(np.float32(max(high.max(), 0.0))),
+        )
+        for name, (low, high) in channels.items()
+    }
 
 
 def _histograms(

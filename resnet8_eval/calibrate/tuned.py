@@ -53,6 +53,8 @@ class Statistics(NamedTuple):
             arrays[f"extremes {name}"] = np.array(extremes)
         for name, counts in self.observed.histograms.items():
             arrays[f"histogram {name}"] = counts
+        for name, limits in self.observed.channels.items():
+            arrays[f"channels {name}"] = limits
         for name, (mean, covariance) in self.moments.items():
             arrays[f"mean {name}"], arrays[f"covariance {name}"] = mean, covariance
         np.savez(folder / STATISTICS, **arrays)
@@ -69,7 +71,7 @@ class Statistics(NamedTuple):
             name: (float(low), float(high)) for name, (low, high) in kinds["extremes"].items()
         }
         moments = {name: (mean, kinds["covariance"][name]) for name, mean in kinds["mean"].items()}
-        observed = Observed(extremes, kinds["histogram"], fed_sha256)
+        observed = Observed(extremes, kinds["histogram"], kinds["channels"], fed_sha256)
         return cls(network.read(folder / EXACT), observed, moments)
 
 

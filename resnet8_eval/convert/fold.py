@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from resnet8_eval.convert import pixels
+from resnet8_eval.convert import names, pixels
 from resnet8_eval.errors import ModelError
 from resnet8_eval.store import Record
 
@@ -51,6 +51,7 @@ def fold(source: Path, target: Path) -> Record:
     model = onnx.load(target)
     _normalise(model)
     pixels.fold(model)
+    names.by_layer(model)
     onnx.save(model, target)
     before, after = (
         Counter(node.op_type for node in found.graph.node) for found in (onnx.load(source), model)

@@ -213,6 +213,8 @@ def convert(model_path: Path, folder: Path) -> Record:
             import tf2onnx
 
             from resnet8_eval.convert.canonical import canonical
+            from resnet8_eval.convert.names import as_in_keras
+            from resnet8_eval.convert.structure import nodes
         with log.step("load the Keras model"):
             model, notes = load_noted(model_path)
             log.lines += [f"  {note}" for note in notes]
@@ -220,20 +222,23 @@ def convert(model_path: Path, folder: Path) -> Record:
             signature = [tf.TensorSpec(INPUT_SHAPE, tf.float32, name="images")]
             onnx_model, _ = tf2onnx.convert.from_keras(model, signature, opset=OPSET)
             onnx_model = canonical(onnx_model)
-        with log.step("check the ONNX model"):
-            check(onnx_model)
-        with log.step("save"):
-            onnx.save(onnx_model, folder / "model.onnx")
+            layers = [_layer(layer) for layer in model.layers]
             weights: dict[str, Any] = {
                 f"{layer.name}/{weight.name}": np.asarray(weight, dtype=np.float32)
                 for layer in model.layers
                 for weight in layer.weights
             }
+            names = {layer["name"] for layer in layers}
+            as_in_keras(onnx_model, model.name, names, nodes(onnx_model.graph, layers, weights))
+        with log.step("check the ONNX model"):
+            check(onnx_model)
+        with log.step("save"):
+            onnx.save(onnx_model, folder / "model.onnx")
             np.savez(folder / "keras_weights.npz", **weights)
     finally:
         (folder / "conversion.log").write_text(log.text(), encoding="utf-8")
     return {
-        "layers": [_layer(layer) for layer in model.layers],
+        "layers": layers,
         "parameters": int(model.count_params()),
         "opset": OPSET,
         # tf2onnx appends the commit that it was built from, or None.

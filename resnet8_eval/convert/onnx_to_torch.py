@@ -179,8 +179,8 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
         ),
         equal(
             "output shape of every layer",
-            {node.name: onnx_shapes.get(node.output[0]) for node in nodes},
-            torch_shapes,
+            {node.name: tuple(onnx_shapes.get(node.output[0], ())) for node in nodes},
+            {name: tuple(shape) for name, shape in torch_shapes.items()},
         ),
     ]
     different = [

@@ -43,18 +43,11 @@ def verify_onnx(
         For each Keras layer with weights: its parameters and the ONNX tensors that hold them.
     """
     import onnx
-    from onnx import numpy_helper
 
     graph = onnx.load(onnx_path).graph
-    tensors = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
-    by_type: dict[str, list[Any]] = {}
-    for node in graph.node:
-        by_type.setdefault(node.op_type, []).append(node)
-    convolutions = by_type.get("Conv", [])
-    dense = by_type.get("MatMul", []) + by_type.get("Gemm", [])
-
-    ledger = _Ledger(graph, tensors, convolutions, by_type, dense)
-    accounts = ledger.accounts([layer for layer in layers if layer["weights"]], weights)
+    ledger = _Ledger(graph)
+    convolutions, dense = list(ledger.convolutions), ledger.dense
+    accounts = ledger.accounts(layers, weights)
     found = {account["layer"]: account for account in accounts}
     keras_convolutions = [layer for layer in layers if layer["class"] == "Conv2D"]
     kernels = [
@@ -84,8 +77,23 @@ def verify_onnx(
         *ledger.front([layer for layer in layers if "scale" in layer]),
         equal("float32 values in the ONNX file, from Keras", *ledger.counted()),
         equal("ONNX weights that are not from Keras", [], ledger.unclaimed()),
+        equal("layers that are called otherwise in ONNX", [], _misnamed(convolutions, accounts)),
     ]
     return checks, accounts
+
+
+def nodes(graph: Any, layers: list[dict[str, Any]], weights: Weights) -> dict[str, str]:
+    """The layer whose weights each convolution holds, by the name of its node."""
+    accounts = _Ledger(graph).accounts(layers, weights)
+    return {account["node"]: account["layer"] for account in accounts if "node" in account}
+
+
+def _misnamed(convolutions: list[Any], accounts: list[Record]) -> list[str]:
+    """Layers whose weights another node holds than the one that is called by their name."""
+    by_layer = {node.name.partition("/")[0]: list(node.input)[1:] for node in convolutions}
+    return [
+        a["layer"] for a in accounts if "node" in a and by_layer.get(a["layer"]) != a["tensors"]
+    ]
 
 
 class _Ledger:
@@ -95,24 +103,23 @@ class _Ledger:
     zeros, leaves out vectors that change nothing, and keeps equal constants once.
     """
 
-    def __init__(
-        self,
-        graph: Any,
-        tensors: dict[str, NDArray[Any]],
-        convolutions: list[Any],
-        by_type: dict[str, list[Any]],
-        dense: list[Any],
-    ) -> None:
-        self.tensors = tensors
-        self.convolutions = list(convolutions)
-        self.dense = dense
+    def __init__(self, graph: Any) -> None:
+        from onnx import numpy_helper
+
+        by_type: dict[str, list[Any]] = {}
+        for node in graph.node:
+            by_type.setdefault(node.op_type, []).append(node)
+        self.tensors = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+        self.convolutions = by_type.get("Conv", [])
+        self.dense = by_type.get("MatMul", []) + by_type.get("Gemm", [])
         self.scales = self._constants(by_type.get("Mul", []))
         self.shifts = self._constants(by_type.get("Add", []))
         self.pixels = pixels.front(graph)
         self.claimed: set[str] = set()
 
     def accounts(self, layers: list[dict[str, Any]], weights: Weights) -> list[Record]:
-        """Where the weights of each layer are."""
+        """Where the weights of each layer that has some are."""
+        layers = [layer for layer in layers if layer["weights"]]
         own = {layer["name"]: _weights_of(layer, weights) for layer in layers}
         normalisations = [layer for layer in layers if layer["class"] == "BatchNormalization"]
         places: dict[str, Record] = {}

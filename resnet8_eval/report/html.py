@@ -18,6 +18,7 @@ from resnet8_eval.report import (
     execution,
     history,
     layers,
+    network,
     outcome,
     reliability,
     seeds,
@@ -135,6 +136,7 @@ def _view(results: Results) -> dict[str, Any]:
         results.requirements,
         key=lambda entry: _ORDER.get(entry.outcome_on_standin or entry.status, 3),
     )
+    drawn = results.network
     return {
         "results": results,
         "standin": words.is_standin(results),
@@ -171,6 +173,8 @@ def _view(results: Results) -> dict[str, Any]:
         "heat_map": detail.heat_map(results),
         "confusions": detail.confusions(results),
         "galleries": detail.galleries(results),
+        "network": network.picture(results),
+        "places": {layer.name: k for k, layer in enumerate(drawn.layers)} if drawn else {},
         "layers": layers.layers(results),
         "layer_terms": layers.terms(results.sensitivity) if results.sensitivity else None,
         "layer_legend": layers.LEGEND,

@@ -81,7 +81,7 @@ def test_conv_03_log(requirement: Judge, run: Pipeline) -> None:
                 [name for name, v in record["versions"].items() if f"{name} {v}" not in log],
             ),
             equal(
-                f"of {len(record['warnings'])} warnings, missing in the log",
+                f"warnings that the log lacks, of {len(record['warnings'])}",
                 [],
                 [w["message"] for w in record["warnings"] if w["message"] not in log],
             ),

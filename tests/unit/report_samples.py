@@ -452,7 +452,7 @@ def extended() -> Raw:
         "agreement_ci95_percent": [98.96, 99.45],
         "layers": [
             {
-                "name": f"model/conv2d_{i}/BiasAdd",
+                "name": f"conv2d_{i}",
                 "divergence_alone_nats": 2e-5 * i,
                 "divergence_alone_ci95_nats": [1.8e-5 * i, 2.2e-5 * i],
                 "agreement_alone_percent": 100 - 0.05 * i,
@@ -463,6 +463,17 @@ def extended() -> Raw:
                 "agreement_recovered_ci95_pp": [0.05 * (i - 6), 0.05 * (i + 2)],
             }
             for i in range(9)
+        ],
+    }
+    results["network"] = {
+        "recipe": "tuned",
+        "images": 1000,
+        "layers": [
+            *(
+                _layer(f"conv2d_{i}", "convolution", [f"conv2d_{i - 1}" if i else "images"])
+                for i in range(9)
+            ),
+            _layer("add", "addition", ["conv2d_8", "conv2d_6"]),
         ],
     }
     for k, found in enumerate(results["configurations"][3:]):
@@ -481,7 +492,7 @@ def extended() -> Raw:
         found["right_base64"] = base64.b64encode(_right_images(found["correct"], k)).decode()
         found["layers"] = [
             {
-                "name": f"model/conv2d_{i}/BiasAdd",
+                "name": f"conv2d_{i}",
                 "sqnr_weights_db": 44.1 - 1.7 * i,
                 "sqnr_output_db": 38.2 - 2.3 * i + k // 2,
             }
@@ -528,6 +539,30 @@ def extended() -> Raw:
             },
         ]
     return results
+
+
+def _layer(name: str, kind: str, reads: list[str]) -> Raw:
+    """A layer of the drawn network, two channels wide."""
+
+    def values(clip: list[float] | None) -> Raw:
+        return {
+            "low": -1.5,
+            "high": 3.0,
+            "counts": [n % 7 for n in range(64)],
+            "clip": clip,
+            "clipped_percent": 0.25,
+            "channels": [[-1.5, 1.0, -1.0, 2.0], [0.0, 3.0, -1.0, 2.0]],
+        }
+
+    return {
+        "name": name,
+        "kind": kind,
+        "keras": [name, "activation"],
+        "reads": reads,
+        "shape": [32, 32, 2],
+        "weights": values(None) if kind == "convolution" else None,
+        "output": values([-1.0, 2.0]),
+    }
 
 
 PIXEL: Final = (

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from resnet8_eval import cli, configurations
 from resnet8_eval.cifar10 import Split
-from resnet8_eval.golden import keras_names
 from resnet8_eval.pipeline import Pipeline, model_path
 
 POSITIONS = [0, 7, 1999]
@@ -138,11 +137,6 @@ def test_each_layer_reads_what_the_one_before_gave(
 def test_names_are_those_of_keras(written: tuple[Path, Index], pipeline: Pipeline) -> None:
     keras = {layer["name"] for layer in pipeline.artifact("onnx").record["layers"]}
     assert {entry["name"] for entry in written[1]["layers"]} <= keras
-
-
-def test_other_names_stay() -> None:
-    assert keras_names(["a/b", "a/c"]) == {"a/b": "a.b", "a/c": "a.c"}
-    assert keras_names(["m/x_1/A", "m/x_1/B"]) == {"m/x_1/A": "m.x_1.A", "m/x_1/B": "m.x_1.B"}
 
 
 @pytest.mark.parametrize("images", ["", "1,x", "2000", "-1"])

@@ -219,7 +219,7 @@ def test_layers_are_one_table_that_says_what_it_was_measured_on() -> None:
         "on 205 of these images",
     ):
         assert words in visible
-    assert 'title="model/conv2d_3/BiasAdd">conv2d_3<' in text
+    assert '<a href="#net-3">conv2d_3<' in text
 
 
 def test_images_that_also_calibrated_are_owned_up_to() -> None:

@@ -25,6 +25,7 @@ CONVOLUTIONS, DENSE = "convolutions", "dense layers"
 KERNELS = "kernels (HWIO) and strides, in order"
 IN_ONNX = "Keras parameters whose values are in ONNX"
 VALUES = "float32 values in the ONNX file, from Keras"
+MISNAMED = "layers that are called otherwise in ONNX"
 LOST, FOREIGN = "layers whose weights are not in ONNX", "ONNX weights that are not from Keras"
 
 
@@ -58,7 +59,7 @@ def test_an_honest_conversion_passes_and_every_parameter_is_accounted_for(
 ) -> None:
     checks, accounts = verify_onnx(conversion.copy, conversion.layers, conversion.weights)
     assert failed(checks) == []
-    assert len(checks) == 9
+    assert len(checks) == 10
     assert sum(account["found"] for account in accounts) == 78_666
     by_class = {
         kind: [a for a in accounts if a["class"] == kind] for kind in {a["class"] for a in accounts}
@@ -118,6 +119,11 @@ def drop_bias(model: onnx.ModelProto) -> None:
     del nodes(model, "Conv")[5].input[2]
 
 
+def swap_names(model: onnx.ModelProto) -> None:
+    one, other = nodes(model, "Conv")[1:3]
+    one.name, other.name = other.name, one.name
+
+
 ONNX_FAULTS: dict[str, tuple[Callable[[onnx.ModelProto], object], set[str]]] = {
     "a kernel": (perturb("Conv", 2, 1), {KERNELS, IN_ONNX, LOST, VALUES, FOREIGN}),
     "a convolution's bias": (perturb("Conv", 2, 2), {KERNELS, IN_ONNX, LOST, VALUES, FOREIGN}),
@@ -133,6 +139,7 @@ ONNX_FAULTS: dict[str, tuple[Callable[[onnx.ModelProto], object], set[str]]] = {
     "a dense layer too many": (add_dense, {DENSE, VALUES, FOREIGN}),
     "a bias too many": (add_vector, {VALUES, FOREIGN}),
     "a bias missing": (drop_bias, {KERNELS, IN_ONNX, LOST, VALUES, FOREIGN}),
+    "two names swapped": (swap_names, {MISNAMED}),
     "channels first": (retype("input", ["N", 3, 32, 32]), {INPUT}),
     "a fixed batch": (retype("input", [1, 32, 32, 3]), {INPUT}),
     "another size": (retype("input", ["N", 28, 28, 3]), {INPUT}),

@@ -1,0 +1,142 @@
+"""What a recipe quantizes, for people to look at: weights and activations, and where they are cut.
+
+Counts and limits of layers and channels, never a value of a single image.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.ranges import BINS, Observed
+from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
+from resnet8_eval.store import Record
+
+SHOWN: Final = 64
+"""Bins of a histogram as it is recorded; :data:`BINS` is a multiple of it."""
+
+
+def layers(parameters: Parameters, observed: Observed, limit: int) -> list[Record]:
+    """Every layer in order, with the histograms of its weights and of what it gives.
+
+    Parameters
+    ----------
+    parameters
+        What was decided.
+    observed
+        The activations of ``parameters.exact`` on the calibration images.
+    limit
+        Largest magnitude of a rounded weight.
+
+    Returns
+    -------
+    list of dict
+        ``name``; ``kind``; ``keras``, the Keras layers that became part of it; ``reads``, the
+        layers whose output it takes, or the images; ``shape`` of its output, (height, width,
+        channels) or (classes,); ``weights`` and ``output``, each a histogram or None. A histogram
+        has ``low`` and ``high``, the extremes; ``counts`` in :data:`SHOWN` bins between them;
+        ``clip``, the range of an activation, and None for weights, whose range is each channel's
+        own; ``clipped_percent``, the share of values outside; and ``channels``, (smallest, largest,
+        lowest and highest of the range) of each output channel.
+    """
+    network = parameters.exact
+    shapes, makers = _shapes(network), {network.planes: "images"}
+    told = []
+    for layer in network.layers:
+        reads = [makers[name] for name in layer.inputs]
+        makers[layer.output] = layer.name
+        if isinstance(layer, Pooling):
+            makers[layer.flat] = layer.name
+        told.append(
+            {
+                "name": layer.name,
+                "kind": type(layer).__name__.lower(),
+                "keras": _keras(layer),
+                "reads": reads,
+                "shape": shapes[layer.output],
+                "weights": _weights(layer, parameters, limit)
+                if isinstance(layer, Convolution | Dense)
+                else None,
+                "output": _output(layer.output, parameters, observed)
+                if layer.output in observed.histograms
+                else None,
+            }
+        )
+    return told
+
+
+def _keras(layer: Layer) -> list[str]:
+    """Its own layer, then those whose names its output bears: a normalisation, a ReLU."""
+    outputs = [layer.before_relu] if isinstance(layer, Convolution | Addition) else []
+    parts = [name.partition("/")[0] for name in (*filter(None, outputs), layer.output)]
+    return list(dict.fromkeys([layer.name, *(part for part in parts if ":" not in part)]))
+
+
+def _shapes(network: Network) -> dict[str, list[int]]:
+    """Output shapes without the batch, channels last; a map of one value is a row of channels."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(network.model).graph
+    found = {}
+    for value in (*graph.value_info, *graph.output):
+        channels, *size = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
+        found[value.name] = [channels] if set(size) <= {1} else [*size, channels]
+    return found
+
+
+def _weights(layer: Convolution | Dense, parameters: Parameters, limit: int) -> Record:
+    weights = parameters.exact.weights()[layer.weight]
+    # Output channel first: OIHW of a convolution, (in, out) of a dense layer.
+    rows = weights.T if isinstance(layer, Dense) else weights.reshape(len(weights), -1)
+    scales = parameters.scales.get(layer.weight)
+    low, high = float(rows.min()), float(rows.max())
+    lowest, highest = rows.min(axis=1), rows.max(axis=1)
+    starts, ends = lowest, highest
+    if scales is not None:  # one for each channel, or for all of them
+        ends = np.broadcast_to(np.asarray(scales, np.float64) * limit, highest.shape)
+        starts = -ends
+    # A weight on the edge of its range is not outside of it for a last bit.
+    room = 1e-6 * np.abs(rows)
+    outside = (rows - room > ends[:, None]) | (rows + room < starts[:, None])
+    return {
+        **_told(low, high, np.histogram(rows, SHOWN, (low, high))[0], float(outside.mean())),
+        "clip": None,
+        "channels": _limits(lowest, highest, starts, ends),
+    }
+
+
+def _output(name: str, parameters: Parameters, observed: Observed) -> Record:
+    (low, high), counts = observed.extremes[name], observed.histograms[name]
+    start, end = parameters.activations[name]
+    middles = low + (np.arange(BINS) + 0.5) * (high - low) / BINS
+    outside = counts[(middles < start) | (middles > end)].sum() / max(counts.sum(), 1)
+    lowest, highest = observed.channels[name]
+    few = counts.reshape(SHOWN, -1).sum(axis=1)
+    return {
+        **_told(low, high, few, float(outside)),
+        "clip": [_short(start), _short(end)],
+        "channels": _limits(
+            lowest, highest, np.full_like(lowest, start), np.full_like(highest, end)
+        ),
+    }
+
+
+def _told(low: float, high: float, counts: NDArray[np.integer], outside: float) -> dict[str, Any]:
+    return {
+        "low": _short(low),
+        "high": _short(high),
+        "counts": counts.tolist(),
+        "clipped_percent": _short(100 * outside),
+    }
+
+
+def _limits(*limits: NDArray[np.float64]) -> list[list[float]]:
+    return [[_short(value) for value in channel] for channel in zip(*limits, strict=True)]
+
+
+def _short(value: float) -> float:
+    """As many digits as a drawing shows."""
+    return float(f"{value:.5g}")
