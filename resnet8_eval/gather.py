@@ -82,7 +82,8 @@ def gather(
             "baseline": baseline
             and {
                 "configuration": rows[0].name,
-                **_only(baseline, "correct", "total", "accuracy_percent"),
+                **_only(baseline, "correct", "total", "accuracy_percent", "confusion"),
+                "classes": [entry["name"] for entry in baseline["per_class"]],
             },
             "milestones": results.milestones(outcomes, standin, stopped),
             "requirements": [

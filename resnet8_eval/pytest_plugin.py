@@ -282,13 +282,14 @@ def run(request: pytest.FixtureRequest) -> Any:
 
     What the selected tests need is made at the first use, overlapping where it can.
     """
-    state = request.config.stash[_RUN]
+    state, began = request.config.stash[_RUN], time.monotonic()
     try:
         pipeline = state.prepared(request.session.items)
     except SuiteError as error:
         raise pytest.fail.Exception(state.once(error), pytrace=False) from None
     kind = pipeline.settings.assets.kind
-    request.node.user_properties.append(("assets", kind))
+    made_in = (verdicts.MADE_IN, time.monotonic() - began)
+    request.node.user_properties.extend([("assets", kind), made_in])
     return pipeline
 
 

@@ -85,12 +85,14 @@ class Environment(Part, frozen=True):
 
 
 class Baseline(Part, frozen=True):
-    """What every delta is from."""
+    """What every delta is from, with its confusion matrix: true classes down, answers across."""
 
     configuration: str
     correct: Count
     total: Count
     accuracy_percent: Percent
+    classes: tuple[str, ...] = ()
+    confusion: tuple[tuple[Count, ...], ...] = ()
 
 
 class Milestone(Part, frozen=True):

@@ -150,7 +150,9 @@ def milestones(
         name: _milestone(of_milestone(name), outcomes, standin, stopped) for name in MILESTONES
     }
     return {
-        name: msgspec.structs.replace(entry, reason=f"not asked for; pytest -m {name} does")
+        name: msgspec.structs.replace(
+            entry, reason=f"judged only where it is asked for: pytest -m {name}"
+        )
         if name in ON_DEMAND and entry.verdict == "not evaluated" and entry.reason is None
         else entry
         for name, entry in found.items()

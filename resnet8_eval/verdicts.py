@@ -23,6 +23,10 @@ from resnet8_eval.report import words
 from resnet8_eval.requirements import BY_ID, Requirement
 from resnet8_eval.results import Outcome
 
+_TOLD: Final = ("requirement", "milestone", "assets", "title", "threshold")
+_NUMBERS: Final = ("measured", "margin")
+MADE_IN: Final = "seconds in which what the tests need was made"
+"""The property of the test that waited for it."""
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 
 
@@ -185,6 +189,28 @@ class _Reported:
             reason=reason,
             decided=measured is not None and self.phases == passed,
         )
+
+
+def readable(properties: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """What a test handed over as a JUnit file shows it: rounded numbers, and evidence in words.
+
+    Parameters
+    ----------
+    properties
+        The `user_properties` of the test. Those that are not of this suite stay as they are.
+    """
+    handed = list(properties)
+    told = {name: str(value) for name, value in handed if name in _TOLD}
+    requirement = BY_ID.get(told.get("requirement", ""))
+    numbers = _numbers(handed)
+    if requirement is not None and len(numbers) == 1:
+        measured, digits = numbers[0], words.decimals(entry(requirement, numbers[0]))
+        told["judged"] = sentence(requirement, measured)
+        told["measured"] = f"{round(measured, digits):.10g}"
+        told["margin"] = f"{round(requirement.margin(measured), digits):.10g}"
+    evidence = [("evidence", words.check(check)) for check in _evidence(handed)]
+    others = [(n, str(v)) for n, v in handed if n not in {*_TOLD, *_NUMBERS, "evidence", MADE_IN}]
+    return [*told.items(), *others, *evidence]
 
 
 def id_in(nodeid: str) -> str | None:

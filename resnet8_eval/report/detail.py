@@ -15,7 +15,30 @@ _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
 _IMAGES = (1, 3, 10, 30)
 """Absolute changes in images at which the colour of a cell changes."""
-_PROCESSOR = {"onednn_max_cpu_isa": "instructions that oneDNN may use (ONEDNN_MAX_CPU_ISA)"}
+_PROCESSOR = {
+    "cores": "processor: cores",
+    "flags": "processor: instructions that 8-bit kernels use",
+    "model": "processor",
+    "onednn_max_cpu_isa": "instructions that oneDNN may use (ONEDNN_MAX_CPU_ISA)",
+    "variables": "environment variables that choose kernels",
+}
+_SETTINGS = {
+    "reduce_range": "weights kept to 7 bits (reduce_range)",
+    "runs_as": "how it was run, if not in a plain session",
+    "engine": "engine of PyTorch",
+    "clip_weights": "weight ranges narrowed where that lessens the error",
+    "float_layers": "layers left in float, by place",
+    "moment_stride": "calibration images in the covariances: one in",
+    "score": "last layer's output",
+    "weight_limit": "largest magnitude of an 8-bit weight",
+}
+"""Settings of a recipe, for those who have never seen them; others are shown as they are called."""
+_SAID_IN_WORDS = {
+    "activations": {"ranges", "percentile"},
+    "weights": {"granularity", "rounding", "correct_bias"},
+    "equalization": {"equalize"},
+}
+"""Settings that a sentence of the method says again."""
 _UNSET = {"onednn_max_cpu_isa": "all that the processor has"}
 _LEVEL = 0.05
 """A corrected p-value below this marks a class."""
@@ -140,15 +163,17 @@ def recipe(found: ConfigurationResult) -> dict[str, str]:
     """What decides a quantized configuration, and its operators: heading to text."""
     if found.recipe is None:
         return {}
+    method = found.recipe.method
+    again = {name for key, names in _SAID_IN_WORDS.items() if key in method for name in names}
     entries = {
         "recipe": found.recipe.name,
         "weights dtype": found.weights_dtype,
         "activations dtype": found.activations_dtype,
         "execution": found.execution,
-        **found.recipe.method,
-        "reduce range": found.recipe.reduce_range,
+        **{key: value for key, value in method.items() if key not in again},
+        "reduce_range": found.recipe.reduce_range,
         "engine": found.recipe.engine,
-        "runs as": found.recipe.runs_as,
+        "runs_as": found.recipe.runs_as,
         "calibration seed": found.calibration_seed,
         **execution.operators(found),
     }
@@ -170,7 +195,6 @@ def recipes(results: Results) -> dict[str, Any] | None:
         recipe(found)
         | _told(
             {
-                "what engines say to unsigned weights": found.support and found.support.said,
                 "operators as ONNX Runtime ran them": found.kernels,
                 "operators in a default session": found.default_kernels,
                 "kernels against exact integers": _held_against(
@@ -192,7 +216,7 @@ def recipes(results: Results) -> dict[str, Any] | None:
 
 def _told(entries: dict[str, Any]) -> dict[str, str]:
     return {
-        words.plain(key).replace("_", " "): words.said(value)
+        _SETTINGS.get(key, words.plain(key).replace("_", " ")): words.said(value)
         for key, value in entries.items()
         if value is not None
     }
@@ -247,12 +271,15 @@ def environment(results: Results) -> list[tuple[str, str]]:
     found = results.environment
     entries: list[tuple[str, object]] = [("Python", found.python), ("platform", found.platform)]
     entries += [
-        (f"processor: {_PROCESSOR.get(key, key)}", _UNSET.get(key) if value is None else value)
+        (_PROCESSOR.get(key, f"processor: {key}"), _UNSET.get(key) if value is None else value)
         for key, value in found.cpu.items()
     ]
     entries += sorted(found.packages.items())
-    entries += [("threads", found.threads)] if found.threads else []
-    return [(words.plain(name).replace("_", " "), words.said(value)) for name, value in entries]
+    entries += [
+        (f"threads: {words.plain(name).replace('_', ' ')}", count)
+        for name, count in (found.threads or {}).items()
+    ]
+    return [(words.plain(name), words.said(value)) for name, value in entries]
 
 
 def date(results: Results) -> str:

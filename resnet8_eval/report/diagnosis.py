@@ -13,8 +13,8 @@ from typing import Final
 
 from resnet8_eval import checks
 from resnet8_eval.record import RequirementResult, Results, Sensitivity
-from resnet8_eval.report import layers, words
-from resnet8_eval.requirements import NOTABLE_DROP_PP, ON_DEMAND
+from resnet8_eval.report import layers, weak_model, words
+from resnet8_eval.requirements import MAX_OTHERS_PERCENT, NOTABLE_DROP_PP, ON_DEMAND
 from resnet8_eval.row_record import ConfigurationResult
 
 BASELINE_CHECK: Final = "accuracy of the baseline that every delta is from"
@@ -76,10 +76,18 @@ def of(results: Results, milestone: str) -> list[Diagnosis]:
     entries = [entry for entry in results.requirements if entry.milestone == milestone]
     failed = [e for e in entries if "not met" in (e.status, e.outcome_on_standin)]
     told = [found for rule in _RULES for found in rule(results, failed)]
-    told += _loss(results, entries, failed)
+    losses = list(_loss(results, entries, failed))
+    told += [found for found in losses if found.explains]
     explained = frozenset[str]().union(*(found.explains for found in told))
     told += _first_evidence([entry for entry in failed if entry.id not in explained])
+    told += [found for found in losses if not found.explains]
     return told or _not_asked(results, milestone, entries)
+
+
+def further(results: Results, milestone: str) -> list[str]:
+    """What fell short of a milestone and by how much, but for what its diagnosis says already."""
+    told = " ".join(found.text for found in of(results, milestone))
+    return [line for line in words.shortfalls(results, milestone) if line not in told]
 
 
 Rule = Callable[[Results, Sequence[RequirementResult]], Iterator[Diagnosis]]
@@ -95,7 +103,7 @@ def _not_made(results: Results, failed: Sequence[RequirementResult]) -> Iterator
             roots.setdefault(cause, []).append(entry.id)
     for said, ids in roots.items():
         yield Diagnosis(
-            f"{words.listed(ids)} could not be measured: {said}",
+            f"{words.listed(ids)} could not be measured: {said.rstrip('. ')}.",
             *_requirement(ids[0]),
             explains=frozenset(ids),
         )
@@ -119,8 +127,8 @@ def _float32(results: Results, failed: Sequence[RequirementResult]) -> Iterator[
         text = (
             f"The model itself is below {least:g} %: {words.baseline(results)}. "
             + _lost_nothing(whole, floats)
-            + "Look at the model: its weights, its training, and the preprocessing it expects."
         )
+        text += " ".join(weak_model.reasons(results, baseline))
         yield Diagnosis(text, "comparison", "comparison", explains=reason)
         return
     for row in floats:
@@ -158,7 +166,7 @@ def _kernels(results: Results, failed: Sequence[RequirementResult]) -> Iterator[
         for row in results.configurations
         if row.exact_integers
         and row.exact_integers.disagreements
-        and (f"{row.name}, {EXACT_CHECK}" in named or _is_off_by_kernels(row))
+        and (f"{row.name}, {EXACT_CHECK}" in named or (failed and _is_off_by_kernels(row)))
     ]
     starts = tuple(f"{row.name}, " for row, _ in parted)
     reason = frozenset(
@@ -183,7 +191,33 @@ def _is_off_by_kernels(row: ConfigurationResult) -> bool:
     return exact is not None and _is_off(row) and exact.correct - row.correct >= _MOST * lost
 
 
-_RULES: Final[tuple[Rule, ...]] = (_not_made, _float32, _kernels)
+def _timing(results: Results, failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
+    """Rows that were not timed in every session, and what disturbed them."""
+    timing = results.timing
+    timed = [entry for entry in failed if entry.quantity.endswith("in both scenarios")]
+    rows = [
+        words.title(row)
+        for row in results.configurations
+        if not all([*(one.valid for one in row.latency), *(one.valid for one in row.throughput)])
+    ]
+    if timing is None or not timed or not rows or _broken(timed):
+        return
+    busy = (
+        f"Other processes took {timing.others_percent:.0f} % of the machine meanwhile"
+        if timing.others_percent > MAX_OTHERS_PERCENT
+        else words.plain(timing.told[0] if timing.told else "LoadGen says why in its logs")
+    )
+    yield Diagnosis(
+        f"{words.listed(rows)} could not be timed in every session. {busy.removesuffix('.')}. "
+        "Measure again on an idle machine.",
+        "speed",
+        "latency and throughput",
+        f"{words.plain(results.command)} --fresh-timing",
+        frozenset(entry.id for entry in timed),
+    )
+
+
+_RULES: Final[tuple[Rule, ...]] = (_not_made, _float32, _kernels, _timing)
 
 
 def _loss(
@@ -270,14 +304,15 @@ def _others(off: Sequence[ConfigurationResult], others: Sequence[ConfigurationRe
 
 
 def _first_evidence(failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
-    """What no rule explains: the first of it, and where to look."""
+    """What no rule explains: the first check of it that does not hold, and where to look."""
     if not failed:
         return
     first, others = failed[0], len(failed) - 1
     more = f", the first of {others + 1} that fail" if others else ""
+    broken = checks.failed(first.evidence)
+    said = words.check(broken[0]).removeprefix("BROKEN: ") if broken else words.shortfall(first)
     yield Diagnosis(
-        f"No rule names the cause. Look at the evidence of {first.id}{more}, then at "
-        f"{_PLACES.get(first.phase, 'its test')}.",
+        f"{first.id}{more}: {said}. Look at {_PLACES.get(first.phase, 'its test')}.",
         *_requirement(first.id),
         explains=frozenset(entry.id for entry in failed),
     )

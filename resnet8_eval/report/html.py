@@ -145,6 +145,7 @@ def _view(results: Results) -> dict[str, Any]:
         "machine": outcome.machine(results),
         "milestone_titles": MILESTONES,
         "diagnoses": {name: diagnosis.of(results, name) for name in results.milestones},
+        "shortfalls": {name: diagnosis.further(results, name) for name in results.milestones},
         "rows": table.rows(results),
         "size_note": table.size_note(results),
         "tuning_headers": tuning.HEADERS,

@@ -18,6 +18,7 @@ from resnet8_eval.report import (
     tuning,
     words,
 )
+from resnet8_eval.requirements import MILESTONES
 
 _MARKS: Final = {"met": "✅", "not met": "❌", "not evaluated": "⚪"}
 
@@ -101,9 +102,11 @@ def _baseline(results: Results) -> str:
 def _verdicts(results: Results) -> str:
     lines = []
     for name, found in results.milestones.items():
-        lines.append(f"- {_MARKS[found.verdict]} **{escape(words.milestone(name, found))}**")
+        title = MILESTONES.get(name)
+        said = f"**{escape(words.milestone(name, found))}**{f' ({escape(title)})' if title else ''}"
+        lines.append(f"- {_MARKS[found.verdict]} {said}")
         lines += [f"  - **Diagnosis:** {_diagnosis(one)}" for one in diagnosis.of(results, name)]
-        lines += [f"  - {escape(line)}" for line in words.shortfalls(results, name)]
+        lines += [f"  - {escape(line)}" for line in diagnosis.further(results, name)]
     if found_gate := results.gate:
         verdict, *failing = words.gate(results)
         lines.append(f"- {_MARKS['met' if found_gate.met else 'not met']} **{escape(verdict)}**")

@@ -31,7 +31,7 @@ def headline(results: Results) -> str:
 
 
 def figures(results: Results) -> list[Figure]:
-    """Worst change, size and speed against float32, requirements met; those that were measured."""
+    """Worst change, bytes and speed against float32, requirements met; those that were measured."""
     rows = [row for row in results.configurations if row.recipe]
     floats = {row.framework: row for row in results.configurations if not row.recipe}
     told = []
@@ -41,11 +41,11 @@ def figures(results: Results) -> list[Figure]:
             Figure("Worst change", f"{words.signed(worst.delta_pp)} pp", words.title(worst))
         )
     sizes = [
-        (floats[row.framework].size_bytes / row.size_bytes, row)
+        (_bytes(floats[row.framework]) / _bytes(row), row)
         for row in rows
         if row.framework in floats
     ]
-    told += _range("Size", "smaller", sizes)
+    told += _range("Weights", "smaller", sizes)
     speeds = [
         (entry.speedup.median, row)
         for row in rows
@@ -71,6 +71,11 @@ def figures(results: Results) -> list[Figure]:
     name = "Requirement tests passed" if standin else "Requirements met"
     told.append(Figure(name, met, said + where))
     return told
+
+
+def _bytes(row: ConfigurationResult) -> int:
+    """Of its weights; of its file where those were not counted."""
+    return row.weights_bytes or row.size_bytes
 
 
 def _range(

@@ -63,7 +63,7 @@ def render(results: Results, width: int) -> list[str]:
             lines += textwrap.wrap(
                 f"Diagnosis: {found}", width, initial_indent="  ", subsequent_indent="    "
             )
-        for shortfall in words.shortfalls(results, name):
+        for shortfall in diagnosis.further(results, name):
             lines += textwrap.wrap(shortfall, width, initial_indent="  ", subsequent_indent="    ")
     verdict, *failing = words.gate(results) or [""]
     lines += textwrap.wrap(verdict, width)

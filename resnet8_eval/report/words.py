@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from resnet8_eval import checks
-from resnet8_eval.configurations import FRAMEWORKS
+from resnet8_eval.checks import Check
+from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS
 from resnet8_eval.record import Milestone, RequirementResult, Results
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, MIN_ACCURACY_PERCENT, condition
 from resnet8_eval.row_record import ConfigurationResult, ExpectedRow, Recipe, Spread
@@ -22,6 +23,7 @@ SAID_ABOVE: Final = " (said in full above)"
 GLOSSARY: Final = {
     "accuracy": "share of the test images whose class the model gives right (top-1)",
     "baseline": "the float32 Keras model, which every other row is held against",
+    "pp": "percentage points: the difference of two percentages",
     "delta": "a row's accuracy minus the baseline's, in percentage points (pp)",
     "agreement": "share of the test images on which a row gives the same class as the baseline, "
     "right or wrong",
@@ -31,6 +33,22 @@ GLOSSARY: Final = {
     "calibration": "choosing the ranges of 8-bit numbers from training images",
     "execution": "what 8-bit numbers are computed in: integer kernels, or float32 for reference",
     "exact integers": "the quantized network computed in integers without any framework",
+    "recipe": "how the 8-bit numbers of a row were found",
+    "dtype": "the type of a row's weights: float32, int8 (signed) or uint8 (unsigned)",
+    "saturate": "to stop at the largest number that an instruction holds, where the sum is larger; "
+    "x86 kernels without VNNI do so, without a word, on signed 8-bit weights beyond ±63",
+    "VNNI": "x86 instructions that add products of 8-bit numbers exactly",
+    "interval": "where the true figure lies with 95 % confidence, as far as the choice of test "
+    "images decides",
+    "McNemar p": "how likely a difference at least this large is by chance, were both models "
+    "equally good; from the images that only one of them gets right",
+    "divergence": "Kullback–Leibler divergence: how far the probabilities of two models lie apart, "
+    "in nats; zero where they are the same",
+    "noise": "what rounding to 8 bits adds to a layer's weights or output; in dB, more is less",
+    "equalization": "scaling channels against one another before rounding, so that each fills the "
+    "range of its layer; the network computes the same",
+    "GPTQ": "rounding each weight so that those after it make up for its error",
+    "per-channel": "with a scale of its own for each output channel of a layer",
     "flag": "a mark on a row that loses more accuracy than the requirements allow",
     "margin": "how far a measured number lies on the good side of what is required",
     "stage": "a step of the run whose result is kept in the cache",
@@ -195,7 +213,9 @@ def with_unit(text: str, unit: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Such as ``a, b and c``."""
+    """Such as ``a, b and c``; with semicolons where a name has a comma of its own."""
+    if len(names) > 2 and any(", " in name for name in names):
+        return f"{'; '.join(names[:-1])}; and {names[-1]}"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
@@ -218,6 +238,12 @@ def title(row: ExpectedRow | ConfigurationResult) -> str:
 
 WEIGHTS_RANGE: Final = "Weights: run exactly on"
 """Heading of what :func:`weights_range` says."""
+_TITLES: Final = {
+    row.name: title(
+        ExpectedRow(row.name, row.framework, row.dtype, row.recipe.name if row.recipe else None)
+    )
+    for row in CONFIGURATIONS
+}
 
 
 def runs_on(row: ConfigurationResult) -> str:
@@ -253,10 +279,10 @@ def measured(requirement: RequirementResult) -> str:
     value = requirement.measured
     if value is None:
         return NOTHING
-    return with_unit(number(value, requirement.unit, _decimals(requirement)), requirement.unit)
+    return with_unit(number(value, requirement.unit, decimals(requirement)), requirement.unit)
 
 
-def _decimals(requirement: RequirementResult) -> int:
+def decimals(requirement: RequirementResult) -> int:
     """Two, and more where two would round a number onto the threshold that it misses."""
     value, threshold = requirement.measured or 0.0, requirement.threshold
     fine = (n for n in range(2, 10) if value == threshold or round(value, n) != threshold)
@@ -274,17 +300,18 @@ def margin(requirement: RequirementResult) -> str:
     if value is None:
         return NOTHING
     if unit == "%":
-        return f"{signed(value, _decimals(requirement))} pp"
+        return f"{signed(value, decimals(requirement))} pp"
     sign = "+" if value > 0 else "" if value else "±"
     return with_unit(f"{sign}{number(value)}", unit)
 
 
 def milestone(name: str, found: Milestone) -> str:
-    """One sentence, such as ``v1_2 met: 12 of 12``."""
+    """One sentence, such as ``v1_2 met: 12 of 12 requirements``."""
     name = plain(name)
     if found.verdict == "not evaluated":
         return f"{name} not evaluated: {plain(found.reason or 'not part of this run')}"
-    return f"{name} {found.verdict}: {found.met} of {found.total}"
+    plural = "" if found.total == 1 else "s"
+    return f"{name} {found.verdict}: {found.met} of {found.total} requirement{plural}"
 
 
 def gate(results: Results) -> list[str]:
@@ -341,7 +368,7 @@ def shortfall(requirement: RequirementResult) -> str:
         )
     broken = checks.failed(requirement.evidence)
     parts += [
-        f"{plain(check.name)}: expected {plain(check.expected)}, observed {plain(check.observed)}"
+        f"{check_name(check)}: expected {plain(check.expected)}, observed {plain(check.observed)}"
         for check in broken[:_MOST]
     ]
     if len(broken) > _MOST:
@@ -353,6 +380,21 @@ def reason(requirement: RequirementResult) -> str:
     """The recorded reason, without the requirement's own name in front."""
     found = plain(requirement.reason or "no reason was recorded")
     return found.removeprefix(f"{plain(requirement.id)} not met: ")
+
+
+def check(found: Check) -> str:
+    """One line of evidence."""
+    name, observed = check_name(found), plain(found.observed)
+    if found.ok and found.expected == found.observed:
+        return f"holds: {name}: {observed}, as expected"
+    mark = "holds" if found.ok else "BROKEN"
+    return f"{mark}: {name}: expected {plain(found.expected)}, observed {observed}"
+
+
+def check_name(found: Check) -> str:
+    """What was looked at, with a row called by its title."""
+    row, _, what = plain(found.name).partition(", ")
+    return f"{_TITLES[row]}: {what}" if what and row in _TITLES else plain(found.name)
 
 
 def _reaches(requirement: RequirementResult) -> bool:

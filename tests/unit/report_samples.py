@@ -12,6 +12,7 @@ from typing import Any, Final
 from resnet8_eval.analysis import BASELINE, verdict_word
 from resnet8_eval.record import Results
 from resnet8_eval.report.diagnosis import BASELINE_CHECK, EXACT_CHECK
+from resnet8_eval.report.words import SAID_ABOVE
 from resnet8_eval.requirements import MILESTONES, REGISTER, of_milestone
 from resnet8_eval.results import checked
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
@@ -101,6 +102,8 @@ def all_met() -> Raw:
             "correct": 8719,
             "total": 10000,
             "accuracy_percent": 87.19,
+            "classes": list(CLASSES),
+            "confusion": _confusion(RIGHT),
         },
         "milestones": {
             name: {
@@ -161,7 +164,11 @@ def one_failed() -> Raw:
         "CAL-02",
         12,
         "CAL-02 not met: differing bytes: measured 12 bytes",
-        [_check("first batch", "sha256 aa…", "sha256 bb…", ok=False)],
+        [
+            _check("images", "1000", "1000"),
+            _check("first batch", "sha256 aa…", "sha256 bb…", ok=False),
+            _check("last batch", "sha256 cc…", "sha256 cc…"),
+        ],
     )
     _fail(results, "ORT-03", None, "RuntimeError: the session ended", [])
     return results
@@ -197,7 +204,9 @@ def weak_model() -> Raw:
             seed=k,
             right=weak,
         )
-    results["baseline"].update(correct=sum(weak), accuracy_percent=sum(weak) / 100)
+    results["baseline"].update(
+        correct=sum(weak), accuracy_percent=sum(weak) / 100, confusion=_confusion(weak)
+    )
     for id_ in ("EVAL-03", "PT-05"):
         _fail(results, id_, sum(weak) / 100, "accuracy", [])
     for id_ in ("ORT-04", "PTQ-04"):
@@ -254,7 +263,7 @@ def many_bad_layers() -> Raw:
     """Every layer costs a little of what is lost."""
     results = one_bad_layer()
     for entry in results["sensitivity"]["layers"]:
-        entry.update(divergence_recovered_nats=0.02)
+        entry.update(divergence_recovered_nats=0.02, divergence_recovered_ci95_nats=[0.01, 0.03])
     return results
 
 
@@ -296,8 +305,9 @@ def failed_stage() -> Raw:
     given = "given:    MemoryError: planted"
     _fail(results, "ORT-01", None, f"{root}; {given}", [])
     needed = "Stage {} was not run, because parameters/tuned could not be made. "
-    for id_, stage in (("ORT-02", "model/a"), ("ORT-03", "scores/a")):
-        _fail(results, id_, None, f"{needed.format(stage)}{root}; {given}", [])
+    _fail(results, "ORT-02", None, f"{needed.format('model/a')}{root}; {given}", [])
+    # What was said in full before is only named.
+    _fail(results, "ORT-03", None, f"{needed.format('scores/a')}{root}{SAID_ABOVE}", [])
     return results
 
 

@@ -16,6 +16,7 @@ from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.report import html
 from resnet8_eval.requirements import ALWAYS, BY_ID, MILESTONES, of_milestone
 from resnet8_eval.results import checked
+from resnet8_eval.verdicts import MADE_IN
 from tests.small_suite import ROOT, Suite, passing
 
 JUST_ABOVE_80: Final = "requirement.judge(80.5, [equal('images', 1, 1)]); return"
@@ -93,25 +94,63 @@ def test_a_tilde_behind_an_equals_sign_is_the_users_own_folder(
 def test_a_junit_reader_shows_each_requirement_and_its_numbers(
     suite: Suite, words: tuple[str, ...]
 ) -> None:
-    body = "requirement.judge(84.25, [equal('images', 10, 9)]); return"
+    body = "requirement.judge(84.2512, [equal('images', 10, 9), equal('rows', 3, 3)]); return"
     suite.write({"PT-05": passing("PT-05", body=body)})
     suite.run(*words, apart=True)
     found = {}
     for group in junitparser.JUnitXml.fromfile(str(suite.reports / "junit.xml")):
         told = {entry.name: entry.value for entry in group.properties()}
         assert told["assets"] == "real"
-        assert "No rule names the cause. Look at the evidence of PT-05" in told["diagnosis of v1_1"]
-        assert set(told) == {"assets", "diagnosis of v1_1"}
+        assert "PT-05: images: expected 10, observed 9." in told["diagnosis of v1_1"]
+        assert set(told) == {"assets", MADE_IN, "diagnosis of v1_1"}
         for case in group:
             properties = case.child(junitparser.Properties)
-            shown = {entry.name: entry.value for entry in properties}
+            shown: dict[str, Any] = {entry.name: entry.value for entry in properties}
+            shown["evidence"] = [e.value for e in properties if e.name == "evidence"]
             found[shown["requirement"]] = (case, shown)
     assert set(found) == set(ALWAYS)
     for name, (case, shown) in found.items():
         entry = BY_ID[name]
         assert (shown["milestone"], shown["threshold"]) == (entry.milestone, entry.required)
         assert entry.is_met_by(float(shown["measured"])) == case.is_passed == (name != "PT-05")
-        assert json.loads(shown["evidence"])
+        assert shown["evidence"]
+    failed = found["PT-05"][1]
+    assert failed["measured"] == "84.25"
+    assert failed["judged"] == "accuracy: measured 84.25 %, required > 85 %, margin −0.75 pp"
+    assert failed["evidence"] == [
+        "BROKEN: images: expected 10, observed 9",
+        "holds: rows: 3, as expected",
+    ]
+
+
+SLOW: Final = """
+
+import time
+
+from resnet8_eval.acceptance_run import AcceptanceRun
+
+honestly = AcceptanceRun.prepared
+
+
+def prepared(self, items):
+    if not self._prepared:
+        time.sleep(1.5)
+    return honestly(self, items)
+
+
+AcceptanceRun.prepared = prepared
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_the_time_of_the_pipeline_is_no_test_s(suite: Suite, words: tuple[str, ...]) -> None:
+    conftest = suite.reports.with_name("conftest.py")
+    conftest.write_text(conftest.read_text(encoding="utf-8") + SLOW, encoding="utf-8")
+    suite.run(*words, apart=True)
+    (group,) = junitparser.JUnitXml.fromfile(str(suite.reports / "junit.xml"))
+    told = {entry.name: entry.value for entry in group.properties()}
+    assert 1.5 <= float(told[MADE_IN]) < 60
+    assert max(case.time for case in group) < 1.5
 
 
 def test_workers_change_nothing_in_the_report_but_times(suite: Suite) -> None:
@@ -184,7 +223,7 @@ def test_a_new_milestone_is_two_entries_in_the_register_and_a_test(
     done = pytester.runpytest_subprocess("-m", "v9_9", *words, *options)
     assert done.ret == pytest.ExitCode.OK
     done.stdout.fnmatch_lines(["*NEW-01*met*new things: measured 12 things, required ≥ 1 things*"])
-    done.stdout.fnmatch_lines(["v9_9 met: 1 of 1"])
+    done.stdout.fnmatch_lines(["v9_9 met: 1 of 1 requirement"])
     results = json.loads((suite.reports / "results.json").read_text())
     assert results["selected"] == ["NEW-01"]
     assert {name: found["verdict"] for name, found in results["milestones"].items()} == {
@@ -247,7 +286,7 @@ def test_what_takes_long_is_left_out_unless_it_is_named(
         "verdict": "not evaluated",
         "met": 0,
         "total": 2,
-        "reason": "not asked for; pytest -m v1_4 does",
+        "reason": "judged only where it is asked for: pytest -m v1_4",
     }
     assert done.statuses(["ADV-02", "ADV-03"]) == dict.fromkeys(
         ("ADV-02", "ADV-03"), "not evaluated"

@@ -30,7 +30,8 @@ def test_three_things_that_moved_in_one_line() -> None:
     found = changes(record(old), record(new))
     assert summary(found) == (
         "Moved: accuracies (1): torch-int8-tuned 87.25 (8725/10000) → 87.00 (8700/10000); "
-        "recipes (1): onnxruntime-int8-tuned: weight limit; versions and machine (1): torch."
+        "recipes (1): onnxruntime-int8-tuned: largest magnitude of an 8-bit weight; "
+        "versions and machine (1): torch."
     )
     assert is_changed(record(old), record(new))
     assert diff(record(old), record(new)).startswith("# What moved\n\nMoved: accuracies")
@@ -136,7 +137,9 @@ def test_versions_recipes_and_fingerprints() -> None:
     text = diff(record(old), record(new))
     assert "| torch | 2.13.0+cpu | 2.14.0 |" in section(text, "Versions and machine")
     assert "| torch-int8-tuned: execution | kernel | reference |" in section(text, "Recipes")
-    assert "| torch-int8-tuned: weight limit | 127 | 63 |" in section(text, "Recipes")
+    assert "| torch-int8-tuned: largest magnitude of an 8-bit weight | 127 | 63 |" in section(
+        text, "Recipes"
+    )
     assert f"pretrainedResnet.h5, {'a' * 64} |" in section(text, "Fingerprints")
 
 

@@ -509,6 +509,11 @@ def _contrast(one: Colour, other: Colour) -> float:
 
 
 def test_each_term_that_is_linked_is_explained() -> None:
-    page = html.page(record(report_samples.standin()))
-    linked = set(re.findall(r'href="#(term-[^"]+)"', page))
-    assert linked == set(re.findall(r'id="(term-[^"]+)"', page))
+    linked: set[str] = set()
+    for sample in (report_samples.standin, report_samples.extended):
+        page = html.page(record(sample()))
+        explained = set(re.findall(r'id="(term-[^"]+)"', page))
+        found = set(re.findall(r'href="#(term-[^"]+)"', page))
+        assert found <= explained
+        linked |= found
+    assert linked == explained

@@ -47,11 +47,11 @@ def test_terminal_says_what_makes_figures_of_speed_doubtful() -> None:
 def test_terminal_closes_with_the_verdicts() -> None:
     lines = terminal.render(record(report_samples.all_met()), 120)
     assert lines[-5:] == [
-        "v1_0 met: 6 of 6",
-        "v1_1 met: 5 of 5",
-        "v1_2 met: 12 of 12",
-        "v1_3 met: 2 of 2",
-        "v1_4 met: 2 of 2",
+        "v1_0 met: 6 of 6 requirements",
+        "v1_1 met: 5 of 5 requirements",
+        "v1_2 met: 12 of 12 requirements",
+        "v1_3 met: 2 of 2 requirements",
+        "v1_4 met: 2 of 2 requirements",
     ]
 
 
@@ -215,7 +215,7 @@ def test_report_imports_no_model_code() -> None:
 def test_a_dropped_configuration_is_named_wherever_verdicts_are_told() -> None:
     results = report_samples.flagged()
     named = (
-        "torch-int8-tuned, delta from the baseline: "
+        "PyTorch int8, tuned: delta from the baseline: "
         "expected no lower than −5.00 pp, observed −14.69 pp"
     )
     assert named in " ".join(line.strip() for line in terminal.render(record(results), 300))

@@ -11,7 +11,7 @@ from resnet8_eval.report.markdown import comparison, summary
 from tests.unit.report_samples import Raw, all_met, record, two_recipes
 
 TWO = "ONNX Runtime int8, tuned and ONNX Runtime uint8, tuned"
-THREE = "ONNX Runtime int8, tuned, ONNX Runtime uint8, tuned and PyTorch int8, tuned"
+THREE = "ONNX Runtime int8, tuned; ONNX Runtime uint8, tuned; and PyTorch int8, tuned"
 
 
 def _sharing(*places: int) -> Raw:
