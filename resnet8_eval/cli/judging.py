@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -24,6 +27,7 @@ from resnet8_eval.cli.options import (
     whole_folder,
 )
 from resnet8_eval.environment import usable_cores
+from resnet8_eval.errors import SuiteError
 
 if TYPE_CHECKING:
     from resnet8_eval.preprocess import Preprocessing
@@ -220,8 +224,25 @@ def _scores(
 
 @contextmanager
 def _working(what: str) -> Iterator[None]:
-    """A spinner on a terminal, nothing elsewhere."""
+    """A spinner on a terminal, nothing elsewhere; nor what frameworks write while they start.
+
+    They write to the descriptor, past ``sys.stderr``. It is shown where the work stops for a reason
+    that has no words of its own.
+    """
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
-        yield
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w") as shown, TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            with Console(file=shown).status(what):
+                yield
+        except SuiteError:
+            raise
+        except BaseException:
+            noise.seek(0)
+            os.write(shown.fileno(), noise.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown.fileno(), 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from typer.testing import CliRunner, Result
 from resnet8_eval import backends, cli, configurations, lanes, results, standin
 from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.backends import onnxruntime as ort_backend
+from resnet8_eval.cli import judging
+from resnet8_eval.errors import SuiteError
 from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline, model_path
 from tests import inline_lanes
@@ -547,3 +550,25 @@ def test_what_is_no_longer_the_same_network_is_not_handed_out(
     assert done.exit_code == 1
     assert "does not stand for it: layers" in done.stderr
     assert not out.exists()
+
+
+def test_what_frameworks_write_while_they_start_is_shown_only_where_the_work_fails(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def work(error: BaseException | None) -> None:
+        with judging._working("work"):
+            os.write(2, b"I0000 noise of a library\n")
+            if error:
+                raise error
+
+    work(None)
+    assert "noise" not in capfd.readouterr().err
+    told = SuiteError("It failed.", expected="it", given="nothing", next_step="try again")
+    with pytest.raises(SuiteError):
+        work(told)
+    assert "noise" not in capfd.readouterr().err
+    with pytest.raises(MemoryError):
+        work(MemoryError())
+    assert "noise of a library" in capfd.readouterr().err
+    os.write(2, b"and standard error is what it was\n")
+    assert "what it was" in capfd.readouterr().err
