@@ -169,10 +169,11 @@ def of_one_milestone() -> dict[str, Any]:
 def test_a_run_that_did_all_it_was_asked_for_is_no_alarm() -> None:
     results = of_one_milestone()
     text = html.section("verdict", record(results))
-    assert "asked for 12 of 28 requirements, and says nothing of the others" in text
+    asked = f"asked for 12 of {len(results['requirements'])}"
+    assert f"{asked} requirements, and says nothing of the others" in text
     assert "notice bad" not in text
-    assert "asked for 12 of 27" in markdown.summary(record(results))
-    assert "asked for 12 of 27" in " ".join(terminal.render(record(results), 200))
+    assert asked in markdown.summary(record(results))
+    assert asked in " ".join(terminal.render(record(results), 200))
 
 
 @pytest.mark.parametrize("selected", [[], ["CONV-01"], ["ORT-01", "ORT-02"]])
