@@ -47,7 +47,7 @@ def test_adv_01_quantization_aware_training(requirement: Judge, run: Pipeline) -
             checks.append(equal(f"{name}, {says}", expected, found))
         moved = trained["moved_percent"]
         checks.append(
-            Check(f"{name}, weights that training changed", "some", f"{moved:.1f} %", moved > 0)
+            Check(f"{name}, weights that training changed", "some", f"{moved:.2g} %", moved > 0)
         )
         record, other = (run.artifact(f"{kind}/{name}").record for kind in ("qat", "qat-torch"))
         sums.add(record["model_sha256"])
