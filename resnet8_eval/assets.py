@@ -341,14 +341,16 @@ def given_model(path: Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> Path:
         If it is not there, or its name has none of these suffixes.
     """
     path = expanded(path).absolute()
-    if path.suffix in suffixes and _nature(path) == "a file" and os.access(path, os.R_OK):
+    nature = _nature(path)
+    if path.suffix in suffixes and nature == "a file" and os.access(path, os.R_OK):
         return path
     raise AssetError(
         f"{path} cannot be used as the Keras model.",
         expected=f"a readable file that ends in {' or '.join(suffixes)}",
-        given=_nature(path),
-        next_step="Load a SavedModel folder in the Keras that wrote it, and save it as .keras."
-        if path.is_dir()
+        given=nature,
+        next_step="Load a SavedModel folder in the Keras that wrote it, save it as .keras, and give"
+        " that to --keras-model."
+        if nature == "a folder"
         else "Correct --keras-model, or leave it out to use the MLPerf Tiny model.",
     )
 

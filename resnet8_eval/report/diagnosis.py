@@ -205,7 +205,7 @@ def _timing(results: Results, failed: Sequence[RequirementResult]) -> Iterator[D
     busy = (
         f"Other processes took {timing.others_percent:.0f} % of the machine meanwhile"
         if timing.others_percent > MAX_OTHERS_PERCENT
-        else words.plain(timing.told[0] if timing.told else "LoadGen says why in its logs")
+        else words.titled(timing.told[0] if timing.told else "LoadGen says why in its logs")
     )
     yield Diagnosis(
         f"{words.listed(rows)} could not be timed in every session. {busy.removesuffix('.')}. "

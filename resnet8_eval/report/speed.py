@@ -60,7 +60,7 @@ def conditions(results: Results) -> list[str]:
         "that is computed in reference arithmetic has the accuracy of 8 bits and not their speed. "
         f"Other processes took {found.others_percent:.1f} % of the machine meanwhile.",
         *_sessions(results),
-        *map(words.plain, found.told),
+        *map(words.titled, found.told),
     ]
 
 

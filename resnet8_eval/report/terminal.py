@@ -49,7 +49,7 @@ def render(results: Results, width: int) -> list[str]:
         lines += textwrap.wrap(text, width, subsequent_indent="  ")
     lines += [""] * bool(results.tuning)
     for doubt in results.timing.told if results.timing else ():
-        lines += textwrap.wrap(f"Speed: {doubt}", width, subsequent_indent="  ")
+        lines += textwrap.wrap(f"Speed: {words.titled(doubt)}", width, subsequent_indent="  ")
     lines += textwrap.wrap(speed.recommendation(results) or "", width, subsequent_indent="  ")
     lines += textwrap.wrap(outcome.machine(results), width)
     for figure in outcome.figures(results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -244,6 +245,12 @@ _TITLES: Final = {
     )
     for row in CONFIGURATIONS
 }
+_A_ROW: Final = re.compile("|".join(sorted(_TITLES, key=len, reverse=True)))
+
+
+def titled(text: str) -> str:
+    """A sentence in which rows go by their titles, not by their names."""
+    return _A_ROW.sub(lambda found: _TITLES[found[0]], plain(text))
 
 
 def runs_on(row: ConfigurationResult) -> str:

@@ -152,3 +152,12 @@ def test_a_curve_of_confidence_climbs_with_the_accuracy() -> None:
     (drawn,) = reliability.curves(record(raw))
     assert drawn["model"] == "20.0,90.0 95.0,10.0"
     assert "1.50 → 1.50 %" in render(record(raw))
+
+
+def test_doubts_call_rows_by_their_titles() -> None:
+    raw = _timed()
+    raw["timing"]["told"] = ["onnxruntime-uint8-int8-tuned, Offline: this run does not count (x)."]
+    results = record(raw)
+    for text in (render(results), " ".join(terminal.render(results, 400))):
+        assert "ONNX Runtime uint8/int8, tuned, Offline: this run" in text
+        assert "int8-tuned, Offline" not in text
