@@ -160,6 +160,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     ``CalibrationDataReader``, and defaults for the rest.
     """
     del threads  # it takes all that it finds
+    import onnx
     import onnxruntime.quantization as ort_quantization
 
     fed, name = hashlib.sha256(), read(folded).input
@@ -177,7 +178,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
 
     kinds = {"int8": ort_quantization.QuantType.QInt8, "uint8": ort_quantization.QuantType.QUInt8}
     ort_quantization.quantize_static(
-        folded,
+        onnx.load(folded),  # given a path, it would write beside it, where others are reading
         path,
         Reader(),
         quant_format=ort_quantization.QuantFormat.QDQ,

@@ -76,13 +76,15 @@ def convert(onnx_path: Path) -> torch.fx.GraphModule:
         modules carry the names of the ONNX nodes. onnx2torch's Reshape reads the values of a
         tensor, which ``torch.export`` cannot follow; a Flatten takes its place.
     """
+    import onnx
     import torch
 
     with torchvision_not_needed():
         import onnx2torch
         from onnx2torch.node_converters.reshape import OnnxReshape
 
-    module: torch.fx.GraphModule = onnx2torch.convert(str(onnx_path)).eval()
+    # Given a path, it would write beside the model, which others are reading.
+    module: torch.fx.GraphModule = onnx2torch.convert(onnx.load(onnx_path)).eval()
     for node in list(module.graph.nodes):
         if node.op == "call_module" and isinstance(
             module.get_submodule(str(node.target)), OnnxReshape

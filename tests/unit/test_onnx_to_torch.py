@@ -53,6 +53,15 @@ def test_an_honest_conversion_passes(folded: Path, module: torch.fx.GraphModule)
     assert not module.training
 
 
+def test_nothing_is_written_beside_the_model_meanwhile(folded: Path, tmp_path: Path) -> None:
+    """An artefact with one file more counts as damaged for whoever reads it at that moment."""
+    path = tmp_path / "folded.onnx"
+    path.write_bytes(folded.read_bytes())
+    before = tmp_path.stat().st_mtime_ns
+    onnx_to_torch.convert(path)
+    assert tmp_path.stat().st_mtime_ns == before
+
+
 def test_scores_are_those_of_onnxruntime(
     pipeline: Pipeline, module: torch.fx.GraphModule, standin_test: Split
 ) -> None:

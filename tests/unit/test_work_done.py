@@ -15,6 +15,7 @@ import pytest
 from resnet8_eval import backends, configurations, preprocess
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.store import RECORD_FILE
 from tests.planted import Bench
 from tests.unit.test_import_weight import HEAVY
 
@@ -63,6 +64,16 @@ def test_a_warm_run_makes_nothing(warm: tuple[dict[str, Any], int, set[str]]) ->
     results = warm[0]
     assert {stage["cache"] for stage in results["stages"].values()} == {"hit"}
     assert {f"scores/{row.name}" for row in CONFIGURATIONS} <= set(results["stages"])
+
+
+def test_no_stage_writes_where_another_reads(
+    warm: tuple[dict[str, Any], int, set[str]], pipeline: Pipeline
+) -> None:
+    """One file more, if only for a moment, and the artefact counts as damaged."""
+    made = [found.folder for name in pipeline.stages if (found := pipeline.peek(name))]
+    assert len(made) >= len(warm[0]["stages"])
+    for folder in made:
+        assert folder.stat().st_mtime_ns <= (folder / RECORD_FILE).stat().st_mtime_ns
 
 
 def test_a_warm_run_imports_no_framework(warm: tuple[dict[str, Any], int, set[str]]) -> None:
