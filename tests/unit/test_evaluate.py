@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet8_eval.cifar10 import CLASS_NAMES
-from resnet8_eval.evaluate import evaluate
+from resnet8_eval.evaluate import evaluate, probabilities, softmax
 
 NAMES = ("a", "b", "c")
 
@@ -92,3 +92,18 @@ def test_everything_is_of_built_in_types() -> None:
 
     found = evaluate(one_hot([0, 1]), np.array([0, 2]), NAMES)
     assert kinds(found) <= {int, float, str, type(None)}
+
+
+def test_probabilities_of_a_quantized_softmax_are_not_taken_for_logits() -> None:
+    """Rounded to steps of 1/256 they do not add up to 1; one more softmax makes all alike."""
+    exact = softmax(np.random.default_rng(0).normal(0, 4, (500, 10)).astype(np.float32))
+    rounded = np.round(exact * 256) / np.float32(256)
+    assert np.abs(rounded.sum(axis=1) - 1).max() > 0.005
+    assert np.array_equal(probabilities(rounded), rounded)
+
+
+def test_logits_become_probabilities_wherever_they_lie() -> None:
+    draw = np.random.default_rng(0)
+    for logits in (draw.normal(0, 4, (50, 10)), draw.uniform(0, 1, (50, 10)), np.ones((50, 10))):
+        made = probabilities(logits.astype(np.float32))
+        assert np.allclose(made, softmax(logits.astype(np.float32)))
