@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from resnet8_eval.record import (
+from resnet8_eval.advanced_record import (
     Advanced,
     FineTuned,
     Front,
     Granularity,
     MeanOfSeeds,
     Mixed,
-    Results,
 )
+from resnet8_eval.record import Results
 from resnet8_eval.report import words
 from resnet8_eval.report.charts import Axis, Drawing
 from resnet8_eval.report.layers import short_names
