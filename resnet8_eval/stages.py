@@ -117,7 +117,9 @@ def table(settings: Settings) -> list[Stage]:
     of_recipes("parameters", "onnxruntime", ("statistics/{statistics}",), making.parameters, {})
     of_rows("model", calibrated, _parameters_of, making.model, {})
     of_rows("model", stock, lambda _: ("folded", "calibration"), making.stock_model, {})
-    of_rows("scores", rows, _source, making.scores, test | model)
+    # PyTorch's lane has the most to do, so it waits for none.
+    urgent_first = sorted(rows, key=lambda row: row.framework != "torch")
+    of_rows("scores", urgent_first, _source, making.scores, test | model)
     of_rows(
         "integers",
         [row for row in calibrated if configurations.integers(row) == f"integers/{row.name}"],
@@ -156,16 +158,17 @@ def table(settings: Settings) -> list[Stage]:
         making.layers,
         {},
     )
-    # It needs no framework; torch's lane is the first to have nothing else to do.
+    # What needs no framework goes to the lane that is the first to have nothing else to do.
+    spare = "onnxruntime"
     of_rows(
-        "compare", rows, lambda row: (baseline, f"scores/{row.name}"), making.compare, test, "torch"
+        "compare", rows, lambda row: (baseline, f"scores/{row.name}"), making.compare, test, spare
     )
     for before, after in configurations.tunings():
         make = functools.partial(making.tuning, stock=before.name, tuned=after.name)
         scored = (f"scores/{before.name}", f"scores/{after.name}")
-        stages.append(Stage(f"tuning/{after.name}", "torch", scored, make, test))
+        stages.append(Stage(f"tuning/{after.name}", spare, scored, make, test))
     every = tuple(f"scores/{row.name}" for row in rows)
-    stages.append(Stage("agreement", "torch", every, making.agreement, {"rows": list(every)}))
+    stages.append(Stage("agreement", spare, every, making.agreement, {"rows": list(every)}))
     onnx_scores, torch_scores = (float_scores[name] for name in ("onnxruntime", "torch"))
     stages += [
         Stage("structure/onnx", "onnxruntime", ("onnx",), making.structure_onnx, {}),
@@ -247,6 +250,10 @@ def _parameters_of(row: Configuration) -> tuple[str, ...]:
 
 
 def _source(row: Configuration) -> tuple[str, ...]:
-    """The stage that makes a row's model; none for the baseline, whose model is an asset."""
+    """The stage that a row is scored after: its model's.
+
+    The baseline's model is an asset. It waits until the network is parsed: what is refused is not
+    scored, and the other lanes start first.
+    """
     found = backends.model_file(row)
-    return () if found is None else (found[0],)
+    return ("folded",) if found is None else (found[0],)

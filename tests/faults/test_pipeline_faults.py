@@ -219,7 +219,7 @@ def test_a_killed_run_leaves_nothing_that_counts_or_that_blocks(
     partial = (
         tmp_path / "artifacts" / f"parameters-tuned-{made.key('parameters/tuned')[:20]}.partial"
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not partial.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert partial.exists()
