@@ -25,10 +25,7 @@ from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
 from resnet8_eval.report import diagnosis, unstarted, words
 from resnet8_eval.report.folder import Earlier, ReportFolder
-from resnet8_eval.requirements import (
-    ALWAYS,
-    asked,
-)
+from resnet8_eval.requirements import ALWAYS, asked
 from resnet8_eval.results import Outcome
 
 _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
@@ -37,15 +34,7 @@ _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test",
 
 
 class ReportPage:
-    """What pytest-html takes for its template.
-
-    Parameters
-    ----------
-    results
-        What the run found.
-    earlier
-        The runs before it.
-    """
+    """What pytest-html takes for its template."""
 
     def __init__(self, results: Results, earlier: Earlier | None = None) -> None:
         self._results = results
@@ -67,13 +56,7 @@ class ReportPage:
 
 
 class AcceptanceRun:
-    """One session: what was selected, what came of it, and where it is written.
-
-    Parameters
-    ----------
-    config
-        The session's configuration.
-    """
+    """One session: what was selected, what came of it, and where it is written."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -98,13 +81,7 @@ class AcceptanceRun:
 
     @property
     def pipeline(self) -> Any:
-        """The pipeline, set up at its first use.
-
-        Raises
-        ------
-        AssetError
-            If the assets asked for cannot be had.
-        """
+        """The pipeline, set up at its first use; AssetError if the assets cannot be had."""
         if self._missing is not None:  # one attempt in a run, not one for each test
             raise self._missing
         if self._pipeline is None:

@@ -111,12 +111,7 @@ def _per_class(
 def divergence(
     scores: NDArray[np.float32], baseline_scores: NDArray[np.float32]
 ) -> dict[str, float]:
-    """How far probabilities lie from the baseline's.
-
-    Parameters
-    ----------
-    scores, baseline_scores
-        float32 probabilities, shape (N, 10), of the same images in the same order.
+    """How far probabilities, float32 (N, 10), lie from the baseline's of the same images.
 
     Returns
     -------
@@ -139,10 +134,7 @@ def divergences(
 ) -> NDArray[np.float64]:
     """Kullback–Leibler divergence from the baseline's probabilities, in nats, image by image (N,).
 
-    Parameters
-    ----------
-    scores, baseline_scores
-        float32 probabilities, shape (N, 10); those below 1e-12 count as 1e-12.
+    Those below 1e-12 count as 1e-12.
     """
     q, p = (
         np.maximum(part.astype(np.float64), LEAST_PROBABILITY) for part in (scores, baseline_scores)
@@ -188,25 +180,14 @@ def reliability(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dic
 
 
 def flag(delta_pp: float) -> tuple[bool, str | None]:
-    """Whether a delta is a drop to be flagged, and why (ANL-02).
-
-    Parameters
-    ----------
-    delta_pp
-        Accuracy minus baseline, in percentage points.
-    """
+    """Whether a delta, in percentage points, is a drop to be flagged, and why (ANL-02)."""
     if delta_pp < -FLAGGED_DROP_PP:
         return True, f"drops {-delta_pp:.2f} pp, more than {FLAGGED_DROP_PP:g} pp"
     return False, None
 
 
 def verdict_word(interval_pp: tuple[float, float]) -> str:
-    """What the paired interval of the delta allows one to say.
-
-    Parameters
-    ----------
-    interval_pp
-        95 % limits in percentage points.
+    """What the paired interval of the delta, 95 % limits in pp, allows one to say.
 
     Returns
     -------

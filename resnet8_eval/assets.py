@@ -7,7 +7,6 @@ next place, and in the end downloaded; one that is there but damaged is an error
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,10 +18,21 @@ from typing import Final, Literal
 
 from resnet8_eval.download import Announce, DownloadError, in_one_line, make, retrieve, unpack
 from resnet8_eval.errors import AssetError, changed_asset
+from resnet8_eval.manifest import (
+    Collection,
+    Entry,
+    Manifest,
+    State,
+    demand,
+    demand_folder,
+    fixtures_dir,
+    inspect,
+    load_manifest,
+    nature,
+)
 from resnet8_eval.store import file_sha256
 
 Kind = Literal["real", "stand-in"]
-State = Literal["verified", "missing", "damaged"]
 
 DATASET_FOLDER: Final = "cifar-10-batches-py"
 MODEL_SUFFIXES: Final = (".h5", ".hdf5", ".H5", ".keras")
@@ -37,54 +47,12 @@ _REDRAW = (
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One file of the manifest: its name, size in bytes, checksums (hexadecimal) and origin.
-
-    `url` is None for a file that comes inside another.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    md5: str
-    url: str | None = None
-    licence: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Collection:
-    """A model, and the files of a data set in the official layout."""
-
-    model: Entry
-    dataset: tuple[Entry, ...]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Every file that the suite uses; `archive` contains the real data set."""
-
-    real: Collection
-    archive: Entry
-    standin: Collection
-
-
-@dataclass(frozen=True)
 class Assets:
     """The model and the images of a run, all verified.
 
-    Attributes
-    ----------
-    kind
-        Whether the images are CIFAR-10 or the embedded stand-in.
-    model, model_sha256
-        The Keras model, .h5 or .keras, and its checksum.
-    user_model
-        Whether the user gave the model, instead of the manifest's.
-    dataset
-        Folder of `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`.
-    dataset_md5, dataset_sha256
-        Checksum by file name.
+    `dataset` is the folder of `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`,
+    with checksums by file name. `user_model`: whether the user gave the model, .h5 or .keras,
+    instead of the manifest's.
     """
 
     kind: Kind
@@ -111,13 +79,6 @@ class MissingAssetError(AssetError):
     """An asset was found in no folder and cannot be downloaded."""
 
 
-def fixtures_dir() -> Path:
-    """Return the folder of the manifest and the stand-in, in a checkout or an installed wheel."""
-    package = Path(__file__).resolve().parent
-    inside = package / "fixtures"
-    return inside if inside.is_dir() else package.parent / "fixtures"
-
-
 def default_cache_dir() -> Path:
     """Return the cache folder: RESNET8_EVAL_CACHE, else the system's cache folder for the user."""
     given = os.environ.get("RESNET8_EVAL_CACHE")
@@ -126,31 +87,6 @@ def default_cache_dir() -> Path:
     import pooch
 
     return Path(pooch.os_cache("resnet8-eval"))
-
-
-def load_manifest() -> Manifest:
-    """Read `fixtures/assets.json`.
-
-    Raises
-    ------
-    AssetError
-        If it is missing or cannot be understood.
-    """
-    path = fixtures_dir() / "assets.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        real, standin = (
-            Collection(Entry(**part["model"]), tuple(Entry(**file) for file in part["dataset"]))
-            for part in (content["real"], content["stand-in"])
-        )
-        return Manifest(real, Entry(**content["real"]["archive"]), standin)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AssetError(
-            f"The asset manifest {path} cannot be read.",
-            expected="the manifest that resnet8-eval is delivered with",
-            given=in_one_line(error),
-            next_step="Install resnet8-eval again, or restore the file from its repository.",
-        ) from error
 
 
 def _say(line: str) -> None:
@@ -178,12 +114,8 @@ def locate(
     ----------
     kind
         "auto" is the real assets if they can be had, else the stand-in.
-    assets_dir, cache_dir
-        A folder that holds assets; the folder for downloads and unpacked files.
     keras_model
-        A .h5 or .keras file to judge instead of the manifest's model.
-    suffixes
-        What its name may end in, where another kind of model is to be judged.
+        A file to judge instead of the manifest's model; its name ends in one of `suffixes`.
     download
         Whether missing files may be downloaded, with one attempt for each. RESNET8_EVAL_OFFLINE=1
         also forbids it.
@@ -191,7 +123,7 @@ def locate(
         Called with one line when "auto" takes the stand-in, and while another process is waited
         for.
     manifest
-        What to look for; by default, `load_manifest()`.
+        What to look for; by default, that of the installation.
 
     Returns
     -------
@@ -229,26 +161,16 @@ def survey(
 ) -> list[Finding]:
     """Look for every file of the manifest; nothing is downloaded, made or refused.
 
-    Parameters are those of `locate`.
-
-    Raises
-    ------
-    AssetError
-        If `assets_dir` is not there.
+    Parameters are those of :func:`locate`. AssetError if `assets_dir` is not there.
     """
     return list(_search(manifest, assets_dir, cache_dir).survey())
 
 
 def fetch(cache_dir: Path, *, manifest: Manifest | None = None) -> tuple[Path, Path]:
-    """Download the real assets that the cache lacks.
+    """Download the real assets that the cache lacks, and return the model and the folder of images.
 
     No other folder is searched, so that the cache is complete and can be copied to a machine
-    without network. Parameters are those of `locate`.
-
-    Returns
-    -------
-    model, dataset : Path
-        The verified model and the folder of the verified CIFAR-10 files, both in the cache.
+    without network.
 
     Raises
     ------
@@ -266,15 +188,10 @@ def fetch(cache_dir: Path, *, manifest: Manifest | None = None) -> tuple[Path, P
 def unchanged(path: Path, sha256: str) -> Iterator[Path]:
     """Make sure that a file that is read by its path is still the one that was verified.
 
-    Parameters
-    ----------
-    path, sha256
-        The file, and its checksum as `locate` returned it.
-
     Raises
     ------
     AssetError
-        On entering, if its checksum is another; on leaving, if it was written to since then.
+        On entering, if its checksum is not `sha256`; on leaving, if it was written to since then.
     """
     try:
         before, found = _signature(path), file_sha256(path)
@@ -313,20 +230,14 @@ def _checkouts() -> list[Path]:
 
 
 def given_folder(given: Path | None) -> Path | None:
-    """The folder that holds assets, as the user names it; None if none is named.
-
-    Raises
-    ------
-    AssetError
-        If it is not there.
-    """
+    """The folder that holds assets, as the user names it; AssetError if it is not there."""
     folder = given or os.environ.get("RESNET8_EVAL_ASSETS")
     explicit = expanded(folder) if folder else None
-    if explicit and _nature(explicit) != "a folder":
+    if explicit and nature(explicit) != "a folder":
         raise AssetError(
             f"There is no folder {explicit}.",
             expected=f"a folder that holds assets, such as {DATASET_FOLDER}/",
-            given=_nature(explicit),
+            given=nature(explicit),
             next_step="Correct --assets-dir or RESNET8_EVAL_ASSETS, or leave them out.",
         )
     return explicit
@@ -335,22 +246,19 @@ def given_folder(given: Path | None) -> Path | None:
 def given_model(path: Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> Path:
     """The Keras model that the user names, as an absolute path.
 
-    Raises
-    ------
-    AssetError
-        If it is not there, or its name has none of these suffixes.
+    AssetError if it is not there, or its name has none of these suffixes.
     """
     path = expanded(path).absolute()
-    nature = _nature(path)
-    if path.suffix in suffixes and nature == "a file" and os.access(path, os.R_OK):
+    what = nature(path)
+    if path.suffix in suffixes and what == "a file" and os.access(path, os.R_OK):
         return path
     raise AssetError(
         f"{path} cannot be used as the Keras model.",
         expected=f"a readable file that ends in {' or '.join(suffixes)}",
-        given=nature,
+        given=what,
         next_step="Load a SavedModel folder in the Keras that wrote it, save it as .keras, and give"
         " that to --keras-model."
-        if nature == "a folder"
+        if what == "a folder"
         else "Correct --keras-model, or leave it out to use the MLPerf Tiny model.",
     )
 
@@ -401,10 +309,10 @@ class _Search:
         """Find or make the stand-in's model and the folder of its images."""
         standin, folder = self.manifest.standin, self._standin_folder()
         make(folder, self._draw, self.cache, self.announce)
-        _demand_folder(folder, standin, _COMPLETE)
+        demand_folder(folder, standin, _COMPLETE)
         model = user_model or fixtures_dir() / "standin" / standin.model.name
         if not user_model:
-            _demand(model, standin.model, _RESTORE)
+            demand(model, standin.model, _RESTORE)
         return _found("stand-in", model, user_model, folder, standin)
 
     def survey(self) -> Iterator[Finding]:
@@ -437,7 +345,7 @@ class _Search:
         entry = self.manifest.real.model
         path = self._first(entry.name)
         if path is not None:
-            _demand(path, entry, _REPLACE)
+            demand(path, entry, _REPLACE)
         return path
 
     def _real_dataset(self) -> Path | None:
@@ -447,11 +355,11 @@ class _Search:
             itself = _present(place / "test_batch")
             folder, packed = place if itself else place / DATASET_FOLDER, place / archive.name
             if not _present(folder) and _present(packed):
-                _demand(packed, archive, _REPLACE)
+                demand(packed, archive, _REPLACE)
                 folder = self.cache / DATASET_FOLDER
                 make(folder, partial(unpack, packed), self.cache, self.announce)
             if _present(folder):
-                _demand_folder(folder, self.manifest.real, _COMPLETE)
+                demand_folder(folder, self.manifest.real, _COMPLETE)
                 return folder
         return None
 
@@ -464,7 +372,7 @@ class _Search:
         from resnet8_eval.standin import materialise
 
         materialise(folder)
-        _demand_folder(folder, self.manifest.standin, _REDRAW)
+        demand_folder(folder, self.manifest.standin, _REDRAW)
 
     def _download(self, entry: Entry, allowed: bool) -> str | None:
         """Download a file into the cache; if that fails, return why, in one line."""
@@ -497,39 +405,9 @@ def _found(
     )
 
 
-def _inspect(path: Path, entry: Entry) -> tuple[State, str]:
-    try:
-        if not path.is_file():
-            return "damaged" if os.path.lexists(path) else "missing", _nature(path)
-        found = _described(path.stat().st_size, file_sha256(path))
-    except OSError as error:
-        return "damaged", in_one_line(error)
-    return "verified" if found == _described(entry.size, entry.sha256) else "damaged", found
-
-
-def _described(size: int, sha256: str) -> str:
-    return f"{size:,} bytes, sha256 {sha256}"
-
-
 def _finding(kind: Kind, entry: Entry, path: Path | None, if_missing: str) -> Finding:
-    state, detail = _inspect(path, entry) if path else ("missing", "")
+    state, detail = inspect(path, entry) if path else ("missing", "")
     return Finding(kind, entry.name, state, path, if_missing if state == "missing" else detail)
-
-
-def _demand(path: Path, entry: Entry, remedy: str) -> None:
-    state, detail = _inspect(path, entry)
-    if state != "verified":
-        raise AssetError(
-            f"{path} is {'missing' if state == 'missing' else 'damaged, or another file'}.",
-            expected=_described(entry.size, entry.sha256),
-            given=detail,
-            next_step=remedy.format(path=path, entry=entry).strip(),
-        )
-
-
-def _demand_folder(folder: Path, collection: Collection, remedy: str) -> None:
-    for entry in collection.dataset:
-        _demand(folder / entry.name, entry, remedy)
 
 
 def expanded(path: str | Path) -> Path:
@@ -558,17 +436,6 @@ def _present(path: Path) -> bool:
             " --assets-dir or --cache-dir.",
         ) from error
     return True
-
-
-def _nature(path: Path) -> str:
-    try:
-        if path.is_file():
-            return "a file"
-        if path.is_dir():
-            return "a folder"
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return "not a regular file" if os.path.lexists(path) else "no such file"
 
 
 def _listed(items: Iterable[object]) -> str:

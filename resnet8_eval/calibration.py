@@ -16,14 +16,8 @@ from resnet8_eval.errors import StageError
 class CalibrationSet:
     """A stratified choice of training images.
 
-    Attributes
-    ----------
-    indices
-        int64, shape (N,), ascending positions in the training split.
-    per_class
-        Images of each class, in label order.
-    seed
-        What the choice was drawn with.
+    `indices` are ascending positions in the training split, int64 (N,); `per_class` counts the
+    images of each class, in label order; `seed` is what the choice was drawn with.
     """
 
     indices: NDArray[np.int64]
@@ -46,12 +40,7 @@ def choose(labels: NDArray[np.integer], count: int, seed: int) -> CalibrationSet
     count
         How many images; where ten does not divide it, the first classes get one more.
     seed
-        Seed of ``numpy.random.default_rng``; the same seed gives the same images everywhere.
-
-    Returns
-    -------
-    CalibrationSet
-        The chosen images, in training order.
+        Of ``numpy.random.default_rng``; the same seed gives the same images everywhere.
 
     Raises
     ------
@@ -91,10 +80,8 @@ def split(
 
     Parameters
     ----------
-    labels
-        Integer labels of the training split, shape (M,), in 0–9.
-    count, seed
-        Of the calibration set; see :func:`choose`.
+    labels, count, seed
+        As for :func:`choose`.
     validation_count
         How many images validate, stratified and disjoint from the calibration images.
 
@@ -130,11 +117,6 @@ def verify(
         How many were asked for.
     test_images
         The test split, uint8 (M, 32, 32, 3); compared by pixel content, not by index.
-
-    Returns
-    -------
-    list of Check
-        One for each property.
     """
     per_class = np.bincount(labels, minlength=10)
     test = {image.tobytes() for image in test_images}

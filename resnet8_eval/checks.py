@@ -13,17 +13,7 @@ MINUS: Final = "−"
 
 @dataclass(frozen=True)
 class Check:
-    """A named comparison and its outcome.
-
-    Attributes
-    ----------
-    name
-        What was looked at.
-    expected, observed
-        Both sides in words.
-    ok
-        Whether they agree.
-    """
+    """A named comparison and its outcome, both sides in words."""
 
     name: str
     expected: str
@@ -51,12 +41,9 @@ def at_most(name: str, limit: float, observed: float) -> Check:
 
 
 def said(value: object) -> str:
-    """A value of any shape in plain writing, without Python's brackets or ``True``.
+    """A value of built-in types in plain writing, without Python's brackets or ``True``.
 
-    Parameters
-    ----------
-    value
-        Built-in types; entries of a list that repeat are counted, as in ``10 × int8``.
+    Entries of a list that repeat are counted, as in ``10 × int8``.
     """
     if value is None or (isinstance(value, Mapping | list) and not value):
         return "none"

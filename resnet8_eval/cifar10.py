@@ -61,10 +61,10 @@ class Split:
 
     Attributes
     ----------
-    images : ndarray of uint8, shape (N, 32, 32, 3)
-        RGB pixels, 0 to 255, in NHWC layout, C-contiguous.
-    labels : ndarray of int64, shape (N,)
-        Class indices, 0 to 9.
+    images
+        uint8, shape (N, 32, 32, 3), C-contiguous: RGB pixels, 0 to 255, NHWC.
+    labels
+        int64, shape (N,): class indices, 0 to 9.
     """
 
     images: NDArray[np.uint8]
@@ -78,18 +78,11 @@ def read_split(
 
     Parameters
     ----------
-    folder : Path
+    folder
         Holds `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`.
-    split : {"train", "test"}
-        The five training batches, one after the other, or the test batch.
-    sha256 : mapping of str to str, or None
+    sha256
         Expected checksum by file name. None leaves this guard out; it is for files that the caller
         wrote or verified.
-
-    Returns
-    -------
-    Split
-        Images (N, 32, 32, 3) uint8 and labels (N,) int64; N > 0. A single batch is read-only.
 
     Raises
     ------
@@ -148,19 +141,12 @@ def _is_label(value: object) -> bool:
 
 
 def read_class_names(folder: Path, sha256: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Read the ten class names from `batches.meta`.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds `batches.meta`.
-    sha256 : mapping of str to str, or None
-        As for `read_split`.
+    """Read the names of the classes from `batches.meta`; the index is the label.
 
     Returns
     -------
     tuple of str
-        `CLASS_NAMES` or, in the stand-in's folder, `standin.CLASSES`; the index is the label.
+        `CLASS_NAMES` or, in the stand-in's folder, `standin.CLASSES`.
 
     Raises
     ------

@@ -250,15 +250,10 @@ def explored() -> list[tuple[Configuration, Configuration]]:
 
 
 def integers(row: Configuration) -> str | None:
-    """Where the exact integers of a row written from the suite's parameters are computed.
+    """The stage that computes the exact integers of a row written from the suite's parameters.
 
     Kernels of one framework and one recipe stand for the same integers, up to a shift by 128, so
-    the first of them serves them all.
-
-    Returns
-    -------
-    str or None
-        A stage; None for a row that has no integer kernels.
+    the first of them serves them all. None for a row that has no integer kernels.
     """
     if row.execution != "kernel":
         return None

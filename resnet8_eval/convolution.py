@@ -19,7 +19,7 @@ def by_line(weight: Array) -> Array:
 
 
 def convolve(x: Array, weight: Array, layer: Convolution) -> Array:
-    """Sums of products, without bias.
+    """Sums of products, without bias, (n, height, width, O).
 
     The inputs of an output lie in as many lines of the map as the kernel has, and side by side in
     each. So one product is taken for each line of the kernel, of windows that are copied once for
@@ -33,11 +33,6 @@ def convolve(x: Array, weight: Array, layer: Convolution) -> Array:
         From :func:`by_line`; its type is that of the sums.
     layer
         Its strides and pads.
-
-    Returns
-    -------
-    ndarray
-        (n, height, width, O).
     """
     down, across = layer.strides
     top, left, bottom, right = layer.pads

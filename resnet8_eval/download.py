@@ -32,12 +32,8 @@ def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Ann
 
     Parameters
     ----------
-    target
-        Where it will be.
     write
         Writes it to a path in an empty folder; the path's name is that of `target`.
-    cache
-        The cache folder.
     announce
         Called with one line while another process is waited for.
 
@@ -89,17 +85,7 @@ def _locked(target: Path, cache: Path, announce: Announce) -> AbstractContextMan
 def retrieve(url: str | None, sha256: str, target: Path) -> None:
     """Download a file, with one attempt.
 
-    Parameters
-    ----------
-    url, sha256
-        Where it is, and the checksum without which it does not count.
-    target
-        Where to put it.
-
-    Raises
-    ------
-    DownloadError
-        If it cannot be downloaded, or has another checksum.
+    DownloadError if it cannot be downloaded, or has another checksum.
     """
     import pooch
 
@@ -126,15 +112,7 @@ def retrieve(url: str | None, sha256: str, target: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack one folder from a verified archive.
-
-    Parameters
-    ----------
-    archive
-        A .tar.gz.
-    folder
-        Where to put it; its name is the folder's name in the archive.
-    """
+    """Unpack one folder from a verified .tar.gz; its name there is that of `folder`."""
     import pooch
 
     untar = pooch.Untar(members=[folder.name], extract_dir=str(folder.parent))

@@ -6,26 +6,11 @@ from pathlib import Path
 
 
 class SuiteError(Exception):
-    """An error with the four things a reader needs.
-
-    Parameters
-    ----------
-    what
-        What was wrong, in one sentence.
-    expected
-        What would have been right.
-    given
-        What was there instead.
-    next_step
-        What the reader can do about it.
-    """
+    """An error that says what was wrong, expected and given, and what to do next."""
 
     def __init__(self, what: str, *, expected: str, given: str, next_step: str) -> None:
         super().__init__(what, expected, given, next_step)
-        self.what = what
-        self.expected = expected
-        self.given = given
-        self.next_step = next_step
+        self.what, self.expected, self.given, self.next_step = what, expected, given, next_step
 
     def __str__(self) -> str:
         return (
@@ -63,15 +48,7 @@ class ResultsError(SuiteError):
 
 
 def changed_asset(path: Path, expected: str, given: str) -> AssetError:
-    """What to raise where a file is no longer what was verified before.
-
-    Parameters
-    ----------
-    path
-        The file.
-    expected, given
-        What it was, and what it is.
-    """
+    """What to raise where a file is no longer what was verified before."""
     return AssetError(
         f"{path} changed after it had been verified.",
         expected=expected,
@@ -81,17 +58,7 @@ def changed_asset(path: Path, expected: str, given: str) -> AssetError:
 
 
 def unreadable_model(path: Path, framework: str, error: Exception) -> ModelError:
-    """What to raise where a framework refuses a model file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    framework
-        Which framework was to open it.
-    error
-        What it raised.
-    """
+    """What to raise where a framework refuses a model file."""
     return ModelError(
         f"{path.name} cannot be opened.",
         expected=f"a model that {framework} can load",

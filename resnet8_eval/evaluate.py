@@ -124,13 +124,10 @@ def parity(
 
 
 def probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores as probabilities: softmax is applied to logits, and to nothing else.
+    """Scores (N, classes) as probabilities: softmax is applied to logits, and to nothing else.
 
-    Parameters
-    ----------
-    scores
-        float32, shape (N, classes). They count as probabilities if none is negative and all sums
-        are 1, to :data:`MOST_ROUNDED_AWAY`.
+    They count as probabilities if none is negative and all sums are 1, to
+    :data:`MOST_ROUNDED_AWAY`.
     """
     sums = scores.sum(axis=1, dtype=np.float64)
     if not (scores < 0).any() and np.allclose(sums, 1, rtol=0, atol=MOST_ROUNDED_AWAY):

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from resnet8_eval.requirements import EQUIVALENT
 
 Demand = str | float
 """``"equivalent"``, or the largest drop from the baseline in percentage points."""
-EXPECTED: Final = f"{EQUIVALENT}, or the largest drop in percentage points, such as 1.0"
 
 
 def demand(text: str) -> Demand:
-    """A demand from the command line.
-
-    Raises
-    ------
-    ValueError
-        If it is neither of the two.
-    """
+    """A demand from the command line; ValueError if it is neither of the two."""
     if text == EQUIVALENT:
         return text
     try:
@@ -28,7 +21,8 @@ def demand(text: str) -> Demand:
     except ValueError:
         drop = math.nan
     if not 0 <= drop < math.inf:
-        raise ValueError(f"expected {EXPECTED}; got {text}")
+        expected = f"{EQUIVALENT}, or the largest drop in percentage points, such as 1.0"
+        raise ValueError(f"expected {expected}; got {text}")
     return drop
 
 

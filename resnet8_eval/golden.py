@@ -35,14 +35,12 @@ def write(
 
     Parameters
     ----------
-    exact
-        The model.
     images
         (n, 32, 32, 3).
     positions
         Where each stands among the test images; told in the index.
     folder
-        An existing folder.
+        An existing one.
 
     Returns
     -------

@@ -40,8 +40,6 @@ def tried(
 
     Parameters
     ----------
-    runtime
-        The model.
     images
         Training images, and the preprocessing that the run uses.
     labels
@@ -59,9 +57,10 @@ def tried(
     from scipy.optimize import linear_sum_assignment
 
     used = images.preprocessing
-    ways = {used.name: used}
-    ways |= {
-        how.name: how for how in _TRIED if (how.table() != used.table()).any() or _order(how, used)
+    ways = {used.name: used} | {
+        how.name: how
+        for how in _TRIED
+        if how.channels != used.channels or (how.table() != used.table()).any()
     }
     percent, reordered, orders = {}, {}, {}
     for name, how in ways.items():
@@ -88,10 +87,6 @@ def tried(
             f"of {used.name} pixels, which is what it is fed; {said}."
         )
     return {"images": len(labels), "percent": percent, "hint": said}
-
-
-def _order(one: Preprocessing, other: Preprocessing) -> bool:
-    return one.channels != other.channels
 
 
 def _remedy(how: Preprocessing) -> str:

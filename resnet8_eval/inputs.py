@@ -27,10 +27,6 @@ class Settings:
 
     Attributes
     ----------
-    assets
-        Model and images.
-    cache_dir
-        Where artefacts are kept.
     calibration_count, calibration_seed
         Size and seed of the calibration set.
     min_speedup
@@ -40,8 +36,6 @@ class Settings:
         does it.
     gate
         What is demanded of every row that is not stock, beyond the requirements.
-    preprocessing
-        What the model is fed.
     seeds
         How many calibration seeds the quantized rows are made with.
     """

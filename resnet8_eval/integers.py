@@ -45,17 +45,9 @@ _ONE: Final = np.float32(1)
 class Grid:
     """An affine grid of integers.
 
-    Attributes
-    ----------
-    scale
-        Real distance of two neighbours.
-    zero_point
-        The integer that stands for zero, counted from the lowest of its type, so that an int8 grid
-        and the uint8 grid that it is shifted to are one.
-    lowest
-        The lowest integer of its type: -128 or 0.
-    levels
-        The largest integer, counted from the lowest: 255 for 8 bits.
+    `zero_point` stands for zero, counted from the `lowest` integer of its type (-128 or 0), so that
+    an int8 grid and the uint8 grid that it is shifted to are one. `levels` is the largest integer,
+    counted so: 255 for 8 bits.
     """
 
     scale: np.float32

@@ -35,17 +35,7 @@ MAX_WAITING: Final = 0.25
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
-
-    Attributes
-    ----------
-    rounds
-        How often each row has its turn.
-    seconds
-        Length of one LoadGen run.
-    batches
-        Batch sizes that are tried for Offline.
-    """
+    """How much is measured: turns of each row, length of a LoadGen run, Offline's batch sizes."""
 
     rounds: int = 5
     seconds: float = 0.08
@@ -56,16 +46,9 @@ class Plan:
 class Target:
     """One stored model.
 
-    Attributes
-    ----------
-    name, framework
-        Its row.
-    path, execution
-        As :func:`resnet8_eval.backends.scores` takes them.
-    scores
-        ``.npy`` file of the scores that the evaluation found, float32 (N, 10).
-    float32
-        The row that its speed is compared with.
+    `path` and `execution` are as :func:`resnet8_eval.backends.scores` takes them; `scores` is a
+    ``.npy`` file of those that the evaluation found, float32 (N, 10); `float32` names the row that
+    its speed is compared with.
     """
 
     name: str
@@ -100,8 +83,6 @@ def measure(
         Numbers of threads to measure with.
     logs
         Folder for what native code writes to standard error.
-    plan
-        How much is measured.
     announce
         Told one line as each part begins.
 

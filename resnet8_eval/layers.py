@@ -118,12 +118,10 @@ def noise(
     images: Images,
     threads: int,
 ) -> list[dict[str, Any]]:
-    """Signal-to-quantization-noise ratio of every layer's weights and outputs.
+    """Signal-to-quantization-noise ratio of every layer's weights and outputs of a stored model.
 
     Parameters
     ----------
-    row, model
-        A stored quantized model.
     parameters
         What it was made from, with the equalized float32 network to compare with.
     images

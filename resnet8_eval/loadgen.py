@@ -49,8 +49,6 @@ def load_test(
 
     Parameters
     ----------
-    runtime
-        The model.
     images
         uint8, shape (N, 32, 32, 3).
     scenario

@@ -93,12 +93,7 @@ USUAL: Final = {
 class Feed:
     """Stored images, and the preprocessing that a network takes them through.
 
-    Attributes
-    ----------
-    pixels
-        uint8, shape (N, 32, 32, 3), RGB, NHWC, in [0, 255].
-    preprocessing
-        The network's.
+    `pixels` are uint8, shape (N, 32, 32, 3), RGB, NHWC, in [0, 255].
     """
 
     pixels: NDArray[np.uint8]
@@ -168,12 +163,7 @@ def chosen(given: str) -> Preprocessing:
 
 
 def preprocess(images: Images) -> NDArray[np.float32]:
-    """Turn stored images into network input.
-
-    Parameters
-    ----------
-    images
-        uint8, shape (N, 32, 32, 3), RGB, NHWC, in [0, 255].
+    """Turn stored images, uint8 (N, 32, 32, 3), into network input.
 
     Returns
     -------
@@ -203,17 +193,7 @@ def preprocess(images: Images) -> NDArray[np.float32]:
 def batches(images: Images, batch_size: int = BATCH_SIZE) -> Iterator[NDArray[np.float32]]:
     """Preprocess `images` batch by batch, so that uint8 stays uint8 until it is needed.
 
-    Parameters
-    ----------
-    images
-        As in :func:`preprocess`.
-    batch_size
-        Images per batch; the last may be smaller.
-
-    Yields
-    ------
-    ndarray
-        float32, shape (n, 32, 32, 3), as :func:`preprocess` returns it.
+    Each is float32, shape (n, 32, 32, 3), as :func:`preprocess` gives it; the last may be smaller.
     """
     for start in range(0, len(images), batch_size):
         yield preprocess(images[start : start + batch_size])

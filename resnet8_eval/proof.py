@@ -41,12 +41,8 @@ def prove(
 
     Parameters
     ----------
-    row
-        What the model is.
-    model
-        The stored model.
     parameters
-        What it was made from.
+        What the model was made from.
     test
         The images that it was evaluated on, and their labels.
     scores
@@ -95,21 +91,9 @@ def stored(found: Sequence[StoredTensor], row: Configuration) -> Record:
 def compare(
     found: Sequence[StoredTensor], parameters: Parameters, row: Configuration
 ) -> list[Check]:
-    """Hold stored tensors against the parameters that calibration decided.
+    """Hold weights, activations and biases, as they were read back, against what was decided.
 
-    Parameters
-    ----------
-    found
-        As the backend read them back.
-    parameters
-        From calibration.
-    row
-        What the model is.
-
-    Returns
-    -------
-    list of Check
-        Weights, activations and biases; a failure names the first tensor that differs, and how.
+    A failure names the first tensor that differs, and how.
     """
     by_name = {entry.name: entry for entry in found if entry.kind == "weight"}
     weight_zero = 128 if row.weights_dtype == "uint8" else 0
@@ -144,11 +128,6 @@ def compare_weights(parameters: Parameters) -> Check:
     Rounding errors of a channel's many weights average out, so the rounded channel, projected on
     the float32 one, has length 1; a wrong scale moves that in proportion, and a swapped axis in
     most channels.
-
-    Parameters
-    ----------
-    parameters
-        From calibration.
     """
     exact = parameters.exact.weights()
     transposed = {layer.weight for layer in parameters.exact.weighted if isinstance(layer, Dense)}
@@ -240,16 +219,9 @@ def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | 
 def disagreement(
     kernel: NDArray[np.float32], exact: NDArray[np.float32], test: Labelled, cause: str
 ) -> dict[str, Any]:
-    """Count the images on which kernels and exact integers give different classes.
+    """Count the images on which scores of kernels and exact integers, (N, 10), give other classes.
 
-    Parameters
-    ----------
-    kernel, exact
-        Scores of both, float32 (N, 10).
-    test
-        Images and labels.
-    cause
-        What to look at first where they part.
+    `cause` is what to look at first where they part.
     """
     answers = exact.argmax(axis=1)
     return {
@@ -262,15 +234,7 @@ def disagreement(
 
 
 def probable_cause(found: Sequence[StoredTensor], framework: str) -> str:
-    """What to look at first where kernels and exact integers part.
-
-    Parameters
-    ----------
-    found
-        The stored model's tensors.
-    framework
-        Whose kernels run them.
-    """
+    """What to look at first where kernels and exact integers part."""
     if saturating := saturation.cause(found, framework):
         return f"8-bit kernels that saturate: {saturating}"
     return "a wrong scale or per-channel axis in the stored model (see the tensors in its proof)"

@@ -19,17 +19,9 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> ExactNetwork:
-    """Read a stored model.
+    """Read a stored ONNX model with QuantizeLinear and DequantizeLinear around every layer.
 
-    Parameters
-    ----------
-    path
-        ONNX, with QuantizeLinear and DequantizeLinear around every layer.
-
-    Raises
-    ------
-    ModelError
-        If it has no such steps, or holds another network.
+    ModelError if it has no such steps, or holds another network.
     """
     import onnx
 

@@ -68,20 +68,8 @@ _COMPARE: Final[dict[Direction, Callable[[float, float], bool]]] = {
 class Requirement:
     """One requirement and the number that decides it.
 
-    Attributes
-    ----------
-    id
-        Such as ``"CONV-01"``.
-    milestone
-        The milestone that it belongs to.
-    phase
-        The phase of the work that it belongs to, as the requirements document numbers them.
-    title
-        What must be true.
-    quantity
-        What is measured.
-    direction, threshold, unit
-        ``measured direction threshold`` must hold, in `unit`.
+    `phase` is that of the work, as the requirements document numbers them; `title` says what must
+    be true, and `quantity` what is measured: ``measured direction threshold`` must hold, in `unit`.
     """
 
     id: str
@@ -272,13 +260,7 @@ ALWAYS: Final = {name: entry for name, entry in BY_ID.items() if entry.milestone
 
 
 def asked(min_accuracy: float | None) -> dict[str, Requirement]:
-    """The register by ID, for a run that may state another threshold for accuracy.
-
-    Parameters
-    ----------
-    min_accuracy
-        In percent; None for the register's own.
-    """
+    """The register by ID, for a run that may state another threshold for accuracy, in percent."""
     if min_accuracy is None:
         return BY_ID
     other = f"accuracy above {min_accuracy:g} % (--min-accuracy; {MIN_ACCURACY_PERCENT:g} % else)"

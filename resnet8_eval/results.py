@@ -43,19 +43,12 @@ def schema() -> str:
 
 
 def checked(found: object, source: str = "what the run found") -> Results:
-    """The record of what was found.
-
-    Parameters
-    ----------
-    found
-        Built-in types, and parts of the record.
-    source
-        Where it comes from, for the message.
+    """The record of what was found, in built-in types and parts of the record.
 
     Raises
     ------
     ResultsError
-        Naming the first place that breaks the form.
+        Naming `source` and the first place that breaks the form.
     """
     try:
         return msgspec.convert(found, Results)
@@ -69,13 +62,7 @@ def checked(found: object, source: str = "what the run found") -> Results:
 
 
 def encode(results: Results) -> str:
-    """The text of results.json.
-
-    Raises
-    ------
-    ResultsError
-        If a number is NaN or infinite.
-    """
+    """The text of results.json; ResultsError if a number is NaN or infinite."""
     try:
         text = json.dumps(
             msgspec.to_builtins(results), indent=1, ensure_ascii=False, allow_nan=False
@@ -91,13 +78,7 @@ def encode(results: Results) -> str:
 
 
 def read(path: Path) -> Results:
-    """Read a results file of version 1 or 2.
-
-    Raises
-    ------
-    ResultsError
-        If it is missing, not JSON, or breaks its form.
-    """
+    """Read a results file of version 1 or 2; ResultsError if it is none."""
     try:
         found = msgspec.json.decode(path.read_bytes())
         if isinstance(found, dict) and found.get("schema_version") == 1:
@@ -125,7 +106,7 @@ class Outcome:
     evidence
         Checks, each ``{"name", "expected", "observed", "ok"}``.
     test
-        Node ID of the test.
+        Node ID.
     reason
         Why it is not met, in one line.
     decided
@@ -154,31 +135,11 @@ def milestones(
     stopped
         What ended the run before its time; what it had not reached is then not evaluated.
     """
-    found = {
-        name: _milestone(of_milestone(name), outcomes, standin, stopped) for name in MILESTONES
-    }
-    return {
-        name: msgspec.structs.replace(
-            entry, reason=f"judged only where it is asked for: pytest -m {name}"
-        )
-        if name in ON_DEMAND and entry.verdict == "not evaluated" and entry.reason is None
-        else entry
-        for name, entry in found.items()
-    }
+    return {name: _milestone(name, outcomes, standin, stopped) for name in MILESTONES}
 
 
 def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> RequirementResult:
-    """What the record says of a requirement.
-
-    Parameters
-    ----------
-    entry
-        Of the register.
-    outcome
-        What was found out; None if it was not asked for.
-    standin
-        Whether the run was on the stand-in, on which nothing is ever met.
-    """
+    """What the record says of a requirement; `outcome` is None if it was not asked for."""
     found = outcome or Outcome("not evaluated")
     return RequirementResult(
         id=entry.id,
@@ -200,16 +161,14 @@ def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> R
 
 
 def _milestone(
-    entries: Iterable[Requirement],
-    outcomes: Mapping[str, Outcome],
-    standin: bool,
-    stopped: str | None,
+    name: str, outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None
 ) -> Milestone:
-    entries = list(entries)
+    entries = of_milestone(name)
     found = [outcomes[entry.id] for entry in entries if entry.id in outcomes]
     met = sum(outcome.status == "met" for outcome in found)
     if not found:
-        return Milestone("not evaluated", 0, len(entries), None)
+        reason = f"judged only where it is asked for: pytest -m {name}"
+        return Milestone("not evaluated", 0, len(entries), reason if name in ON_DEMAND else None)
     if standin:
         reason = f"stand-in; {met} of {len(entries)} tests passed on it"
         return Milestone("not evaluated", 0, len(entries), reason)

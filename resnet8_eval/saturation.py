@@ -40,16 +40,9 @@ def weights_bits(found: Sequence[StoredTensor]) -> int:
 
 
 def needs(found: Sequence[StoredTensor], framework: str, execution: str) -> str | None:
-    """The instructions without which x86 kernels can saturate on a model's weights.
+    """The instructions without which x86 kernels can saturate on a model's weights, or None.
 
-    Parameters
-    ----------
-    found
-        The stored model's tensors.
-    framework
-        Whose kernels run them.
-    execution
-        Reference arithmetic has no such sums.
+    Reference arithmetic has no such sums.
     """
     if execution == "reference" or largest_weight(found, signed=True) <= SATURATION_FREE_LIMIT:
         return None
@@ -72,8 +65,6 @@ def told(
 
     Parameters
     ----------
-    path
-        The model.
     images, labels
         What it was evaluated on.
     scores

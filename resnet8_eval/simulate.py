@@ -22,14 +22,9 @@ from resnet8_eval.preprocess import Images, batches
 class Simulation:
     """A network whose layers can be quantized one by one.
 
-    Parameters
-    ----------
-    parameters
-        From calibration.
-    levels
-        Largest integer of an activation's grid: 255 for 8 bits. Or of each map's own, by name; a
-        map without one is left in float. The input keeps its 8 bits, and is quantized with the
-        first layer.
+    `levels` is the largest integer of an activation's grid, 255 for 8 bits, or that of each map, by
+    name; a map without one is left in float. The input keeps its 8 bits, and is quantized with the
+    first layer.
     """
 
     def __init__(self, parameters: Parameters, levels: int | Mapping[str, int] = 255) -> None:
@@ -46,20 +41,13 @@ class Simulation:
         self._owner = owners(self._network)
 
     def logits(self, images: Images, layers: Collection[str] | None = None) -> NDArray[np.float32]:
-        """The scores before softmax.
+        """The scores of images, uint8 (N, 32, 32, 3), before softmax, float32 (N, 10).
 
         Parameters
         ----------
-        images
-            uint8 (N, 32, 32, 3).
         layers
             Names of the layers (:attr:`layers`) to quantize, weights and outputs; by default all.
             The sum that a layer's output enters, and the pooled map, count with the layer before.
-
-        Returns
-        -------
-        ndarray
-            float32 (N, 10).
         """
         chosen = set(self.layers if layers is None else layers)
         with torch.inference_mode():

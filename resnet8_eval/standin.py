@@ -63,9 +63,9 @@ def draw(count_per_class: int, seed: int) -> tuple[Bytes, Bytes]:
 
     Parameters
     ----------
-    count_per_class : int
+    count_per_class
         Images per class; the set holds N = 10 x `count_per_class`.
-    seed : int
+    seed
         Non-negative; equal arguments give equal bytes on every platform.
 
     Returns
@@ -85,18 +85,8 @@ def draw(count_per_class: int, seed: int) -> tuple[Bytes, Bytes]:
 def materialise(folder: Path) -> None:
     """Write the stand-in as a folder in the layout of the official CIFAR-10 Python version.
 
-    The folder appears complete or not at all. Its bytes are the same on every run and platform.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to write `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`. It must
-        not exist yet; its parent is created if needed.
-
-    Raises
-    ------
-    FileExistsError
-        If `folder` exists.
+    It holds `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`, and appears complete
+    or not at all, with the same bytes on every run and platform. FileExistsError if it is there.
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists already")

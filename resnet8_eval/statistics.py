@@ -14,18 +14,9 @@ CONFIDENCE = 0.95
 
 
 def wilson_interval_percent(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of an accuracy.
+    """95 % interval of an accuracy in percent, from counts of images, by Wilson's score method.
 
-    Parameters
-    ----------
-    correct, total
-        Counts of images.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper limit in percent, by Wilson's score method (Wilson 1927), computed by
-        ``scipy.stats.binomtest(...).proportion_ci(method="wilson")``.
+    Wilson 1927, computed by ``scipy.stats.binomtest(...).proportion_ci(method="wilson")``.
     """
     from scipy.stats import binomtest
 
@@ -34,18 +25,14 @@ def wilson_interval_percent(correct: int, total: int) -> tuple[float, float]:
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
-    """Exact two-sided McNemar test of two models on the same images.
+    """The p-value of an exact two-sided McNemar test of two models on the same images.
+
+    It is ``scipy.stats.binomtest(lost, lost + gained, 0.5)``, 1 where the models never disagree.
 
     Parameters
     ----------
     lost, gained
         Images that only the first, or only the second, model gets right.
-
-    Returns
-    -------
-    float
-        The p-value, by ``scipy.stats.binomtest(lost, lost + gained, 0.5)``; 1 where the models
-        never disagree.
     """
     from scipy.stats import binomtest
 
@@ -54,23 +41,19 @@ def mcnemar_p(lost: int, gained: int) -> float:
 
 
 def paired_interval_pp(lost: int, gained: int, total: int) -> tuple[float, float]:
-    """95 % interval of the difference of two accuracies on the same images.
+    """95 % interval of the difference (second − first) of two accuracies on the same images, in pp.
+
+    Tango's score interval (Tango 1998, *Equivalence Test and Confidence Interval for the Difference
+    in Proportions for the Paired-Sample Design*): all differences that the score test does not
+    reject at 5 %. It holds without a single disagreement as well: it then ends at z²/(n + z²).
+    SciPy has no interval for paired proportions, nor has statsmodels.
 
     Parameters
     ----------
     lost, gained
-        Images that only the first, or only the second, model gets right.
+        As for :func:`mcnemar_p`.
     total
         All images.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper limit of (second − first) in percentage points: Tango's score interval
-        (Tango 1998, *Equivalence Test and Confidence Interval for the Difference in Proportions
-        for the Paired-Sample Design*), all differences that the score test does not reject at 5 %.
-        It holds without a single disagreement as well: it then ends at z²/(n + z²). SciPy has no
-        interval for paired proportions, nor has statsmodels.
     """
     return -100 * _furthest(lost, gained, total), 100 * _furthest(gained, lost, total)
 
@@ -96,19 +79,11 @@ def _furthest(up: int, down: int, total: int) -> float:
 
 
 def mean_interval(values: NDArray[np.floating]) -> tuple[float, float]:
-    """95 % interval of a mean, whatever the distribution: one image may weigh more than all others.
+    """95 % interval of a mean of values (N,), whatever the distribution.
 
-    Parameters
-    ----------
-    values
-        One for each image, shape (N,).
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper limit by the percentile bootstrap (Efron and Tibshirani 1993, chapter 13),
-        ``scipy.stats.bootstrap`` with 2000 resamples. Limits of values that are never negative are
-        not, either, as Student's would be.
+    By the percentile bootstrap (Efron and Tibshirani 1993, chapter 13), ``scipy.stats.bootstrap``
+    with 2000 resamples: one image may weigh more than all others. Limits of values that are never
+    negative are not, either, as Student's would be.
     """
     import numpy as np
     from scipy.stats import bootstrap
@@ -120,13 +95,7 @@ def mean_interval(values: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float]:
-    """Mean, sample standard deviation (n - 1) and least of one figure over calibration seeds.
-
-    Parameters
-    ----------
-    values
-        One for each seed, two or more; the more, the better.
-    """
+    """Mean, sample standard deviation (n - 1) and least of one figure over two or more seeds."""
     import statistics
 
     return {
@@ -137,19 +106,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct the p-values of several tests for the number of tests.
+    """Correct the p-values of several tests for their number, in the same order.
 
-    Parameters
-    ----------
-    p_values
-        One for each test, 0 to 1.
-
-    Returns
-    -------
-    list of float
-        Adjusted p-values in the same order (Holm 1979, *A Simple Sequentially Rejective Multiple
-        Test Procedure*): the smallest times the number of tests, the next times one less, and so
-        on; none is above 1, and none below that of a smaller p-value.
+    Holm 1979, *A Simple Sequentially Rejective Multiple Test Procedure*: the smallest times the
+    number of tests, the next times one less, and so on; none is above 1, and none below that of a
+    smaller p-value.
     """
     adjusted, least = [0.0] * len(p_values), 0.0
     ascending = sorted(range(len(p_values)), key=p_values.__getitem__)

@@ -44,10 +44,6 @@ def prove(
 
     Parameters
     ----------
-    row
-        What the model is.
-    model
-        The stored model.
     network
         The folded float32 network that it was made from.
     images

@@ -37,20 +37,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Artifact:
     """One finished artefact.
 
-    Attributes
-    ----------
-    stage, key
-        What it is, and the hash of all that decided it.
-    folder
-        Where its files are.
-    record
-        What its producer reported, in built-in types.
-    files
-        SHA-256 of every file.
-    seconds
-        How long it took to produce.
-    created
-        When it was finished, in seconds since the epoch.
+    `key` is the hash of all that decided it; `record`, what its producer reported, in built-in
+    types; `files`, the SHA-256 of each; `seconds`, how long it took; `created`, when it was
+    finished, in seconds since the epoch.
     """
 
     stage: str
@@ -67,25 +56,13 @@ class Artifact:
 
 
 class Store:
-    """A folder of artefacts, safe to share between threads and processes.
-
-    Parameters
-    ----------
-    root
-        The folder; it is made when the first artefact is.
-    """
+    """A folder of artefacts, made with the first; safe to share between threads and processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def get(self, stage: str, key: str) -> Artifact | None:
-        """The artefact, or None where there is none or it is damaged.
-
-        Parameters
-        ----------
-        stage, key
-            As given to :meth:`produce`.
-        """
+        """The artefact, or None where there is none or it is damaged."""
         found = _read(self._folder(stage, key))
         # The folder's name has a part of the key, and no slash.
         return found if found and (found.stage, found.key) == (stage, key) else None
@@ -151,15 +128,7 @@ class Store:
     def lock(self, name: str) -> Iterator[None]:
         """Hold a lock across all processes; the operating system releases it if the holder dies.
 
-        Parameters
-        ----------
-        name
-            What is locked.
-
-        Raises
-        ------
-        StageError
-            If the store cannot be written to.
+        StageError if the store cannot be written to.
         """
         from filelock import FileLock
 
@@ -198,10 +167,7 @@ class Store:
     def clear(self) -> int:
         """Remove all that no process is working on; return how many artefacts were removed.
 
-        Raises
-        ------
-        StageError
-            If something may not be removed.
+        StageError if something may not be removed.
         """
         removed = 0
         with self._writing():
@@ -260,13 +226,7 @@ class Store:
 
 
 def digest(value: object) -> str:
-    """SHA-256 of `value` written as canonical JSON.
-
-    Parameters
-    ----------
-    value
-        Built-in JSON-able types.
-    """
+    """SHA-256 of a value, in built-in types, written as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -278,12 +238,9 @@ def file_sha256(path: Path) -> str:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; no link is followed, and what is gone has none.
+    """Bytes of a file, or of all files in a folder, which another process may change meanwhile.
 
-    Parameters
-    ----------
-    path
-        What another process may change meanwhile.
+    No link is followed, and what is gone has none.
     """
     inside = [] if path.is_symlink() else os.walk(path)
     total = 0

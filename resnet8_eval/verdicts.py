@@ -31,30 +31,14 @@ _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 
 
 class Judge:
-    """Hands over what a requirement is judged by.
-
-    Parameters
-    ----------
-    item
-        The requirement test.
-    requirement
-        What it must fulfil.
-    """
+    """Hands over what a requirement is judged by."""
 
     def __init__(self, item: pytest.Item, requirement: Requirement) -> None:
         self._item = item
         self._requirement = requirement
 
     def judge(self, measured: float, checks: Iterable[Check] = ()) -> None:
-        """Hand the number and its evidence over.
-
-        Parameters
-        ----------
-        measured
-            In the requirement's unit.
-        checks
-            Evidence; each must hold as well.
-        """
+        """Hand over the number, in the requirement's unit, and its evidence."""
         properties: dict[str, Any] = {
             "title": self._requirement.title,
             "measured": float(measured),
@@ -75,12 +59,7 @@ class Judge:
 def shortfall(requirement: Requirement, properties: Iterable[tuple[str, Any]]) -> str:
     """Why what a test handed over does not meet its requirement; empty if it does.
 
-    Parameters
-    ----------
-    requirement
-        What must be fulfilled.
-    properties
-        The `user_properties` of the test.
+    `properties` are the `user_properties` of the test.
     """
     handed = list(properties)
     numbers, evidence = _numbers(handed), _evidence(handed)
@@ -100,13 +79,7 @@ def shortfall(requirement: Requirement, properties: Iterable[tuple[str, Any]]) -
 
 
 class Verdicts:
-    """What was reported of each requirement test of a session.
-
-    Parameters
-    ----------
-    register
-        What is required, by ID.
-    """
+    """What was reported of each requirement test; `register` is what is required, by ID."""
 
     def __init__(self, register: Mapping[str, Requirement]) -> None:
         self._register = register
@@ -122,10 +95,7 @@ class Verdicts:
     def outcomes(self, kind: str | None) -> dict[str, Outcome]:
         """What was found out, by ID. Tests that used different assets meet nothing.
 
-        Parameters
-        ----------
-        kind
-            The assets of the controller itself, if it has any.
+        `kind` names the assets of the controller itself, if it has any.
         """
         found = {name: test.outcome() for name, test in self._tests.items()}
         kinds = {kind, *(dict(test.properties).get("assets") for test in self._tests.values())}
@@ -194,10 +164,7 @@ class _Reported:
 def readable(properties: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
     """What a test handed over as a JUnit file shows it: rounded numbers, and evidence in words.
 
-    Parameters
-    ----------
-    properties
-        The `user_properties` of the test. Those that are not of this suite stay as they are.
+    `user_properties` that are not of this suite stay as they are.
     """
     handed = list(properties)
     told = {name: str(value) for name, value in handed if name in _TOLD}

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resnet8_eval.assets import DATASET_FOLDER, Collection, Entry, Manifest
+from resnet8_eval.assets import DATASET_FOLDER
 from resnet8_eval.cifar10 import CLASS_NAMES
+from resnet8_eval.manifest import Collection, Entry, Manifest
 
 NOWHERE = "http://127.0.0.1:9"
 """The discard port: nobody listens there."""

@@ -51,10 +51,6 @@ class StoredTensor:
     ----------
     name
         The network's name of it; a bias goes by the name of its layer's weight.
-    kind
-        What it is.
-    dtype
-        What is stored.
     axis
         The axis that the scales lie along; None if there is one scale.
     scales, zero_points
@@ -116,10 +112,6 @@ class Backend(Protocol):
             Calibration images, uint8 (N, 32, 32, 3), fed in the suite's batches.
         row
             A stock row of this framework.
-        path
-            Where to write the model.
-        threads
-            Threads for the framework.
 
         Returns
         -------
@@ -130,10 +122,7 @@ class Backend(Protocol):
     def write(self, parameters: Parameters, row: Configuration, path: Path) -> Record:
         """Write a quantized model from given parameters.
 
-        Returns
-        -------
-        dict
-            As :meth:`census`, and what else the framework has to say of the model.
+        Returns :meth:`census`, and what else the framework has to say of the model.
         """
 
     def weights_bytes(self, path: Path) -> int:
@@ -187,13 +176,7 @@ def model_file(row: Configuration) -> tuple[str, str] | None:
 
 
 def framework_of(path: Path) -> Framework:
-    """The framework that opens this kind of file.
-
-    Raises
-    ------
-    ModelError
-        If the suffix is none of :data:`SUFFIXES`.
-    """
+    """The framework that opens this kind of file; ModelError if none does."""
     try:
         return SUFFIXES[path.suffix]
     except KeyError:
@@ -276,18 +259,5 @@ def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> R
 
 
 def run(runtime: Runtime, images: Images) -> Scores:
-    """Feed images to a runtime, preprocessed batch by batch.
-
-    Parameters
-    ----------
-    runtime
-        What takes a batch.
-    images
-        uint8, shape (N, 32, 32, 3).
-
-    Returns
-    -------
-    ndarray
-        What it gave for each image, shape (N, 10).
-    """
+    """Feed images, uint8 (N, 32, 32, 3), to a runtime batch by batch; it gives (N, 10)."""
     return np.concatenate([runtime(batch) for batch in batches(images)])

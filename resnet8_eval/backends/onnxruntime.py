@@ -49,12 +49,10 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
 def open_session(
     path: Path, threads: int, execution: Execution = "kernel", *, save_to: Path | None = None
 ) -> Any:
-    """Open an ONNX model with ONNX Runtime.
+    """Open an ONNX model with ONNX Runtime, on the CPU; ModelError if that refuses it.
 
     Parameters
     ----------
-    path
-        ONNX model.
     threads
         Threads for its operators.
     execution
@@ -64,16 +62,6 @@ def open_session(
         operators between them. ``"default"``: what a session without any entry makes of the model.
     save_to
         Where to save the graph as ONNX Runtime rewrote it.
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
-        On the CPU.
-
-    Raises
-    ------
-    ModelError
-        If ONNX Runtime refuses the model.
     """
     import onnxruntime as ort
 
@@ -92,7 +80,7 @@ def open_session(
 
 
 def unsigned(path: Path) -> bytes | str:
-    """A QDQ model with every signed activation turned into an unsigned one.
+    """A QDQ model with every signed activation turned into an unsigned one; else its path.
 
     128 is added to the zero point and, by the quantize step, to every value. Differences from the
     zero point stay what they were, so convolutions and matrix products give the same integers.
@@ -103,16 +91,6 @@ def unsigned(path: Path) -> bytes | str:
     x86 multiplies unsigned by signed bytes. For signed by signed bytes ONNX Runtime has no vector
     kernel on x86, and takes seven to ten times as long (``docs/performance.md``). In a default
     session it makes the same change itself, but not for tensors that are read twice.
-
-    Parameters
-    ----------
-    path
-        ONNX model; nothing is written.
-
-    Returns
-    -------
-    bytes or str
-        The model; `path` where it has no signed activations.
     """
     import onnx
     from onnx import numpy_helper
@@ -201,15 +179,6 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     It is given the ranges as a calibration cache, so that it runs no calibration of its own, and
     the weights' scales as overrides. The matrix product of the last layer is quantized; its
     result, the score, stays in float32, so that no two classes tie.
-
-    Parameters
-    ----------
-    parameters
-        From calibration.
-    row
-        A row of this framework.
-    path
-        Where to write the ONNX model.
 
     Returns
     -------
@@ -335,17 +304,7 @@ def census(path: Path) -> Record:
 def kernels(path: Path, execution: Execution = "kernel") -> dict[str, int]:
     """Count the operators of a model's graph as ONNX Runtime optimizes it for this processor.
 
-    Parameters
-    ----------
-    path
-        An ONNX file.
-    execution
-        How the session is opened; see :func:`open_session`.
-
-    Returns
-    -------
-    dict
-        Operator to count, such as ``{"QLinearConv": 9, ...}``.
+    Such as ``{"QLinearConv": 9, ...}``; `execution` is as for :func:`open_session`.
     """
     import onnx
 

@@ -166,16 +166,10 @@ def _lowering(path: Path, example: tuple[Any, ...]) -> dict[str, Any]:
 def write(
     parameters: Parameters, row: Configuration, path: Path, levels: Mapping[str, int] = {}
 ) -> Record:
-    """Build a quantized network and save it as TorchScript.
+    """Build a quantized network and save it as TorchScript, for ``torch.jit.load``.
 
     Parameters
     ----------
-    parameters
-        From calibration.
-    row
-        A row of this framework.
-    path
-        Where to write the ``.pt`` file; read it with ``torch.jit.load``.
     levels
         Map to the largest integer of its grid, where that is not 255.
 
@@ -303,10 +297,7 @@ def _dequantized(operand: Any) -> str | None:
 def unsigned_kernel_support() -> dict[str, Any]:
     """Ask the installed PyTorch whether an integer convolution takes unsigned weights.
 
-    Returns
-    -------
-    dict
-        ``unsigned_weights`` (bool), and for each engine what it ``said``.
+    Returns ``unsigned_weights`` (bool), and for each engine what it ``said``.
     """
     import torch
 
@@ -354,18 +345,7 @@ def _origin(value: Any) -> Any:
 
 
 def _stored_layers(module: Any) -> dict[str, tuple[Any, Any]]:
-    """Weight and bias of every convolution and matrix product of a loaded TorchScript network.
-
-    Parameters
-    ----------
-    module
-        From :func:`resnet8_eval.backends.torchscript.load`.
-
-    Returns
-    -------
-    dict
-        Layer to two tensors: the weight, quantized or not, output channel first, and the bias.
-    """
+    """Weight, output channel first, and bias of each layer of a loaded network."""
     import torch
 
     found = {}

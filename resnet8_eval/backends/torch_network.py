@@ -32,8 +32,6 @@ class QuantizedNetwork(nn.Module):
 
     Parameters
     ----------
-    parameters
-        Ranges, scales and rounded weights.
     weights_dtype
         ``torch.qint8``, or ``torch.quint8`` with zero point 128.
     kernels

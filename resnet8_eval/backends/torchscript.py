@@ -86,10 +86,7 @@ def _canonicalize(path: Path) -> None:
 def demand_network(path: Path) -> None:
     """Refuse what ``torch.save`` leaves; nothing is unpickled to find out.
 
-    Raises
-    ------
-    ModelError
-        If the file holds weights alone, or a module whose code is not in the file.
+    ModelError if the file holds weights alone, or a module whose code is not in the file.
     """
     pickles = _pickles(path)
     named = {

@@ -27,14 +27,9 @@ def equalize(network: Network, images: Images) -> Network:
     Parameters
     ----------
     network
-        Folded float32 network.
+        Folded, float32; what is returned is the same function with other weights.
     images
         Calibration images, uint8 (N, 32, 32, 3).
-
-    Returns
-    -------
-    Network
-        The same function with other weights.
     """
     streams = _streams(network)
     ranges = _channel_ranges(network, images)

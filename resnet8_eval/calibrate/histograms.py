@@ -24,8 +24,6 @@ def layers(parameters: Parameters, observed: Observed, limit: int) -> list[Recor
 
     Parameters
     ----------
-    parameters
-        What was decided.
     observed
         The activations of ``parameters.exact`` on the calibration images.
     limit

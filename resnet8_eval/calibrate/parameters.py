@@ -88,7 +88,7 @@ class Parameters:
 
 
 def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:
-    """Scale and zero point of an affine grid of unsigned integers.
+    """Scale (of float32) and zero point (0 to `levels`) of an affine grid of unsigned integers.
 
     Parameters
     ----------
@@ -97,13 +97,6 @@ def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:
         pad with it (Jacob et al. 2018, section 2.1).
     levels
         The largest integer.
-
-    Returns
-    -------
-    scale : float
-        Representable in float32.
-    zero_point : int
-        In [0, levels].
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(np.float32((high - low) / levels)) or 1.0

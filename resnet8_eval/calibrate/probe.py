@@ -28,15 +28,7 @@ _AT_ONCE: Final = 5
 
 
 class Probe:
-    """A network that shows tensors from inside.
-
-    Parameters
-    ----------
-    network
-        float32.
-    names
-        The tensors to see.
-    """
+    """A float32 network that shows the tensors of these names from inside."""
 
     def __init__(self, network: Network, names: Sequence[str]) -> None:
         self._network = network

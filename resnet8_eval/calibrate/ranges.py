@@ -42,15 +42,7 @@ class Observed(NamedTuple):
 
 
 def observe(network: Network, images: Images) -> Observed:
-    """Collect a histogram of every map.
-
-    Parameters
-    ----------
-    network
-        float32.
-    images
-        Calibration images, uint8 (N, 32, 32, 3).
-    """
+    """Collect a histogram of every map on calibration images, uint8 (N, 32, 32, 3)."""
     measured = [layer.output for layer in network.maps]
     probe = Probe(network, measured)
     channels = _of_channels(probe, measured, images)
@@ -64,16 +56,12 @@ def observe(network: Network, images: Images) -> Observed:
 def activation_ranges(
     network: Network, observed: Observed, recipe: Recipe = TUNED, levels: int = 255
 ) -> Ranges:
-    """Cut the range of every map as `recipe` says.
+    """Cut the range of every map as `recipe` says with its ``ranges`` and ``percentile``.
 
     Parameters
     ----------
-    network
-        The network that was observed.
     observed
-        From :func:`observe`.
-    recipe
-        Its ``ranges`` and ``percentile`` count here.
+        From :func:`observe`, of this network.
     levels
         Largest integer of the grid; it counts where the error of rounding is weighed.
 

@@ -18,14 +18,9 @@ _DAMPING: Final = 0.01
 
 
 class Rounded(NamedTuple):
-    """Weights on their grid.
+    """Weights on their grid, and the network with them and with corrected biases.
 
-    Attributes
-    ----------
-    network
-        With rounded weights and corrected biases.
-    scales, integers
-        As in :class:`resnet8_eval.calibrate.parameters.Parameters`.
+    `scales` and `integers` are as in :class:`resnet8_eval.calibrate.parameters.Parameters`.
     """
 
     network: Network
@@ -54,10 +49,8 @@ def round_weights(
 
     Parameters
     ----------
-    network
-        float32.
     moments
-        Of its inputs, from :func:`input_moments`.
+        Of the network's inputs, from :func:`input_moments`.
     recipe
         Its ``granularity``, ``rounding``, ``clip_weights``, ``correct_bias`` and ``float_layers``
         count here.
@@ -114,8 +107,6 @@ def gptq(
         Of the layer's inputs, shape (in, in).
     scale
         Step of each output channel, shape (out,).
-    limit
-        Largest magnitude of a whole number.
 
     Returns
     -------
@@ -150,12 +141,7 @@ def least_error_scales(
     """The scale of each channel that changes its outputs least, among :data:`_SHARES` of `scale`.
 
     With few bits, clipping the largest weights costs less than coarse steps for all. The error is
-    that after GPTQ: the variance of what a channel's output changes by.
-
-    Parameters
-    ----------
-    weight, covariance, scale, limit
-        As for :func:`gptq`.
+    that after :func:`gptq`, whose parameters these are: the variance of what an output changes by.
     """
     least, best = np.full(len(scale), np.inf), scale.copy()
     for share in _SHARES:
@@ -169,14 +155,9 @@ def least_error_scales(
 
 
 def input_moments(network: Network, images: Images) -> Moments:
-    """Mean and covariance of the inputs of every weighted layer.
+    """Mean and covariance of the inputs of every weighted layer of a float32 network.
 
-    Parameters
-    ----------
-    network
-        float32.
-    images
-        Calibration images, uint8 (N, 32, 32, 3).
+    `images` are those of calibration, uint8 (N, 32, 32, 3).
     """
     layers = network.weighted
     weights = network.constants()

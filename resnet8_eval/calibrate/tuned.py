@@ -31,14 +31,8 @@ summed in float32 with other factors: measured 3e-6 on the pretrained model's pr
 class Statistics(NamedTuple):
     """All that is measured on the calibration images, before anything is decided.
 
-    Attributes
-    ----------
-    network
-        float32, equalized if it is to be.
-    observed
-        Its activations.
-    moments
-        Of the inputs of its layers.
+    `network` is float32, equalized if it is to be; `observed` are its activations, and `moments`
+    those of the inputs of its layers.
     """
 
     network: Network
@@ -76,17 +70,10 @@ class Statistics(NamedTuple):
 
 
 def collect(folded: Network, images: Images, recipe: Recipe) -> Statistics:
-    """Run the calibration images through the network.
+    """Run the calibration images, uint8 (N, 32, 32, 3), through the folded float32 network.
 
-    Parameters
-    ----------
-    folded
-        float32 with batch normalisation folded.
-    images
-        Calibration images, uint8 (N, 32, 32, 3).
-    recipe
-        Its ``equalize`` and ``moment_stride`` count here; recipes that differ in nothing else can
-        share what is collected.
+    Of `recipe`, ``equalize`` and ``moment_stride`` count here; recipes that differ in nothing else
+    can share what is collected.
     """
     exact = equalize(folded, images) if recipe.equalize else folded
     return Statistics(
@@ -103,12 +90,8 @@ def decide(
 
     Parameters
     ----------
-    statistics
-        From :func:`collect`.
     folder
         Where :class:`resnet8_eval.calibrate.parameters.Parameters` are saved.
-    recipe
-        How.
     limit
         Largest magnitude of a rounded weight.
     levels
@@ -146,8 +129,6 @@ def same_function(source: Path, folder: Path, images: Images, threads: int) -> l
         Where the equalized network lies.
     images
         uint8 (N, 32, 32, 3).
-    threads
-        Threads for ONNX Runtime.
     """
     from resnet8_eval import backends
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from resnet8_eval import configurations
-from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.checks import Check, equal, from_records
 from resnet8_eval.configurations import Configuration
+from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.report import words
 from resnet8_eval.report.diagnosis import BASELINE_CHECK, EXACT_CHECK

@@ -22,6 +22,7 @@ import pytest
 from filelock import FileLock
 
 from resnet8_eval import assets, cifar10, download, standin
+from resnet8_eval import manifest as listed
 from resnet8_eval.assets import DATASET_FOLDER, Assets, MissingAssetError, fetch, locate
 from resnet8_eval.cifar10 import CLASS_NAMES, read_class_names, read_split
 from resnet8_eval.errors import AssetError
@@ -57,7 +58,8 @@ def find(tmp_path: Path, small: SmallAssets, monkeypatch: pytest.MonkeyPatch) ->
     fixtures = tmp_path / "fixtures"
     (fixtures / "standin").mkdir(parents=True)
     (fixtures / "standin" / "standin.h5").write_bytes(small.standin_model)
-    monkeypatch.setattr(assets, "fixtures_dir", lambda: fixtures)
+    for module in (assets, listed):
+        monkeypatch.setattr(module, "fixtures_dir", lambda: fixtures)
     monkeypatch.setattr(assets, "_checkouts", lambda: [tmp_path / "checkout"])
     monkeypatch.setattr(standin, "materialise", lambda folder: put_files(folder, small.files))
     monkeypatch.delenv("RESNET8_EVAL_OFFLINE", raising=False)
@@ -188,7 +190,7 @@ def test_an_unreadable_file(
     def unreadable(_: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(assets, "file_sha256", unreadable)
+    monkeypatch.setattr(listed, "file_sha256", unreadable)
     refusal(find, path, "Permission denied")
 
 

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 from resnet8_eval import assets, standin
+from resnet8_eval import manifest as listed
 from resnet8_eval.assets import (
     DATASET_FOLDER,
     Assets,
     fetch,
-    load_manifest,
     locate,
     survey,
     unchanged,
 )
 from resnet8_eval.errors import AssetError
+from resnet8_eval.manifest import fixtures_dir, load_manifest
 from resnet8_eval.store import file_sha256
 from tests.small_assets import SmallAssets, put_files
 
@@ -96,7 +97,7 @@ def test_manifest_is_well_formed() -> None:
 def test_the_stand_in_is_the_one_in_the_manifest(tmp_path: Path) -> None:
     found = locate("stand-in", assets_dir=None, cache_dir=tmp_path)
     assert (found.kind, found.user_model) == ("stand-in", False)
-    assert found.model == assets.fixtures_dir() / "standin" / "resnet8_standin.h5"
+    assert found.model == fixtures_dir() / "standin" / "resnet8_standin.h5"
     assert found.dataset.is_relative_to(tmp_path)
 
 
@@ -354,13 +355,13 @@ def test_default_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_fixtures_of_a_checkout() -> None:
-    assert (assets.fixtures_dir() / "assets.json").is_file()
+    assert (fixtures_dir() / "assets.json").is_file()
 
 
 def test_fixtures_of_an_installed_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "resnet8_eval" / "fixtures").mkdir(parents=True)
-    monkeypatch.setattr(assets, "__file__", str(tmp_path / "resnet8_eval" / "assets.py"))
-    assert assets.fixtures_dir() == tmp_path / "resnet8_eval" / "fixtures"
+    monkeypatch.setattr(listed, "__file__", str(tmp_path / "resnet8_eval" / "manifest.py"))
+    assert fixtures_dir() == tmp_path / "resnet8_eval" / "fixtures"
 
 
 # --- survey --------------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from resnet8_eval import backends, cli, configurations, lanes, results, standin
-from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.cli import judging
 from resnet8_eval.errors import SuiteError
 from resnet8_eval.gather import gather
+from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
 from tests import inline_lanes
 from tests.planted import borrowing

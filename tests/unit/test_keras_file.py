@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.convert import keras_file
 from resnet8_eval.errors import ModelError
+from resnet8_eval.manifest import fixtures_dir
 
 STANDIN = fixtures_dir() / "standin" / "resnet8_standin.h5"
 

@@ -16,10 +16,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from resnet8_eval import cli
-from resnet8_eval.assets import fixtures_dir
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import keras_to_onnx
 from resnet8_eval.errors import ModelError
+from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
 from tests.planted import borrowing, edited, nodes
