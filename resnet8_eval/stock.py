@@ -99,14 +99,17 @@ def ranges(
 ) -> Check:
     """Whether activation scales span what was seen on the calibration images.
 
-    ONNX Runtime's default spans exactly the smallest to the largest value; PyTorch's cuts its
-    histogram, so its steps are no wider than that.
+    ONNX Runtime's default spans exactly the smallest to the largest value, and of probabilities
+    0 to 1; PyTorch's cuts its histogram, so its steps are no wider than that.
     """
     names = [name for node in network.model.graph.node for name in node.output]
     spans = smallest_and_largest(Probe(network, names), names, images)
     low, high = fed(images).extremes()
     spans[network.input] = (min(low, 0.0), max(high, 0.0))
-    steps = np.array([(high - low) / 255 for low, high in spans.values()])
+    if network.softmax:
+        spans[network.output] = (0.0, 1.0)  # ONNX Runtime's quantizer asks no image for these
+    # Nor has a map that is zero throughout a range to take a step from.
+    steps = np.array([(high - low) / 255 or 1.0 for low, high in spans.values()])
     wrong = []
     for entry in found:
         if entry.kind == "activation":

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from resnet8_eval import backends, network
-from resnet8_eval.checks import failed
+from resnet8_eval import backends, configurations, network, stock
+from resnet8_eval.checks import failed, from_records
 from resnet8_eval.convert import flat, fold, keras_to_onnx, onnx_to_torch, pixels, structure
 from resnet8_eval.errors import ModelError
 from resnet8_eval.evaluate import parity, probabilities
@@ -259,6 +259,20 @@ def test_a_network_of_ones_own_stays_the_same_network(make: Maker, tmp_path: Pat
     assert failed(onnx_to_torch.verify(own.folded, module)[0]) == []
     found = {layer["name"]: layer["parameters"] for layer in own.record["layers"]}
     assert sum(found.values()) == own.record["parameters"] == model.count_params()
+
+
+@pytest.mark.parametrize("row", configurations.stock(), ids=lambda row: row.name)
+@pytest.mark.parametrize("name", ["a dense layer of zeros", "a layer of zeros"])
+def test_a_stock_model_without_a_sure_class_or_of_a_silent_layer_is_proven(
+    name: str, row: configurations.Configuration, tmp_path: Path
+) -> None:
+    """ONNX Runtime spans probabilities from 0 to 1, whatever it sees; a map of zeros by 1.0."""
+    own = Converted(NETWORKS[name](), tmp_path)
+    backend = backends.backend(row.framework)
+    path = tmp_path / backend.STOCK_FILE
+    record = backend.quantize(own.folded, IMAGES, row, path, 1)
+    proof = stock.prove(row, path, own.network, IMAGES, record)
+    assert failed(from_records(proof["checks"])) == []
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
