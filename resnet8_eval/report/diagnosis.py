@@ -15,6 +15,7 @@ from resnet8_eval import checks
 from resnet8_eval.record import RequirementResult, Results, Sensitivity
 from resnet8_eval.report import layers, weak_model, words
 from resnet8_eval.requirements import MAX_OTHERS_PERCENT, NOTABLE_DROP_PP, ON_DEMAND
+from resnet8_eval.results import asking_for
 from resnet8_eval.row_record import ConfigurationResult
 
 BASELINE_CHECK: Final = "accuracy of the baseline that every delta is from"
@@ -322,16 +323,18 @@ def _not_asked(
     results: Results, name: str, entries: Sequence[RequirementResult]
 ) -> list[Diagnosis]:
     """A verdict that is not *met* because something was not run."""
-    command = f"pytest -m {words.plain(name)}"
+    called = words.plain(results.command)
     left_out = name in ON_DEMAND and not {e.id for e in entries} & set(results.selected)
     if results.milestones[name].verdict == "met" or left_out:
         return []
     if words.is_standin(results):
+        command = asking_for(words.plain(name), re.sub(r" --assets[= ]\S+", "", called))
         return [Diagnosis("The stand-in gives no verdict.", command=f"{command} --assets real")]
     absent = sum(entry.status == "not evaluated" for entry in entries)
     if results.stopped:
         said = f"{words.plain(results.stopped)} ended the run before {absent} of {len(entries)}"
-        return [Diagnosis(f"{said} requirements.", command=words.plain(results.command))]
+        return [Diagnosis(f"{said} requirements.", command=called)]
+    command = asking_for(words.plain(name), called)
     return [Diagnosis(f"{absent} of {len(entries)} requirements were not run.", command=command)]
 
 

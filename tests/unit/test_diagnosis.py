@@ -165,6 +165,36 @@ def test_a_row_that_could_not_be_timed_is_named_with_what_disturbed_it(
     assert text.endswith("Run: pytest -m v1_3 --fresh-timing")
 
 
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        ("pytest", "pytest"),
+        ("pytest -q -m 'v1_0 or v1_2' -n2", "pytest -q -n2"),
+        ("pytest -mv1_0 -k bias tests/acceptance/test_ort.py::test_x -x", "pytest -x"),
+        (
+            "pytest --pyargs resnet8_eval.acceptance --requirement=ORT-01 --requirement ORT-02",
+            "pytest --pyargs resnet8_eval.acceptance",
+        ),
+        (
+            "pytest --keras-model=/home/a.pyenv/own.keras --preprocessing unit --maxfail=1",
+            "pytest --keras-model=/home/a.pyenv/own.keras --preprocessing unit --maxfail=1",
+        ),
+    ],
+)
+def test_the_command_to_run_next_is_for_the_same_package_and_model(
+    command: str, other: str
+) -> None:
+    """A wheel has no `pytest -m`, and the pretrained model is not the user's."""
+    raw = samples.missing()
+    raw["command"] = command
+    (found,) = diagnosis.of(record(raw), "v1_1")
+    assert found.command == f"{other} -m v1_1"
+    raw = samples.standin()
+    raw["command"] = f"{command} --assets stand-in"
+    (found,) = diagnosis.of(record(raw), "v1_1")
+    assert found.command == f"{other} -m v1_1 --assets real"
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_each_rule_names_its_cause_in_every_form(case: str) -> None:
     sample, milestone, cause = BROKEN[case]
