@@ -229,8 +229,9 @@ def _last_line(report: pytest.TestReport) -> str:
         return str(report.longrepr[2])
     crash = getattr(report.longrepr, "reprcrash", None)
     text = report.longreprtext if crash is None else crash.message
-    lines = [line.removeprefix("Failed: ").strip() for line in text.splitlines()]
+    lines = [" ".join(line.removeprefix("Failed: ").split()) for line in text.splitlines()]
     # Under xdist a report without a place in the code starts with the worker's name.
     said = [line for line in lines if line and not line.startswith("[gw")]
     given = [line for line in said if line.startswith("given: ")]
-    return "; ".join([*said[:1], *(given or said[1:])[:1]]) or "failed"
+    told = [*said[:1], *(given or said[1:])[:1]]
+    return "; ".join(line.removesuffix(".") for line in told) or "failed"

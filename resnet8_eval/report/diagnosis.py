@@ -23,7 +23,9 @@ EXACT_CHECK: Final = "images that kernels and exact integers class apart"
 """What acceptance tests call these checks."""
 _MOST: Final = 0.5
 """The share of a loss from which something explains most of it."""
-_NOT_RUN: Final = re.compile(r"^Stage \S+ was not run, because \S+ could not be made\. ")
+_NAMED: Final = 5
+"""Requirements that are named one by one."""
+_NOT_RUN: Final = re.compile(r"^(Stage \S+ was not run, because \S+ could not be made\. )+")
 _PLACES: Final = {
     1: "conversion.log, and the versions of tf2onnx and TensorFlow under “How it was made”",
     2: "the images and labels that were scored",
@@ -100,11 +102,12 @@ def _not_made(results: Results, failed: Sequence[RequirementResult]) -> Iterator
     for entry in failed:
         if entry.measured is None:
             said = _NOT_RUN.sub("", words.reason(entry)).removesuffix(words.SAID_ABOVE)
-            cause = next((root for root in roots if root.startswith(said.strip())), said)
+            cause = next((root for root in roots if root.startswith(said.rstrip(". "))), said)
             roots.setdefault(cause, []).append(entry.id)
     for said, ids in roots.items():
+        named = words.listed(ids) if len(ids) <= _NAMED else f"{len(ids)} requirements"
         yield Diagnosis(
-            f"{words.listed(ids)} could not be measured: {said.rstrip('. ')}.",
+            f"{named} could not be measured: {said.rstrip('. ')}.",
             *_requirement(ids[0]),
             explains=frozenset(ids),
         )

@@ -301,13 +301,14 @@ def saturated() -> Raw:
 def failed_stage() -> Raw:
     """A stage failed, and what needs it could not be made."""
     results = all_met()
-    root = "Stage parameters/tuned failed."
-    given = "given:    MemoryError: planted"
+    root = "Stage parameters/tuned failed"
+    given = "given: MemoryError: planted"
     _fail(results, "ORT-01", None, f"{root}; {given}", [])
     needed = "Stage {} was not run, because parameters/tuned could not be made. "
     _fail(results, "ORT-02", None, f"{needed.format('model/a')}{root}; {given}", [])
     # What was said in full before is only named.
-    _fail(results, "ORT-03", None, f"{needed.format('scores/a')}{root}{SAID_ABOVE}", [])
+    again = f"{needed.format('scores/a')}{needed.format('model/a')}{root}.{SAID_ABOVE}"
+    _fail(results, "ORT-03", None, again, [])
     return results
 
 

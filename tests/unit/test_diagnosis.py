@@ -64,7 +64,7 @@ BROKEN: dict[str, tuple[Callable[[], Raw], str, str]] = {
     "a step failed": (
         samples.failed_stage,
         "v1_2",
-        "ORT-01, ORT-02 and ORT-03 could not be measured: Stage parameters/tuned failed.; given: "
+        "ORT-01, ORT-02 and ORT-03 could not be measured: Stage parameters/tuned failed; given: "
         "MemoryError: planted",
     ),
     "nothing fits": (
@@ -80,6 +80,18 @@ BROKEN: dict[str, tuple[Callable[[], Raw], str, str]] = {
     ),
     "stand-in": (samples.standin, "v1_0", "Run: pytest -m v1_0 --assets real"),
 }
+
+
+def test_a_step_that_many_need_comes_before_their_names() -> None:
+    raw = samples.failed_stage()
+    said = next(entry["reason"] for entry in raw["requirements"] if entry["id"] == "ORT-03")
+    for name in ("ORT-04", "PTQ-01", "PTQ-02"):
+        samples._fail(raw, name, None, said, [])
+    (found,) = diagnosis.of(samples.record(raw), "v1_2")
+    assert found.text == (
+        "6 requirements could not be measured: Stage parameters/tuned failed; given: "
+        "MemoryError: planted."
+    )
 
 
 def classes_swapped(raw: Raw) -> None:
