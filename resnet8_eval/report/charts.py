@@ -15,6 +15,7 @@ from typing import Any, Final
 from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FLAGGED_DROP_PP
+from resnet8_eval.row_record import Reliability
 
 Drawing = dict[str, Any]
 Room = tuple[float, float, float, float]
@@ -174,6 +175,66 @@ def plane(results: Results) -> Drawing | None:
     return scatter(points, sizes, ticks, ("weights", "accuracy"))
 
 
+def tradeoff(results: Results) -> Drawing | None:
+    """Every quantized configuration by its speed beside float32, and its delta from the baseline.
+
+    Returns
+    -------
+    dict or None
+        As :func:`scatter`; None where no speed was measured.
+    """
+    points = [
+        (row, speedup.median, found.delta_pp, found.delta_ci95_pp)
+        for row, found in table.measured(results)
+        if found.recipe and found.delta_ci95_pp
+        for speedup in [found.latency[0].speedup if found.latency else None]
+        if speedup
+    ]
+    if not points:
+        return None
+    across = Axis([1.0, *(speedup for _, speedup, *_ in points)], margin=0.06, start=0.0)
+    ticks = [{"x": across.percent(v), "label": f"{v:g}"} for v in across.ticks()]
+    return scatter(points, across, ticks, ("speedup", "delta"))
+
+
+def percentiles(results: Results) -> Drawing | None:
+    """The 50th, 90th and 99th percentile of one image's latency, with one thread, row by row.
+
+    Returns
+    -------
+    dict or None
+        Places of rows, marks and ticks; None where no latency was measured.
+    """
+    timed = [
+        (row, [spread.median for spread in (one.p50_ms, one.p90_ms, one.p99_ms) if spread])
+        for row, found in table.measured(results)
+        for one in found.latency[:1]
+    ]
+    timed = [(row, values) for row, values in timed if values]
+    if not timed:
+        return None
+    axis = Axis([math.log10(ms) for _, values in timed for ms in values], margin=0.04)
+    step = 38
+    return {
+        "bottom": step * len(timed),
+        "height": step * len(timed) + 40,
+        "rows": [
+            {
+                "label": f"{words.framework(row.due)} {words.plain(row.due.dtype)}",
+                "recipe": words.recipe(row.due) if row.due.recipe else "",
+                "half": f"{values[0]:.3g} ms",
+                "y": step * i + step // 2,
+                "places": [axis.percent(math.log10(ms)) for ms in values],
+            }
+            for i, (row, values) in enumerate(timed)
+        ],
+        "ticks": [
+            {"x": axis.percent(math.log10(v)), "label": f"{v:g}"}
+            for v in log_ticks(axis.low, axis.high)
+        ],
+    }
+
+
 def scatter(
     found: Iterable[tuple[table.Row, float, float, tuple[float, float]]],
     across: Axis,
@@ -298,3 +359,34 @@ def _overlap(one: Room, other: Room) -> float:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(width, 0) * max(height, 0)
+
+
+def curves(results: Results) -> list[dict[str, Any]]:
+    """How far confidence can be believed: a curve for each row held against the Keras model.
+
+    Returns
+    -------
+    list of dict
+        ``title``; ``before`` and ``after``, the expected calibration errors in words;
+        ``baseline`` and ``model``, points for an SVG polyline in a square of side 100 whose lower
+        left corner is confidence 0 and accuracy 0.
+    """
+    return [
+        {
+            "title": row.title,
+            "before": words.percent(found.baseline_reliability.error_percent),
+            "after": words.percent(found.reliability.error_percent),
+            "baseline": _points(found.baseline_reliability),
+            "model": _points(found.reliability),
+        }
+        for row, found in table.measured(results)
+        if found.recipe and found.reliability and found.baseline_reliability
+    ]
+
+
+def _points(found: Reliability) -> str:
+    return " ".join(
+        f"{part.confidence_percent:.1f},{100 - part.accuracy_percent:.1f}"
+        for part in found.bins
+        if part.confidence_percent is not None and part.accuracy_percent is not None
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 from resnet8_eval.record import Results
@@ -87,6 +89,40 @@ def against_integers(results: Results) -> list[str]:
         if (held := found.exact_integers)
     ]
     return [f"Kernels held against exact integers. {'; '.join(told)}."] if told else []
+
+
+def same_weights(results: Results) -> list[str]:
+    """Sentences on rows that hold the same weights, so that nobody takes them for two findings."""
+    titles = {row.due.name: row.title for row in table.rows(results)}
+    groups: dict[str, list[ConfigurationResult]] = defaultdict(list)
+    for entry in results.configurations:
+        if entry.integers_sha256:
+            groups[entry.integers_sha256].append(entry)
+    return [_same(results, group, titles) for group in groups.values() if len(group) > 1]
+
+
+def _same(results: Results, group: list[ConfigurationResult], titles: dict[str, str]) -> str:
+    by_framework: dict[str, list[str]] = defaultdict(list)
+    for entry in group:
+        by_framework[entry.framework].append(titles[entry.name])
+    said = [f"{words.listed([titles[entry.name] for entry in group])} hold the same weights."]
+    said += [
+        f"{words.listed(alike)} are one measurement, not {len(alike)}."
+        for alike in by_framework.values()
+        if len(alike) > 1
+    ]
+    if len(by_framework) > 1:
+        said.append("The frameworks differ in how they round biases and sums.")
+    shares = [
+        found.percent[found.rows.index(one.name)][found.rows.index(other.name)]
+        for one, other in combinations(group, 2)
+        if (found := results.agreement) and {one.name, other.name} <= set(found.rows)
+    ]
+    if shares:
+        least, most = words.percent(min(shares)), words.percent(max(shares))
+        both = least if least == most else f"{least} to {most}"
+        said.append(f"Any two of them agree on {both} % of the images.")
+    return " ".join(said)
 
 
 def _lowered(found: ConfigurationResult) -> str:

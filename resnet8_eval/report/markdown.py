@@ -12,10 +12,9 @@ from resnet8_eval.report import (
     execution,
     layers,
     outcome,
-    seeds,
     speed,
     table,
-    tuning,
+    tables,
     words,
 )
 from resnet8_eval.requirements import MILESTONES
@@ -133,19 +132,10 @@ def _comparison(results: Results) -> str:
 
 def _notes(results: Results) -> list[str]:
     blocks = [words.STATISTICS] if results.configurations else []
-    changes = [[escape(cell) for cell in line] for line in tuning.lines(results)]
-    if changes:
-        blocks += [
-            "What tuning changed, on the same images:",
-            grid(tuning.HEADERS, changes, range(2, 8)),
-        ]
-    blocks += map(escape, [*tuning.same_weights(results), *execution.against_integers(results)])
-    repeated = [[escape(cell) for cell in line] for line in seeds.lines(results)]
-    if repeated:
-        blocks += [escape(seeds.terms(results)), grid(seeds.HEADERS, repeated, range(2, 9))]
-    timed = [[escape(cell) for cell in line] for line in speed.lines(results)]
-    if timed:
-        blocks += ["Latency and throughput:", grid(speed.HEADERS, timed, range(2, 10))]
+    blocks += _table("What tuning changed, on the same images:", tables.tuning(results))
+    blocks += map(escape, [*execution.same_weights(results), *execution.against_integers(results)])
+    blocks += _table(escape(tables.seeds_terms(results)), tables.seeds(results))
+    blocks += _table("Latency and throughput:", tables.speed(results))
     blocks += map(escape, speed.conditions(results))
     size = table.size_note(results)
     if size:
@@ -160,6 +150,13 @@ def _notes(results: Results) -> list[str]:
         for note in execution.before_deploying(results)
     ]
     return blocks
+
+
+def _table(title: str, found: tables.Table) -> list[str]:
+    if not found.lines:
+        return []
+    cells = [[escape(cell) for cell in line] for line in found.lines]
+    return [title, grid(found.headers, cells, range(tables.TEXTS, len(found.headers)))]
 
 
 def _layers(results: Results) -> list[str]:

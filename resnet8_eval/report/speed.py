@@ -1,51 +1,10 @@
-"""How fast each row is: latency of one image, and throughput in batches."""
+"""What the figures of speed rest on, and which row they speak for."""
 
 from __future__ import annotations
 
-from typing import Final
-
 from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
-from resnet8_eval.row_record import ConfigurationResult, Spread
-
-HEADERS: Final = (
-    "Configuration",
-    words.WEIGHTS_RANGE,
-    "Threads",
-    "One image: p50, ms",
-    "p90, ms",
-    "p99, ms",
-    "Times float32",
-    "In batches: images/s",
-    "Batch",
-    "Times float32",
-)
-
-
-def lines(results: Results) -> list[list[str]]:
-    """Two lines for each row that was timed, for one thread and for all; columns as `HEADERS`.
-
-    Each figure is the median over the rounds, with the range of the rounds where there is room.
-    """
-    told = []
-    for row in table.rows(results):
-        found = row.configuration
-        if found is None:
-            continue
-        for one, all_at_once in zip(found.latency, found.throughput, strict=True):
-            told.append(
-                [
-                    words.plain(row.title),
-                    words.weights_range(found),
-                    str(one.threads),
-                    *(words.median(value, 3) for value in (one.p50_ms, one.p90_ms, one.p99_ms)),
-                    _range(one.speedup),
-                    words.median(all_at_once.images_per_second, 0),
-                    str(all_at_once.batch),
-                    _range(all_at_once.speedup),
-                ]
-            )
-    return told
+from resnet8_eval.row_record import ConfigurationResult
 
 
 def conditions(results: Results) -> list[str]:
@@ -78,12 +37,6 @@ def _sessions(results: Results) -> list[str]:
                 f"{ratios[1]}. Expect the former of any such file that is opened without it."
             )
     return told
-
-
-def _range(found: Spread | None) -> str:
-    if found is None:
-        return "–"
-    return f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def recommendation(results: Results) -> str | None:

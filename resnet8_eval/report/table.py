@@ -185,8 +185,12 @@ def rows(results: Results) -> list[Row]:
 
 def columns(results: Results) -> list[Column]:
     """The columns for which a run has something to show."""
-    timed = any(found.latency for found in results.configurations)
-    return [column for column in COLUMNS if timed or column.key not in SPEED]
+    return [column for column in COLUMNS if column.key not in SPEED or column.key in timed(results)]
+
+
+def timed(results: Results) -> tuple[str, ...]:
+    """Keys of the columns of speed, where a run has timed something."""
+    return SPEED if any(found.latency for found in results.configurations) else ()
 
 
 def measured(results: Results) -> list[tuple[Row, ConfigurationResult]]:

@@ -6,7 +6,7 @@ import textwrap
 from typing import Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import diagnosis, outcome, speed, table, tuning, words
+from resnet8_eval.report import diagnosis, outcome, speed, table, tables, words
 
 _COLUMNS: Final = (
     *("title", "types", "bits", "needs", "execution", "accuracy", "correct"),
@@ -43,7 +43,7 @@ def render(results: Results, width: int) -> list[str]:
         lines += textwrap.wrap(words.incomplete(results), width)
     lines += textwrap.wrap(words.user_model(results), width)
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
-    for cell, weights, accuracy, change, interval, *_, p, agreement in tuning.lines(results):
+    for cell, weights, accuracy, change, interval, *_, p, agreement in tables.tuning(results).lines:
         text = f"{cell}, stock → tuned: {accuracy} %, {change} pp ({interval}), p {p}"
         text = f"{text}; agreement {agreement} %; weights {weights}"
         lines += textwrap.wrap(text, width, subsequent_indent="  ")

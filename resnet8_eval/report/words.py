@@ -281,6 +281,15 @@ def is_standin(results: Results) -> bool:
     return results.assets.kind == "stand-in"
 
 
+def failures_first(results: Results) -> list[RequirementResult]:
+    """Every requirement: those that are not met, those that are, and the others."""
+    order = ("not met", "met", "not evaluated")
+    return sorted(
+        results.requirements,
+        key=lambda entry: order.index(entry.outcome_on_standin or entry.status),
+    )
+
+
 def measured(requirement: RequirementResult) -> str:
     """What was measured, with its unit."""
     value = requirement.measured

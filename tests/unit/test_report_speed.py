@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from resnet8_eval.report import reliability, speed, speed_charts, table, terminal
+from resnet8_eval.report import charts, speed, table, tables, terminal
 from resnet8_eval.report.html import page as render
 from resnet8_eval.report.markdown import comparison
 from tests.unit.report_samples import Raw, all_met, record
@@ -40,7 +40,7 @@ def _timed() -> Raw:
 
 
 def test_a_row_has_its_figures_and_a_dash_where_there_are_none() -> None:
-    (line,) = speed.lines(record(_timed()))
+    (line,) = tables.speed(record(_timed())).lines
     assert line[1:3] == ["7 bits: any x86", "1"]
     assert line[3:] == ["0.250", "0.500", "–", "1.70 (0.85 to 3.40)", "8299", "32", "–"]
 
@@ -56,7 +56,7 @@ def test_it_is_said_how_it_was_measured_and_what_makes_it_doubtful() -> None:
 
 def test_nothing_is_said_of_what_was_not_measured() -> None:
     results = record(all_met())
-    assert speed.lines(results) == []
+    assert tables.speed(results).lines == []
     assert speed.conditions(results) == []
     assert "Latency and throughput" not in render(results) + comparison(results)
 
@@ -124,17 +124,17 @@ def test_the_comparison_has_columns_of_speed_where_something_was_timed() -> None
 
 
 def test_the_drawing_of_speed_puts_faster_rows_to_the_right() -> None:
-    drawing = speed_charts.tradeoff(
+    drawing = charts.tradeoff(
         record(_raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.4))
     )
     assert drawing
     places = {point["label"]: point["share"] for point in drawing["points"]}
     assert places["ONNX Runtime int8, tuned"] > places["ONNX Runtime uint8, tuned"]
-    assert speed_charts.tradeoff(record(all_met())) is None
+    assert charts.tradeoff(record(all_met())) is None
 
 
 def test_the_drawing_of_latencies_puts_longer_ones_to_the_right() -> None:
-    drawing = speed_charts.percentiles(record(_timed()))
+    drawing = charts.percentiles(record(_timed()))
     assert drawing
     (row,) = drawing["rows"]
     places = [float(place.removesuffix("%")) for place in row["places"]]
@@ -149,7 +149,7 @@ def test_a_curve_of_confidence_climbs_with_the_accuracy() -> None:
     high = {"images": 90, "confidence_percent": 95.0, "accuracy_percent": 90.0}
     curve = {"error_percent": 1.5, "bins": [low, none, high]}
     raw["configurations"][3] |= {"reliability": curve, "baseline_reliability": curve}
-    (drawn,) = reliability.curves(record(raw))
+    (drawn,) = charts.curves(record(raw))
     assert drawn["model"] == "20.0,90.0 95.0,10.0"
     assert "1.50 → 1.50 %" in render(record(raw))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from resnet8_eval.report import table, terminal, tuning
+from resnet8_eval.report import execution, table, terminal
 from resnet8_eval.report.html import page as render
 from resnet8_eval.report.markdown import comparison, summary
 from tests.unit.report_samples import Raw, all_met, record, two_recipes
@@ -25,7 +25,7 @@ def _sharing(*places: int) -> Raw:
 
 
 def test_two_rows_of_one_framework_are_one_measurement() -> None:
-    assert tuning.same_weights(record(_sharing(3, 4))) == [
+    assert execution.same_weights(record(_sharing(3, 4))) == [
         f"{TWO} hold the same weights. {TWO} are one measurement, not 2. "
         "Any two of them agree on 99.90 % of the images."
     ]
@@ -38,13 +38,13 @@ def test_frameworks_differ_in_what_they_round() -> None:
         "The frameworks differ in how they round biases and sums. "
         "Any two of them agree on 99.20 to 99.90 % of the images."
     )
-    assert tuning.same_weights(results) == [sentence]
+    assert execution.same_weights(results) == [sentence]
     assert sentence in render(results)
     assert sentence in comparison(results)
 
 
 def test_a_row_of_its_own_weights_is_not_named() -> None:
-    assert tuning.same_weights(record(_sharing(3))) == []
+    assert execution.same_weights(record(_sharing(3))) == []
 
 
 def test_what_tuning_changed_stands_in_every_output() -> None:
