@@ -162,7 +162,7 @@ def plane(results: Results) -> Drawing | None:
     rows = table.measured(results)
     if not rows:
         return None
-    places = [math.log10((found.weights_bytes or found.size_bytes) / 1000) for _, found in rows]
+    places = [math.log10(table.weights_bytes(found) / 1000) for _, found in rows]
     sizes = Axis(places, margin=0.07)
     points = [
         (row, place, found.accuracy_percent, found.accuracy_ci95_percent)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import words
+from resnet8_eval.report import table, words
 from resnet8_eval.requirements import ON_DEMAND
 from resnet8_eval.row_record import ConfigurationResult
 
@@ -41,7 +41,7 @@ def figures(results: Results) -> list[Figure]:
             Figure("Worst change", f"{words.signed(worst.delta_pp)} pp", words.title(worst))
         )
     sizes = [
-        (_bytes(floats[row.framework]) / _bytes(row), row)
+        (table.weights_bytes(floats[row.framework]) / table.weights_bytes(row), row)
         for row in rows
         if row.framework in floats
     ]
@@ -71,11 +71,6 @@ def figures(results: Results) -> list[Figure]:
     name = "Requirement tests passed" if standin else "Requirements met"
     told.append(Figure(name, met, said + where))
     return told
-
-
-def _bytes(row: ConfigurationResult) -> int:
-    """Of its weights; of its file where those were not counted."""
-    return row.weights_bytes or row.size_bytes
 
 
 def _range(

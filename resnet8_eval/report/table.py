@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from operator import attrgetter as _of
+from typing import Any, Final
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import words
 from resnet8_eval.report.words import NOTHING
-from resnet8_eval.row_record import ConfigurationResult, ExpectedRow, Latency, Spread, Throughput
+from resnet8_eval.row_record import ConfigurationResult, ExpectedRow, Spread
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,35 @@ class Column:
         return self.order is not None
 
 
-def _latency(found: ConfigurationResult) -> Latency:
-    """One image at a time, with the fewest threads; without figures where it was not timed."""
-    return next(iter(found.latency), Latency(0, 0, 0, False, 0, None, None, None, None))
+def _number(
+    key: str,
+    header: str,
+    value: Callable[[ConfigurationResult], Any],
+    form: Callable[[Any], str],
+    absent: float = 0.0,
+) -> Column:
+    """A column that is sorted by the number, or the median over rounds, that it shows."""
+
+    def order(found: ConfigurationResult) -> float:
+        number = value(found)
+        number = number.median if isinstance(number, Spread) else number
+        return absent if number is None else number
+
+    return Column(key, header, lambda found: form(value(found)), order)
 
 
-def _throughput(found: ConfigurationResult) -> Throughput:
-    return next(iter(found.throughput), Throughput(0, 0, 0, False, 0, None, None))
+def weights_bytes(found: ConfigurationResult) -> int:
+    """Bytes of its weights; of its file where a record of an earlier version did not count them."""
+    return found.weights_bytes or found.size_bytes
 
 
-def _order(found: Spread | None) -> float:
-    return found.median if found else 0.0
+def _latency(found: ConfigurationResult, name: str) -> Spread | None:
+    """Of one image at a time, with the fewest threads."""
+    return getattr(found.latency[0], name) if found.latency else None
+
+
+def _throughput(found: ConfigurationResult) -> Spread | None:
+    return found.throughput[0].images_per_second if found.throughput else None
 
 
 _NAMES: Final[dict[str, Callable[[ExpectedRow | ConfigurationResult], str]]] = {
@@ -93,71 +113,30 @@ COLUMNS: Final = (
         "Weights/activations",
         lambda c: words.plain(f"{c.weights_dtype}/{c.activations_dtype}"),
     ),
-    Column(
-        "bits",
-        "Weights, bits",
-        lambda c: str(c.weights_bits or NOTHING),
-        lambda c: c.weights_bits or 0,
-    ),
+    _number("bits", "Weights, bits", _of("weights_bits"), lambda bits: str(bits or NOTHING)),
     Column("needs", "Runs exactly on", words.runs_on),
     Column("execution", "Execution", lambda c: words.plain(c.execution if c.recipe else c.dtype)),
-    Column(
-        "accuracy",
-        "Accuracy, %",
-        lambda c: words.percent(c.accuracy_percent),
-        lambda c: c.accuracy_percent,
+    _number("accuracy", "Accuracy, %", _of("accuracy_percent"), words.percent),
+    Column("correct", "Correct/total", lambda c: f"{c.correct}/{c.total}", _of("correct")),
+    _number("interval", "95 % interval, %", _of("accuracy_ci95_percent"), words.accuracy_interval),
+    _number("delta", "Delta, pp", _of("delta_pp"), words.signed),
+    _number(
+        "delta_interval", "Delta 95 % interval, pp", _of("delta_ci95_pp"), words.delta_interval
     ),
-    Column("correct", "Correct/total", lambda c: f"{c.correct}/{c.total}", lambda c: c.correct),
-    Column(
-        "interval",
-        "95 % interval, %",
-        lambda c: words.accuracy_interval(c.accuracy_ci95_percent),
-        lambda c: c.accuracy_ci95_percent[0],
+    _number("mcnemar", words.UNCORRECTED, _of("mcnemar_p"), words.p_value, absent=1.0),
+    _number("agreement", "Agreement, %", _of("agreement_percent"), words.percent),
+    _number(
+        "latency", "One image, ms", lambda c: _latency(c, "p50_ms"), partial(words.median, digits=3)
     ),
-    Column("delta", "Delta, pp", lambda c: words.signed(c.delta_pp), lambda c: c.delta_pp),
-    Column(
-        "delta_interval",
-        "Delta 95 % interval, pp",
-        lambda c: words.delta_interval(c.delta_ci95_pp),
-        lambda c: (c.delta_ci95_pp or (0.0,))[0],
-    ),
-    Column(
-        "mcnemar",
-        words.UNCORRECTED,
-        lambda c: words.p_value(c.mcnemar_p),
-        lambda c: 1.0 if c.mcnemar_p is None else c.mcnemar_p,
-    ),
-    Column(
-        "agreement",
-        "Agreement, %",
-        lambda c: words.percent(c.agreement_percent),
-        lambda c: c.agreement_percent,
-    ),
-    Column(
-        "latency",
-        "One image, ms",
-        lambda c: words.median(_latency(c).p50_ms, 3),
-        lambda c: _order(_latency(c).p50_ms),
-    ),
-    Column(
-        "throughput",
-        "Images/s",
-        lambda c: words.median(_throughput(c).images_per_second, 0),
-        lambda c: _order(_throughput(c).images_per_second),
-    ),
-    Column(
+    _number("throughput", "Images/s", _throughput, partial(words.median, digits=0)),
+    _number(
         "speedup",
         "Times float32",
-        lambda c: words.median(_latency(c).speedup, 2),
-        lambda c: _order(_latency(c).speedup),
+        lambda c: _latency(c, "speedup"),
+        partial(words.median, digits=2),
     ),
-    Column("size", "Size, kB", lambda c: words.kilobytes(c.size_bytes), lambda c: c.size_bytes),
-    Column(
-        "weights",
-        "Weights, kB",
-        lambda c: words.kilobytes(c.weights_bytes or c.size_bytes),
-        lambda c: c.weights_bytes or c.size_bytes,
-    ),
+    _number("size", "Size, kB", _of("size_bytes"), words.kilobytes),
+    _number("weights", "Weights, kB", weights_bytes, words.kilobytes),
     Column("word", "Verdict", lambda c: c.word),
     Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c.flagged else "none"),
 )
@@ -242,20 +221,15 @@ def to_csv(results: Results) -> str:
         values |= {"assets": results.assets.kind, "word": cell(row, BY_KEY["word"])}
         if change := changes.get(due.name):
             values["change_from_stock_pp"] = change.delta_pp
-            low, high = change.delta_ci95_pp
-            values |= {"change_from_stock_ci95_low_pp": low, "change_from_stock_ci95_high_pp": high}
             values["change_from_stock_mcnemar_p"] = change.mcnemar_p
+            values |= _limits("change_from_stock_ci95_{}_pp", change.delta_ci95_pp)
         if found:
-            for quantity, limits in (
-                ("accuracy_ci95_{}_percent", found.accuracy_ci95_percent),
-                ("delta_ci95_{}_pp", found.delta_ci95_pp or (None, None)),
-            ):
-                values |= zip(map(quantity.format, ("low", "high")), limits, strict=True)
-        if found:
+            values |= _limits("accuracy_ci95_{}_percent", found.accuracy_ci95_percent)
+            values |= _limits("delta_ci95_{}_pp", found.delta_ci95_pp or (None, None))
             for key, spread in (
-                ("latency_p50_ms", _latency(found).p50_ms),
-                ("images_per_second", _throughput(found).images_per_second),
-                ("speedup", _latency(found).speedup),
+                ("latency_p50_ms", _latency(found, "p50_ms")),
+                ("images_per_second", _throughput(found)),
+                ("speedup", _latency(found, "speedup")),
             ):
                 values[key] = spread and spread.median
         if row.is_baseline:
@@ -279,6 +253,10 @@ _CSV_COLUMNS: Final = (
     *("change_from_stock_pp", "change_from_stock_ci95_low_pp", "change_from_stock_ci95_high_pp"),
     "change_from_stock_mcnemar_p",
 )
+
+
+def _limits(name: str, limits: Sequence[float | None]) -> dict[str, float | None]:
+    return {name.format(end): limit for end, limit in zip(("low", "high"), limits, strict=True)}
 
 
 def _safe(value: object) -> object:
