@@ -21,7 +21,7 @@ Drawing = dict[str, Any]
 Room = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
-_MARKS: Final = {
+MARKS: Final = {
     "float32": "circle",
     "int8": "square",
     "uint8": "diamond",
@@ -88,10 +88,9 @@ def delta_plot(results: Results) -> Drawing | None:
     limits = [limit for _, found in rows for limit in found.delta_ci95_pp or ()]
     if not limits:
         return None
+    accuracy = f" {words.percent(results.baseline.accuracy_percent)} %" if results.baseline else ""
     lines = [
-        ("baseline", 0.0, f"baseline {words.percent(results.baseline.accuracy_percent)} %")
-        if results.baseline
-        else ("baseline", 0.0, "baseline"),
+        ("baseline", 0.0, f"baseline{accuracy}"),
         ("flagged", -FLAGGED_DROP_PP, f"flag: {words.MINUS}{FLAGGED_DROP_PP:g} pp"),
     ]
     margin = EQUIVALENCE_MARGIN_PP
@@ -100,13 +99,8 @@ def delta_plot(results: Results) -> Drawing | None:
     top, step = _LINE * len(lines) + 8, 38
     dots = [
         {
-            "title": row.title,
-            "label": f"{words.framework(row.due)} {words.plain(found.dtype)}",
-            "recipe": words.recipe(row.due) if found.recipe else "",
-            "value": f"{words.signed(found.delta_pp)} pp",
-            "interval": words.delta_interval(found.delta_ci95_pp),
-            "mark": _MARKS.get(found.dtype, "circle"),
-            "flagged": found.flagged,
+            "row": row,
+            "found": found,
             "y": top + step // 2 + step * i,
             "x": axis.percent(_root(found.delta_pp)),
             "low": axis.percent(_root(low)),
@@ -220,8 +214,7 @@ def percentiles(results: Results) -> Drawing | None:
         "height": step * len(timed) + 40,
         "rows": [
             {
-                "label": f"{words.framework(row.due)} {words.plain(row.due.dtype)}",
-                "recipe": words.recipe(row.due) if row.due.recipe else "",
+                "row": row,
                 "half": f"{values[0]:.3g} ms",
                 "y": step * i + step // 2,
                 "places": [axis.percent(math.log10(ms)) for ms in values],
@@ -265,14 +258,10 @@ def scatter(
     def y(value: float) -> float:
         return round(bottom - up.share(value) * (bottom - top), 2)
 
-    shown = [table.BY_KEY[key] for key in columns]
     points = [
         {
             "letter": letter,
-            "label": row.title,
-            "cells": [table.cell(row, column) for column in shown],
-            "mark": _MARKS.get(row.due.dtype, "circle"),
-            "flagged": bool(row.configuration and row.configuration.flagged),
+            "row": row,
             "share": across.share(x),
             "x": across.percent(x),
             "y": y(height),
@@ -286,7 +275,7 @@ def scatter(
     return {
         "height": bottom + 38,
         "bottom": bottom,
-        "headers": [column.header for column in shown],
+        "columns": [table.BY_KEY[key] for key in columns],
         "points": points,
         "x_ticks": ticks,
         "y_ticks": [{"y": y(v), "label": f"{v:g}".replace("-", words.MINUS)} for v in up.ticks(6)],
