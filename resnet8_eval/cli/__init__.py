@@ -223,7 +223,7 @@ def report(
             head = {"summary": differences.summary(moved), "changed": is_changed}
             print_json(head | {part: list(map(asdict, each)) for part, each in moved.items()})
         else:
-            typer.echo(differences.diff(old, found))
+            typer.echo(texts.difference(old, found))
         if fail_on_change and is_changed:
             raise typer.Exit(1)
     elif markdown:

@@ -1,31 +1,31 @@
-"""What moved between two runs, as a record, a sentence and Markdown."""
+"""What moved between two runs, as a record and as a sentence."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import detail, table, words
-from resnet8_eval.report.markdown import escape, grid
 from resnet8_eval.report.words import NOTHING
 from resnet8_eval.row_record import ConfigurationResult
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp
 
 Pairs = dict[str, str]
 
+Row = ConfigurationResult | None
 _ABSENT: Final = "not there"
-_NOT_COMPARED: Final = "Not compared: one run is on the stand-in, the other is not."
+_UNPAIRED: Final = (NOTHING, NOTHING, NOTHING)
 _TOLD: Final = (
     *("execution", "delta", "delta_interval", "mcnemar", "agreement", "size", "word", "flag"),
 )
 """Columns of the comparison that can move while the accuracies stay."""
 
 
-_PARTS: Final = {
+PARTS: Final = {
     "verdicts": ("Verdicts", "Milestone"),
     "requirements": ("Requirements", "ID"),
     "accuracies": ("Accuracies", "Configuration"),
@@ -61,7 +61,7 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
     return {
         "verdicts": _moved(_verdicts(old), _verdicts(new)),
         "requirements": _moved(_requirements(old), _requirements(new)),
-        "accuracies": list(_moved_accuracies(old, new)) if alike else [],
+        "accuracies": [_moved_accuracy(*row) for row in _moved_rows(old, new)] if alike else [],
         "comparison": _moved(_told(old, names), _told(new, names)) if alike else [],
         "recipes": _moved(_recipes(old), _recipes(new)),
         "versions": _moved(dict(detail.environment(old)), dict(detail.environment(new))),
@@ -71,7 +71,7 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
 
 def titled(found: dict[str, list[Change]]) -> list[tuple[str, str, list[Change]]]:
     """The parts in which something moved, each with its title and the heading of its names."""
-    return [(*_PARTS[part], moved) for part, moved in found.items() if moved]
+    return [(*PARTS[part], moved) for part, moved in found.items() if moved]
 
 
 def summary(found: dict[str, list[Change]]) -> str:
@@ -97,52 +97,6 @@ def is_changed(old: Results, new: Results) -> bool:
     return not same or any(found[part] for part in _OUTCOMES)
 
 
-def diff(old: Results, new: Results) -> str:
-    """Hold two runs against each other.
-
-    Parameters
-    ----------
-    old, new
-        What two runs found. Where both keep which test images a configuration gets right
-        (``right_base64``), its accuracies are compared image by image.
-
-    Returns
-    -------
-    str
-        Markdown: verdicts, requirements, accuracies, what the comparison says of them, recipes,
-        versions and fingerprints, of each only what differs. Durations and cache hits are left out.
-    """
-    found = changes(old, new)
-    alike = words.is_standin(old) == words.is_standin(new)
-    blocks = [
-        "# What moved",
-        escape(summary(found)),
-        grid(
-            ["", "old", "new"],
-            [
-                ["date", escape(detail.date(old)), escape(detail.date(new))],
-                ["baseline", escape(words.baseline(old)), escape(words.baseline(new))],
-                ["command", escape(old.command), escape(new.command)],
-            ],
-        ),
-        *_warnings(old, new),
-    ]
-    for part, (title, heading) in _PARTS.items():
-        if part in ("accuracies", "comparison") and not alike:
-            text = _NOT_COMPARED
-        elif part == "accuracies":
-            text = _accuracies(old, new)
-        else:
-            text = _table(heading, found[part])
-        blocks += [f"## {title}", text]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _table(heading: str, moved: Sequence[Change]) -> str:
-    lines = [[escape(change.what), escape(change.old), escape(change.new)] for change in moved]
-    return grid([heading, "old", "new"], lines) if lines else "Nothing moved."
-
-
 def _moved(old: Pairs, new: Pairs) -> list[Change]:
     return [
         Change(key, old.get(key, _ABSENT), new.get(key, _ABSENT))
@@ -151,27 +105,18 @@ def _moved(old: Pairs, new: Pairs) -> list[Change]:
     ]
 
 
-def _moved_accuracies(old: Results, new: Results) -> Iterator[Change]:
-    before = {found.name: found for found in old.configurations}
-    after = {found.name: found for found in new.configurations}
+def _moved_rows(old: Results, new: Results) -> Iterator[tuple[str, Row, Row]]:
+    """Configurations whose answers are not the same in both, or not known to be."""
+    before, after = ({found.name: found for found in run.configurations} for run in (old, new))
     for name in {**before, **after}:
         one, two = before.get(name), after.get(name)
         if one is None or two is None or not _same(one, two):
-            others = one and two and one.correct == two.correct
-            yield Change(name, _accuracy(one), _accuracy(two) + (", others" if others else ""))
+            yield name, one, two
 
 
-def _warnings(old: Results, new: Results) -> Iterator[str]:
-    for name, results in (("old", old), ("new", new)):
-        if words.is_standin(results):
-            yield f"> [!CAUTION]\n> The {name} run is a **stand-in** run: no verdict."
-        if not results.complete:
-            yield f"> [!WARNING]\n> The {name} run is not complete."
-    if old.assets.dataset_md5 != new.assets.dataset_md5:
-        yield (
-            "> [!WARNING]\n> The two runs used different images: their accuracies are not "
-            "comparable."
-        )
+def _moved_accuracy(name: str, one: Row, two: Row) -> Change:
+    others = one and two and one.correct == two.correct
+    return Change(name, _accuracy(one), _accuracy(two) + (", others" if others else ""))
 
 
 def _verdicts(results: Results) -> Pairs:
@@ -193,52 +138,29 @@ def _on_standin(found: str | None) -> str:
     return f" ({found} on the stand-in)" if found else ""
 
 
-def _accuracies(old: Results, new: Results) -> str:
-    before = {found.name: found for found in old.configurations}
-    after = {found.name: found for found in new.configurations}
+def accuracies(old: Results, new: Results) -> list[list[str]]:
+    """What moved of each configuration whose answers did, image by image where these are kept.
+
+    Returns
+    -------
+    list
+        Name, both accuracies, change, its interval, images lost and gained, and p.
+    """
     comparable = old.assets.dataset_md5 == new.assets.dataset_md5
-    lines, same, unpaired = [], [], False
-    for name in {**before, **after}:
-        one, two = before.get(name), after.get(name)
-        if one and two and _same(one, two):
-            same.append(escape(name))
-            continue
-        paired = _paired(one, two) if comparable and one and two else None
-        unpaired |= paired is None
-        lines.append(
-            [
-                escape(name),
-                _accuracy(one),
-                _accuracy(two),
-                words.signed(two.accuracy_percent - one.accuracy_percent)
-                if one and two
-                else NOTHING,
-                *(paired or (NOTHING, NOTHING, NOTHING)),
-            ]
+    lines = []
+    for name, one, two in _moved_rows(old, new):
+        change = (
+            words.signed(two.accuracy_percent - one.accuracy_percent) if one and two else NOTHING
         )
-    parts = []
-    if lines:
-        headers = [
-            "Configuration",
-            "old, %",
-            "new, %",
-            "Change, pp",
-            "95 % interval, pp",
-            "Lost, gained",
-            words.UNCORRECTED,
-        ]
-        parts.append(grid(headers, lines, [1, 2, 3, 4, 5, 6]))
-        if unpaired:
-            parts.append(
-                "Where there is no paired test, results.json does not keep which images are right "
-                "in both runs, or the images are not the same; a change alone does not tell luck "
-                "from loss."
-            )
-    else:
-        parts.append("Nothing moved.")
-    if same and lines:
-        parts.append(f"The same in both: {', '.join(same)}.")
-    return "\n\n".join(parts)
+        paired = _paired(one, two) if comparable and one and two else None
+        lines.append([name, _accuracy(one), _accuracy(two), change, *(paired or _UNPAIRED)])
+    return lines
+
+
+def same(old: Results, new: Results) -> list[str]:
+    """Names of the configurations whose answers are the same in both."""
+    moved = {name for name, *_ in _moved_rows(old, new)}
+    return [found.name for found in old.configurations if found.name not in moved]
 
 
 def _told(results: Results, names: set[str]) -> Pairs:
@@ -256,7 +178,7 @@ def _same(one: ConfigurationResult, two: ConfigurationResult) -> bool:
     return all(getattr(one, key) == getattr(two, key) for key in keys)
 
 
-def _accuracy(found: ConfigurationResult | None) -> str:
+def _accuracy(found: Row) -> str:
     if found is None:
         return _ABSENT
     return f"{words.percent(found.accuracy_percent)} ({found.correct}/{found.total})"

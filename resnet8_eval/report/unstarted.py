@@ -7,7 +7,8 @@ from typing import Final
 from xml.etree import ElementTree
 
 from resnet8_eval.errors import SuiteError
-from resnet8_eval.report import html, markdown, written
+from resnet8_eval.report import written
+from resnet8_eval.report.render import render
 
 TITLE: Final = "This run could not be run: nothing was tested"
 EXIT_STATUS: Final = 6
@@ -36,13 +37,8 @@ def publish(error: SuiteError, command: str, folder: Path) -> None:
         name: [line.strip().removeprefix("- ") for line in text.splitlines()]
         for name, text in parts.items()
     }
-    page = html.unstarted(TITLE, error.what, lines)
-    blocks = [f"# {TITLE}", f"> [!CAUTION]\n> {markdown.escape(error.what)}"]
-    for name in ("Given", "What to do", "Expected", "Command"):
-        first, *more = map(markdown.escape, lines[name])
-        blocks.append("\n".join([f"**{name}:** {first}", "", *(f"- {line}" for line in more)]))
-    written(folder / "report.html", page)
-    written(folder / "summary.md", "\n\n".join(blocks) + "\n")
+    for template, name in (("unstarted.html", "report.html"), ("unstarted.md", "summary.md")):
+        written(folder / name, render(template, headline=TITLE, what=error.what, parts=lines))
     written(folder / "junit.xml", _junit(error))
 
 

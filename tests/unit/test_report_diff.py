@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from resnet8_eval.report.diff import changes, diff, is_changed, summary
+from resnet8_eval.report.diff import changes, is_changed, summary
+from resnet8_eval.report.markdown import difference as diff
 from resnet8_eval.statistics import mcnemar_p
 from tests.unit import report_samples
 from tests.unit.report_samples import record

@@ -112,7 +112,7 @@ def test_a_delta_stands_where_its_root_is() -> None:
     row.update(delta_pp=-0.5, delta_ci95_pp=[-5.0, 0.5])
     drawing = charts.delta_plot(record(found))
     assert drawing is not None
-    (dot,) = [dot for dot in drawing["dots"] if dot["interval"] == "−5.00 to +0.50"]
+    (dot,) = [dot for dot in drawing["dots"] if dot["found"].delta_pp == -0.5]
     lines = {line["kind"]: line["x"] for line in drawing["lines"]}
     left, width = (float(text.rstrip("%")) for text in drawing["band"])
     assert dot["low"] == lines["flagged"]

@@ -128,7 +128,7 @@ def test_the_drawing_of_speed_puts_faster_rows_to_the_right() -> None:
         record(_raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.4))
     )
     assert drawing
-    places = {point["label"]: point["share"] for point in drawing["points"]}
+    places = {point["row"].title: point["share"] for point in drawing["points"]}
     assert places["ONNX Runtime int8, tuned"] > places["ONNX Runtime uint8, tuned"]
     assert charts.tradeoff(record(all_met())) is None
 

@@ -15,6 +15,7 @@ import pytest
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import html, markdown, publish, table, terminal, words
+from resnet8_eval.report.render import escape
 from resnet8_eval.requirements import BY_ID, MILESTONES, of_milestone
 from resnet8_eval.results import Outcome, encode, requirement
 from resnet8_eval.verdicts import sentence
@@ -88,7 +89,7 @@ def test_markdown_takes_nothing_from_outside_for_markup() -> None:
     ],
 )
 def test_escape(given: str, escaped: str) -> None:
-    assert markdown.escape(given) == escaped
+    assert escape(given) == escaped
 
 
 def test_csv_has_one_row_for_each_configuration() -> None:

@@ -17,7 +17,7 @@ from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.record import Results
 from resnet8_eval.report import html, publish
-from resnet8_eval.report.diff import diff
+from resnet8_eval.report.markdown import difference as diff
 from resnet8_eval.requirements import BY_ID
 from tests.unit import report_samples
 from tests.unit.report_samples import record
