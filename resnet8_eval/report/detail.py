@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,12 +46,13 @@ _LEVEL = 0.05
 
 
 def heat_map(results: Results) -> dict[str, Any] | None:
-    """Accuracy of every class in every configuration, and its delta from the baseline.
+    """Every class in every configuration beside the baseline; None without a baseline.
 
     Returns
     -------
     dict or None
-        ``columns`` and ``rows``; None without a baseline.
+        ``columns``, the baseline's first, and ``rows`` of cells: accuracy in percent, delta in
+        percentage points, class of the colour, and whether it is significant at the ``level``.
     """
     rows = table.measured(results)
     if not rows or not rows[0][0].is_baseline:
@@ -73,18 +75,22 @@ def heat_map(results: Results) -> dict[str, Any] | None:
 
 
 def _heat(found: ConfigurationResult, k: int, baseline: PerClass) -> dict[str, Any]:
-    accuracy, before = found.per_class[k].accuracy_percent, baseline.accuracy_percent
+    entry, before = found.per_class[k], baseline.accuracy_percent
+    accuracy = entry.accuracy_percent
     delta = None if accuracy is None or before is None else accuracy - before
-    size = 0 if delta is None else sum(abs(delta) >= step for step in _STEPS)
-    side = "gain" if delta is not None and delta > 0 else "loss"
-    tests = {test.name: test for test in found.per_class_tests}
-    test = tests.get(found.per_class[k].name)
+    tests = [test for test in found.per_class_tests if test.name == entry.name]
     return {
         "accuracy": accuracy,
         "delta": delta,
-        "heat": f"{side}-{size}" if size else "same",
-        "significant": test is not None and test.holm_p < _LEVEL,
+        "heat": _shade(delta or 0.0, _STEPS) or "same",
+        "significant": any(test.holm_p < _LEVEL for test in tests),
     }
+
+
+def _shade(change: float, steps: Sequence[float], *, better: bool = True) -> str:
+    """The class of a change's colour, by its size and whether more is better; empty for none."""
+    size = sum(abs(change) >= step for step in steps)
+    return f"{'gain' if (change > 0) == better else 'loss'}-{size}" if size else ""
 
 
 def confusions(results: Results) -> list[dict[str, Any]]:
@@ -104,41 +110,37 @@ def confusions(results: Results) -> list[dict[str, Any]]:
     names = [words.plain(entry.name) for entry in baseline.per_class]
     told: list[dict[str, Any]] = []
     for row, found in rows:
-        lines = [
-            [count - before for count, before in zip(line, line_before, strict=True)]
-            for line, line_before in zip(found.confusion, baseline.confusion, strict=True)
-        ]
-        most, true, answer = max(
-            (change, -true, -answer)
-            for true, line in enumerate(lines)
-            for answer, change in enumerate(line)
-            if true != answer
-        )
+        changes = {
+            (true, answer): count - baseline.confusion[true][answer]
+            for true, line in enumerate(found.confusion)
+            for answer, count in enumerate(line)
+        }
+        mistakes = [place for place in changes if place[0] != place[1]]
+        true, answer = max(mistakes, key=lambda place: changes[place])
+        most = changes[true, answer]
         told.append(
             {
                 "row": row,
                 "names": names,
-                "lines": [[(str(count), "") for count in line] for line in found.confusion]
-                if row.is_baseline
-                else [
-                    [_moved(change, true == answer) for answer, change in enumerate(line)]
-                    for true, line in enumerate(lines)
+                "lines": [
+                    [
+                        (str(count), "") if row.is_baseline else _moved(changes[i, k], right=i == k)
+                        for k, count in enumerate(line)
+                    ]
+                    for i, line in enumerate(found.confusion)
                 ],
-                "changed": sum(change != 0 for line in lines for change in line),
-                "worst": f"{names[-true]} taken for {names[-answer]}, +{most}"
-                if most > 0
-                else None,
+                "changed": sum(change != 0 for change in changes.values()),
+                "worst": f"{names[true]} taken for {names[answer]}, +{most}" if most > 0 else None,
             }
         )
     opened = max(told, key=lambda matrix: matrix["changed"])
     return [matrix | {"open": matrix is opened and bool(matrix["changed"])} for matrix in told]
 
 
-def _moved(change: int, right: bool) -> tuple[str, str]:
+def _moved(change: int, *, right: bool) -> tuple[str, str]:
     """A change of the images in a cell, and its colour: more is better where they are right."""
-    size = sum(abs(change) >= step for step in _IMAGES)
-    side = "gain" if (change > 0) == right else "loss"
-    return (words.signed(change, 0), f"{side}-{size}") if size else ("", "")
+    colour = _shade(change, _IMAGES, better=right)
+    return (words.signed(change, 0), colour) if colour else ("", "")
 
 
 def galleries(results: Results) -> list[dict[str, Any]]:
@@ -236,34 +238,12 @@ def _held_against(found: ExactIntegers | Reference | None, who: str) -> str | No
     return text
 
 
-def tensors(results: Results) -> list[dict[str, Any]]:
-    """Scales and zero points as read back from the stored models, where they are kept."""
-    return [
-        {
-            "row": row,
-            "tensors": [
-                {
-                    "name": words.plain(entry.name),
-                    "kind": entry.kind,
-                    "dtype": words.plain(entry.dtype),
-                    "axis": "whole tensor" if entry.axis is None else f"per axis {entry.axis}",
-                    "scales": _span([f"{value:.4g}" for value in sorted(entry.scales)]),
-                    "zero_points": _span([str(value) for value in sorted(entry.zero_points)]),
-                }
-                for entry in found.tensors
-            ],
-        }
-        for row, found in table.measured(results)
-        if found.tensors
-    ]
-
-
-def _span(values: list[str]) -> str:
-    """The smallest and the largest of several, or the only one."""
-    texts = [value.replace("-", words.MINUS) for value in values] or [words.NOTHING]
-    if texts[0] == texts[-1]:
-        return texts[0]
-    return f"{texts[0]} to {texts[-1]} ({len(texts)})"
+def span(values: Iterable[float], form: str) -> str:
+    """The smallest and the largest of several numbers, or the only one."""
+    found = [f"{value:{form}}".replace("-", words.MINUS) for value in sorted(values)]
+    if len(set(found)) < 2:
+        return found[0] if found else words.NOTHING
+    return f"{found[0]} to {found[-1]} ({len(found)})"
 
 
 def environment(results: Results) -> list[tuple[str, str]]:

@@ -21,42 +21,6 @@ _FRAMEWORKS: Final = {str(key): name for key, name in FRAMEWORKS.items()}
 _MOST: Final = 6
 """Broken checks that a shortfall names: each configuration besides the baseline may have one."""
 SAID_ABOVE: Final = " (said in full above)"
-GLOSSARY: Final = {
-    "accuracy": "share of the test images whose class the model gives right (top-1)",
-    "baseline": "the float32 Keras model, which every other row is held against",
-    "pp": "percentage points: the difference of two percentages",
-    "delta": "a row's accuracy minus the baseline's, in percentage points (pp)",
-    "agreement": "share of the test images on which a row gives the same class as the baseline, "
-    "right or wrong",
-    "configuration": "a row of the comparison: framework, dtype, recipe and execution",
-    "stock": "quantized by the framework's own tool with its documented defaults",
-    "tuned": "quantized with this suite's calibration, the same numbers in every framework",
-    "calibration": "choosing the ranges of 8-bit numbers from training images",
-    "execution": "what 8-bit numbers are computed in: integer kernels, or float32 for reference",
-    "exact integers": "the quantized network computed in integers without any framework",
-    "recipe": "how the 8-bit numbers of a row were found",
-    "dtype": "the type of a row's weights: float32, int8 (signed) or uint8 (unsigned)",
-    "saturate": "to stop at the largest number that an instruction holds, where the sum is larger; "
-    "x86 kernels without VNNI do so, without a word, on signed 8-bit weights beyond ±63",
-    "VNNI": "x86 instructions that add products of 8-bit numbers exactly",
-    "interval": "where the true figure lies with 95 % confidence, as far as the choice of test "
-    "images decides",
-    "McNemar p": "how likely a difference at least this large is by chance, were both models "
-    "equally good; from the images that only one of them gets right",
-    "divergence": "Kullback–Leibler divergence: how far the probabilities of two models lie apart, "
-    "in nats; zero where they are the same",
-    "noise": "what rounding to 8 bits adds to a layer's weights or output; in dB, more is less",
-    "equalization": "scaling channels against one another before rounding, so that each fills the "
-    "range of its layer; the network computes the same",
-    "GPTQ": "rounding each weight so that those after it make up for its error",
-    "per-channel": "with a scale of its own for each output channel of a layer",
-    "flag": "a mark on a row that loses more accuracy than the requirements allow",
-    "margin": "how far a measured number lies on the good side of what is required",
-    "stage": "a step of the run whose result is kept in the cache",
-    "milestone": "requirements that are met, or not, together",
-    "stand-in": "a small model and drawn images that come with the suite, for trying it out",
-}
-"""What a reader who has never seen the suite may look up."""
 STANDIN_TITLE: Final = "STAND-IN RUN: NOT A VERDICT"
 STANDIN_TEXT: Final = (
     "Model and images are the small stand-ins that come with the suite, not the pretrained ResNet8 "
