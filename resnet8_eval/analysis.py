@@ -50,29 +50,22 @@ def compare(
     """
     answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
     right, baseline_right = answers == labels, baseline_answers == labels
-    total = len(labels)
-    lost = int((baseline_right & ~right).sum())
-    gained = int((right & ~baseline_right).sum())
-    delta = 100 * (gained - lost) / total
-    interval = statistics.paired_interval_pp(lost, gained, total)
-    flagged, reason = flag(delta)
+    paired = _paired(baseline_right, right)
+    tests = _per_class(right, baseline_right, labels, class_names)
+    interval = statistics.paired_interval_pp(paired["lost"], paired["gained"], len(labels))
+    flagged, reason = flag(paired["delta_pp"])
     # A network of the user's may end in logits. Classes are told from these: float32
     # probabilities can tie where they do not.
     shares, baseline_shares = probabilities(scores), probabilities(baseline_scores)
     return {
-        "accuracy_ci95_percent": list(statistics.wilson_interval_percent(int(right.sum()), total)),
-        "delta_pp": delta,
+        "accuracy_ci95_percent": list(
+            statistics.wilson_interval_percent(int(right.sum()), len(labels))
+        ),
+        **paired,
         "delta_ci95_pp": list(interval),
-        "lost": lost,
-        "gained": gained,
-        "mcnemar_p": statistics.mcnemar_p(lost, gained),
         "agreement_percent": 100 * float((answers == baseline_answers).mean()),
-        "per_class_delta_pp": {
-            name: 100 * float(right[labels == k].mean() - baseline_right[labels == k].mean())
-            for k, name in enumerate(class_names)
-            if (labels == k).any()
-        },
-        "per_class_tests": _per_class(right, baseline_right, labels, class_names),
+        "per_class_delta_pp": {test["name"]: test["delta_pp"] for test in tests},
+        "per_class_tests": tests,
         "divergence": divergence(shares, baseline_shares),
         "reliability": reliability(shares, labels),
         "baseline_reliability": reliability(baseline_shares, labels),
@@ -89,23 +82,24 @@ def _per_class(
     class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Paired counts and tests of each class that has images."""
-    tests: list[dict[str, Any]] = []
-    for label, name in enumerate(class_names):
-        of_class = labels == label
-        if of_class.any():
-            lost = int((baseline_right & ~right & of_class).sum())
-            gained = int((right & ~baseline_right & of_class).sum())
-            tests.append(
-                {
-                    "name": name,
-                    "delta_pp": 100 * (gained - lost) / int(of_class.sum()),
-                    "lost": lost,
-                    "gained": gained,
-                    "mcnemar_p": statistics.mcnemar_p(lost, gained),
-                }
-            )
+    tests = [
+        {"name": name, **_paired(baseline_right[labels == label], right[labels == label])}
+        for label, name in enumerate(class_names)
+        if (labels == label).any()
+    ]
     corrected = statistics.holm([test["mcnemar_p"] for test in tests])
     return [{**test, "holm_p": p} for test, p in zip(tests, corrected, strict=True)]
+
+
+def _paired(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, Any]:
+    """How two models differ in what they get right of the same images."""
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    return {
+        "delta_pp": 100 * (gained - lost) / len(before),
+        "lost": lost,
+        "gained": gained,
+        "mcnemar_p": statistics.mcnemar_p(lost, gained),
+    }
 
 
 def divergence(

@@ -14,32 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 PACKAGES: Final = (
-    "tensorflow",
-    "keras",
-    "tf2onnx",
-    "onnx",
-    "onnxruntime",
-    "onnx2torch",
-    "torch",
-    "torchao",
-    "numpy",
-    "scipy",
-    "h5py",
-    "pillow",
-    "mlcommons-loadgen",
+    *("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "onnx2torch", "torch", "torchao"),
+    *("numpy", "scipy", "h5py", "pillow", "mlcommons-loadgen"),
 )
 CPU_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """Instruction sets that decide which integer kernels run."""
 _KERNEL_VARIABLES: Final = (
-    "ATEN_CPU_CAPABILITY",
-    "DNNL_DEFAULT_FPMATH_MODE",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "NPY_DISABLE_CPU_FEATURES",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "OPENBLAS_CORETYPE",
-    "TF_XLA_FLAGS",
-    "XLA_FLAGS",
+    *("ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE"),
+    *("TF_XLA_FLAGS", "XLA_FLAGS"),
 )
 """Environment variables with which a user overrides a library's own choice of kernels."""
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")

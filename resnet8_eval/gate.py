@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ Demand = str | float
 
 
 def demand(text: str) -> Demand:
-    """A demand from the command line; ValueError if it is neither of the two."""
+    """A demand from the command line; ArgumentTypeError if it is neither of the two."""
     if text == EQUIVALENT:
         return text
     try:
@@ -22,7 +23,7 @@ def demand(text: str) -> Demand:
         drop = math.nan
     if not 0 <= drop < math.inf:
         expected = f"{EQUIVALENT}, or the largest drop in percentage points, such as 1.0"
-        raise ValueError(f"expected {expected}; got {text}")
+        raise ArgumentTypeError(f"expected {expected}; got {text}")
     return drop
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--min-accuracy",
-        type=_accuracy,
+        type=_number("percent, such as 80", lambda number: 0 <= number < 100),
         metavar="PERCENT",
         help="with --keras-model: the accuracy that its float32 must exceed, instead of "
         f"{MIN_ACCURACY_PERCENT:g} %%; every report says so",
@@ -110,14 +110,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--min-speedup",
-        type=_speedup,
+        type=_number("a number above 0, such as 1.2", lambda number: 0 < number < math.inf),
         metavar="X",
         help="demand of EVAL-05 that every quantized row that runs in integer kernels is at least "
         "X times as fast as float32 of its framework (default: no demand)",
     )
     group.addoption(
         "--gate",
-        type=_gate,
+        type=gate.demand,
         metavar="DEMAND",
         help="beyond the requirements, demand of every row but the stock ones that it is "
         "equivalent to the baseline (--gate equivalent), or drops by no more than so many "
@@ -332,26 +332,19 @@ def pytest_html_results_summary(session: pytest.Session) -> None:
         ReportPage(run.results, run.earlier).take_place(session.config)
 
 
-def _speedup(text: str) -> float:
-    """A demand on speed, from the command line."""
-    try:
-        demand = float(text)
-    except ValueError:
-        demand = math.nan
-    if not 0 < demand < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, such as 1.2, got {text}")
-    return demand
+def _number(expected: str, is_one: Callable[[float], bool]) -> Callable[[str], float]:
+    """How a number is read from the command line."""
 
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not is_one(number):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+        return number
 
-def _accuracy(text: str) -> float:
-    """A demand on accuracy, from the command line."""
-    try:
-        demand = float(text)
-    except ValueError:
-        demand = math.nan
-    if not 0 <= demand < 100:
-        raise argparse.ArgumentTypeError(f"expected percent, such as 80, got {text}")
-    return demand
+    return read
 
 
 def _seeds(text: str) -> int:
@@ -359,14 +352,6 @@ def _seeds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, such as 5; got {text}")
     return int(text)
-
-
-def _gate(text: str) -> gate.Demand:
-    """A demand on the rows, from the command line."""
-    try:
-        return gate.demand(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _refuse_unknown(option: str, names: Iterable[str], what: str, known: Collection[str]) -> None:

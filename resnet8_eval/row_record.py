@@ -123,24 +123,25 @@ class Lowering(Part, frozen=True):
     said: str | None
 
 
-class Reference(Part, frozen=True):
+class Kernels(Part, frozen=True):
+    """The kernels held against another arithmetic."""
+
+    disagreements: Count
+    total: Total
+    correct: Count
+    probable_cause: str
+
+
+class Reference(Kernels, frozen=True):
     """In files of version 1, the kernels held against float arithmetic (quantize, dequantize)."""
 
-    disagreements: Count
-    total: Total
-    correct: Count
     largest_score_difference: Positive
-    probable_cause: str
 
 
-class ExactIntegers(Part, frozen=True):
+class ExactIntegers(Kernels, frozen=True):
     """The kernels held against the same network in exact integer arithmetic."""
 
-    disagreements: Count
-    total: Total
-    correct: Count
     largest_difference: Positive
-    probable_cause: str
 
 
 class Divergence(Part, frozen=True):
@@ -174,7 +175,18 @@ class Spread(Part, frozen=True):
     high: Positive
 
 
-class Latency(Part, frozen=True):
+class Speed(Part, frozen=True):
+    """What LoadGen's two scenarios have in common."""
+
+    threads: Count
+    batch: Count
+    queries: Count
+    valid: bool
+    busy_percent: Positive
+    speedup: Spread | None
+
+
+class Latency(Speed, frozen=True):
     """One image at a time (LoadGen's SingleStream) with so many threads.
 
     `queries`: the fewest of a round. `valid`: whether every round was. `busy_percent`: processor
@@ -182,26 +194,14 @@ class Latency(Part, frozen=True):
     null where no round was valid.
     """
 
-    threads: Count
-    batch: Count
-    queries: Count
-    valid: bool
-    busy_percent: Positive
-    speedup: Spread | None
     p50_ms: Spread | None
     p90_ms: Spread | None
     p99_ms: Spread | None
 
 
-class Throughput(Part, frozen=True):
+class Throughput(Speed, frozen=True):
     """All images at once, in the best batch (LoadGen's Offline); else as :class:`Latency`."""
 
-    threads: Count
-    batch: Count
-    queries: Count
-    valid: bool
-    busy_percent: Positive
-    speedup: Spread | None
     images_per_second: Spread | None
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = (
-    "disc",
-    "ring",
-    "crescent",
-    "square",
-    "frame",
-    "triangle",
-    "star",
-    "cross",
-    "bars",
-    "checker",
+    *("disc", "ring", "crescent", "square", "frame"),
+    *("triangle", "star", "cross", "bars", "checker"),
 )
 """Names of the ten classes; the index is the label."""
 
@@ -83,13 +74,11 @@ def draw(count_per_class: int, seed: int) -> tuple[Bytes, Bytes]:
 
 
 def materialise(folder: Path) -> None:
-    """Write the stand-in as a folder in the layout of the official CIFAR-10 Python version.
+    """Write the stand-in into a new folder, in the layout of the official CIFAR-10 Python version.
 
-    It holds `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`, and appears complete
-    or not at all, with the same bytes on every run and platform. FileExistsError if it is there.
+    It holds `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`, with the same bytes
+    on every run and platform.
     """
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already")
     files: dict[str, dict[str, Any]] = {
         f"data_batch_{i}": _batch(f"training batch {i} of {TRAIN_BATCHES}", TRAIN_PER_BATCH, seed)
         for i, seed in enumerate(TRAIN_SEEDS, start=1)
@@ -100,13 +89,9 @@ def materialise(folder: Path) -> None:
         "label_names": list(CLASSES),
         "num_vis": 3 * SIDE * SIDE,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        whole = Path(scratch) / folder.name
-        whole.mkdir()
-        for name, content in files.items():
-            (whole / name).write_bytes(_pickled(content))
-        whole.rename(folder)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(_pickled(content))
 
 
 def _batch(title: str, count: int, seed: int) -> dict[str, Any]:
@@ -307,15 +292,4 @@ def _checker(u: Floats, v: Floats, p: Floats) -> Floats:
 
 
 _FIFTHS = ((1.0, 0.0), (0.309, 0.951), (-0.809, 0.588), (-0.809, -0.588), (0.309, -0.951))
-_SHAPES = (
-    _disc,
-    _ring,
-    _crescent,
-    _square,
-    _frame,
-    _triangle,
-    _star,
-    _cross,
-    _bars,
-    _checker,
-)
+_SHAPES = (_disc, _ring, _crescent, _square, _frame, _triangle, _star, _cross, _bars, _checker)

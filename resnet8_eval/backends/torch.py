@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors, torchscript
+from resnet8_eval.backends import (
+    Execution,
+    Runtime,
+    StoredTensor,
+    Tensors,
+    torch_program,
+    torchscript,
+)
+from resnet8_eval.backends.torch_program import COMPUTING_NOTHING, TWO_OPERANDS
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import unreadable_model
@@ -23,18 +30,8 @@ from resnet8_eval.store import Record
 
 MODEL_FILE: Final = "model.pt"
 STOCK_FILE: Final = "model.pt2"
-_TWO_OPERANDS: Final = frozenset({"conv2d", "_convolution", "linear", "matmul", "add"})
 _KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu"})
 _PRODUCT: Final = "onednn::qlinear_pointwise"
-_COMPUTING_NOTHING: Final = frozenset(
-    {
-        *("permute", "pad", "flatten", "relu"),
-        *("quantize_per_tensor", "dequantize", "int_repr", "_make_per_tensor_quantized_tensor"),
-        *("q_scale", "q_zero_point", "q_per_channel_scales", "q_per_channel_zero_points", "to"),
-        "qlinear_prepack",
-    }
-)
-"""Operators that move, convert or describe tensors; ReLU is merged into the range that follows."""
 _EIGHT_BIT: Final = frozenset(
     {
         "aten::quantize_per_tensor",
@@ -45,8 +42,6 @@ _EIGHT_BIT: Final = frozenset(
 _DTYPES: Final = {12: "int8", 13: "uint8"}
 """c10::ScalarType of qint8 and quint8, as a TorchScript graph has them."""
 _DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
-_CONVOLUTIONS: Final = ("conv2d", "conv2d_relu", "_convolution")
-_PRODUCTS: Final = ("linear", "addmm", "matmul", "qlinear_pointwise")
 
 
 def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
@@ -56,9 +51,11 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
 
     torch.set_num_threads(threads)
     if path.suffix == ".pt2":
-        _demand_export(path)
+        torch_program.demand(path)
     try:
-        module = _program(path).module() if path.suffix == ".pt2" else torchscript.load(path)
+        module = (
+            torch_program.load(path).module() if path.suffix == ".pt2" else torchscript.load(path)
+        )
     except Exception as error:  # zip, JSON and TorchScript readers each raise their own
         raise unreadable_model(path, "torch", error) from error
 
@@ -67,26 +64,6 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
             return np.asarray(module(torch.from_numpy(batch)).numpy())
 
     return run
-
-
-def _program(path: Path) -> Any:
-    """Read an exported program; PT2E's has operators that torch does not load by itself."""
-    import torch
-    import torch.ao.quantization.fx._decomposed
-
-    return torch.export.load(path)
-
-
-def _demand_export(path: Path) -> None:
-    """Keep any other file from torch, which would go on to try its older, unpickling readers."""
-    torchscript.demand_network(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise unreadable_model(path, "torch", error) from error
-    if not any(name.endswith("/archive_format") for name in names):
-        raise unreadable_model(path, "torch", ValueError("no torch.export archive"))
 
 
 def quantize(folded: Path, images: Images, row: Configuration, path: Path, threads: int) -> Record:
@@ -151,11 +128,11 @@ def _lowering(path: Path, example: tuple[Any, ...]) -> dict[str, Any]:
     import torch
     from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
 
-    module = _program(path).module()
+    module = torch_program.load(path).module()
     with torch.inference_mode():
         expected = module(*example).argmax(1)
     try:
-        lowered = lower_pt2e_quantized_to_x86(_program(path).module(), example)
+        lowered = lower_pt2e_quantized_to_x86(torch_program.load(path).module(), example)
         with torch.inference_mode():
             found = lowered(*example).argmax(1)
     except Exception as error:  # inductor raises whatever the part that failed raised
@@ -203,13 +180,7 @@ def _network(parameters: Parameters, row: Configuration, levels: Mapping[str, in
 def weights_bytes(path: Path) -> int:
     """Bytes of the weights and biases that the network reads: torchao keeps others beside them."""
     if path.suffix == ".pt2":
-        program = _program(path)
-        stored = {**program.state_dict, **program.constants}
-        read = {
-            node.name for node in program.graph.nodes if node.op == "placeholder" and node.users
-        }
-        specs = program.graph_signature.input_specs
-        held = [stored[s.target] for s in specs if s.target in stored and s.arg.name in read]
+        held = torch_program.constants(path)
     else:
         held = [part for pair in _stored_layers(torchscript.load(path)).values() for part in pair]
     return sum(part.numel() * part.element_size() for part in held)
@@ -218,7 +189,7 @@ def weights_bytes(path: Path) -> int:
 def census(path: Path) -> Record:
     """Count operators of a TorchScript model; see :class:`resnet8_eval.backends.Backend`."""
     if path.suffix == ".pt2":
-        return _census_of_program(path)
+        return torch_program.census(path)
     module = torchscript.load(path)
     graph = module.inlined_graph
     quantized: Counter[str] = Counter()
@@ -228,70 +199,20 @@ def census(path: Path) -> Record:
         space, _, operator = node.kind().partition("::")
         if operator == "quantize_per_tensor":
             activations.add(_DTYPES[list(node.inputs())[-1].toIValue()])
-        if space == "prim" or operator in _COMPUTING_NOTHING:
+        if space == "prim" or operator in COMPUTING_NOTHING:
             continue
-        operands = list(node.inputs())[: 2 if operator in _TWO_OPERANDS else 1]
+        operands = list(node.inputs())[: 2 if operator in TWO_OPERANDS else 1]
         exact = node.kind() in (*_EIGHT_BIT, _PRODUCT) or all(map(_is_eight_bit, operands))
         (quantized if exact else in_float)[operator] += 1
-    counts = {
-        kind: [sum(counted[name] for name in names) for counted in (quantized, in_float)]
-        for kind, names in (("convolutions", _CONVOLUTIONS), ("products", _PRODUCTS))
-    }
     return {
-        **counts,
+        **torch_program.counted(quantized, in_float),
         "maker": "TorchScript",
-        "quantized_ops": dict(quantized),
-        "float_ops": dict(in_float),
         "weights": {
             name: _DTYPE_NAMES.get(str(weight.dtype), str(weight.dtype))
             for name, (weight, _) in _stored_layers(module).items()
         },
         "activations": sorted(activations),
     }
-
-
-def _census_of_program(path: Path) -> Record:
-    """The census of an exported program of quantize, dequantize and float32 operators."""
-    program = _program(path)
-    quantized: Counter[str] = Counter()
-    in_float: Counter[str] = Counter()
-    weights: dict[str, str] = {}
-    activations, makers = set(), set()
-    for node in program.graph.nodes:
-        if node.op != "call_function":
-            continue
-        space, _, operator = str(node.target).partition(".")
-        operator = operator.partition(".")[0]
-        if space == "quantized_decomposed":
-            makers.add("PT2E")
-            if operator == "quantize_per_tensor":
-                activations.add(str(node.args[-1]).removeprefix("torch."))
-            continue
-        if operator in _COMPUTING_NOTHING:
-            continue
-        operands = node.args[: 2 if operator in _TWO_OPERANDS else 1]
-        sources = [_dequantized(operand) for operand in operands]
-        (quantized if all(sources) else in_float)[operator] += 1
-        if operator in (*_CONVOLUTIONS, *_PRODUCTS):
-            weights[node.name] = sources[1] or "float32"
-    return {
-        "convolutions": [kind["conv2d"] for kind in (quantized, in_float)],
-        "products": [kind["linear"] for kind in (quantized, in_float)],
-        "maker": " ".join(makers) or "torch.export",
-        "quantized_ops": dict(quantized),
-        "float_ops": dict(in_float),
-        "weights": weights,
-        "activations": sorted(activations),
-    }
-
-
-def _dequantized(operand: Any) -> str | None:
-    """The stored type of what a dequantize step gives; None for anything else."""
-    while str(operand.target) in ("aten.pad.default", "aten.permute.default", "aten.relu.default"):
-        operand = operand.args[0]
-    if not str(operand.target).startswith("quantized_decomposed.dequantize"):
-        return None
-    return str(operand.args[-1]).removeprefix("torch.")
 
 
 def unsigned_kernel_support() -> dict[str, Any]:
@@ -370,7 +291,7 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     layers, the input first.
     """
     if path.suffix == ".pt2":
-        return _read_program(path, network)
+        return torch_program.read_back(path, network)
     module = torchscript.load(path)
     layers = _stored_layers(module)
     found = []
@@ -421,51 +342,6 @@ def signed_weights(path: Path) -> int:
     weights = (weight for weight, _ in _stored_layers(torchscript.load(path)).values())
     kept = (w.int_repr().short() for w in weights if w.is_quantized and w.dtype == torch.qint8)
     return max((int(integers.abs().max()) for integers in kept), default=0)
-
-
-def _read_program(path: Path, network: Network) -> list[StoredTensor]:
-    """The tensors of an exported program; its layers come in the network's order."""
-    program = _program(path)
-    stored = {
-        spec.arg.name: program.state_dict.get(
-            str(spec.target), program.constants.get(str(spec.target))
-        )
-        for spec in program.graph_signature.input_specs
-    }
-    layers = iter(network.weighted)
-    found = []
-    for node in program.graph.nodes:
-        target = str(node.target)
-        if target.startswith("quantized_decomposed.quantize_per_tensor"):
-            scale, zero_point, dtype = node.args[1], node.args[2], node.args[-1]
-            grid = [float(scale)], [int(zero_point)]
-            name = str(node.args[0].name)
-            kind = str(dtype).removeprefix("torch.")
-            found.append(StoredTensor(name, "activation", kind, None, *grid))
-        elif target in ("aten.conv2d.default", "aten.linear.default"):
-            layer, dequantize = next(layers), node.args[1]
-            axis = dequantize.args[3] if "per_channel" in str(dequantize.target) else None
-            integers, scales, zero_points = (
-                stored[part.name].numpy() if hasattr(part, "name") else np.array(part)
-                for part in dequantize.args[:3]
-            )
-            scales, zero_points = np.atleast_1d(scales), np.atleast_1d(zero_points)
-            values = integers.astype(np.int64) - int(zero_points[0])
-            found.append(
-                StoredTensor(
-                    layer.weight,
-                    "weight",
-                    str(dequantize.args[-1]).removeprefix("torch."),
-                    axis,
-                    scales.tolist(),
-                    zero_points.tolist(),
-                    values,
-                    wrong_axis=axis not in (None, 0),
-                )
-            )
-            bias = stored[node.args[2].name].detach().numpy().astype(np.float64)
-            found.append(StoredTensor(layer.weight, "bias", "float32", None, [], [], bias))
-    return found
 
 
 def tensors(

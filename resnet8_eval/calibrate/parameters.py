@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,11 +66,7 @@ class Parameters:
     def load(cls, folder: Path) -> Parameters:
         """Read what :meth:`save` wrote."""
         ranges = json.loads((folder / ACTIVATIONS).read_text())
-        with np.load(folder / WEIGHTS) as arrays:
-            kinds: dict[str, dict[str, Any]] = {"scale": {}, "integers": {}}
-            for key in arrays.files:
-                kind, _, name = key.partition(" ")
-                kinds[kind][name] = arrays[key]
+        kinds = load_arrays(folder / WEIGHTS)
         return cls(
             network.read(folder / EXACT),
             network.read(folder / ROUNDED),
@@ -82,9 +80,25 @@ class Parameters:
         self.exact.save(folder / EXACT)
         self.rounded.save(folder / ROUNDED)
         (folder / ACTIVATIONS).write_text(json.dumps(self.activations, indent=1))
-        arrays: dict[str, Any] = {f"scale {name}": scale for name, scale in self.scales.items()}
-        arrays |= {f"integers {name}": values for name, values in self.integers.items()}
-        np.savez(folder / WEIGHTS, **arrays)
+        save_arrays(folder / WEIGHTS, scale=self.scales, integers=self.integers)
+
+
+def save_arrays(path: Path, **kinds: Mapping[str, Any]) -> None:
+    """Write arrays of several kinds, each by its tensor's name, into one ``.npz``."""
+    named = {
+        f"{kind} {name}": part for kind, parts in kinds.items() for name, part in parts.items()
+    }
+    np.savez(path, allow_pickle=False, **named)
+
+
+def load_arrays(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what :func:`save_arrays` wrote, by kind and name."""
+    kinds: dict[str, dict[str, Any]] = defaultdict(dict)
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            kind, _, name = key.partition(" ")
+            kinds[kind][name] = arrays[key]
+    return kinds
 
 
 def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval import network
 from resnet8_eval.calibrate.equalize import equalize
-from resnet8_eval.calibrate.parameters import EXACT, Parameters, grid
+from resnet8_eval.calibrate.parameters import EXACT, Parameters, grid, load_arrays, save_arrays
 from resnet8_eval.calibrate.ranges import Observed, activation_ranges, observe
 from resnet8_eval.calibrate.rounding import Moments, input_moments, round_weights
 from resnet8_eval.checks import Check
@@ -42,25 +40,19 @@ class Statistics(NamedTuple):
     def save(self, folder: Path) -> None:
         """Write them into `folder`."""
         self.network.save(folder / EXACT)
-        arrays: dict[str, Any] = {}
-        for name, extremes in self.observed.extremes.items():
-            arrays[f"extremes {name}"] = np.array(extremes)
-        for name, counts in self.observed.histograms.items():
-            arrays[f"histogram {name}"] = counts
-        for name, limits in self.observed.channels.items():
-            arrays[f"channels {name}"] = limits
-        for name, (mean, covariance) in self.moments.items():
-            arrays[f"mean {name}"], arrays[f"covariance {name}"] = mean, covariance
-        np.savez(folder / STATISTICS, **arrays)
+        save_arrays(
+            folder / STATISTICS,
+            extremes=self.observed.extremes,
+            histogram=self.observed.histograms,
+            channels=self.observed.channels,
+            mean={name: mean for name, (mean, _) in self.moments.items()},
+            covariance={name: covariance for name, (_, covariance) in self.moments.items()},
+        )
 
     @classmethod
     def load(cls, folder: Path, fed_sha256: str) -> Statistics:
         """Read what :meth:`save` wrote."""
-        kinds: dict[str, dict[str, Any]] = defaultdict(dict)
-        with np.load(folder / STATISTICS) as arrays:
-            for key in arrays.files:
-                kind, _, name = key.partition(" ")
-                kinds[kind][name] = arrays[key]
+        kinds = load_arrays(folder / STATISTICS)
         extremes = {
             name: (float(low), float(high)) for name, (low, high) in kinds["extremes"].items()
         }
@@ -174,28 +166,18 @@ def compare_feeds(images: Images, fed_sha256: str) -> Record:
     """
     from resnet8_eval import backends
 
-    evaluated: list[NDArray[np.float32]] = []
-
-    def tap(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        evaluated.append(batch.copy())
-        return np.zeros((len(batch), 10), np.float32)
-
-    backends.run(tap, images)
-    how = fed(images).preprocessing
-    found = np.concatenate(evaluated)
+    how, found = fed(images).preprocessing, backends.run(lambda batch: batch, images)
     pixels = fed(images[: len(found)]).pixels[..., :: 1 if how.channels == "RGB" else -1]
     distance = np.abs(found - (pixels * how.scale - how.mean) / how.std)
     evaluation = found.tobytes()
-    calibration = np.concatenate(list(batches(images))).tobytes()
-    shared = min(len(evaluation), len(calibration))
-    differing = int(
-        (
-            np.frombuffer(evaluation[:shared], np.uint8)
-            != np.frombuffer(calibration[:shared], np.uint8)
-        ).sum()
+    one, other = (
+        np.frombuffer(part, np.uint8)
+        for part in (evaluation, np.concatenate(list(batches(images))).tobytes())
     )
+    shared = min(len(one), len(other))
+    differing = int((one[:shared] != other[:shared]).sum())
     return {
-        "differing_bytes": differing + abs(len(evaluation) - len(calibration)),
+        "differing_bytes": differing + abs(len(one) - len(other)),
         "compared_bytes": shared,
         "expected_bytes": 4 * fed(images).pixels.size,
         "preprocessing": how.describe(),

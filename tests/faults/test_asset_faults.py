@@ -28,7 +28,6 @@ from resnet8_eval.cifar10 import CLASS_NAMES, read_class_names, read_split
 from resnet8_eval.errors import AssetError
 from tests.small_assets import (
     SmallAssets,
-    array,
     batch,
     batch_parts,
     dataset_files,
@@ -693,30 +692,7 @@ def test_a_file_of_another_checksum_is_not_unpickled(
 # --- files that are not what they say ------------------------------------------------------------
 
 
-def altered(**values: bytes) -> bytes:
-    return pickled(mapping({**batch_parts("test_batch", [0, 5, 9]), **values}))
-
-
 WRONG_BATCHES: dict[str, bytes] = {
-    "not a dictionary": pickled(listing()),
-    "no keys": pickled(mapping({})),
-    "a key too few": pickled(mapping({"labels": listing(number(1))})),
-    "a training batch": batch("data_batch_1", [0, 5, 9]),
-    "no title": altered(batch_label=b"N"),
-    "an array for a title": altered(batch_label=array(bytes(3072))),
-    "a label too few": altered(labels=listing(number(0), number(5))),
-    "a label too many": altered(labels=listing(*4 * [number(0)])),
-    "label 10": altered(labels=listing(number(0), number(5), number(10))),
-    "label -1": altered(labels=listing(number(0), number(5), number(-1))),
-    "a label in words": altered(labels=listing(number(0), number(5), text("cat"))),
-    "a truth for a label": altered(labels=listing(number(0), number(5), b"\x89")),
-    "an array for a label": altered(labels=listing(number(0), number(5), array(bytes(3072)))),
-    "labels in a tuple": altered(labels=b"(" + number(0) + number(5) + number(9) + b"t"),
-    "an image too few": altered(data=array(bytes(2 * 3072))),
-    "other pixels": altered(data=array(bytes(3 * 1024), columns=1024)),
-    "no images": altered(data=array(b""), labels=listing()),
-    "text for images": altered(data=text("x")),
-    "a list for images": altered(data=listing(number(1))),
     "empty": b"",
     "cut": batch("test_batch", [0, 5, 9])[:-1],
     "a web page": b"<!DOCTYPE html><html></html>",

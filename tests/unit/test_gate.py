@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_a_row_without_a_number_fails() -> None:
 
 @pytest.mark.parametrize("text", ["", "same", "-1", "nan", "inf", "Equivalent"])
 def test_a_demand_that_means_nothing_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected equivalent, or the largest drop"):
+    with pytest.raises(ArgumentTypeError, match="expected equivalent, or the largest drop"):
         gate.demand(text)
 
 

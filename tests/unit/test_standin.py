@@ -127,22 +127,6 @@ def test_no_image_occurs_twice_in_training_and_test(folder: Path) -> None:
     assert len(rows) == standin.TRAIN_COUNT + standin.TEST_COUNT
 
 
-def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError):
-        standin.materialise(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(value: object) -> bytes:
-        raise OSError
-
-    monkeypatch.setattr(standin, "_pickled", fail)
-    with pytest.raises(OSError):  # noqa: PT011
-        standin.materialise(tmp_path / "folder")
-    assert not list(tmp_path.iterdir())
-
-
 # The MLPerf Tiny ResNet8: class, name, inputs; for convolutions also filters, size and stride.
 ARCHITECTURE = """
 InputLayer input_1
