@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -33,26 +34,16 @@ _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECAS
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
 
-class ReportPage:
-    """What pytest-html takes for its template."""
+def fill_page(config: pytest.Config, results: Results, earlier: Earlier | None = None) -> None:
+    """Have pytest-html put its data, the table of tests, into our page."""
+    from pytest_html.basereport import BaseReport
 
-    def __init__(self, results: Results, earlier: Earlier | None = None) -> None:
-        self._results = results
-        self._earlier = earlier
+    from resnet8_eval.report import html
 
-    def take_place(self, config: pytest.Config) -> None:
-        """Become the template of this session's pytest-html."""
-        from pytest_html.basereport import BaseReport
-
-        for plugin in config.pluginmanager.get_plugins():
-            if isinstance(plugin, BaseReport):
-                plugin._template = self  # it has no hook for this
-
-    def render(self, **given: Any) -> str:
-        """The page, with pytest-html's data in the table of tests."""
-        from resnet8_eval.report import html
-
-        return html.page(self._results, given, self._earlier)
+    page = SimpleNamespace(render=lambda **given: html.page(results, given, earlier))
+    for plugin in config.pluginmanager.get_plugins():
+        if isinstance(plugin, BaseReport):
+            plugin._template = page  # it has no hook for this
 
 
 class AcceptanceRun:
@@ -204,19 +195,15 @@ class AcceptanceRun:
             self._made_in = max(self._made_in, seconds)  # workers wait for one another
 
     @property
-    def all_selected_met(self) -> bool:
-        """Whether every selected requirement was measured and met, and the results say so."""
+    def all_met(self) -> bool:
+        """Whether every selected requirement and ``--gate`` was met, and the results say so."""
+        if self.results is None:
+            return False
         outcomes = self._outcomes()
-        return self.results is not None and all(
+        gate, demanded = self.results.gate, self.config.getoption("--gate") is not None
+        return (not demanded or (gate is not None and gate.met)) and all(
             name in outcomes and outcomes[name].status == "met" for name in self.selected
         )
-
-    @property
-    def gate_met(self) -> bool:
-        """Whether the rows are what ``--gate`` demands, if it demands anything."""
-        if self.config.getoption("--gate") is None:
-            return True
-        return self.results is not None and self.results.gate is not None and self.results.gate.met
 
     def conclude(self, *, interrupted: bool) -> None:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
@@ -241,11 +228,6 @@ class AcceptanceRun:
 
     def _called(self) -> str:
         return shlex.join(["pytest", *self.config.invocation_params.args])
-
-    def _command(self) -> str:
-        """What was called, with the kind of assets that ``auto`` came to."""
-        kind = self.pipeline.settings.assets.kind
-        return re.sub(r"(?<= )--assets[= ]auto(?= |$)", f"--assets={kind}", self._called())
 
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
@@ -325,6 +307,7 @@ class AcceptanceRun:
         from resnet8_eval.report import diff, publish
 
         pipeline = self.pipeline
+        kind = f"--assets={pipeline.settings.assets.kind}"  # what "auto" came to
         outcomes = self._outcomes()
         complete = not interrupted and all(
             name in outcomes and outcomes[name].decided for name in {*ALWAYS, *self.selected}
@@ -336,7 +319,7 @@ class AcceptanceRun:
             outcomes,
             complete=complete,
             stopped=self._stopped,
-            command=self._command(),
+            command=re.sub(r"(?<= )--assets[= ]auto(?= |$)", kind, self._called()),
             started=self._started,
         )
         publish(made, self.folder.path)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from resnet8_eval import statistics
 from resnet8_eval.cifar10 import CLASS_NAMES
 from resnet8_eval.evaluate import probabilities
+from resnet8_eval.preprocess import Labels, Scores
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, EQUIVALENT, FLAGGED_DROP_PP
 
 LEAST_PROBABILITY: Final = 1e-12
@@ -21,32 +22,18 @@ an interval nor a test."""
 
 
 def compare(
-    scores: NDArray[np.float32],
-    baseline_scores: NDArray[np.float32],
-    labels: NDArray[np.integer],
+    scores: Scores,
+    baseline_scores: Scores,
+    labels: Labels,
     class_names: Sequence[str] = CLASS_NAMES,
 ) -> dict[str, Any]:
-    """Hold one configuration against the baseline, image by image.
-
-    Parameters
-    ----------
-    scores, baseline_scores
-        float32 probabilities or logits, shape (N, 10), of the same images in the same order.
-    labels
-        Integers in 0–9, shape (N,).
-    class_names
-        In label order.
+    """Hold one configuration against the baseline, image by image; classes are in label order.
 
     Returns
     -------
     dict
-        ``accuracy_ci95_percent``, ``delta_pp``, ``delta_ci95_pp``, ``lost``, ``gained``,
-        ``mcnemar_p``, ``agreement_percent``, ``per_class_delta_pp``,
-        ``per_class_tests`` (for each class ``name``, ``delta_pp``, ``lost``, ``gained``, exact
-        ``mcnemar_p`` and ``holm_p``, corrected for the classes tested), ``divergence`` (see
-        :func:`divergence`), ``reliability`` and ``baseline_reliability`` (see
-        :func:`reliability`), ``word`` (see :func:`verdict_word`), ``flagged`` and
-        ``flag_reason``.
+        Fields of :class:`resnet8_eval.row_record.ConfigurationResult`; see :func:`divergence`,
+        :func:`reliability`, :func:`verdict_word` and :func:`flag`.
     """
     answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
     right, baseline_right = answers == labels, baseline_answers == labels
@@ -78,7 +65,7 @@ def compare(
 def _per_class(
     right: NDArray[np.bool_],
     baseline_right: NDArray[np.bool_],
-    labels: NDArray[np.integer],
+    labels: Labels,
     class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Paired counts and tests of each class that has images."""
@@ -102,17 +89,10 @@ def _paired(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, An
     }
 
 
-def divergence(
-    scores: NDArray[np.float32], baseline_scores: NDArray[np.float32]
-) -> dict[str, float]:
-    """How far probabilities, float32 (N, 10), lie from the baseline's of the same images.
+def divergence(scores: Scores, baseline_scores: Scores) -> dict[str, float]:
+    """How far probabilities lie from the baseline's of the same images.
 
-    Returns
-    -------
-    dict
-        ``largest`` and ``mean``, absolute differences of two probabilities; ``kl_nats``, the mean
-        Kullback–Leibler divergence of a row from the baseline's, in nats, of probabilities no
-        smaller than 1e-12.
+    The result is as :class:`resnet8_eval.row_record.Divergence`; see :func:`divergences`.
     """
     after, before = scores.astype(np.float64), baseline_scores.astype(np.float64)
     apart = np.abs(after - before)
@@ -123,9 +103,7 @@ def divergence(
     }
 
 
-def divergences(
-    scores: NDArray[np.float32], baseline_scores: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def divergences(scores: Scores, baseline_scores: Scores) -> NDArray[np.float64]:
     """Kullback–Leibler divergence from the baseline's probabilities, in nats, image by image (N,).
 
     Those below 1e-12 count as 1e-12.
@@ -136,23 +114,15 @@ def divergences(
     return np.asarray((p * np.log(p / q)).sum(axis=1))
 
 
-def reliability(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dict[str, Any]:
-    """Whether a model is right as often as it says (Guo et al. 2017).
-
-    Parameters
-    ----------
-    scores
-        float32 probabilities, shape (N, 10).
-    labels
-        Integers in 0–9, shape (N,).
+def reliability(scores: Scores, labels: Labels) -> dict[str, Any]:
+    """Whether a model is right as often as its probabilities say (Guo et al. 2017).
 
     Returns
     -------
     dict
-        ``error_percent``, the expected calibration error: the mean difference between confidence
-        and accuracy of 15 equally wide bins of confidence, weighted by their images; ``bins``,
-        each with ``images``, mean ``confidence_percent`` and ``accuracy_percent``, both None
-        where there is no image. Bin n holds confidences above n/15, up to (n + 1)/15.
+        As :class:`resnet8_eval.row_record.Reliability`. The error is the mean difference between
+        confidence and accuracy of the bins, weighted by their images. Bin n holds confidences above
+        n/15, up to (n + 1)/15.
     """
     confidence = scores.max(axis=1).astype(np.float64)
     right = scores.argmax(axis=1) == labels

@@ -30,7 +30,7 @@ from resnet8_eval.manifest import (
     load_manifest,
     nature,
 )
-from resnet8_eval.store import file_sha256
+from resnet8_eval.store import file_sha256, signature
 
 Kind = Literal["real", "stand-in"]
 
@@ -194,7 +194,7 @@ def unchanged(path: Path, sha256: str) -> Iterator[Path]:
         On entering, if its checksum is not `sha256`; on leaving, if it was written to since then.
     """
     try:
-        before, found = _signature(path), file_sha256(path)
+        before, found = signature(path), file_sha256(path)
     except OSError as error:
         raise changed_asset(path, f"sha256 {sha256}", in_one_line(error)) from error
     if found != sha256:
@@ -203,14 +203,8 @@ def unchanged(path: Path, sha256: str) -> Iterator[Path]:
         yield path
     finally:
         # This error replaces the reader's own, which half a file may have caused.
-        if not path.exists() or _signature(path) != before:
+        if signature(path) != before:
             raise changed_asset(path, f"sha256 {sha256}", "written to while it was read")
-
-
-def _signature(path: Path) -> list[int]:
-    """What changes whenever a file does. A user can set mtime back, but not ctime."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _search(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.errors import StageError
+from resnet8_eval.preprocess import Labels
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,11 @@ class CalibrationSet:
         return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
 
 
-def choose(labels: NDArray[np.integer], count: int, seed: int) -> CalibrationSet:
-    """Draw a stratified calibration set from the training split.
+def choose(labels: Labels, count: int, seed: int) -> CalibrationSet:
+    """Draw a stratified calibration set from the labels of the training split.
 
     Parameters
     ----------
-    labels
-        Integer labels of the training split, shape (M,), in 0–9.
     count
         How many images; where ten does not divide it, the first classes get one more.
     seed
@@ -74,7 +73,7 @@ def choose(labels: NDArray[np.integer], count: int, seed: int) -> CalibrationSet
 
 
 def split(
-    labels: NDArray[np.integer], count: int, seed: int, validation_count: int
+    labels: Labels, count: int, seed: int, validation_count: int
 ) -> tuple[CalibrationSet, NDArray[np.int64]]:
     """Say which training images calibrate, and which validate a choice made with them.
 
@@ -102,17 +101,14 @@ def split(
 
 
 def verify(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.integer],
-    count: int,
-    test_images: NDArray[np.uint8],
+    images: NDArray[np.uint8], labels: Labels, count: int, test_images: NDArray[np.uint8]
 ) -> list[Check]:
     """Check a finished calibration set: size, class balance, disjointness from the test split.
 
     Parameters
     ----------
     images, labels
-        The calibration images, uint8 (N, 32, 32, 3), and their labels (N,).
+        The calibration images, uint8 (N, 32, 32, 3), and their labels.
     count
         How many were asked for.
     test_images

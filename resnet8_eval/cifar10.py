@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval import standin
 from resnet8_eval.errors import AssetError, changed_asset
+from resnet8_eval.store import signature
 
 CLASS_NAMES: Final = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -78,7 +79,7 @@ def read_split(
     """
     read_class_names(folder, sha256)
     paths = [folder / name for name in _SPLITS[split]]
-    batches = [_read_batch(path, _expected(path, sha256), _stamp(path)) for path in paths]
+    batches = [_read_batch(path, _expected(path, sha256), signature(path)) for path in paths]
     if len(batches) == 1:
         return batches[0]
     return Split(
@@ -89,15 +90,6 @@ def read_split(
 
 def _expected(path: Path, sha256: Mapping[str, str] | None) -> str | None:
     return None if sha256 is None else sha256[path.name]
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes whenever a file does."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=1)

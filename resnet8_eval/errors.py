@@ -8,7 +8,8 @@ from pathlib import Path
 class SuiteError(Exception):
     """An error that says what was wrong, expected and given, and what to do next."""
 
-    def __init__(self, what: str, *, expected: str, given: str, next_step: str) -> None:
+    def __init__(self, what: str, expected: str, given: str, next_step: str) -> None:
+        # All four, from which a copy is made where the error crosses to another process.
         super().__init__(what, expected, given, next_step)
         self.what, self.expected, self.given, self.next_step = what, expected, given, next_step
 
@@ -19,16 +20,6 @@ class SuiteError(Exception):
             f"  given:    {self.given}\n"
             f"  next:     {self.next_step}"
         )
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process boundaries here, and keyword-only arguments do not pickle alone.
-        return (_rebuild, (type(self), self.what, self.expected, self.given, self.next_step))
-
-
-def _rebuild(
-    kind: type[SuiteError], what: str, expected: str, given: str, next_step: str
-) -> SuiteError:
-    return kind(what, expected=expected, given=given, next_step=next_step)
 
 
 class AssetError(SuiteError):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval.checks import Check, at_most, equal
 from resnet8_eval.cifar10 import CLASS_NAMES
+from resnet8_eval.preprocess import Labels, Scores
 
 MOST_ROUNDED_AWAY: Final = 0.05
 """From the sum of probabilities. A softmax that is quantized to 8 bits rounds each of ten by up to
@@ -17,30 +17,16 @@ half a step of 1/256, which makes 0.02."""
 
 
 def evaluate(
-    scores: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    class_names: Sequence[str] = CLASS_NAMES,
+    scores: Scores, labels: Labels, class_names: Sequence[str] = CLASS_NAMES
 ) -> dict[str, Any]:
-    """Judge scores against labels.
-
-    Parameters
-    ----------
-    scores
-        float32, shape (N, 10).
-    labels
-        Integers in 0–9, shape (N,).
-    class_names
-        In label order.
+    """Judge scores against labels; `class_names` are in label order.
 
     Returns
     -------
     dict
-        ``correct``, ``total``, ``accuracy_percent``; ``per_class``, a list of
-        ``{"name", "correct", "total", "accuracy_percent"}`` in label order; ``confusion``, 10×10
-        counts, row the true class and column the answer; ``ties``: ``images`` whose two best
-        scores are equal, and ``first``, ``last``, ``expected``: images right when the first, the
-        last or a random one of the tied classes is the answer. ``correct`` is first-wins, which
-        is ``argmax``. Accuracies in percent.
+        Fields of :class:`resnet8_eval.row_record.ConfigurationResult`. In ``ties``, ``first``,
+        ``last`` and ``expected`` count images that are right when the first, the last or a random
+        one of the tied classes is the answer. ``correct`` is first-wins, which is ``argmax``.
 
     Raises
     ------
@@ -74,7 +60,7 @@ def evaluate(
     }
 
 
-def _ties(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dict[str, Any]:
+def _ties(scores: Scores, labels: Labels) -> dict[str, Any]:
     best = scores == scores.max(axis=1, keepdims=True)
     tied = best.sum(axis=1)
     rows = np.arange(len(labels))
@@ -87,20 +73,13 @@ def _ties(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> dict[str,
     }
 
 
-def parity(
-    name: str,
-    expected: NDArray[np.float32],
-    observed: NDArray[np.float32],
-    atol: float,
-) -> list[Check]:
-    """Check that two executions of one network give the same scores.
+def parity(name: str, expected: Scores, observed: Scores, atol: float) -> list[Check]:
+    """Check that two executions of one network give the same scores of the same images.
 
     Parameters
     ----------
     name
         Which two.
-    expected, observed
-        float32 scores, shape (N, 10), of the same images in the same order.
     atol
         Largest difference of probabilities allowed.
 
@@ -115,15 +94,13 @@ def parity(
     differing = int((expected.argmax(axis=1) != observed.argmax(axis=1)).sum())
     return [
         at_most(
-            f"{name}: largest difference in probability",
-            atol,
-            float(np.abs(before - after).max()),
+            f"{name}: largest difference in probability", atol, float(np.abs(before - after).max())
         ),
         equal(f"{name}: images with another top-1 of {len(expected)}", 0, differing),
     ]
 
 
-def probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+def probabilities(scores: Scores) -> Scores:
     """Scores (N, classes) as probabilities: softmax is applied to logits, and to nothing else.
 
     They count as probabilities if none is negative and all sums are 1, to
@@ -135,7 +112,7 @@ def probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return softmax(scores)
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def softmax(logits: Scores) -> Scores:
     """Probabilities of logits, float32 (N, classes)."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -10,31 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval.evaluate import probabilities
+from resnet8_eval.preprocess import Labels, Scores
 
 LARGEST: Final = 12
 """Images kept for one configuration: the wrong answers that it is surest of."""
 
 
 def newly_wrong(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.integer],
-    baseline_scores: NDArray[np.float32],
-    scores: NDArray[np.float32],
+    images: NDArray[np.uint8], labels: Labels, baseline_scores: Scores, scores: Scores
 ) -> list[dict[str, Any]]:
-    """Pick images that the baseline gets right and another model gets wrong.
+    """Pick test images that the baseline gets right and another model gets wrong.
 
-    Parameters
-    ----------
-    images, labels
-        The test split, uint8 (N, 32, 32, 3) and integers (N,).
-    baseline_scores, scores
-        float32 probabilities or logits, shape (N, 10).
-
-    Returns
-    -------
-    list of dict
-        At most :data:`LARGEST`: ``index``, ``true``, ``baseline_answer``, ``answer`` (class
-        numbers), ``baseline_score``, ``score`` (0–1, of those answers), ``png_base64``.
+    At most :data:`LARGEST`, each as :class:`resnet8_eval.row_record.ChangedImage`.
     """
     answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
     shares, baseline_shares = probabilities(scores), probabilities(baseline_scores)
@@ -54,7 +41,7 @@ def newly_wrong(
     ]
 
 
-def right_base64(labels: NDArray[np.integer], scores: NDArray[np.float32]) -> str:
+def right_base64(labels: Labels, scores: Scores) -> str:
     """Which images were right: one bit each, the first in the highest bit, as base64."""
     return base64.b64encode(np.packbits(scores.argmax(axis=1) == labels).tobytes()).decode()
 

@@ -30,21 +30,14 @@ def demand(text: str) -> Demand:
 def judge(
     demanded: Demand, names: Iterable[str], compared: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Hold rows against a demand.
+    """Hold rows against a demand; the result is as :class:`resnet8_eval.record.Gate`.
 
     Parameters
     ----------
-    demanded
-        As :func:`demand` gives it.
     names
         The rows that it is made of.
     compared
         Row to its ``word`` and ``delta_pp``; a row that is absent was not measured, and fails.
-
-    Returns
-    -------
-    dict
-        ``demand``, ``met``, ``rows`` and ``failing``, names.
     """
     rows = list(names)
     failing = [name for name in rows if not _passes(demanded, compared.get(name))]

@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval import backends
 from resnet8_eval.backends import Runtime
-from resnet8_eval.preprocess import USUAL, Feed, Preprocessing
+from resnet8_eval.preprocess import USUAL, Feed, Labels, Preprocessing
 
 IMAGES: Final = 400
 BETTER_PP: Final = 10.0
@@ -33,26 +32,19 @@ _TRIED: Final = (
 )
 
 
-def tried(
-    runtime: Runtime, images: Feed, labels: NDArray[np.integer], names: tuple[str, ...]
-) -> dict[str, Any]:
-    """Run a model on training images through each of the usual preprocessings.
+def tried(runtime: Runtime, images: Feed, labels: Labels, names: tuple[str, ...]) -> dict[str, Any]:
+    """Run a model on training images through each of the usual preprocessings, the run's own first.
 
     Parameters
     ----------
-    images
-        Training images, and the preprocessing that the run uses.
-    labels
-        Integers in 0–9, shape (N,).
     names
         Of the classes, in label order.
 
     Returns
     -------
     dict
-        ``images``, how many; ``percent``, of each preprocessing the share that the model is right
-        on, that of the run first; ``hint``, a sentence if that is clearly worse than another or
-        than the same with classes in another order, else None.
+        As :class:`resnet8_eval.record.Preprocessings`. The hint may also be that the same with
+        classes in another order would be better.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -80,16 +72,14 @@ def tried(
             f"{', '.join(names)}; reorder the columns of its last layer"
         )
     elif percent[best] > percent[used.name] + BETTER_PP:
-        said = f"it is right on {percent[best]:.0f} % of {best} pixels. {_remedy(ways[best])}"
+        given = best if best in USUAL else f"FILE with these lines: {ways[best].toml()}"
+        said = (
+            f"it is right on {percent[best]:.0f} % of {best} pixels. If it was trained so, give "
+            f"--preprocessing {given}"
+        )
     if said:
         said = (
             f"On {len(labels)} training images this network is right on {percent[used.name]:.0f} % "
             f"of {used.name} pixels, which is what it is fed; {said}."
         )
     return {"images": len(labels), "percent": percent, "hint": said}
-
-
-def _remedy(how: Preprocessing) -> str:
-    if how.name in USUAL:
-        return f"If it was trained so, give --preprocessing {how.name}"
-    return f"If it was trained so, give --preprocessing FILE with these lines: {how.toml()}"

@@ -23,9 +23,9 @@ from typing import Any, Final
 import numpy as np
 
 from resnet8_eval import backends, lanes
-from resnet8_eval.backends import Execution, Runtime, Scores
+from resnet8_eval.backends import Execution, Runtime
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
-from resnet8_eval.preprocess import Feed, Preprocessing, preprocess
+from resnet8_eval.preprocess import Feed, Preprocessing, Scores, preprocess
 from resnet8_eval.requirements import ANSWERED_IMAGES, MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.store import Record
 
@@ -172,15 +172,17 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
     Returns
     -------
     dict
-        ``rounds``; ``min_queries``; ``others_percent``, the share of the machine's processor time
-        that other processes took meanwhile; ``rows``, each ``{"SingleStream": [...], "Offline":
-        [...]}`` with one entry for each number of ``threads``: ``batch``, ``queries`` (the fewest
-        of a round), ``valid`` (whether every round was), ``busy_percent`` (processor time of the
-        model's own process over time), ``speedup`` over float32, and ``p50_ms``, ``p90_ms`` and
-        ``p99_ms`` or ``images_per_second``. Each figure is ``{"median", "low", "high"}`` over the
-        valid rounds, or None where there is none. ``told``: in words, what makes them doubtful.
+        ``rounds``, ``min_queries``, ``others_percent`` and ``told`` as
+        :class:`resnet8_eval.record.Timing`; ``rows``, each ``{"SingleStream": [...], "Offline":
+        [...]}`` with a :class:`resnet8_eval.row_record.Latency` or ``Throughput`` for each number
+        of threads. A figure is over the valid rounds, or None where there is none.
     """
-    told = [_complaint(run) for run in runs if not run["valid"]]
+    told = [
+        f"{run['row']}, {run['scenario']}, threads {run['threads']}, round {run['round']}: this "
+        f"run does not count ({'; '.join(run['reasons'])})."
+        for run in runs
+        if not run["valid"]
+    ]
     others = 100 * sum(run["others_s"] for run in runs) / sum(run["capacity_s"] for run in runs)
     if others > MAX_OTHERS_PERCENT:
         told.append(
@@ -233,13 +235,6 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
         "rows": rows,
         "told": told,
     }
-
-
-def _complaint(run: Record) -> str:
-    return (
-        f"{run['row']}, {run['scenario']}, threads {run['threads']}, round {run['round']}: this "
-        f"run does not count ({'; '.join(run['reasons'])})."
-    )
 
 
 def _speed(figures: Mapping[str, float]) -> float:
@@ -311,8 +306,10 @@ def _timed(
     queries: int,
     batch: int,
 ) -> Record:
-    words: dict[str, Any] = {"seconds": seconds, "queries": queries, "batch": batch}
-    return load_test(_runtime(model), _images(images), scenario, folder, **words)
+    runtime, known = _runtime(model), _images(images)
+    return load_test(
+        runtime, known, scenario, folder, seconds=seconds, queries=queries, batch=batch
+    )
 
 
 def _answers(model: _Model, images: _Images, folder: Path, batch: int) -> Scores:

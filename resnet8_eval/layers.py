@@ -15,7 +15,7 @@ from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.evaluate import softmax
-from resnet8_eval.preprocess import Images
+from resnet8_eval.preprocess import Images, Labels, Scores
 from resnet8_eval.store import Record
 
 COST_IMAGES: Final = 1600
@@ -25,12 +25,7 @@ NOISE_IMAGES: Final = 200
 SIMULATED: Final = "8-bit integers simulated in float32"
 
 
-def sensitivity(
-    parameters: Parameters,
-    images: Images,
-    labels: NDArray[np.integer],
-    threads: int,
-) -> Record:
+def sensitivity(parameters: Parameters, images: Images, labels: Labels, threads: int) -> Record:
     """What one layer costs: quantized alone, and left in float alone, for each layer.
 
     Parameters
@@ -38,21 +33,15 @@ def sensitivity(
     parameters
         From calibration; every framework quantizes from them, so this holds for all.
     images, labels
-        Training images that did not calibrate, uint8 (N, 32, 32, 3), and their labels (N,).
+        Training images that did not calibrate.
     threads
         Threads for PyTorch, in whose float arithmetic the integers are simulated.
 
     Returns
     -------
     dict
-        ``images``, ``arithmetic``; accuracies ``float_percent`` and ``quantized_percent`` of the
-        whole network; its ``divergence_nats``, mean Kullback–Leibler divergence from float32, and
-        ``agreement_percent``, share of images classed as in float32; ``layers``, each with
-        ``name``, ``divergence_alone_nats`` and ``agreement_alone_percent`` (it alone quantized),
-        ``divergence_recovered_nats`` (by how much the whole network's divergence is less with it
-        alone in float) and ``agreement_recovered_pp`` (likewise, more). Each of these has a 95 %
-        interval, such as ``divergence_ci95_nats``: by the bootstrap for means, Wilson's for shares,
-        Tango's for the difference of two.
+        Fields of :class:`resnet8_eval.record.Sensitivity`. Intervals are by the bootstrap for
+        means, Wilson's for shares, Tango's for the difference of two.
     """
     import torch
 
@@ -64,7 +53,7 @@ def sensitivity(
     whole, others = simulation.logits_by_layer(images, simulation.layers)
     shares, answers = softmax(exact), exact.argmax(axis=1)
 
-    def held(logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def held(logits: Scores) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         return divergences(softmax(logits), shares), logits.argmax(axis=1) == answers
 
     lies, agrees = held(whole)
@@ -105,35 +94,21 @@ def _share(name: str, hits: NDArray[np.bool_]) -> Record:
 def _difference(name: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Record:
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
     interval = statistics.paired_interval_pp(lost, gained, len(before))
-    return {
-        f"{name}_pp": 100 * (gained - lost) / len(before),
-        f"{name}_ci95_pp": list(interval),
-    }
+    return {f"{name}_pp": 100 * (gained - lost) / len(before), f"{name}_ci95_pp": list(interval)}
 
 
 def noise(
-    row: Configuration,
-    model: Path,
-    parameters: Parameters,
-    images: Images,
-    threads: int,
+    row: Configuration, model: Path, parameters: Parameters, images: Images, threads: int
 ) -> list[dict[str, Any]]:
     """Signal-to-quantization-noise ratio of every layer's weights and outputs of a stored model.
 
-    Parameters
-    ----------
-    parameters
-        What it was made from, with the equalized float32 network to compare with.
-    images
-        uint8 (N, 32, 32, 3).
-    threads
-        Threads for both frameworks.
+    `parameters` are what it was made from, with the equalized float32 network to compare with.
 
     Returns
     -------
     list of dict
-        For each layer ``name``, ``sqnr_weights_db`` and ``sqnr_output_db`` in decibels; the output
-        is that of the ReLU where one follows, and carries the noise of all layers before.
+        As :class:`resnet8_eval.row_record.LayerNoise`; the output is that of the ReLU where one
+        follows, and carries the noise of all layers before.
     """
     layers = parameters.exact.weighted
     names = [layer.output for layer in layers]

@@ -122,7 +122,11 @@ class Feed:
 
 
 Images = NDArray[np.uint8] | Feed
-"""Bare pixels are fed raw."""
+"""Bare pixels, (N, 32, 32, 3), are fed raw."""
+Labels = NDArray[np.integer[Any]]
+"""Of N images, (N,): whole numbers from 0 to 9."""
+Scores = NDArray[np.float32]
+"""Of N images, (N, 10): probabilities, or logits."""
 
 
 def fed(images: Images) -> Feed:

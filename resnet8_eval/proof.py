@@ -21,6 +21,7 @@ from resnet8_eval.checks import Check
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.network import Dense
+from resnet8_eval.preprocess import Scores
 from resnet8_eval.store import Record
 
 PROJECTION: Final = 0.03
@@ -34,8 +35,8 @@ def prove(
     model: Path,
     parameters: Parameters,
     test: Labelled,
-    scores: NDArray[np.float32],
-    exact: NDArray[np.float32] | None,
+    scores: Scores,
+    exact: Scores | None,
 ) -> Record:
     """Read a stored model back, and hold its kernels against exact integers.
 
@@ -43,10 +44,8 @@ def prove(
     ----------
     parameters
         What the model was made from.
-    test
-        The images that it was evaluated on, and their labels.
-    scores
-        What it gave for them, float32 (N, 10).
+    test, scores
+        The images that it was evaluated on, their labels, and what it gave.
     exact
         The same in exact integers (:mod:`resnet8_eval.integers`); None where the model computes in
         reference arithmetic. It may come from another model of the framework, if the checks hold
@@ -55,9 +54,8 @@ def prove(
     Returns
     -------
     dict
-        As :func:`stored`; ``checks`` of the tensors; and ``exact_integers``: ``disagreements``
-        (images with another class), ``total``, ``correct``, ``largest_difference`` of two scores,
-        and ``probable_cause`` of any disagreement; None where `exact` is.
+        As :func:`stored`; ``checks`` of the tensors; and ``exact_integers`` as
+        :class:`resnet8_eval.row_record.ExactIntegers`, None where `exact` is.
     """
     found = backend(row.framework).read_back(model, parameters.rounded)
     checks = [*compare(found, parameters, row), compare_weights(parameters)]
@@ -71,15 +69,7 @@ def prove(
 
 
 def stored(found: Sequence[StoredTensor], row: Configuration) -> Record:
-    """What a model was found to store.
-
-    Returns
-    -------
-    dict
-        ``integers_sha256`` (see :func:`resnet8_eval.backends.integers_sha256`); ``tensors`` (see
-        :class:`resnet8_eval.backends.StoredTensor`); ``weights_bits`` and ``needs`` (see
-        :mod:`resnet8_eval.saturation`).
-    """
+    """What a model was found to store: hash of its integers, tensors, bits and needs."""
     return {
         "integers_sha256": integers_sha256(found),
         "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
@@ -216,9 +206,7 @@ def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | 
     return None
 
 
-def disagreement(
-    kernel: NDArray[np.float32], exact: NDArray[np.float32], test: Labelled, cause: str
-) -> dict[str, Any]:
+def disagreement(kernel: Scores, exact: Scores, test: Labelled, cause: str) -> dict[str, Any]:
     """Count the images on which scores of kernels and exact integers, (N, 10), give other classes.
 
     `cause` is what to look at first where they part.

@@ -18,7 +18,7 @@ import pytest
 from resnet8_eval import gate, verdicts
 from resnet8_eval.acceptance_run import (
     AcceptanceRun,
-    ReportPage,
+    fill_page,
     is_acceptance_run,
     milestones_asked,
 )
@@ -166,7 +166,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"{name} is for a model of your own; name it with --keras-model. The pretrained "
                 f"model is fed raw pixels and must exceed {MIN_ACCURACY_PERCENT:g} %"
             )
-    if not hasattr(config, "workerinput"):
+    is_controller = not hasattr(config, "workerinput")
+    if is_controller:
         _refuse_missing(config)
     for name in ("fresh", "fresh_timing"):
         if getattr(config.option, name) == math.inf:
@@ -174,9 +175,9 @@ def pytest_configure(config: pytest.Config) -> None:
             setattr(config.option, name, time.time())
     run = AcceptanceRun(config)
     config.stash[_RUN] = run
-    if not hasattr(config, "workerinput"):
+    if is_controller:
         config.pluginmanager.register(run)
-    if is_acceptance_run(config) and not hasattr(config, "workerinput"):
+    if is_controller and is_acceptance_run(config):
         # Other plugins read these when they are configured, after this hook.
         option = config.option
         if config.pluginmanager.hasplugin("html") and not option.htmlpath:
@@ -312,7 +313,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not run.selected:
         return
     run.conclude(interrupted=exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
-    if exitstatus == pytest.ExitCode.OK and not (run.all_selected_met and run.gate_met):
+    if exitstatus == pytest.ExitCode.OK and not run.all_met:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -329,7 +330,7 @@ def pytest_html_results_summary(session: pytest.Session) -> None:
     """Have pytest-html fill our page instead of its own, which is empty without scripts."""
     run = session.config.stash[_RUN]
     if run.results is not None:
-        ReportPage(run.results, run.earlier).take_place(session.config)
+        fill_page(session.config, run.results, run.earlier)
 
 
 def _number(expected: str, is_one: Callable[[float], bool]) -> Callable[[str], float]:

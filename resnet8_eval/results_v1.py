@@ -28,7 +28,10 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
         **kept,
         "schema_version": 2,
         "selected": old.get("selected", []),
-        "requirements": [{**entry, "phase": _phase(entry["id"])} for entry in old["requirements"]],
+        "requirements": [
+            {**entry, "phase": BY_ID[entry["id"]].phase if entry["id"] in BY_ID else 0}
+            for entry in old["requirements"]
+        ],
         "expected": [
             {
                 "name": _row(f"{framework}-{dtype}"),
@@ -67,11 +70,6 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
             for name, seconds in old["timing"].items()
         },
     }
-
-
-def _phase(id_: str) -> int:
-    """The phase that the register gives a requirement; 0 if it does not know it."""
-    return BY_ID[id_].phase if id_ in BY_ID else 0
 
 
 def _row(name: str) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval import environment
 from resnet8_eval.backends import StoredTensor, backend, framework_of
@@ -20,7 +19,7 @@ from resnet8_eval.environment import SATURATION_FREE_LIMIT
 from resnet8_eval.errors import ModelError
 
 if TYPE_CHECKING:
-    from resnet8_eval.preprocess import Images
+    from resnet8_eval.preprocess import Images, Labels, Scores
 
 
 def largest_weight(found: Sequence[StoredTensor], *, signed: bool = False) -> int:
@@ -58,17 +57,13 @@ def cause(found: Sequence[StoredTensor], framework: str) -> str | None:
     return f"{reason}, so weights beyond ±63 (here ±{largest}) overflow 16-bit sums"
 
 
-def told(
-    path: Path, images: Images, labels: NDArray[np.integer[Any]], scores: NDArray[np.float32]
-) -> dict[str, Any] | None:
+def told(path: Path, images: Images, labels: Labels, scores: Scores) -> dict[str, Any] | None:
     """What signed weights mean for a stored model of any tool.
 
     Parameters
     ----------
-    images, labels
-        What it was evaluated on.
-    scores
-        What its kernels gave for them, float32 (N, 10).
+    images, labels, scores
+        What it was evaluated on, and what its kernels gave.
 
     Returns
     -------
@@ -100,7 +95,7 @@ def told(
 
 
 def _against_exact(
-    path: Path, images: Images, labels: NDArray[np.integer[Any]], scores: NDArray[np.float32]
+    path: Path, images: Images, labels: Labels, scores: Scores
 ) -> tuple[int | None, int | None, str]:
     """Images of another class, what exact integers get right, and both in a sentence."""
     unknown = "On how many images exact integers give another class could not be computed"

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
-from resnet8_eval.preprocess import Images, batches
+from resnet8_eval.preprocess import Images, Scores, batches
 
 
 class Simulation:
@@ -40,8 +38,8 @@ class Simulation:
         self.layers = [layer.name for layer in self._network.weighted]
         self._owner = owners(self._network)
 
-    def logits(self, images: Images, layers: Collection[str] | None = None) -> NDArray[np.float32]:
-        """The scores of images, uint8 (N, 32, 32, 3), before softmax, float32 (N, 10).
+    def logits(self, images: Images, layers: Collection[str] | None = None) -> Scores:
+        """The scores before softmax.
 
         Parameters
         ----------
@@ -58,25 +56,11 @@ class Simulation:
 
     def logits_by_layer(
         self, images: Images, layers: Collection[str]
-    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-        """The scores before softmax, and those with one layer changed, for each layer.
+    ) -> tuple[Scores, dict[str, Scores]]:
+        """The scores before softmax, and those with one layer changed, by the layer's name.
 
-        What comes before the changed layer is computed once for all.
-
-        Parameters
-        ----------
-        images
-            uint8 (N, 32, 32, 3).
-        layers
-            Names of the layers to quantize. A changed layer is left in float if it is one of them,
-            and quantized if not.
-
-        Returns
-        -------
-        unchanged : ndarray
-            float32 (N, 10).
-        changed : dict
-            Layer name to float32 (N, 10).
+        What comes before the changed layer is computed once for all. A changed layer is left in
+        float if it is one of those to quantize (`layers`), and quantized if not.
         """
         chosen = set(layers)
         first = {layer.name: place for place, layer in enumerate(self._network.layers)}

@@ -89,7 +89,7 @@ def materialise(folder: Path) -> None:
         "label_names": list(CLASSES),
         "num_vis": 3 * SIDE * SIDE,
     }
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(_pickled(content))
 

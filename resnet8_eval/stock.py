@@ -34,11 +34,7 @@ RELATIVE: Final = 1e-4
 
 
 def prove(
-    row: Configuration,
-    model: Path,
-    network: Network,
-    images: Images,
-    record: Record,
+    row: Configuration, model: Path, network: Network, images: Images, record: Record
 ) -> Record:
     """Hold a stock model against the float32 network and the calibration images.
 
@@ -92,10 +88,7 @@ def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
 
 
 def ranges(
-    row: Configuration,
-    found: Sequence[StoredTensor],
-    network: Network,
-    images: Images,
+    row: Configuration, found: Sequence[StoredTensor], network: Network, images: Images
 ) -> Check:
     """Whether activation scales span what was seen on the calibration images.
 

@@ -237,6 +237,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def signature(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file does; () if it is gone. A user can set back mtime, not ctime."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
 def size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder, which another process may change meanwhile.
 

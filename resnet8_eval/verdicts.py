@@ -128,7 +128,9 @@ class _Reported:
         if type(report) is pytest.TestReport:
             self.phases[report.when] = "xfail" if expected_to_fail else report.outcome
             if report.when == "call" and report.passed and not expected_to_fail:
-                self._judge(report)
+                lacking = shortfall(self.requirement, self.properties)
+                if lacking:
+                    report.outcome, report.longrepr = "failed", lacking
         if report.failed:
             self.reason = _last_line(report)
         elif report.skipped:
@@ -137,11 +139,6 @@ class _Reported:
             self.reason = "was marked as an expected failure"
         elif not report.passed:
             self.reason = f"ended as {report.outcome}"
-
-    def _judge(self, report: pytest.TestReport) -> None:
-        lacking = shortfall(self.requirement, self.properties)
-        if lacking:
-            report.outcome, report.longrepr = "failed", lacking
 
     def outcome(self) -> Outcome:
         """What that makes of the requirement; all three phases must have passed to meet it."""

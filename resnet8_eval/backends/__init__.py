@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.assets import MODEL_SUFFIXES
 from resnet8_eval.errors import ModelError
-from resnet8_eval.preprocess import Images, batches
+from resnet8_eval.preprocess import Images, Scores, batches
 
 if TYPE_CHECKING:
     from resnet8_eval.calibrate.parameters import Parameters
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from resnet8_eval.network import Network
     from resnet8_eval.store import Record
 
-Scores = NDArray[np.float32]
 Tensors = dict[str, NDArray[np.float32]]
 Runtime = Callable[[NDArray[np.float32]], Scores]
 """float32 (n, 32, 32, 3) in [0, 255] to float32 scores (n, 10)."""
@@ -196,18 +195,11 @@ def scores(path: Path, images: Images, *, threads: int, execution: Execution = "
     path
         Keras ``.h5`` or ``.keras``, ``.onnx``, ``.pt2`` (``torch.export``) or ``.pt``
         (TorchScript).
-    images
-        uint8, shape (N, 32, 32, 3), RGB, NHWC.
     threads
         Threads for the framework's operators.
     execution
         For ONNX Runtime, see :func:`resnet8_eval.backends.onnxruntime.open_session`. A PyTorch
         file is what it was saved as.
-
-    Returns
-    -------
-    ndarray
-        float32 scores, shape (N, 10).
 
     Raises
     ------

@@ -8,7 +8,8 @@ leaves the network's function as it was, because ReLU, addition and averaging co
 
 from __future__ import annotations
 
-from typing import Final
+from collections import defaultdict
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +75,8 @@ def _streams(network: Network) -> list[set[str]]:
 def _channel_ranges(network: Network, images: Images) -> dict[str, NDArray[np.float64]]:
     """For each map, the mean over batches of each channel's largest magnitude."""
     names = sorted(layer.output for layer in network.maps)
-    total = {name: np.float64(0) for name in names}
+    total: dict[str, Any] = defaultdict(float)
     for values in Probe(network, names).run(images):
         for name, value in values.items():
             total[name] = total[name] + np.abs(value).max(axis=(0, 2, 3))
-    return {name: np.asarray(value) for name, value in total.items()}
+    return total

@@ -32,13 +32,7 @@ def layers(parameters: Parameters, observed: Observed, limit: int) -> list[Recor
     Returns
     -------
     list of dict
-        ``name``; ``kind``; ``keras``, the Keras layers that became part of it; ``reads``, the
-        layers whose output it takes, or the images; ``shape`` of its output, (height, width,
-        channels) or (classes,); ``weights`` and ``output``, each a histogram or None. A histogram
-        has ``low`` and ``high``, the extremes; ``counts`` in :data:`SHOWN` bins between them;
-        ``clip``, the range of an activation, and None for weights, whose range is each channel's
-        own; ``clipped_percent``, the share of values outside; and ``channels``, (smallest, largest,
-        lowest and highest of the range) of each output channel.
+        As :class:`resnet8_eval.record.NetworkLayer`, histograms in :data:`SHOWN` bins.
     """
     network = parameters.exact
     shapes, makers = _shapes(network), {network.planes: "images"}

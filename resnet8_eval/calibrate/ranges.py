@@ -105,10 +105,7 @@ def _of_channels(probe: Probe, names: list[str], images: Images) -> dict[str, ND
 
 def _of_tensors(channels: dict[str, NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
     return {
-        name: (
-            float(np.float32(min(low.min(), 0.0))),
-            float(np.float32(max(high.max(), 0.0))),
-        )
+        name: (float(np.float32(min(low.min(), 0.0))), float(np.float32(max(high.max(), 0.0))))
         for name, (low, high) in channels.items()
     }
 
@@ -127,11 +124,7 @@ def _histograms(
 
 
 def _cut(
-    low: float,
-    high: float,
-    counts: NDArray[np.int64],
-    recipe: Recipe = TUNED,
-    levels: int = 255,
+    low: float, high: float, counts: NDArray[np.int64], recipe: Recipe = TUNED, levels: int = 255
 ) -> tuple[float, float]:
     """The range that the recipe keeps of the values between `low` and `high`."""
     if low == high:  # a map of zeros; quantizers do not agree on the grid of no range at all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -161,9 +162,9 @@ def input_moments(network: Network, images: Images) -> Moments:
     """
     layers = network.weighted
     weights = network.constants()
-    count = dict.fromkeys((layer.weight for layer in layers), 0)
-    total: dict[str, Any] = {name: np.float64(0) for name in count}
-    squares: dict[str, Any] = {name: np.float64(0) for name in count}
+    count: dict[str, int] = Counter()
+    total: dict[str, Any] = defaultdict(float)
+    squares: dict[str, Any] = defaultdict(float)
     probe = Probe(network, list(dict.fromkeys(layer.inputs[0] for layer in layers)))
     for values in probe.run(images):
         for layer in layers:

@@ -69,9 +69,7 @@ def collect(folded: Network, images: Images, recipe: Recipe) -> Statistics:
     """
     exact = equalize(folded, images) if recipe.equalize else folded
     return Statistics(
-        exact,
-        observe(exact, images),
-        input_moments(exact, images[:: recipe.moment_stride]),
+        exact, observe(exact, images), input_moments(exact, images[:: recipe.moment_stride])
     )
 
 

@@ -22,6 +22,7 @@ from resnet8_eval.cli.options import (
     AsJson,
     AssetsDir,
     CacheDir,
+    Commands,
     Count,
     Kind,
     Output,
@@ -31,7 +32,6 @@ from resnet8_eval.cli.options import (
     demand_file,
     locate,
     print_json,
-    reporting_errors,
     whole_folder,
 )
 from resnet8_eval.configurations import Configuration
@@ -42,7 +42,7 @@ from resnet8_eval.store import Artifact
 
 QUANTIZED = configurations.quantized()
 if TYPE_CHECKING:
-    from resnet8_eval.preprocess import Preprocessing
+    from resnet8_eval.pipeline import Pipeline
 
     Framework: TypeAlias = str
     Dtype: TypeAlias = str
@@ -76,6 +76,7 @@ def _among(names: list[str]) -> Callable[[list[str] | None], list[str] | None]:
 
 app = typer.Typer(
     name="resnet8-eval",
+    cls=Commands,
     help="Convert, evaluate and quantize a Keras ResNet8, and say what each step cost.",
     no_args_is_help=True,
     add_completion=False,
@@ -94,7 +95,6 @@ def main() -> None:
 
 
 @app.command()
-@reporting_errors
 def convert(
     model: Annotated[Path, typer.Argument(help="Keras model, .h5 or .keras.")],
     output: Output,
@@ -131,7 +131,6 @@ for command in (judging.evaluate, judging.compare, judging.golden):
 
 
 @app.command()
-@reporting_errors
 def quantize(
     model: Annotated[Path, typer.Argument(help="float32 model: .h5, .keras or .onnx.")],
     output: Output,
@@ -151,13 +150,16 @@ def quantize(
 
     demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
     row = _row(framework, dtype, recipe)
-    how = chosen(preprocessing)
+    settings = {
+        "preprocessing": chosen(preprocessing),
+        "calibration_count": calibration_count,
+        "calibration_seed": calibration_seed,
+    }
     given = locate(kind, assets_dir, cache_dir, model, (*assets.MODEL_SUFFIXES, ".onnx"))
     stage = f"model/{row.name}"
     converted = [] if given.model.suffix == ".onnx" else ["structure/onnx"]
     with whole_folder(output) as folder:
-        asked = [*converted, stage]
-        made = _made(given, cache_dir, asked, calibration_count, calibration_seed, how)[stage]
+        made = _made(given, cache_dir, [*converted, stage], **settings)[stage]
         record = made.record
         (name,) = made.files
         shutil.copyfile(made.path(name), folder / name)
@@ -181,7 +183,6 @@ def _row(framework: str, dtype: str, recipe: str) -> Configuration:
 
 
 @app.command()
-@reporting_errors
 def report(
     results: Annotated[Path, typer.Argument(help="results.json")],
     output: Annotated[
@@ -249,7 +250,6 @@ def show_requirements(as_json: AsJson = False) -> None:
 
 
 @app.command()
-@reporting_errors
 def study(
     output: Output,
     bits: Annotated[
@@ -305,13 +305,10 @@ def study(
     from rich.progress import Progress
 
     from resnet8_eval import study as studies
-    from resnet8_eval.inputs import Settings
-    from resnet8_eval.pipeline import Pipeline
     from resnet8_eval.preprocess import chosen
 
     found = locate(kind, assets_dir, cache_dir, keras_model)
-    how = chosen(preprocessing)
-    pipeline = Pipeline(Settings(found, cache_folder(cache_dir), preprocessing=how), _progress)
+    pipeline = _pipeline(found, cache_dir, preprocessing=chosen(preprocessing))
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
     if epochs:
         tasks = studies.few_bit_tasks(epochs, (counts or [1000])[0], chosen_seeds)
@@ -350,7 +347,6 @@ def study(
 
 
 @app.command("run")
-@reporting_errors
 def run_stages(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stage names; none lists them.")
@@ -366,21 +362,17 @@ def run_stages(
     as_json: AsJson = False,
 ) -> None:
     """Make single stages of the pipeline, and show their records."""
-    from resnet8_eval.inputs import Settings
-    from resnet8_eval.pipeline import Pipeline
     from resnet8_eval.preprocess import chosen
 
-    found = locate(kind, assets_dir, cache_dir, keras_model)
     further = [int(n) for name in stages or () if (n := name.partition("@")[2]).isdecimal()]
-    settings = Settings(
-        found,
-        cache_folder(cache_dir),
-        calibration_count,
-        calibration_seed,
+    pipeline = _pipeline(
+        locate(kind, assets_dir, cache_dir, keras_model),
+        cache_dir,
+        calibration_count=calibration_count,
+        calibration_seed=calibration_seed,
         preprocessing=chosen(preprocessing),
         seeds=max([calibration_seed, *further]) - calibration_seed + 1,
     )
-    pipeline = Pipeline(settings, _progress)
     if not stages:
         for name in pipeline.stages:
             typer.echo(f"{'made' if pipeline.peek(name) else 'missing':8} {name}")
@@ -403,21 +395,18 @@ def _progress(line: str) -> None:
     typer.echo(f"  {line}", err=True)
 
 
-def _made(
-    given: assets.Assets,
-    cache_dir: Path | None,
-    names: Iterable[str],
-    count: int = requirements.MIN_CALIBRATION_IMAGES,
-    seed: int = 0,
-    how: Preprocessing | None = None,
-) -> dict[str, Artifact]:
-    """Stages of a model that the user named, if the checks of all that they need hold."""
+def _pipeline(given: assets.Assets, cache_dir: Path | None, **settings: Any) -> Pipeline:
     from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
-    from resnet8_eval.preprocess import RAW
 
-    settings = Settings(given, cache_folder(cache_dir), count, seed, preprocessing=how or RAW)
-    pipeline = Pipeline(settings, _progress)
+    return Pipeline(Settings(given, cache_folder(cache_dir), **settings), _progress)
+
+
+def _made(
+    given: assets.Assets, cache_dir: Path | None, names: Iterable[str], **settings: Any
+) -> dict[str, Artifact]:
+    """Stages of a model that the user named, if the checks of all that they need hold."""
+    pipeline = _pipeline(given, cache_dir, **settings)
     pipeline.prepare(names)
     # In order, so that the error is of the stage that failed first, not of one that needs it.
     for name in pipeline.closure(names):

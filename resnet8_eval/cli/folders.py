@@ -8,14 +8,7 @@ from typing import Any
 import typer
 
 from resnet8_eval import assets
-from resnet8_eval.cli.options import (
-    AsJson,
-    AssetsDir,
-    CacheDir,
-    cache_folder,
-    print_json,
-    reporting_errors,
-)
+from resnet8_eval.cli.options import AsJson, AssetsDir, CacheDir, cache_folder, print_json
 from resnet8_eval.store import Store, size
 
 assets_app = typer.Typer(help="Show which assets are there, or fetch those that are missing.")
@@ -23,7 +16,6 @@ cache_app = typer.Typer(help="Look after the artefacts that runs leave.", no_arg
 
 
 @assets_app.callback(invoke_without_command=True)
-@reporting_errors
 def show_assets(
     context: typer.Context,
     assets_dir: AssetsDir = None,
@@ -53,7 +45,6 @@ def show_assets(
 
 
 @assets_app.command()
-@reporting_errors
 def fetch(cache_dir: CacheDir = None) -> None:
     """Download what is missing into the cache, verified before it counts."""
     folder = cache_folder(cache_dir)
@@ -62,7 +53,6 @@ def fetch(cache_dir: CacheDir = None) -> None:
 
 
 @cache_app.command("show")
-@reporting_errors
 def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """List the artefacts: what each is, its size, and whether it is whole."""
     store = Store(cache_folder(cache_dir))
@@ -89,7 +79,6 @@ def cache_show(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 
 
 @cache_app.command("size")
-@reporting_errors
 def cache_size(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """Say how much room the artefacts take, and the whole cache folder with its downloads."""
     root = Store(cache_folder(cache_dir)).root
@@ -102,7 +91,6 @@ def cache_size(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 
 
 @cache_app.command("verify")
-@reporting_errors
 def cache_verify(cache_dir: CacheDir = None) -> None:
     """Hash every file of every artefact again; exit status 1 if one is damaged."""
     found = list(Store(cache_folder(cache_dir)).artifacts())
@@ -115,7 +103,6 @@ def cache_verify(cache_dir: CacheDir = None) -> None:
 
 
 @cache_app.command("clear")
-@reporting_errors
 def cache_clear(cache_dir: CacheDir = None) -> None:
     """Remove every artefact, and what runs left beside them. Downloaded assets stay."""
     typer.echo(f"{Store(cache_folder(cache_dir)).clear()} artefacts removed")

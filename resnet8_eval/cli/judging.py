@@ -23,7 +23,6 @@ from resnet8_eval.cli.options import (
     demand_file,
     locate,
     print_json,
-    reporting_errors,
     whole_folder,
 )
 from resnet8_eval.environment import usable_cores
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from resnet8_eval.preprocess import Preprocessing
 
 
-@reporting_errors
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model: .h5, .keras, .onnx, .pt2 or .pt.")],
     preprocessing: PreprocessingName = "raw",
@@ -69,7 +67,6 @@ def evaluate(
         typer.echo(line)
 
 
-@reporting_errors
 def compare(
     baseline: Annotated[Path, typer.Argument(help="The model to compare with.")],
     models: Annotated[list[Path], typer.Argument(help="The models to compare.")],
@@ -150,7 +147,6 @@ def _told_apart(paths: list[Path]) -> list[str]:
     return names
 
 
-@reporting_errors
 def golden(
     model: Annotated[Path, typer.Argument(help="Quantized ONNX model.")],
     output: Output,

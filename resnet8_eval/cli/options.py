@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from resnet8_eval import assets
 from resnet8_eval.errors import ModelError, SuiteError
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def _expanded(path: Path | None) -> Path | None:
@@ -61,34 +58,26 @@ Count = Annotated[int, typer.Option(help="Calibration images, stratified over th
 Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
 
 
-def reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the suite's errors, and the system's about files, into a message and exit status 1."""
+class Commands(TyperGroup):
+    """Commands that end with exit status 1 and a message where the suite refuses something."""
 
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+    def invoke(self, ctx: Any) -> Any:
+        """Run one; the system's errors about files are told in the same way."""
         try:
-            return command(*args, **kwargs)
+            return super().invoke(ctx)
         except SuiteError as error:
-            _tell(error)
-            raise typer.Exit(1) from error
+            told = error
         except OSError as error:
             if error.filename is None:
                 raise
-            _tell(
-                SuiteError(
-                    f"A file or folder cannot be used: {error.strerror}.",
-                    expected="files that can be read, and folders that can be written to",
-                    given=str(error.filename),
-                    next_step="check the path and its permissions, or give another",
-                )
+            told = SuiteError(
+                f"A file or folder cannot be used: {error.strerror}.",
+                expected="files that can be read, and folders that can be written to",
+                given=str(error.filename),
+                next_step="check the path and its permissions, or give another",
             )
-            raise typer.Exit(1) from error
-
-    return wrapped
-
-
-def _tell(error: SuiteError) -> None:
-    typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {told}", err=True)
+        raise typer.Exit(1)
 
 
 def cache_folder(cache_dir: Path | None) -> Path:

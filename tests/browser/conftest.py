@@ -21,14 +21,14 @@ from pathlib import Path
 
 import pytest
 
-from resnet8_eval.acceptance_run import ReportPage
+from resnet8_eval.acceptance_run import fill_page
 from resnet8_eval.results import read
 
 RESULTS = read(Path(__file__).with_name("results.json"))
 
 
 def pytest_html_results_summary(session):
-    ReportPage(RESULTS).take_place(session.config)
+    fill_page(session.config, RESULTS)
 
 
 @pytest.fixture
