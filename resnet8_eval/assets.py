@@ -188,10 +188,7 @@ def fetch(cache_dir: Path, *, manifest: Manifest | None = None) -> tuple[Path, P
 def unchanged(path: Path, sha256: str) -> Iterator[Path]:
     """Make sure that a file that is read by its path is still the one that was verified.
 
-    Raises
-    ------
-    AssetError
-        On entering, if its checksum is not `sha256`; on leaving, if it was written to since then.
+    AssetError on entering, if its checksum is another; on leaving, if it was written to since.
     """
     try:
         before, found = signature(path), file_sha256(path)

@@ -105,14 +105,7 @@ def verify(
 ) -> list[Check]:
     """Check a finished calibration set: size, class balance, disjointness from the test split.
 
-    Parameters
-    ----------
-    images, labels
-        The calibration images, uint8 (N, 32, 32, 3), and their labels.
-    count
-        How many were asked for.
-    test_images
-        The test split, uint8 (M, 32, 32, 3); compared by pixel content, not by index.
+    `count` images were asked for. Test images are compared by pixel content, not by index.
     """
     per_class = np.bincount(labels, minlength=10)
     test = {image.tobytes() for image in test_images}

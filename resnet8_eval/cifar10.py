@@ -105,12 +105,7 @@ def _read_batch(path: Path, sha256: str | None, stamp: tuple[int, ...]) -> Split
 
 
 def read_class_names(folder: Path, sha256: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Read the names of the classes from `batches.meta`; the index is the label.
-
-    Returns
-    -------
-    tuple of str
-        `CLASS_NAMES` or, in the stand-in's folder, `standin.CLASSES`.
+    """The names in `batches.meta`, CIFAR-10's or the stand-in's; the index is the label.
 
     Raises
     ------

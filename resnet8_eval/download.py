@@ -28,7 +28,7 @@ class DownloadError(Exception):
 
 
 def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Announce) -> None:
-    """Make a file or folder in the cache, unless it is there.
+    """Make a file or folder in the cache, unless it is there; AssetError if that cannot be written.
 
     Parameters
     ----------
@@ -36,11 +36,6 @@ def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Ann
         Writes it to a path in an empty folder; the path's name is that of `target`.
     announce
         Called with one line while another process is waited for.
-
-    Raises
-    ------
-    AssetError
-        If the cache cannot be written.
     """
     if os.path.lexists(target):
         return

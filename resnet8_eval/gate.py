@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,8 @@ Demand = str | float
 
 def demand(text: str) -> Demand:
     """A demand from the command line; ArgumentTypeError if it is neither of the two."""
+    from argparse import ArgumentTypeError
+
     if text == EQUIVALENT:
         return text
     try:

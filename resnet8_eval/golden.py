@@ -31,21 +31,9 @@ _FORMULAS: Final = {
 def write(
     exact: ExactNetwork, images: Images, positions: Sequence[int], folder: Path
 ) -> dict[str, Any]:
-    """Write one ``.npz`` for each layer, and an index.
+    """Write one ``.npz`` for each layer, and an index; return that.
 
-    Parameters
-    ----------
-    images
-        (n, 32, 32, 3).
-    positions
-        Where each stands among the test images; told in the index.
-    folder
-        An existing one.
-
-    Returns
-    -------
-    dict
-        The index, as ``index.json`` has it.
+    `positions` say where each image stands among the test images; the index tells them.
     """
     network = exact.network
     (values,) = exact.tensors(images, len(images))

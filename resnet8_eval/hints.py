@@ -35,16 +35,8 @@ _TRIED: Final = (
 def tried(runtime: Runtime, images: Feed, labels: Labels, names: tuple[str, ...]) -> dict[str, Any]:
     """Run a model on training images through each of the usual preprocessings, the run's own first.
 
-    Parameters
-    ----------
-    names
-        Of the classes, in label order.
-
-    Returns
-    -------
-    dict
-        As :class:`resnet8_eval.record.Preprocessings`. The hint may also be that the same with
-        classes in another order would be better.
+    The result is as :class:`resnet8_eval.record.Preprocessings`; its hint may also be that the same
+    with classes in another order than `names` would be better.
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.configurations import Recipe
 from resnet8_eval.gate import Demand
-from resnet8_eval.preprocess import RAW, Feed, Preprocessing
+from resnet8_eval.preprocess import RAW, Feed, Labels, Preprocessing
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
 from resnet8_eval.store import Artifact, Record
 
@@ -57,10 +56,10 @@ class Settings:
 
 
 class Labelled(NamedTuple):
-    """Images as the run's model is fed them, and their labels, int64 (N,)."""
+    """Images as the run's model is fed them, and their labels."""
 
     images: Feed
-    labels: NDArray[np.int64]
+    labels: Labels
 
 
 @dataclass(frozen=True)

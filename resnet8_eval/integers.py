@@ -144,18 +144,7 @@ class ExactNetwork:
             self.weights[layer.name] = found
 
     def scores(self, images: Images) -> Floats:
-        """What the network gives for images.
-
-        Parameters
-        ----------
-        images
-            uint8 (N, 32, 32, 3).
-
-        Returns
-        -------
-        ndarray
-            float32 (N, 10), as the network's output: probabilities where it ends in a softmax.
-        """
+        """The network's output: probabilities where it ends in a softmax."""
         dense, output = self.network.dense.output, self.network.output
         scores = np.concatenate([batch[dense] for batch in self.tensors(images)])
         if dense in self.grids:
@@ -171,11 +160,8 @@ class ExactNetwork:
     def tensors(self, images: Images, batch: int = BATCH) -> Iterator[Arrays]:
         """Every tensor of a few images at a time.
 
-        Yields
-        ------
-        dict
-            Tensor to its integers less the zero point, float32 (n, height, width, channels). The
-            dense layer's output, (n, 10), holds real scores where the model stores no grid for it.
+        Yields tensor to its integers less the zero point, float32 (n, height, width, channels). The
+        dense layer's output, (n, 10), holds real scores where the model stores no grid for it.
         """
         network = self.network
         for fed in batches(images, batch):

@@ -49,8 +49,6 @@ def load_test(
 
     Parameters
     ----------
-    images
-        uint8, shape (N, 32, 32, 3).
     scenario
         One query at a time, or all at once.
     folder

@@ -122,7 +122,7 @@ class Feed:
 
 
 Images = NDArray[np.uint8] | Feed
-"""Bare pixels, (N, 32, 32, 3), are fed raw."""
+"""Stored images; bare pixels, uint8 (N, 32, 32, 3), RGB, NHWC, are fed raw."""
 Labels = NDArray[np.integer[Any]]
 """Of N images, (N,): whole numbers from 0 to 9."""
 Scores = NDArray[np.float32]
@@ -135,18 +135,13 @@ def fed(images: Images) -> Feed:
 
 
 def chosen(given: str) -> Preprocessing:
-    """The preprocessing that a user names.
+    """The preprocessing that a user names; AssetError if there is none.
 
     Parameters
     ----------
     given
         A name of :data:`USUAL`, or a TOML file with any of ``scale``, ``mean``, ``std`` and
         ``channels`` (see :class:`Preprocessing`).
-
-    Raises
-    ------
-    AssetError
-        If it is neither.
     """
     if given in USUAL:
         return USUAL[given]
@@ -167,17 +162,9 @@ def chosen(given: str) -> Preprocessing:
 
 
 def preprocess(images: Images) -> NDArray[np.float32]:
-    """Turn stored images, uint8 (N, 32, 32, 3), into network input.
+    """Turn stored images, uint8 (N, 32, 32, 3), into network input; ValueError if they are others.
 
-    Returns
-    -------
-    ndarray
-        float32, shape (N, 32, 32, 3), NHWC, C-contiguous; raw: RGB in [0, 255].
-
-    Raises
-    ------
-    ValueError
-        If shape or dtype are others.
+    It is float32, shape (N, 32, 32, 3), NHWC, C-contiguous; raw: RGB in [0, 255].
     """
     pixels, how = fed(images).pixels, fed(images).preprocessing
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (32, 32, 3):

@@ -50,19 +50,12 @@ _TENT = np.clip(
 
 
 def draw(count_per_class: int, seed: int) -> tuple[Bytes, Bytes]:
-    """Draw a balanced, shuffled set of labelled images.
-
-    Parameters
-    ----------
-    count_per_class
-        Images per class; the set holds N = 10 x `count_per_class`.
-    seed
-        Non-negative; equal arguments give equal bytes on every platform.
+    """Draw a balanced, shuffled set of N = 10 x `count_per_class` labelled images.
 
     Returns
     -------
     images : ndarray of uint8, shape (N, 32, 32, 3)
-        RGB pixels in NHWC layout, 0 to 255.
+        RGB pixels in NHWC layout, 0 to 255; equal arguments give equal bytes on every platform.
     labels : ndarray of uint8, shape (N,)
         Indices into `CLASSES`.
     """

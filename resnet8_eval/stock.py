@@ -42,8 +42,6 @@ def prove(
     ----------
     network
         The folded float32 network that it was made from.
-    images
-        The calibration images, uint8 (N, 32, 32, 3).
     record
         What was recorded when it was quantized.
 

@@ -108,7 +108,7 @@ class Backend(Protocol):
         folded
             float32 ONNX network with batch normalisation folded.
         images
-            Calibration images, uint8 (N, 32, 32, 3), fed in the suite's batches.
+            Calibration images, fed in the suite's batches.
         row
             A stock row of this framework.
 
@@ -251,5 +251,5 @@ def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> R
 
 
 def run(runtime: Runtime, images: Images) -> Scores:
-    """Feed images, uint8 (N, 32, 32, 3), to a runtime batch by batch; it gives (N, 10)."""
+    """Feed images to a runtime, preprocessed batch by batch."""
     return np.concatenate([runtime(batch) for batch in batches(images)])

@@ -139,11 +139,11 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     """
     del threads  # it takes all that it finds
     import onnx
-    import onnxruntime.quantization as ort_quantization
+    import onnxruntime.quantization as tools
 
     fed, name = hashlib.sha256(), read(folded).input
 
-    class Reader(ort_quantization.CalibrationDataReader):
+    class Reader(tools.CalibrationDataReader):
         def __init__(self) -> None:
             self._batches = batches(images)
 
@@ -154,12 +154,12 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
             fed.update(batch.data)
             return {name: batch}
 
-    kinds = {"int8": ort_quantization.QuantType.QInt8, "uint8": ort_quantization.QuantType.QUInt8}
-    ort_quantization.quantize_static(
+    kinds = {"int8": tools.QuantType.QInt8, "uint8": tools.QuantType.QUInt8}
+    tools.quantize_static(
         onnx.load(folded),  # given a path, it would write beside it, where others are reading
         path,
         Reader(),
-        quant_format=ort_quantization.QuantFormat.QDQ,
+        quant_format=tools.QuantFormat.QDQ,
         per_channel=row.recipe is not None and row.recipe.granularity == "per-channel",
         activation_type=kinds[row.activations_dtype],
         weight_type=kinds[row.weights_dtype],
@@ -187,18 +187,10 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
         ``default_kernels``: the same in a session that is opened without any of our settings;
         ``runs_as``: what is done to activations before they run as ``kernels``, or None.
     """
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        TensorData,
-        TensorsData,
-        quantize_static,
-        save_tensors_data,
-    )
+    import onnxruntime.quantization as tools
 
     network = parameters.rounded
-    kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    kinds = {"int8": tools.QuantType.QInt8, "uint8": tools.QuantType.QUInt8}
     weight_kind, activation_kind = kinds[row.weights_dtype], kinds[row.activations_dtype]
     unsigned_weights = row.weights_dtype == "uint8"
     zero_point = np.array(128, np.uint8) if unsigned_weights else np.array(0, np.int8)
@@ -216,25 +208,25 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
         for layer in network.weighted
         if layer.name not in in_float
     }
-    ranges = TensorsData(
-        CalibrationMethod.MinMax,
+    ranges = tools.TensorsData(
+        tools.CalibrationMethod.MinMax,
         {
-            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            name: tools.TensorData(lowest=np.float32(low), highest=np.float32(high))
             for name, (low, high) in parameters.every_range().items()
         },
     )
     softmax = [node.name for node in network.model.graph.node if node.op_type == "Softmax"]
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "ranges.json"
-        save_tensors_data(ranges, cache)
-        quantize_static(
+        tools.save_tensors_data(ranges, cache)
+        tools.quantize_static(
             network.with_weights({}).model,  # it may change what it is given
             path,
-            quant_format=QuantFormat.QDQ,
+            quant_format=tools.QuantFormat.QDQ,
             per_channel=True,
             activation_type=activation_kind,
             weight_type=weight_kind,
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=tools.CalibrationMethod.MinMax,
             calibration_cache_path=cache,
             nodes_to_exclude=[*softmax, *in_float],
             extra_options={

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.ao.nn.intrinsic.quantized import ConvReLU2d
 from torch.ao.nn.quantized import Conv2d
@@ -150,9 +151,7 @@ def key(layer: Layer) -> str:
 
 
 def _quantized(
-    integers: np.ndarray[Any, np.dtype[np.int8]],
-    scales: np.ndarray[Any, np.dtype[np.float32]],
-    dtype: torch.dtype,
+    integers: NDArray[np.int8], scales: NDArray[np.float32], dtype: torch.dtype
 ) -> torch.Tensor:
     """The stored weight as a per-channel quantized tensor, output channel first."""
     zero_point = 128 if dtype == torch.quint8 else 0

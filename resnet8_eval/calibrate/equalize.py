@@ -12,9 +12,8 @@ from collections import defaultdict
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.probe import Probe, Tensor
 from resnet8_eval.network import Addition, Dense, Network, Pooling
 from resnet8_eval.preprocess import Images
 
@@ -23,15 +22,7 @@ FLOOR: Final = 0.02
 
 
 def equalize(network: Network, images: Images) -> Network:
-    """Scale channels so that each spans the same range on the calibration images.
-
-    Parameters
-    ----------
-    network
-        Folded, float32; what is returned is the same function with other weights.
-    images
-        Calibration images, uint8 (N, 32, 32, 3).
-    """
+    """The same function with other weights: a stream's channels span one range on the images."""
     streams = _streams(network)
     ranges = _channel_ranges(network, images)
     weights = network.weights()
@@ -52,7 +43,7 @@ def equalize(network: Network, images: Images) -> Network:
     return network.with_weights(weights)
 
 
-def _stored(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _stored(values: Tensor) -> Tensor:
     """Values as float32 holds them."""
     return values.astype(np.float32).astype(np.float64)
 
@@ -72,7 +63,7 @@ def _streams(network: Network) -> list[set[str]]:
     return streams
 
 
-def _channel_ranges(network: Network, images: Images) -> dict[str, NDArray[np.float64]]:
+def _channel_ranges(network: Network, images: Images) -> dict[str, Tensor]:
     """For each map, the mean over batches of each channel's largest magnitude."""
     names = sorted(layer.output for layer in network.maps)
     total: dict[str, Any] = defaultdict(float)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.probe import Tensor
 from resnet8_eval.calibrate.ranges import BINS, Observed
 from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
 from resnet8_eval.store import Record
@@ -125,7 +126,7 @@ def _told(low: float, high: float, counts: NDArray[np.integer], outside: float) 
     }
 
 
-def _limits(*limits: NDArray[np.float64]) -> list[list[float]]:
+def _limits(*limits: Tensor) -> list[list[float]]:
     return [[_short(value) for value in channel] for channel in zip(*limits, strict=True)]
 
 

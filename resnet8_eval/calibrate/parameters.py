@@ -19,7 +19,8 @@ EXACT: Final = "equalized.onnx"
 """The float32 network that the rounded one stands for, channel by channel."""
 ROUNDED: Final = "rounded.onnx"
 ACTIVATIONS, WEIGHTS = "activations.json", "weights.npz"
-Ranges = dict[str, tuple[float, float]]
+Range = tuple[float, float]
+Ranges = dict[str, Range]
 
 
 @dataclass(frozen=True)

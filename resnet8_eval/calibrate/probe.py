@@ -42,17 +42,9 @@ class Probe:
         self._fed = hashlib.sha256()
 
     def run(self, images: Images) -> Iterator[dict[str, Tensor]]:
-        """Yield the tensors of each batch of `images`, uint8 (N, 32, 32, 3).
+        """Yield the tensors of each batch of `images` by name, in float64; maps are NCHW.
 
-        Yields
-        ------
-        dict
-            Name to float64; maps are NCHW.
-
-        Raises
-        ------
-        ModelError
-            If a value is not finite, or too large for 8 bits to be of any use.
+        ModelError if a value is not finite, or too large for 8 bits to be of any use.
         """
         for batch in batches(images):
             self._fed.update(batch.data)

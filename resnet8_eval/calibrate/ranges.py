@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.calibrate.parameters import Ranges, grid
-from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.parameters import Range, Ranges, grid
+from resnet8_eval.calibrate.probe import Probe, Tensor
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.network import Network, Pooling
 from resnet8_eval.preprocess import Images, fed
@@ -37,12 +37,12 @@ class Observed(NamedTuple):
 
     extremes: Ranges
     histograms: dict[str, NDArray[np.int64]]
-    channels: dict[str, NDArray[np.float64]]
+    channels: dict[str, Tensor]
     fed_sha256: str
 
 
 def observe(network: Network, images: Images) -> Observed:
-    """Collect a histogram of every map on calibration images, uint8 (N, 32, 32, 3)."""
+    """Collect a histogram of every map on the calibration images."""
     measured = [layer.output for layer in network.maps]
     probe = Probe(network, measured)
     channels = _of_channels(probe, measured, images)
@@ -83,16 +83,14 @@ def activation_ranges(
     return ranges
 
 
-def smallest_and_largest(
-    probe: Probe, names: list[str], images: Images
-) -> dict[str, tuple[float, float]]:
+def smallest_and_largest(probe: Probe, names: list[str], images: Images) -> Ranges:
     """Smallest (at most 0) and largest (at least 0) value of each tensor, as float32 holds them."""
     return _of_tensors(_of_channels(probe, names, images))
 
 
-def _of_channels(probe: Probe, names: list[str], images: Images) -> dict[str, NDArray[np.float64]]:
+def _of_channels(probe: Probe, names: list[str], images: Images) -> dict[str, Tensor]:
     """Smallest and largest value of each channel, the second axis, as (2, channels)."""
-    found: dict[str, NDArray[np.float64]] = {}
+    found: dict[str, Tensor] = {}
     for values in probe.run(images):
         for name, value in values.items():
             axes = tuple(axis for axis in range(value.ndim) if axis != 1)
@@ -103,16 +101,14 @@ def _of_channels(probe: Probe, names: list[str], images: Images) -> dict[str, ND
     return found
 
 
-def _of_tensors(channels: dict[str, NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
+def _of_tensors(channels: dict[str, Tensor]) -> Ranges:
     return {
         name: (float(np.float32(min(low.min(), 0.0))), float(np.float32(max(high.max(), 0.0))))
         for name, (low, high) in channels.items()
     }
 
 
-def _histograms(
-    probe: Probe, extremes: dict[str, tuple[float, float]], images: Images
-) -> dict[str, NDArray[np.int64]]:
+def _histograms(probe: Probe, extremes: Ranges, images: Images) -> dict[str, NDArray[np.int64]]:
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
     for values in probe.run(images):
         for name, value in values.items():
@@ -125,7 +121,7 @@ def _histograms(
 
 def _cut(
     low: float, high: float, counts: NDArray[np.int64], recipe: Recipe = TUNED, levels: int = 255
-) -> tuple[float, float]:
+) -> Range:
     """The range that the recipe keeps of the values between `low` and `high`."""
     if low == high:  # a map of zeros; quantizers do not agree on the grid of no range at all
         return 0.0, 1.0
@@ -136,9 +132,7 @@ def _cut(
     return _percentile(low, high, counts, recipe.percentile)
 
 
-def _least_squares(
-    low: float, high: float, counts: NDArray[np.int64], levels: int
-) -> tuple[float, float]:
+def _least_squares(low: float, high: float, counts: NDArray[np.int64], levels: int) -> Range:
     """The range with the least mean squared error of clipping and rounding together."""
     edges = np.linspace(low, high, BINS + 1)
     values = (edges[:-1] + edges[1:]) / 2
@@ -152,9 +146,7 @@ def _least_squares(
     return best
 
 
-def _percentile(
-    low: float, high: float, counts: NDArray[np.int64], percent: float
-) -> tuple[float, float]:
+def _percentile(low: float, high: float, counts: NDArray[np.int64], percent: float) -> Range:
     """The range that keeps `percent` of the values; of two tails, each loses half."""
     share = np.cumsum(counts) / max(counts.sum(), 1)
     edges = np.linspace(low, high, BINS + 1)
@@ -164,9 +156,7 @@ def _percentile(
     return min(float(lower), 0.0), max(float(upper), 0.0)
 
 
-def _pooled(
-    before: tuple[float, float], pooled: tuple[float, float], area: int
-) -> tuple[float, float]:
+def _pooled(before: Range, pooled: Range, area: int) -> Range:
     """Widen a pooled range to n/area of the map's, for a whole n.
 
     PyTorch's integer pooling divides a sum of `area` integers by any whole number and cannot

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.probe import Probe, Tensor
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.environment import WEIGHT_LIMIT
 from resnet8_eval.network import Convolution, Dense, Network
@@ -33,7 +33,7 @@ _LEAST_SHARE: Final = 1e-4
 """A channel's largest weight counts as at least this share of its bias."""
 _SHARES: Final = np.linspace(0.5, 1.0, 11)
 """Steps that are tried, relative to the one that spans the largest weight."""
-Moments = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+Moments = dict[str, tuple[Tensor, Tensor]]
 """Weight name to the mean, shape (in,), and covariance, shape (in, in), of its layer's inputs."""
 
 
@@ -92,12 +92,7 @@ def round_weights(
     return Rounded(network.with_weights(weights), scales, integers)
 
 
-def gptq(
-    weight: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-    scale: NDArray[np.float64],
-    limit: int = WEIGHT_LIMIT,
-) -> NDArray[np.float64]:
+def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, limit: int = WEIGHT_LIMIT) -> Tensor:
     """Round a matrix column by column, spreading each error over the columns still free.
 
     Parameters
@@ -134,10 +129,7 @@ def gptq(
 
 
 def least_error_scales(
-    weight: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-    scale: NDArray[np.float32],
-    limit: int,
+    weight: Tensor, covariance: Tensor, scale: NDArray[np.float32], limit: int
 ) -> NDArray[np.float32]:
     """The scale of each channel that changes its outputs least, among :data:`_SHARES` of `scale`.
 
@@ -156,10 +148,7 @@ def least_error_scales(
 
 
 def input_moments(network: Network, images: Images) -> Moments:
-    """Mean and covariance of the inputs of every weighted layer of a float32 network.
-
-    `images` are those of calibration, uint8 (N, 32, 32, 3).
-    """
+    """Mean and covariance of the inputs of every weighted layer on the calibration images."""
     layers = network.weighted
     weights = network.constants()
     count: dict[str, int] = Counter()
@@ -181,9 +170,7 @@ def input_moments(network: Network, images: Images) -> Moments:
     }
 
 
-def _windows(
-    layer: Convolution, kernel: tuple[int, ...], values: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _windows(layer: Convolution, kernel: tuple[int, ...], values: Tensor) -> Tensor:
     """The vectors that a convolution multiplies by its weights, shape (rows, in)."""
     top, left, bottom, right = layer.pads
     down, across = layer.strides

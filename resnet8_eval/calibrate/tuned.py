@@ -62,7 +62,7 @@ class Statistics(NamedTuple):
 
 
 def collect(folded: Network, images: Images, recipe: Recipe) -> Statistics:
-    """Run the calibration images, uint8 (N, 32, 32, 3), through the folded float32 network.
+    """Run the calibration images through the folded float32 network.
 
     Of `recipe`, ``equalize`` and ``moment_stride`` count here; recipes that differ in nothing else
     can share what is collected.
@@ -117,8 +117,6 @@ def same_function(source: Path, folder: Path, images: Images, threads: int) -> l
         The converted ONNX model, before anything was done to it.
     folder
         Where the equalized network lies.
-    images
-        uint8 (N, 32, 32, 3).
     """
     from resnet8_eval import backends
 
@@ -147,12 +145,7 @@ def _describe(recipe: Recipe, limit: int, span: tuple[float, float]) -> dict[str
 def compare_feeds(images: Images, fed_sha256: str) -> Record:
     """Hold what calibration fed to the network against what evaluation would feed it.
 
-    Parameters
-    ----------
-    images
-        The calibration images, uint8 (N, 32, 32, 3).
-    fed_sha256
-        What :func:`decide` recorded.
+    `fed_sha256` is what :func:`decide` recorded for the calibration images.
 
     Returns
     -------
