@@ -40,6 +40,7 @@ SAMPLES = (
     "two_recipes",
     "one_failed",
     "flagged",
+    "one_milestone",
     "standin",
     "missing",
     "incomplete",

@@ -104,6 +104,7 @@ def test_axe_finds_no_violation(
         ("bad_conversion.html", "Conversion lost the rest"),
         ("one_bad_layer.html", "conv2d_8"),
         ("flagged.html", "PyTorch int8, tuned alone is off"),
+        ("one_milestone.html", "PyTorch int8, tuned alone is off"),
         ("saturated.html", "saturate"),
         ("failed_stage.html", "MemoryError: planted"),
         ("missing.html", "pytest -m v1_1"),

@@ -358,14 +358,26 @@ def missing() -> Raw:
     results["calibration"] = None
     kept = ("onnx", "scores/keras-float32", "scores/onnxruntime-float32")
     results["stages"] = {name: results["stages"][name] for name in kept}
-    for name in ("v1_1", "v1_2"):
+    _leave_out(results, set(results["milestones"]) - {"v1_0"})
+    return results
+
+
+def one_milestone() -> Raw:
+    """Only v1_2 was run, and is not met."""
+    results = flagged()
+    _leave_out(results, set(results["milestones"]) - {"v1_2"})
+    return results
+
+
+def _leave_out(results: Raw, milestones: set[str]) -> None:
+    """Make milestones not part of the run."""
+    for name in milestones:
         results["milestones"][name].update(verdict="not evaluated", met=0)
     for requirement in results["requirements"]:
-        if requirement["milestone"] != "v1_0":
+        if requirement["milestone"] in milestones:
             requirement.update(
                 status="not evaluated", measured=None, margin=None, evidence=[], test=None
             )
-    return results
 
 
 def incomplete() -> Raw:
