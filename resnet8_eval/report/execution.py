@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
+from typing import Final, NamedTuple
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
@@ -25,19 +24,8 @@ _ONNX_OPERATORS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Note:
-    """Where a default session would not do what was measured.
-
-    Attributes
-    ----------
-    row
-        The configuration's line of the comparison.
-    short
-        What differs.
-    more
-        Why, or what else one might try.
-    """
+class Note(NamedTuple):
+    """Where a default session would not do what was measured: of which row, what, and why."""
 
     row: table.Row
     short: str
@@ -65,8 +53,7 @@ def _otherwise(found: ConfigurationResult, runs_as: str | None) -> tuple[str, st
         return f"It was computed {DEFINITIONS['reference']}.", more
     if runs_as:
         return _as_unsigned(found, runs_as), _SIGNED_KERNELS
-    left = _left_in_float(found.default_kernels or {})
-    return (f"A default session leaves {left} in float." if left else "", "")
+    return _left_in_float(found), ""
 
 
 def _range(found: ConfigurationResult) -> str:
@@ -145,23 +132,22 @@ _SIGNED_KERNELS: Final = (
 
 
 def _as_unsigned(found: ConfigurationResult, runs_as: str) -> str:
-    measured = (
+    return (
         f"It was measured with {words.plain(runs_as)}. Open it with "
-        "resnet8_eval.backends.onnxruntime.open_session, as this suite does."
-    )
-    left = _left_in_float(found.default_kernels or {})
-    return f"{measured} A default session leaves {left} in float." if left else measured
+        "resnet8_eval.backends.onnxruntime.open_session, as this suite does. "
+        + _left_in_float(found)
+    ).strip()
 
 
-def _left_in_float(kernels: Mapping[str, int]) -> str:
-    """Such as ``6 of 9 convolutions and 2 of 3 additions``; empty where nothing is."""
-    return words.listed(
-        [
-            f"{kernels[exact]} of {kernels[exact] + kernels.get(integer, 0)} {name}"
-            for name, (exact, integer) in _ONNX_OPERATORS.items()
-            if kernels.get(exact)
-        ]
-    )
+def _left_in_float(found: ConfigurationResult) -> str:
+    """What a default session leaves in float, if it leaves something."""
+    kernels = found.default_kernels or {}
+    left = [
+        f"{kernels[exact]} of {kernels[exact] + kernels.get(integer, 0)} {name}"
+        for name, (exact, integer) in _ONNX_OPERATORS.items()
+        if kernels.get(exact)
+    ]
+    return f"A default session leaves {words.listed(left)} in float." if left else ""
 
 
 def _refusals(found: ConfigurationResult) -> str:
