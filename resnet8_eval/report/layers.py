@@ -17,15 +17,14 @@ _NO_CELL: Final = {"text": words.NOTHING, "bar": None, "told": False, "least": 0
 
 
 def layers(results: Results) -> dict[str, Any] | None:
-    """One table of all layers, where the run measured them.
+    """One table of all layers; None where nothing is known of any.
 
     Returns
     -------
     dict or None
-        ``measured``, the terms of the sensitivity or None; ``columns`` of ``(heading, whose)`` and
-        ``rows`` of ``name``, ``title`` and ``cells``, each with its ``text``, whether it can be
-        ``told`` from zero, and its ``bar`` in percent of the column's longest or None. None where
-        nothing is known of any layer.
+        ``columns`` of ``(heading, whose)`` and ``rows`` of ``name``, ``title`` and ``cells``, each
+        with its ``text``, whether it can be ``told`` from zero, and its ``bar`` in percent of the
+        column's longest or None.
     """
     measured = results.sensitivity
     costs = {entry.name: entry for entry in measured.layers} if measured else {}
@@ -41,7 +40,6 @@ def layers(results: Results) -> dict[str, Any] | None:
     for key, heading in _NOISE.items():
         columns |= _noise_columns(noise, names, key, heading)
     return {
-        "measured": measured,
         "columns": list(columns),
         "rows": [
             {"name": short, "title": name, "cells": [cells[i] for cells in columns.values()]}

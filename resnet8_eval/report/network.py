@@ -150,8 +150,12 @@ def _drawing(what: str, layer: NetworkLayer, found: Histogram) -> dict[str, Any]
     limits = [limit for channel in found.channels for limit in channel]
     low, high = min(found.low, *limits), max(found.high, *limits)
     ranges = _ranges(found)
-    outside = f"{found.clipped_percent:.2g}" if found.clipped_percent else "none"
-    outside = outside if outside == "none" else f"{outside} %"
+    outside_range = [
+        pair
+        for least, most, start, end in found.channels
+        for pair in ((min(least, start), start), (end, max(most, end)))
+    ]
+    outside = f"{found.clipped_percent:.2g} %" if found.clipped_percent else "none"
     return {
         "what": what,
         "label": f"{what} of {words.plain(layer.name)}",
@@ -162,16 +166,7 @@ def _drawing(what: str, layer: NetworkLayer, found: Histogram) -> dict[str, Any]
         "count": len(found.channels),
         "spans": _columns([(c[2], c[3]) for c in found.channels], low, high),
         "extremes": _columns([(c[0], c[1]) for c in found.channels], low, high),
-        "beyond": _columns(
-            [
-                pair
-                for c in found.channels
-                for pair in ((min(c[0], c[2]), c[2]), (c[3], max(c[1], c[3])))
-            ],
-            low,
-            high,
-            each=2,
-        ),
+        "beyond": _columns(outside_range, low, high, each=2),
     }
 
 

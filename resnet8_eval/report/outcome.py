@@ -34,12 +34,9 @@ def figures(results: Results) -> list[Figure]:
     """Worst change, bytes and speed against float32, requirements met; those that were measured."""
     rows = [row for row in results.configurations if row.recipe]
     floats = {row.framework: row for row in results.configurations if not row.recipe}
-    told = []
-    if rows:
-        worst = min(rows, key=lambda row: row.delta_pp)
-        told.append(
-            Figure("Worst change", f"{words.signed(worst.delta_pp)} pp", words.title(worst))
-        )
+    worst = min(rows, key=lambda row: row.delta_pp, default=None)
+    change = f"{words.signed(worst.delta_pp)} pp" if worst else ""
+    told = [Figure("Worst change", change, words.title(worst))] if worst else []
     sizes = [
         (table.weights_bytes(floats[row.framework]) / table.weights_bytes(row), row)
         for row in rows
@@ -59,18 +56,15 @@ def figures(results: Results) -> list[Figure]:
         for entry in results.requirements
         if entry.milestone not in ON_DEMAND or entry.id in results.selected
     ]
-    standin = words.is_standin(results)
-    where = " on the stand-in" if standin else ""
-    met = f"{decided.count('met')} of {len(decided)}"
-    absent = decided.count("not evaluated")
-    whole = (
-        "of all milestones" if len(decided) == len(results.requirements) else "of those asked for"
-    )
-    said = f"{absent} not evaluated" if absent else whole
     # On the stand-in nothing is ever met.
+    standin = words.is_standin(results)
     name = "Requirement tests passed" if standin else "Requirements met"
-    told.append(Figure(name, met, said + where))
-    return told
+    every = len(decided) == len(results.requirements)
+    said = "of all milestones" if every else "of those asked for"
+    if absent := decided.count("not evaluated"):
+        said = f"{absent} not evaluated"
+    where = " on the stand-in" if standin else ""
+    return [*told, Figure(name, f"{decided.count('met')} of {len(decided)}", said + where)]
 
 
 def _range(

@@ -18,17 +18,7 @@ from resnet8_eval.row_record import ConfigurationResult, ExpectedRow, Spread
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison.
-
-    Attributes
-    ----------
-    due
-        Which line it is.
-    configuration
-        Its numbers; None if this run has none for it.
-    is_baseline
-        Whether every delta is from this row.
-    """
+    """One line of the comparison: what it is of, and its numbers if this run has any."""
 
     due: ExpectedRow
     configuration: ConfigurationResult | None
@@ -42,16 +32,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the comparison.
+    """One column of the comparison: what a configuration shows in it, and what it is sorted by.
 
-    Attributes
-    ----------
-    key, header
-        Its name in code, and its heading with the unit.
-    text
-        What a configuration shows in it.
-    order
-        What it is sorted by; None where the text itself is.
+    Without an order, it is sorted by the text itself.
     """
 
     key: str

@@ -45,13 +45,9 @@ def longest_chain(seconds: Mapping[str, float], needs: Mapping[str, Sequence[str
 
 
 def timeline(results: Results) -> dict[str, Any] | None:
-    """Lanes with their bars, in pixels, and what the drawing cannot show.
+    """Lanes with their bars, in pixels, the stages that were made, and the longest chain.
 
-    Returns
-    -------
-    dict or None
-        ``lanes``, each with ``name``, ``y`` and ``bars``; ``ticks``; ``cached``, the stages that
-        came from the cache; ``chain``, the longest one; None where there is no stage.
+    None where there is no stage.
     """
     stages = results.stages
     if not stages:
@@ -99,10 +95,8 @@ def timeline(results: Results) -> dict[str, Any] | None:
         "height": top,
         "lanes": lanes,
         "ticks": [{"x": round(_WIDTH * axis.share(t), 1), "label": f"{t:g}"} for t in axis.ticks()],
-        "stages": stages,
-        "cached": [words.plain(name) for name, stage in stages.items() if name not in made],
+        "cached": [words.plain(name) for name in stages if name not in made],
         "chain": [words.plain(name) for name in chain] if len(chain) > 1 else [],
         "chain_seconds": sum(stages[name].seconds for name in chain),
-        "made": len(made),
-        "made_seconds": sum(stage.seconds for stage in made.values()),
+        "made": list(made.values()),
     }
