@@ -76,13 +76,7 @@ def delta_plot(results: Results) -> Drawing | None:
     """Every delta from the baseline as a dot on its paired 95 % interval, in percentage points.
 
     The scale is that of square roots, so that what is within the margin of equivalence can be told
-    apart beside what is flagged.
-
-    Returns
-    -------
-    dict or None
-        Places of dots, intervals, lines, ticks and of the band of equivalence; None where no delta
-        was measured.
+    apart beside what is flagged. None where no delta was measured.
     """
     rows = [(row, found) for row, found in table.measured(results) if not row.is_baseline]
     limits = [limit for _, found in rows for limit in found.delta_ci95_pp or ()]
@@ -144,15 +138,7 @@ def _root(value: float) -> float:
 
 
 def plane(results: Results) -> Drawing | None:
-    """Every configuration by the bytes of its weights, in powers of ten, and its accuracy.
-
-    The file's size stands in where a record of an earlier version has no bytes of weights.
-
-    Returns
-    -------
-    dict or None
-        As :func:`scatter`; None where nothing was measured.
-    """
+    """Every configuration by the bytes of its weights, in powers of ten, and its accuracy."""
     rows = table.measured(results)
     if not rows:
         return None
@@ -164,18 +150,15 @@ def plane(results: Results) -> Drawing | None:
     ]
     ticks = [
         {"x": sizes.percent(math.log10(v)), "label": f"{v:g}"}
-        for v in log_ticks(sizes.low, sizes.high)
+        for v in _log_ticks(sizes.low, sizes.high)
     ]
-    return scatter(points, sizes, ticks, ("weights", "accuracy"))
+    return _scatter(points, sizes, ticks, ("weights", "accuracy"))
 
 
 def tradeoff(results: Results) -> Drawing | None:
     """Every quantized configuration by its speed beside float32, and its delta from the baseline.
 
-    Returns
-    -------
-    dict or None
-        As :func:`scatter`; None where no speed was measured.
+    None where no speed was measured.
     """
     points = [
         (row, speedup.median, found.delta_pp, found.delta_ci95_pp)
@@ -188,23 +171,20 @@ def tradeoff(results: Results) -> Drawing | None:
         return None
     across = Axis([1.0, *(speedup for _, speedup, *_ in points)], margin=0.06, start=0.0)
     ticks = [{"x": across.percent(v), "label": f"{v:g}"} for v in across.ticks()]
-    return scatter(points, across, ticks, ("speedup", "delta"))
+    return _scatter(points, across, ticks, ("speedup", "delta"))
 
 
 def percentiles(results: Results) -> Drawing | None:
     """The 50th, 90th and 99th percentile of one image's latency, with one thread, row by row.
 
-    Returns
-    -------
-    dict or None
-        Places of rows, marks and ticks; None where no latency was measured.
+    None where no latency was measured.
     """
     timed = [
-        (row, [spread.median for spread in (one.p50_ms, one.p90_ms, one.p99_ms) if spread])
+        (row, [spread.median for spread in spreads if spread])
         for row, found in table.measured(results)
         for one in found.latency[:1]
+        if any(spreads := (one.p50_ms, one.p90_ms, one.p99_ms))
     ]
-    timed = [(row, values) for row, values in timed if values]
     if not timed:
         return None
     axis = Axis([math.log10(ms) for _, values in timed for ms in values], margin=0.04)
@@ -223,34 +203,21 @@ def percentiles(results: Results) -> Drawing | None:
         ],
         "ticks": [
             {"x": axis.percent(math.log10(v)), "label": f"{v:g}"}
-            for v in log_ticks(axis.low, axis.high)
+            for v in _log_ticks(axis.low, axis.high)
         ],
     }
 
 
-def scatter(
+def _scatter(
     found: Iterable[tuple[table.Row, float, float, tuple[float, float]]],
     across: Axis,
     ticks: list[Drawing],
     columns: Iterable[str],
 ) -> Drawing:
-    """Measured configurations on a plane, each with a letter that a table beside it explains.
+    """Configurations on a plane, each with a letter that a table beside it explains.
 
-    Parameters
-    ----------
-    found
-        Each configuration with its place across, its height, and the interval of that height.
-    across
-        The horizontal scale.
-    ticks
-        What is written below it.
-    columns
-        Keys of the comparison's columns that the table beside it has.
-
-    Returns
-    -------
-    dict
-        Places of points, of the letters that name them, of intervals and ticks.
+    Each has its place across and its height, with the interval of that height; `ticks` are written
+    below, and the table has the `columns` of the comparison.
     """
     rows, top, bottom = list(found), 16, 262
     up = Axis([limit for *_, limits in rows for limit in limits], margin=0.06)
@@ -287,7 +254,7 @@ def _letters() -> Iterator[str]:
     return (f"{letter}{n or ''}" for n in itertools.count() for letter in string.ascii_uppercase)
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def _log_ticks(low: float, high: float) -> list[float]:
     """Round values between two powers of ten; more of them where the scale is short."""
     powers = range(math.floor(low), math.ceil(high))
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
@@ -356,9 +323,9 @@ def curves(results: Results) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``title``; ``before`` and ``after``, the expected calibration errors in words;
-        ``baseline`` and ``model``, points for an SVG polyline in a square of side 100 whose lower
-        left corner is confidence 0 and accuracy 0.
+        Its ``title``, the expected calibration errors ``before`` and ``after`` in words, and the
+        points of ``baseline`` and ``model`` for an SVG polyline in a square of side 100, whose
+        lower left corner is confidence 0 and accuracy 0.
     """
     return [
         {

@@ -302,10 +302,7 @@ def local_builds(results: Results) -> list[str]:
 def data_fingerprint(results: Results) -> str:
     """One short hash of all data files: what ``md5sum FILES | sha256sum`` starts with.
 
-    Returns
-    -------
-    str
-        The first 16 of 64 hexadecimal digits, of the files in the order of their names.
+    16 of 64 hexadecimal digits, of the files in the order of their names.
     """
     lines = [f"{md5}  {name}\n" for name, md5 in sorted(results.assets.dataset_md5.items())]
     return hashlib.sha256("".join(lines).encode(errors="backslashreplace")).hexdigest()[:16]

@@ -167,10 +167,7 @@ def _refusals(found: ConfigurationResult) -> str:
 def operators(found: ConfigurationResult) -> dict[str, str]:
     """How many operators read 8-bit tensors, how many float ones, and what they are computed in.
 
-    Returns
-    -------
-    dict
-        Heading to text, counted in the same way for every framework.
+    Heading to text, counted in the same way for every framework.
     """
     census, told = found.census, {}
     if census and census.weights:
