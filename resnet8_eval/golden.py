@@ -112,9 +112,7 @@ def _quantized(role: str, grid: Grid, values: NDArray[np.float32]) -> dict[str, 
 
 def _weights(exact: ExactNetwork, layer: Convolution | Dense) -> dict[str, NDArray[Any]]:
     weights = exact.weights[layer.name]
-    if weights.scales is None:
-        raise ValueError(f"{layer.name} is computed in float")
-    integers = weights.integers
+    integers, multipliers = weights.integers, exact.multipliers(layer)
     if isinstance(layer, Convolution):
         high, window, channels_out = integers.shape
         channels = exact.network.constants()[layer.weight].shape[1]
@@ -126,5 +124,5 @@ def _weights(exact: ExactNetwork, layer: Convolution | Dense) -> dict[str, NDArr
         "weight": integers.astype(np.int8 if np.abs(integers).max() < 128 else np.int16),
         "weight_scale": np.asarray(weights.scales),
         "bias": weights.bias.astype(np.int32),
-        "multiplier": exact.multipliers(layer),
+        "multiplier": multipliers,
     }

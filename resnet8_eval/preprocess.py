@@ -106,20 +106,6 @@ class Feed:
         """Some of the images, by slice or indices."""
         return Feed(self.pixels[which], self.preprocessing)
 
-    def ordered(self) -> NDArray[np.uint8]:
-        """The pixels in the order of channels that the network takes."""
-        return self.pixels if self.preprocessing.channels == "RGB" else self.pixels[..., ::-1]
-
-    def extremes(self) -> tuple[float, float]:
-        """Smallest and largest value that the network is fed."""
-        channels = [self.ordered()[..., channel] for channel in range(3)]
-        ends = [(c.min(), c.max()) for c in channels]
-        found = [
-            values[list(pair)]
-            for values, pair in zip(self.preprocessing.table(), ends, strict=True)
-        ]
-        return float(np.min(found)), float(np.max(found))
-
 
 Images = NDArray[np.uint8] | Feed
 """Stored images; bare pixels, uint8 (N, 32, 32, 3), RGB, NHWC, are fed raw."""
@@ -174,7 +160,7 @@ def preprocess(images: Images) -> NDArray[np.float32]:
         )
     if how == RAW:
         return np.ascontiguousarray(pixels, dtype=np.float32)
-    ordered = fed(images).ordered()
+    ordered = pixels if how.channels == "RGB" else pixels[..., ::-1]
     made = np.empty(pixels.shape, np.float32)
     for channel, values in enumerate(how.table()):
         made[..., channel] = values[ordered[..., channel]]

@@ -20,7 +20,7 @@ from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Dense, Network
-from resnet8_eval.preprocess import Images, batches, fed
+from resnet8_eval.preprocess import Images, batches, preprocess
 from resnet8_eval.proof import stored
 from resnet8_eval.store import Record
 
@@ -95,8 +95,8 @@ def ranges(
     """
     names = [name for node in network.model.graph.node for name in node.output]
     spans = smallest_and_largest(Probe(network, names), names, images)
-    low, high = fed(images).extremes()
-    spans[network.input] = (min(low, 0.0), max(high, 0.0))
+    fed = preprocess(images)
+    spans[network.input] = (min(float(fed.min()), 0.0), max(float(fed.max()), 0.0))
     if network.softmax:
         spans[network.output] = (0.0, 1.0)  # ONNX Runtime's quantizer asks no image for these
     # Nor has a map that is zero throughout a range to take a step from.
