@@ -7,7 +7,7 @@ first evidence against it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -93,10 +93,12 @@ def further(results: Results, milestone: str) -> list[str]:
     return [line for line in words.shortfalls(results, milestone) if line not in told]
 
 
-Rule = Callable[[Results, Sequence[RequirementResult]], Iterator[Diagnosis]]
+Entries = Sequence[RequirementResult]
+Rows = Sequence[ConfigurationResult]
+Rule = Callable[[Results, Entries], Iterator[Diagnosis]]
 
 
-def _not_made(results: Results, failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
+def _not_made(results: Results, failed: Entries) -> Iterator[Diagnosis]:
     """A step that failed, and all that could not be measured for want of it."""
     roots: dict[str, list[str]] = {}
     for entry in failed:
@@ -113,7 +115,7 @@ def _not_made(results: Results, failed: Sequence[RequirementResult]) -> Iterator
         )
 
 
-def _float32(results: Results, failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
+def _float32(results: Results, failed: Entries) -> Iterator[Diagnosis]:
     """Accuracy too low in float32: the model itself, or what conversion made of it."""
     low = [entry for entry in failed if entry.quantity == "accuracy" and entry.measured is not None]
     only_baseline = [entry for entry in failed if _broken([entry]) == {BASELINE_CHECK}]
@@ -150,9 +152,7 @@ def _float32(results: Results, failed: Sequence[RequirementResult]) -> Iterator[
         )
 
 
-def _lost_nothing(
-    whole: Sequence[ConfigurationResult], floats: Sequence[ConfigurationResult]
-) -> str:
+def _lost_nothing(whole: Rows, floats: Rows) -> str:
     if not whole:
         return ""
     alike = words.listed([words.framework(row) for row in whole])
@@ -162,7 +162,7 @@ def _lost_nothing(
     return f"{nothing}: {same}. "
 
 
-def _kernels(results: Results, failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
+def _kernels(results: Results, failed: Entries) -> Iterator[Diagnosis]:
     """Kernels that answer otherwise than exact integers do on the same stored numbers."""
     named = _broken(failed)
     parted = [
@@ -195,7 +195,7 @@ def _is_off_by_kernels(row: ConfigurationResult) -> bool:
     return exact is not None and _is_off(row) and exact.correct - row.correct >= _MOST * lost
 
 
-def _timing(results: Results, failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
+def _timing(results: Results, failed: Entries) -> Iterator[Diagnosis]:
     """Rows that were not timed in every session, and what disturbed them."""
     timing = results.timing
     timed = [entry for entry in failed if entry.quantity.endswith("in both scenarios")]
@@ -224,9 +224,7 @@ def _timing(results: Results, failed: Sequence[RequirementResult]) -> Iterator[D
 _RULES: Final[tuple[Rule, ...]] = (_not_made, _float32, _kernels, _timing)
 
 
-def _loss(
-    results: Results, entries: Sequence[RequirementResult], failed: Sequence[RequirementResult]
-) -> Iterator[Diagnosis]:
+def _loss(results: Results, entries: Entries, failed: Entries) -> Iterator[Diagnosis]:
     """Quantized rows that lose much: which have it in common, and which layer it comes from."""
     flagging = [entry for entry in entries if entry.quantity.startswith("configurations that drop")]
     rows = [row for row in results.configurations if row.recipe]
@@ -268,9 +266,7 @@ def _one_layer(measured: Sensitivity, explains: frozenset[str]) -> Diagnosis:
     )
 
 
-def _in_common(
-    off: Sequence[ConfigurationResult], rows: Sequence[ConfigurationResult]
-) -> str | None:
+def _in_common(off: Rows, rows: Rows) -> str | None:
     """What tells the rows that are off from all others; None where nothing does."""
     if len(off) == len(rows):
         return None
@@ -289,12 +285,12 @@ def _in_common(
     return None
 
 
-def _worst(off: Iterable[ConfigurationResult]) -> str:
+def _worst(off: Rows) -> str:
     worst = min(off, key=lambda row: row.delta_pp)
     return f"{words.title(worst)} is off by {words.signed(worst.delta_pp)} pp"
 
 
-def _others(off: Sequence[ConfigurationResult], others: Sequence[ConfigurationResult]) -> str:
+def _others(off: Rows, others: Rows) -> str:
     """What the other rows say: that the network survives 8 bits, and whether the weights do."""
     most = max(-min(row.delta_pp for row in others), 0.0)
     said = f"The other quantized rows ({len(others)}) lose at most {most:.2f} pp"
@@ -307,7 +303,7 @@ def _others(off: Sequence[ConfigurationResult], others: Sequence[ConfigurationRe
     return f"{said}, so look at what is done otherwise here."
 
 
-def _first_evidence(failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
+def _first_evidence(failed: Entries) -> Iterator[Diagnosis]:
     """What no rule explains: the first check of it that does not hold, and where to look."""
     if not failed:
         return
@@ -322,9 +318,7 @@ def _first_evidence(failed: Sequence[RequirementResult]) -> Iterator[Diagnosis]:
     )
 
 
-def _not_asked(
-    results: Results, name: str, entries: Sequence[RequirementResult]
-) -> list[Diagnosis]:
+def _not_asked(results: Results, name: str, entries: Entries) -> list[Diagnosis]:
     """A verdict that is not *met* because something was not run."""
     called = words.plain(results.command)
     left_out = name in ON_DEMAND and not {e.id for e in entries} & set(results.selected)
@@ -345,7 +339,7 @@ def _is_off(row: ConfigurationResult) -> bool:
     return row.recipe is not None and row.delta_pp < -NOTABLE_DROP_PP
 
 
-def _broken(failed: Iterable[RequirementResult]) -> set[str]:
+def _broken(failed: Entries) -> set[str]:
     """The names of checks that do not hold."""
     return {check.name for entry in failed for check in checks.failed(entry.evidence)}
 
