@@ -518,3 +518,12 @@ def test_each_term_that_is_linked_is_explained() -> None:
         assert found <= explained
         linked |= found
     assert linked == explained
+
+
+def test_only_on_the_stand_in_does_a_milestone_without_a_verdict_stand_out() -> None:
+    raw = report_samples.all_met()
+    raw["milestones"]["v1_4"].update(verdict="not evaluated", met=0, reason="only on demand")
+    assert html.section("verdict", record(raw)).count("milestone neutral quiet") == 1
+    standin = html.section("verdict", record(report_samples.standin()))
+    assert "milestone neutral" in standin
+    assert "milestone neutral quiet" not in standin
