@@ -321,16 +321,17 @@ def _first_evidence(failed: Entries) -> Iterator[Diagnosis]:
 def _not_asked(results: Results, name: str, entries: Entries) -> list[Diagnosis]:
     """A verdict that is not *met* because something was not run."""
     called = words.plain(results.command)
-    left_out = name in ON_DEMAND and not {e.id for e in entries} & set(results.selected)
-    if results.milestones[name].verdict == "met" or left_out:
+    asked = {entry.id for entry in entries} & set(results.selected)
+    if results.milestones[name].verdict == "met" or (name in ON_DEMAND and not asked):
         return []
+    absent = sum(entry.status == "not evaluated" for entry in entries)
+    if results.stopped and (asked or not results.selected):
+        by = words.plain(results.stopped)
+        said = f"The run was ended by {by}, before {absent} of {len(entries)} requirements."
+        return [Diagnosis(said, command=called)]
     if words.is_standin(results):
         command = asking_for(words.plain(name), re.sub(r" --assets[= ]\S+", "", called))
         return [Diagnosis("The stand-in gives no verdict.", command=f"{command} --assets real")]
-    absent = sum(entry.status == "not evaluated" for entry in entries)
-    if results.stopped:
-        said = f"{words.plain(results.stopped)} ended the run before {absent} of {len(entries)}"
-        return [Diagnosis(f"{said} requirements.", command=called)]
     command = asking_for(words.plain(name), called)
     return [Diagnosis(f"{absent} of {len(entries)} requirements were not run.", command=command)]
 

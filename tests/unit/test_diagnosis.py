@@ -94,6 +94,22 @@ def test_a_step_that_many_need_comes_before_their_names() -> None:
     )
 
 
+@pytest.mark.parametrize("of", [samples.missing, samples.standin])
+def test_what_ended_a_run_is_named_where_it_was_asked_for(of: Callable[[], Raw]) -> None:
+    raw = of()
+    raw.update(complete=False, stopped="SIGTERM while it made onnx")
+    entries = [entry for entry in raw["requirements"] if entry["milestone"] in ("v1_1", "v1_2")]
+    for entry in entries:
+        entry.update(status="not evaluated", outcome_on_standin=None)
+    raw["selected"] = [entry["id"] for entry in entries if entry["milestone"] == "v1_2"]
+    results = samples.record(raw)
+    (found,) = diagnosis.of(results, "v1_2")
+    said = "The run was ended by SIGTERM while it made onnx, before 12 of 12 requirements."
+    assert (found.text, found.command) == (said, results.command)
+    (found,) = diagnosis.of(results, "v1_1")
+    assert "SIGTERM" not in found.text
+
+
 def classes_swapped(raw: Raw) -> None:
     for line in raw["baseline"]["confusion"]:
         line[3], line[5] = line[5], line[3]
