@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import backends, configurations, environment, preprocess
+from resnet8_eval.advanced.stages import CHOSEN, SENSITIVITY_IMAGES
 from resnet8_eval.analysis import divergence
 from resnet8_eval.configurations import STOCK, TUNED, Recipe
 from resnet8_eval.evaluate import probabilities, softmax
@@ -55,7 +56,7 @@ class Task:
     Attributes
     ----------
     kind
-        ``"recipes"``, ``"bits"``, or ``"few"`` for few bits as v1_4 makes them.
+        ``"recipes"``, ``"bits"``, or as v1_4 makes them ``"few"`` bits and ``"mixed"`` ones.
     count, seed
         Of the calibration set.
     recipe
@@ -66,6 +67,8 @@ class Task:
         For ``"bits"`` and ``"few"``, in simulated arithmetic.
     epochs
         Of fine-tuning, for ``"few"``.
+    budgets
+        Percent of the bytes at 8 bits, for ``"mixed"``.
     """
 
     kind: str
@@ -76,10 +79,14 @@ class Task:
     weight_bits: int = 8
     activation_bits: int = 8
     epochs: int = 0
+    budgets: tuple[float, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Built-in types that decide the task's result."""
         return {**asdict(self), "recipe": self.recipe.describe(), "cells": list(self.cells)}
+
+
+_NONE: Final = Labelled(Feed(np.zeros((0, 32, 32, 3), np.uint8)), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -95,14 +102,15 @@ class Images:
     reference
         float32 probabilities (N, 10) of the float32 network for `judged`.
     training
-        Images and labels to fine-tune on, where that is asked for; none of them is judged.
+        Images and labels to fine-tune on, or to choose bits by; none of them is judged. Tasks of
+        other kinds need none.
     """
 
     calibration: preprocess.Images
     judged: preprocess.Images
     labels: NDArray[np.integer]
     reference: NDArray[np.float32]
-    training: Labelled | None = None
+    training: Labelled = _NONE
 
 
 def recipe_tasks(
@@ -163,6 +171,19 @@ def few_bit_tasks(epochs: Sequence[int], count: int, seeds: Sequence[int]) -> li
     ]
 
 
+def mixed_tasks(budgets: Sequence[float], count: int, seeds: Sequence[int]) -> list[Task]:
+    """Bits of each layer, chosen for each budget: of weights alone, and of weights and maps.
+
+    Parameters
+    ----------
+    budgets
+        Percent of the bytes at 8 bits: of the weights, or of weights and the maps of one image.
+    count, seeds
+        Of the calibration sets.
+    """
+    return [Task("mixed", count, seed, TUNED, budgets=tuple(budgets)) for seed in seeds]
+
+
 def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
     """Calibrate, quantize and judge; runs in a worker and touches nothing but scratch files.
 
@@ -190,6 +211,8 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
             return [_simulate(task, _collected(folded, images, task.recipe), folder, images)]
         if task.kind == "few":
             return [_few_bits(task, _collected(folded, images, task.recipe), folder, images)]
+        if task.kind == "mixed":
+            return _mixed(task, _collected(folded, images, task.recipe), images)
 
         @functools.cache
         def parameters(limit: int) -> Parameters:
@@ -291,13 +314,47 @@ def _few_bits(task: Task, collected: Any, folder: Path, images: Images) -> Row:
     variants = mixed.variants(collected)
     bits = Bits.all(variants.exact, task.weight_bits, task.activation_bits)
     parameters = variants.at(bits)
-    if task.epochs and images.training is not None:
+    if task.epochs:
         course, watched = Course(task.epochs, seed=task.seed), preprocess.fed(images.calibration)
         learned, _ = train(parameters, bits, images.training, watched, course, folder)
         parameters = lowbit.with_whole_biases(learned, bits)
     scores = softmax(Simulation(parameters, bits.levels()).logits(images.judged))
     told = ("weight_bits", "activation_bits", "epochs", "count", "seed")
     return {**{key: getattr(task, key) for key in told}, **judge(scores, images)}
+
+
+def _mixed(task: Task, collected: Any, images: Images) -> list[Row]:
+    import torch
+
+    from resnet8_eval.advanced import mixed
+    from resnet8_eval.simulate import Simulation
+
+    torch.set_num_threads(1)
+    variants = mixed.variants(collected)
+    every = mixed.sensitivities(variants, images.training.images)
+    chosen_of = {n: [part for part in every if part.kind in k] for n, k in CHOSEN.items()}
+    fronts = [(name, parts, mixed.front(parts)) for name, parts in chosen_of.items()]
+    rows = []
+    for (name, parts, front), percent in product(fronts, task.budgets):
+        budget = percent / 100 * sum(max(part.sizes.values()) for part in parts)
+        # Of few odd weights, 4 bits everywhere may be a little more than half.
+        chosen = ([c for c in front if mixed.size(parts, c) <= budget] or front[:1])[-1]
+        bits = mixed.as_bits(variants.exact, parts, chosen)
+        scores = softmax(Simulation(variants.at(bits), bits.levels()).logits(images.judged))
+        rows.append(
+            {
+                "recipe": name,
+                "budget_percent": percent,
+                "bytes": mixed.size(parts, chosen),
+                "weight_bits": " ".join(map(str, bits.weights.values())),
+                "activation_bits": " ".join(map(str, bits.activations.values())),
+                "predicted": mixed.cost(parts, chosen),
+                "count": task.count,
+                "seed": task.seed,
+                **judge(scores, images),
+            }
+        )
+    return rows
 
 
 def run(
@@ -403,10 +460,14 @@ def measure_all(
             references[which] = backends.scores(folded, judged, threads=1)
         calibrate = Feed(train.images[calibrating.indices], how)
         rest = np.setdiff1d(np.arange(len(train.labels)), validating)
+        if task.budgets:  # costs are measured on images that did not calibrate
+            rest = np.setdiff1d(rest, calibrating.indices)
+            drawn = np.random.default_rng(task.seed).permutation(rest)
+            rest = np.sort(drawn[:SENSITIVITY_IMAGES])
+        elif not task.epochs:
+            rest = rest[:0]
         training = Labelled(Feed(train.images[rest], how), train.labels[rest])
-        return Images(
-            calibrate, judged, labels, references[which], training if task.epochs else None
-        )
+        return Images(calibrate, judged, labels, references[which], training)
 
     judged_on = "test" if on_test else f"{validation_count} training images"
     source = {

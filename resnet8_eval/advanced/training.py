@@ -44,6 +44,8 @@ SHIFT: Final = 4
 """An image moves by up to this many pixels each way, and half of them are mirrored."""
 SMALLER: Final = 0.2
 """Of the learning rate, for what a few large gradients would throw off."""
+EVERY_S: Final = 10.0
+"""Seconds between two lines of progress; the end of an epoch has one in any case."""
 CHECKPOINT: Final = "checkpoint.npz"
 
 
@@ -98,7 +100,7 @@ def train(
     folder
         Where checkpoints are kept, under a name made of all that decides them.
     announce
-        Told one line now and then, with the time left.
+        Told one line every :data:`EVERY_S` and at the end of each epoch, with the time left.
 
     Returns
     -------
@@ -123,6 +125,7 @@ def train(
     pixels, how = images.images.pixels, images.images.preprocessing
     steps = len(pixels) // BATCH
     total, began = steps * course.epochs, time.monotonic()
+    due = began + EVERY_S
     for epoch in range(done, course.epochs):
         order = np.random.default_rng((course.seed, epoch))
         shuffled = order.permutation(len(pixels))
@@ -146,9 +149,10 @@ def train(
             loss.backward()
             optimizer.step()
             losses += float(loss.detach())
-            if step % 50 == 49:
-                here = at + 1 - done * steps
-                left = (time.monotonic() - began) / here * (total - at - 1)
+            now = time.monotonic()
+            if now >= due or step + 1 == steps:
+                due = now + EVERY_S
+                left = (now - began) / (at + 1 - done * steps) * (total - at - 1)
                 announce(
                     f"epoch {epoch + 1} of {course.epochs}, step {step + 1} of {steps}, "
                     f"loss {losses / (step + 1):.4f}, {left / 60:.1f} min left"
@@ -373,13 +377,8 @@ def _keep(
 ) -> None:
     arrays: dict[str, Any] = {"epoch": epoch, "history": json.dumps(history)}
     for name, values in student.learned.items():
-        state = optimizer.state[values]
-        arrays |= {
-            f"value {name}": values.detach().numpy(),
-            f"first {name}": state["exp_avg"].numpy(),
-            f"second {name}": state["exp_avg_sq"].numpy(),
-            f"steps {name}": state["step"].numpy(),
-        }
+        kept = {"value": values.detach(), **optimizer.state[values]}
+        arrays |= {f"{kind} {name}": tensor.numpy() for kind, tensor in kept.items()}
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name("partial.npz")
     np.savez(partial, **arrays)
@@ -398,8 +397,7 @@ def _resume(
     for name, values in student.learned.items():
         values.data = torch.from_numpy(arrays[f"value {name}"])
         optimizer.state[values] = {
-            "exp_avg": torch.from_numpy(arrays[f"first {name}"]),
-            "exp_avg_sq": torch.from_numpy(arrays[f"second {name}"]),
-            "step": torch.from_numpy(arrays[f"steps {name}"]),
+            kind: torch.from_numpy(arrays[f"{kind} {name}"])
+            for kind in ("step", "exp_avg", "exp_avg_sq")
         }
     return int(arrays["epoch"]), json.loads(str(arrays["history"]))

@@ -261,6 +261,16 @@ def study(
             help="Measure 4 and 8 bits after so many epochs of fine-tuning instead; 0: none.", min=0
         ),
     ] = None,
+    budgets: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--budget",
+            help="Choose bits of 4 or 8 for each layer instead, for this percentage of the bytes"
+            " at 8 bits.",
+            min=50,
+            max=100,
+        ),
+    ] = None,
     on: Annotated[
         Literal["validation", "test"],
         typer.Option(help="Training images that did not calibrate, or the test split."),
@@ -295,11 +305,11 @@ def study(
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a grid of recipes over calibration seeds, or the map of bit widths.
+    """Measure a grid of recipes over calibration seeds, or what fewer bits cost.
 
     Writes cells.csv (every measurement) and recipes.csv (mean, spread and worst of each recipe),
-    bits.csv or few-bits.csv, each with the same as JSON beside it. Run again, it goes on where it
-    stopped.
+    bits.csv, few-bits.csv or mixed.csv, each with the same as JSON beside it. Run again, it goes on
+    where it stopped.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -310,11 +320,15 @@ def study(
     found = locate(kind, assets_dir, cache_dir, keras_model)
     pipeline = _pipeline(found, cache_dir, preprocessing=chosen(preprocessing))
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
-    if epochs:
-        tasks = studies.few_bit_tasks(epochs, (counts or [1000])[0], chosen_seeds)
+    count = (counts or [1000])[0]
+    if budgets:
+        name, tasks = "mixed.csv", studies.mixed_tasks(budgets, count, chosen_seeds)
+    elif epochs:
+        name, tasks = "few-bits.csv", studies.few_bit_tasks(epochs, count, chosen_seeds)
     elif bits:
-        tasks = studies.bit_tasks(range(2, 9), (counts or [1000])[0], chosen_seeds[0])
+        name, tasks = "bits.csv", studies.bit_tasks(range(2, 9), count, chosen_seeds[0])
     else:
+        name = "cells.csv"
         tasks = studies.recipe_tasks(
             ranges or RANGES,
             granularity or GRANULARITIES,
@@ -333,12 +347,8 @@ def study(
             scheduler=scheduler,
             advance=lambda: progress.advance(bar),
         )
-    if epochs:
-        studies.write(rows, output / "few-bits.csv")
-    elif bits:
-        studies.write(rows, output / "bits.csv")
-    else:
-        studies.write(rows, output / "cells.csv")
+    studies.write(rows, output / name)
+    if name == "cells.csv":
         studies.write(studies.summarize(rows), output / "recipes.csv")
     if as_json:
         print_json(rows)

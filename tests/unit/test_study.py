@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import configurations, study
+from resnet8_eval import configurations, preprocess, study
+from resnet8_eval.advanced import mixed, qat
+from resnet8_eval.advanced.stages import CHOSEN
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval.inputs import Labelled
@@ -167,8 +169,7 @@ def test_fine_tuning_is_one_more_cell_of_few_bits(
     train = read_split(pipeline.settings.assets.dataset, "train")
 
     def with_training(task: study.Task) -> study.Images:
-        some = Labelled(Feed(train.images[:500]), train.labels[:500])
-        return replace(feed(task), training=some if task.epochs else None)
+        return replace(feed(task), training=Labelled(Feed(train.images[:500]), train.labels[:500]))
 
     grid = study.few_bit_tasks([0, 1], 50, [0])
     assert len({(task.weight_bits, task.activation_bits) for task in grid}) == 4
@@ -177,6 +178,65 @@ def test_fine_tuning_is_one_more_cell_of_few_bits(
     assert (before["epochs"], after["epochs"]) == (0, 1)
     assert before["total"] == after["total"] == 100
     assert before["divergence"] != after["divergence"]
+
+
+def test_bits_are_chosen_within_each_budget_on_images_that_do_not_judge(
+    folded: bytes,
+    feed: Callable[[study.Task], study.Images],
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train = read_split(pipeline.settings.assets.dataset, "train")
+    some = Labelled(Feed(train.images[500:600]), train.labels[500:600])
+    (task,) = study.mixed_tasks([50, 60, 100], 50, [0])
+    images = replace(feed(task), training=some)
+    measured: list[Any] = []
+    honest = mixed.sensitivities
+
+    def watched(made: Any, given: Any) -> Any:
+        measured.append(given)
+        return honest(made, given)
+
+    monkeypatch.setattr(mixed, "sensitivities", watched)
+    rows = study.measure(task, folded, images)
+    assert [given is some.images for given in measured] == [True]
+    assert [(row["recipe"], row["budget_percent"]) for row in rows] == [
+        (name, percent) for name in CHOSEN for percent in (50, 60, 100)
+    ]
+    for least, middle, whole in (rows[:3], rows[3:]):
+        assert least["bytes"] == whole["bytes"] / 2
+        assert least["bytes"] < middle["bytes"] <= 0.6 * whole["bytes"]
+        assert least["predicted"] > middle["predicted"] > whole["predicted"]
+        assert least["divergence"] > whole["divergence"]
+        assert set(least["weight_bits"].split()) == {"4"}
+        assert set(middle["weight_bits"].split() + middle["activation_bits"].split()) == {"4", "8"}
+    assert {row["activation_bits"] for row in rows[:3]} == {rows[5]["activation_bits"]}
+    # 4 and 8 bits everywhere are those that are measured without a choice.
+    few = {
+        (t.weight_bits, t.activation_bits): study.measure(t, folded, feed(t))[0]["divergence"]
+        for t in study.few_bit_tasks([0], 50, [0])
+    }
+    found = [rows[k]["divergence"] for k in (0, 3, 2)]
+    assert found == [few[4, 8], few[4, 4], few[8, 8]]
+
+
+def test_costs_are_measured_on_training_images_that_neither_calibrate_nor_judge(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[study.Images] = []
+
+    def watching(tasks: Any, _: Any, feed: Any, *words: Any, **named: Any) -> list[Any]:
+        fed.extend(map(feed, tasks))
+        return []
+
+    monkeypatch.setattr(study, "run", watching)
+    monkeypatch.setattr(study, "SENSITIVITY_IMAGES", 400)
+    grid = [*study.mixed_tasks([60], 100, [0]), *study.bit_tasks([8], 100, 0)]
+    study.measure_all(grid, pipeline, on_test=False, validation_count=200)
+    costs, none = fed
+    assert (len(costs.training.labels), len(none.training.labels)) == (400, 0)
+    for others in (costs.calibration, costs.judged):
+        assert qat.shared(costs.training.images.pixels, preprocess.fed(others).pixels) == 0
 
 
 def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,16 @@ def images() -> Labelled:
     return Labelled(Feed(some), (brightness > np.median(brightness)).astype(np.int64))
 
 
-def trained(variants: Variants, folder: Path, name: str = "W4A4", course: Course = COURSE) -> Any:
+def trained(
+    variants: Variants,
+    folder: Path,
+    name: str = "W4A4",
+    course: Course = COURSE,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Any:
     bits = Bits.all(variants.exact, *WIDTHS[name])
     watching = Feed(small_network.images(400)[300:])
-    return train(variants.at(bits), bits, images(), watching, course, folder)
+    return train(variants.at(bits), bits, images(), watching, course, folder, announce)
 
 
 def saved(found: tuple[Parameters, Any], folder: Path) -> dict[str, bytes]:
@@ -116,6 +123,22 @@ def test_images_move_and_are_mirrored_and_keep_their_pixels() -> None:
     assert np.array_equal(moved, augmented(some, np.random.default_rng(0)))
     assert not np.array_equal(moved, augmented(some, np.random.default_rng(1)))
     preprocess(moved)
+
+
+def test_even_a_short_training_says_how_long_it_will_take(
+    variants: Variants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    trained(variants, tmp_path / "every epoch", announce=lines.append)
+    assert [line.split(", loss")[0] for line in lines] == [
+        f"epoch {k} of 3, step {STEPS} of {STEPS}" for k in (1, 2, 3)
+    ]
+    left = [float(line.removesuffix(" min left").rsplit(", ", 1)[1]) for line in lines]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 0
+    monkeypatch.setattr(training, "EVERY_S", 0.0)
+    trained(variants, tmp_path / "every step", announce=lines.append)
+    assert len(lines) == 3 + 3 * STEPS
 
 
 # --- interruptions -------------------------------------------------------------------------------
