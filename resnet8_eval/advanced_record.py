@@ -75,19 +75,17 @@ class Width(Part, frozen=True):
     bytes: Count
 
 
-class BitPart(Part, frozen=True):
-    """The weights of a layer, or its maps, and what they cost at each width."""
-
-    layer: str
-    kind: Literal["weights", "activations"]
-    widths: dict[str, Width]
-
-
 class Which(Part, frozen=True):
     """A part of a front, by its names."""
 
     layer: str
     kind: Literal["weights", "activations"]
+
+
+class BitPart(Which, frozen=True):
+    """The weights of a layer, or its maps, and what they cost at each width."""
+
+    widths: dict[str, Width]
 
 
 class FrontPoint(Part, frozen=True):

@@ -24,9 +24,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import backends, configurations, environment, preprocess
+from resnet8_eval import backends, calibration, configurations, environment, network, preprocess
+from resnet8_eval.advanced import lowbit, mixed
+from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.stages import CHOSEN, SENSITIVITY_IMAGES
 from resnet8_eval.analysis import divergence
+from resnet8_eval.calibrate import tuned
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.cifar10 import read_split
 from resnet8_eval.configurations import STOCK, TUNED, Recipe
 from resnet8_eval.evaluate import probabilities, softmax
 from resnet8_eval.inputs import Labelled
@@ -133,9 +138,9 @@ def recipe_tasks(
         Names of rows, such as ``"torch-int8-tuned"`` and ``"torch-int8-stock"``.
     """
     stock = tuple(cell for cell in cells if configurations.of(cell).is_stock)
-    tuned = tuple(cell for cell in cells if cell not in stock)
+    own = tuple(cell for cell in cells if cell not in stock)
     grid = [
-        (replace(TUNED, ranges=cut, granularity=granularity), tuned)  # type: ignore[arg-type]
+        (replace(TUNED, ranges=cut, granularity=granularity), own)  # type: ignore[arg-type]
         for cut, granularity in product(ranges, granularities)
     ]
     return [
@@ -202,25 +207,25 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
         For each configuration what it is, and ``correct``, ``total``, ``agreement_percent`` and
         ``divergence`` (mean Kullback–Leibler divergence from float32, in nats).
     """
-    from resnet8_eval.calibrate.parameters import Parameters
-    from resnet8_eval.calibrate.tuned import decide
-
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if task.kind == "bits":
-            return [_simulate(task, _collected(folded, images, task.recipe), folder, images)]
-        if task.kind == "few":
-            return [_few_bits(task, _collected(folded, images, task.recipe), folder, images)]
-        if task.kind == "mixed":
-            return _mixed(task, _collected(folded, images, task.recipe), images)
+        if task.kind != "recipes":
+            import torch
+
+            torch.set_num_threads(1)
+            collected = _collected(folded, images, task.recipe)
+            if task.kind == "mixed":
+                return _mixed(task, collected, images)
+            cell = _map_cell if task.kind == "bits" else _few_bits
+            return [cell(task, collected, folder, images)]
 
         @functools.cache
         def parameters(limit: int) -> Parameters:
-            decide(_collected(folded, images, task.recipe), folder, task.recipe, limit)
+            tuned.decide(_collected(folded, images, task.recipe), folder, task.recipe, limit)
             return Parameters.load(folder)
 
-        network = folder / "folded.onnx"
-        network.write_bytes(folded)
+        source = folder / "folded.onnx"
+        source.write_bytes(folded)
         rows = []
         for row in map(configurations.of, task.cells):
             backend = backends.backend(row.framework)
@@ -228,7 +233,7 @@ def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
             model = folder / row.name / file
             model.parent.mkdir()
             if row.is_stock:
-                backend.quantize(network, images.calibration, row, model, 1)
+                backend.quantize(source, images.calibration, row, model, 1)
             else:
                 limit = (row.recipe or task.recipe).weight_limit
                 backend.write(parameters(limit), row, model)
@@ -259,10 +264,7 @@ def _collected_once(
     """What tasks with the same calibration set share, once for each process."""
     import onnx
 
-    from resnet8_eval import network
-    from resnet8_eval.calibrate.tuned import collect
-
-    return collect(
+    return tuned.collect(
         network.parse(onnx.load_from_string(folded)),
         Feed(np.frombuffer(pixels, np.uint8).reshape(-1, 32, 32, 3), how),
         replace(TUNED, equalize=equalize, moment_stride=moment_stride),
@@ -281,36 +283,25 @@ def judge(scores: NDArray[np.float32], images: Images) -> Row:
     }
 
 
-def _simulate(task: Task, collected: Any, folder: Path, images: Images) -> Row:
-    import torch
-
-    from resnet8_eval.calibrate.parameters import Parameters
-    from resnet8_eval.calibrate.tuned import decide
+def _simulated(
+    parameters: Parameters, levels: int | Mapping[str, int], task: Task, images: Images, **what: Any
+) -> Row:
     from resnet8_eval.simulate import Simulation
 
-    torch.set_num_threads(1)
-    limit = 2 ** (task.weight_bits - 1) - 1
+    found = judge(softmax(Simulation(parameters, levels).logits(images.judged)), images)
+    return {**what, "count": task.count, "seed": task.seed, **found}
+
+
+def _map_cell(task: Task, collected: Any, folder: Path, images: Images) -> Row:
     levels = 2**task.activation_bits - 1
-    decide(collected, folder, task.recipe, limit, levels)
-    simulation = Simulation(Parameters.load(folder), levels)
-    return {
-        "weight_bits": task.weight_bits,
-        "activation_bits": task.activation_bits,
-        "count": task.count,
-        "seed": task.seed,
-        **judge(softmax(simulation.logits(images.judged)), images),
-    }
+    tuned.decide(collected, folder, task.recipe, 2 ** (task.weight_bits - 1) - 1, levels)
+    what = {"weight_bits": task.weight_bits, "activation_bits": task.activation_bits}
+    return _simulated(Parameters.load(folder), levels, task, images, **what)
 
 
 def _few_bits(task: Task, collected: Any, folder: Path, images: Images) -> Row:
-    import torch
-
-    from resnet8_eval.advanced import lowbit, mixed
-    from resnet8_eval.advanced.bits import Bits
     from resnet8_eval.advanced.training import Course, train
-    from resnet8_eval.simulate import Simulation
 
-    torch.set_num_threads(1)
     variants = mixed.variants(collected)
     bits = Bits.all(variants.exact, task.weight_bits, task.activation_bits)
     parameters = variants.at(bits)
@@ -318,18 +309,12 @@ def _few_bits(task: Task, collected: Any, folder: Path, images: Images) -> Row:
         course, watched = Course(task.epochs, seed=task.seed), preprocess.fed(images.calibration)
         learned, _ = train(parameters, bits, images.training, watched, course, folder)
         parameters = lowbit.with_whole_biases(learned, bits)
-    scores = softmax(Simulation(parameters, bits.levels()).logits(images.judged))
-    told = ("weight_bits", "activation_bits", "epochs", "count", "seed")
-    return {**{key: getattr(task, key) for key in told}, **judge(scores, images)}
+    told = ("weight_bits", "activation_bits", "epochs")
+    what = {key: getattr(task, key) for key in told}
+    return _simulated(parameters, bits.levels(), task, images, **what)
 
 
 def _mixed(task: Task, collected: Any, images: Images) -> list[Row]:
-    import torch
-
-    from resnet8_eval.advanced import mixed
-    from resnet8_eval.simulate import Simulation
-
-    torch.set_num_threads(1)
     variants = mixed.variants(collected)
     every = mixed.sensitivities(variants, images.training.images)
     chosen_of = {n: [part for part in every if part.kind in k] for n, k in CHOSEN.items()}
@@ -340,20 +325,15 @@ def _mixed(task: Task, collected: Any, images: Images) -> list[Row]:
         # Of few odd weights, 4 bits everywhere may be a little more than half.
         chosen = ([c for c in front if mixed.size(parts, c) <= budget] or front[:1])[-1]
         bits = mixed.as_bits(variants.exact, parts, chosen)
-        scores = softmax(Simulation(variants.at(bits), bits.levels()).logits(images.judged))
-        rows.append(
-            {
-                "recipe": name,
-                "budget_percent": percent,
-                "bytes": mixed.size(parts, chosen),
-                "weight_bits": " ".join(map(str, bits.weights.values())),
-                "activation_bits": " ".join(map(str, bits.activations.values())),
-                "predicted": mixed.cost(parts, chosen),
-                "count": task.count,
-                "seed": task.seed,
-                **judge(scores, images),
-            }
-        )
+        what = {
+            "recipe": name,
+            "budget_percent": percent,
+            "bytes": mixed.size(parts, chosen),
+            "weight_bits": " ".join(map(str, bits.weights.values())),
+            "activation_bits": " ".join(map(str, bits.activations.values())),
+            "predicted": mixed.cost(parts, chosen),
+        }
+        rows.append(_simulated(variants.at(bits), bits.levels(), task, images, **what))
     return rows
 
 
@@ -404,7 +384,8 @@ def run(
     calls = (delayed(_measured)(task, folded, feed(task)) for task in missing)
     with _backend(scheduler, jobs):
         for task, rows in Parallel(return_as="generator_unordered", batch_size=1)(calls):
-            kept = store.produce(_STAGE, keys[task], _recorder(rows))
+            made = {"rows": rows}
+            kept = store.produce(_STAGE, keys[task], lambda _: made)  # noqa: B023 (called at once)
             found[task] = kept.record
             advance()
     return [row for task in keys for row in found[task]["rows"]]
@@ -416,9 +397,7 @@ def measure_all(
     *,
     on_test: bool,
     validation_count: int,
-    jobs: int = -1,
-    scheduler: str | None = None,
-    advance: Callable[[], None] = lambda: None,
+    **how_to_run: Any,
 ) -> list[Row]:
     """Measure tasks on a pipeline's model and images.
 
@@ -432,17 +411,14 @@ def measure_all(
         Whether the test split judges; by default training images that did not calibrate do.
     validation_count
         How many those are.
-    jobs, scheduler, advance
-        As for :func:`run`.
+    how_to_run
+        ``jobs``, ``scheduler`` and ``advance``, as for :func:`run`.
 
     Returns
     -------
     list of dict
         As :func:`run`, each with ``judged_on``.
     """
-    from resnet8_eval import calibration
-    from resnet8_eval.cifar10 import read_split
-
     folded = pipeline.artifact("folded").path("folded.onnx")
     assets, how = pipeline.settings.assets, pipeline.settings.preprocessing
     train = read_split(assets.dataset, "train", assets.dataset_sha256)
@@ -476,16 +452,7 @@ def measure_all(
         "preprocessing": how.describe(),
         "judged_on": judged_on,
     }
-    rows = run(
-        tasks,
-        folded.read_bytes(),
-        feed,
-        pipeline.store,
-        source,
-        jobs=jobs,
-        scheduler=scheduler,
-        advance=advance,
-    )
+    rows = run(tasks, folded.read_bytes(), feed, pipeline.store, source, **how_to_run)
     return [{**row, "judged_on": judged_on} for row in rows]
 
 
@@ -496,18 +463,9 @@ def _measured(task: Task, folded: bytes, images: Images) -> tuple[Task, list[Row
     return task, measure(task, folded, images)
 
 
-def _recorder(rows: list[Row]) -> Callable[[Path], dict[str, Any]]:
-    return lambda _: {"rows": rows}
-
-
 def _key(task: Task, source: Mapping[str, Any]) -> str:
-    return digest(
-        {
-            "task": task.describe(),
-            "source": dict(source),
-            "environment": environment.fingerprint(),
-        }
-    )
+    decided_by = {"task": task.describe(), "source": dict(source)}
+    return digest({**decided_by, "environment": environment.fingerprint()})
 
 
 @contextmanager
@@ -522,15 +480,10 @@ def _backend(scheduler: str | None, jobs: int) -> Iterator[None]:
     from distributed import Client
 
     # Making a client for an address registers joblib's Dask backend.
-    with Client(scheduler, set_as_default=False) as client, _dask(client):
-        yield
-
-
-@contextmanager
-def _dask(client: Any) -> Iterator[None]:
-    from joblib import parallel_config
-
-    with parallel_config("dask", client=client, n_jobs=-1):
+    with (
+        Client(scheduler, set_as_default=False) as client,
+        parallel_config("dask", client=client, n_jobs=-1),
+    ):
         yield
 
 
@@ -555,24 +508,23 @@ def summarize(rows: Iterable[Row], keys: Sequence[str] = RECIPE_KEYS) -> list[Ro
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[key] for key in keys)].append(row)
-    table = []
+    table, mean = [], statistics.fmean
     for values, members in groups.items():
         accuracy = [100 * row["correct"] / row["total"] for row in members]
         deltas = [100 * (row["correct"] - row["float_correct"]) / row["total"] for row in members]
         agreement = [row["agreement_percent"] for row in members]
+        spread = round(statistics.stdev(accuracy), 4) if len(members) > 1 else None
         table.append(
             {
                 **dict(zip(keys, values, strict=True)),
                 "seeds": len(members),
-                "accuracy_mean_percent": round(statistics.fmean(accuracy), 4),
-                "accuracy_spread_pp": round(statistics.stdev(accuracy), 4)
-                if len(members) > 1
-                else None,
+                "accuracy_mean_percent": round(mean(accuracy), 4),
+                "accuracy_spread_pp": spread,
                 "accuracy_worst_percent": round(min(accuracy), 4),
-                "delta_mean_pp": round(statistics.fmean(deltas), 4),
-                "agreement_mean_percent": round(statistics.fmean(agreement), 4),
+                "delta_mean_pp": round(mean(deltas), 4),
+                "agreement_mean_percent": round(mean(agreement), 4),
                 "agreement_worst_percent": round(min(agreement), 4),
-                "divergence_mean": round(statistics.fmean(r["divergence"] for r in members), 7),
+                "divergence_mean": round(mean(row["divergence"] for row in members), 7),
             }
         )
     return sorted(table, key=lambda row: row["divergence_mean"])

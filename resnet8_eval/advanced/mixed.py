@@ -185,6 +185,9 @@ def _map_sizes(network: Network, image: Images) -> dict[str, int]:
 def front(parts: Sequence[Part]) -> list[dict[int, int]]:
     """Every choice of bits that no other beats in both size and predicted cost.
 
+    An integer programme finds the bits of least total cost within a budget of bytes, and then
+    within one byte less than those take, until even the fewest bits are too many.
+
     Parameters
     ----------
     parts
@@ -195,14 +198,31 @@ def front(parts: Sequence[Part]) -> list[dict[int, int]]:
     list of dict
         Place of each part to its bits, the smallest first.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    options = [(i, b) for i, part in enumerate(parts) for b in part.costs]
+    costs = np.array([parts[i].costs[b] for i, b in options])
+    sizes = np.array([[parts[i].sizes[b] for i, b in options]])
+    once = np.array([[i == part for i, _ in options] for part in range(len(parts))], float)
     budget = sum(max(part.sizes.values()) for part in parts)
     found: list[dict[int, int]] = []
-    while (chosen := choose(parts, budget)) is not None:
+    while True:
+        within = LinearConstraint(sizes, -np.inf, budget)
+        with _stdout_to_stderr():  # HiGHS prints lines of its own, past sys.stdout
+            solved = milp(
+                1e6 * costs / costs.max(),  # the solver's own tolerance is absolute
+                integrality=np.ones(len(options)),
+                bounds=Bounds(0, 1),
+                constraints=[LinearConstraint(once, 1, 1), within],
+                options={"mip_rel_gap": 0.0},
+            )
+        if not solved.success:
+            return found[::-1]
+        chosen = {i: b for (i, b), taken in zip(options, solved.x, strict=True) if taken > 0.5}
         if found and cost(parts, chosen) <= cost(parts, found[-1]):
             found.pop()  # as good, and smaller
         found.append(chosen)
         budget = size(parts, chosen) - 1
-    return found[::-1]
 
 
 def cost(parts: Sequence[Part], chosen: Mapping[int, int]) -> float:
@@ -213,40 +233,6 @@ def cost(parts: Sequence[Part], chosen: Mapping[int, int]) -> float:
 def size(parts: Sequence[Part], chosen: Mapping[int, int]) -> int:
     """Bytes of a choice."""
     return sum(parts[i].sizes[b] for i, b in chosen.items())
-
-
-def choose(parts: Sequence[Part], budget: int) -> dict[int, int] | None:
-    """The bits of least total cost within a budget of bytes.
-
-    Parameters
-    ----------
-    parts
-        What to choose bits for.
-    budget
-        In bytes.
-
-    Returns
-    -------
-    dict or None
-        Place of each part to its bits; None where even the fewest bits are too many.
-    """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    options = [(i, b) for i, part in enumerate(parts) for b in part.costs]
-    costs = np.array([parts[i].costs[b] for i, b in options])
-    sizes = np.array([[parts[i].sizes[b] for i, b in options]])
-    once = np.array([[i == part for i, _ in options] for part in range(len(parts))], float)
-    with _stdout_to_stderr():  # HiGHS prints lines of its own, past sys.stdout
-        solved = milp(
-            1e6 * costs / costs.max(),  # the solver's own tolerance is absolute
-            integrality=np.ones(len(options)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(once, 1, 1), LinearConstraint(sizes, -np.inf, budget)],
-            options={"mip_rel_gap": 0.0},
-        )
-    if not solved.success:
-        return None
-    return {i: b for (i, b), taken in zip(options, solved.x, strict=True) if taken > 0.5}
 
 
 @contextmanager

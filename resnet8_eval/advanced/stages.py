@@ -9,7 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval import configurations
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval import calibration, configurations, lanes, network
+from resnet8_eval.advanced import lowbit, mixed, qat
+from resnet8_eval.advanced.bits import Bits
+from resnet8_eval.advanced.granularity import PAIRED, explore, paired, weight_ranges
+from resnet8_eval.analysis import compare
+from resnet8_eval.calibrate.parameters import EXACT, Parameters
+from resnet8_eval.calibrate.tuned import Statistics, collect
 from resnet8_eval.configurations import TUNED, Configuration
 from resnet8_eval.inputs import Inputs, Labelled, Settings
 from resnet8_eval.store import TRAINING, Record
@@ -18,6 +27,7 @@ SEEDS: Final = 3
 """Calibration sets that granularity is explored with, and trainings: the run's seed and those after
 it."""
 STATISTICS: Final = f"statistics/{TUNED.statistics}"
+BASELINE: Final = f"scores/{configurations.baseline().name}"
 CHOICE: Final = "mixed/choice"
 UNIFORM: Final = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 """The same bits in every layer: weights and activations."""
@@ -45,7 +55,6 @@ def explorations() -> list[str]:
 
 def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> list[Made]:
     """Every stage, each behind those that it needs."""
-    baseline = f"scores/{configurations.baseline().name}"
     drawn = {"count": settings.calibration_count, "seed": settings.calibration_seed}
     stages: list[Made] = []
     for bits, k in itertools.product(EPOCHS, range(SEEDS)):  # the longest
@@ -60,26 +69,26 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
                 (
                     _name(tensor, k),
                     tensor.framework,
-                    ("folded", f"explored/{k}", baseline),
+                    ("folded", f"explored/{k}", BASELINE),
                     functools.partial(_granularity, rows=(tensor, channel), offset=k),
                     test | {"rows": [tensor.describe(), channel.describe()]},
                 )
             )
     stages.append((CHOICE, "torch", (STATISTICS,), _choice, train | drawn))
     for name in LOW_BIT:
-        make, needs = functools.partial(_low_bit, name=name), (STATISTICS, CHOICE, baseline)
+        make, needs = functools.partial(_low_bit, name=name), (STATISTICS, CHOICE, BASELINE)
         stages.append((f"mixed/{name}", "onnxruntime", needs, make, test))
     for bits in EPOCHS:
         rows = [f"{bits}-{k}" for k in range(SEEDS)]
         for name in rows:
             made, of_bits = f"qat-training/{name}", f"mixed/{bits}"
             make = functools.partial(_fine_tuned, made=made, bits=bits)
-            needs = (made, of_bits, baseline)
+            needs = (made, of_bits, BASELINE)
             stages.append((f"qat/{name}", "onnxruntime", needs, make, test))
             make = functools.partial(_in_torch, made=made, bits=bits)
             stages.append((f"qat-torch/{name}", "torch", (made, f"qat/{name}"), make, test))
         make = functools.partial(_mean_of_seeds, bits=bits)
-        every = (*(f"qat/{name}" for name in rows), f"mixed/{bits}", baseline)
+        every = (*(f"qat/{name}" for name in rows), f"mixed/{bits}", BASELINE)
         stages.append((f"qat-mean/{bits}", "onnxruntime", every, make, test))
     return stages
 
@@ -89,13 +98,17 @@ def _name(row: Configuration, k: int) -> str:
     return f"granularity/{row.framework}-{row.dtype}-{recipe}-{k}"
 
 
+def _variants(inputs: Inputs) -> mixed.Variants:
+    made = inputs.artifacts[STATISTICS]
+    return mixed.variants(Statistics.load(made.folder, made.record["fed_sha256"]))
+
+
+def _scores(inputs: Inputs, stage: str) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = np.load(inputs.path(stage, "scores.npy"))
+    return found
+
+
 def _explored(inputs: Inputs, out: Path, *, offset: int) -> Record:
-    import numpy as np
-
-    from resnet8_eval import calibration, network
-    from resnet8_eval.advanced.granularity import weight_ranges
-    from resnet8_eval.calibrate.tuned import collect
-
     settings, train = inputs.settings, inputs.split("train")
     seed = settings.calibration_seed + offset
     chosen = calibration.choose(train.labels, settings.calibration_count, seed)
@@ -118,11 +131,6 @@ def _explored(inputs: Inputs, out: Path, *, offset: int) -> Record:
 def _granularity(
     inputs: Inputs, out: Path, *, rows: tuple[Configuration, Configuration], offset: int
 ) -> Record:
-    import numpy as np
-
-    from resnet8_eval.advanced.granularity import explore, paired
-    from resnet8_eval.calibrate.tuned import Statistics
-
     explored = inputs.artifacts[f"explored/{offset}"]
     found = [
         explore(
@@ -136,23 +144,16 @@ def _granularity(
         )
         for row in rows
     ]
-    baseline = np.load(inputs.path(f"scores/{configurations.baseline().name}", "scores.npy"))
     (_, tensor), (_, channel) = found
     return {
         "seed": explored.record["seed"],
         "cells": [record for record, _ in found],
-        **paired(tensor, channel, baseline, inputs.split("test").labels),
+        **paired(tensor, channel, _scores(inputs, BASELINE), inputs.split("test").labels),
     }
 
 
 def _choice(inputs: Inputs, out: Path) -> Record:
-    import numpy as np
     import torch
-
-    from resnet8_eval import calibration
-    from resnet8_eval.advanced import lowbit, mixed
-    from resnet8_eval.advanced.bits import Bits
-    from resnet8_eval.calibrate.tuned import Statistics
 
     torch.set_num_threads(inputs.threads)
     settings, train = inputs.settings, inputs.split("train")
@@ -162,8 +163,7 @@ def _choice(inputs: Inputs, out: Path) -> Record:
     _, free = calibration.split(train.labels, count, seed, sum(wanted))
     free = np.random.default_rng(seed).permutation(free)
     measuring, holding = (np.sort(part) for part in (free[: wanted[0]], free[wanted[0] :]))
-    made = inputs.artifacts[STATISTICS]
-    variants = mixed.variants(Statistics.load(made.folder, made.record["fed_sha256"]))
+    variants = _variants(inputs)
     parts = mixed.sensitivities(variants, train.images[measuring])
     held = mixed.Held(variants, train.images[holding], train.labels[holding])
     drawn = mixed.Held(variants, train.images[measuring], train.labels[measuring])
@@ -188,13 +188,6 @@ def _choice(inputs: Inputs, out: Path) -> Record:
 
 
 def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
-    import numpy as np
-
-    from resnet8_eval import network
-    from resnet8_eval.advanced import lowbit
-    from resnet8_eval.advanced.bits import Bits
-    from resnet8_eval.calibrate.parameters import EXACT
-
     bits = inputs.record(CHOICE)["bits"].get(name)
     if bits is None:
         return {"found": False}
@@ -205,7 +198,7 @@ def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
             Bits(**bits),
             dict(integers),
             inputs.split("test"),
-            np.load(inputs.path(f"scores/{configurations.baseline().name}", "scores.npy")),
+            _scores(inputs, BASELINE),
             out,
             inputs.threads,
         )
@@ -214,11 +207,7 @@ def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
 def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
     import torch
 
-    from resnet8_eval import lanes
-    from resnet8_eval.advanced import lowbit, mixed, qat
-    from resnet8_eval.advanced.bits import Bits
     from resnet8_eval.advanced.training import Course, train
-    from resnet8_eval.calibrate.tuned import Statistics
 
     torch.set_num_threads(inputs.threads)
     settings, split = inputs.settings, inputs.split("train")
@@ -227,8 +216,7 @@ def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
         Labelled(split.images[places], split.labels[places])
         for places in qat.divided(split.labels, count, seed)
     )
-    made = inputs.artifacts[STATISTICS]
-    variants = mixed.variants(Statistics.load(made.folder, made.record["fed_sha256"]))
+    variants = _variants(inputs)
     widths = Bits.all(variants.exact, *UNIFORM[bits])
     course = Course(EPOCHS[bits], seed=seed + offset)
     learned, history = train(
@@ -257,61 +245,35 @@ def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
 
 
 def _fine_tuned(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
-    import numpy as np
-
-    from resnet8_eval.advanced import lowbit
-    from resnet8_eval.advanced.bits import Bits
-    from resnet8_eval.advanced.granularity import PAIRED
-    from resnet8_eval.analysis import compare
-    from resnet8_eval.calibrate.parameters import Parameters
-
     learned = Parameters.load(inputs.artifacts[made].folder)
     test = inputs.split("test")
-    baseline, before = (
-        np.load(inputs.path(stage, "scores.npy"))
-        for stage in (f"scores/{configurations.baseline().name}", f"mixed/{bits}")
-    )
     record = lowbit.judge(
         inputs.path(made, "model.onnx"),
         learned.exact,
         Bits.all(learned.exact, *UNIFORM[bits]),
         learned.integers,
         test,
-        baseline,
+        _scores(inputs, BASELINE),
         out,
         inputs.threads,
     )
-    beside = compare(np.load(out / "scores.npy"), before, test.labels)
+    beside = compare(np.load(out / "scores.npy"), _scores(inputs, f"mixed/{bits}"), test.labels)
     return {**record, "beside": {key: beside[key] for key in PAIRED}}
 
 
 def _in_torch(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
-    import numpy as np
-
-    from resnet8_eval.advanced import qat
-    from resnet8_eval.advanced.bits import Bits
-    from resnet8_eval.calibrate.parameters import Parameters
-
     learned = Parameters.load(inputs.artifacts[made].folder)
     widths = Bits.all(learned.exact, *UNIFORM[bits])
     record, scores = qat.in_torch(
         learned, widths, out / "model.pt", inputs.split("test"), inputs.threads
     )
-    stored = np.load(inputs.path(made.replace("qat-training", "qat"), "scores.npy"))
-    alike = scores.argmax(axis=1) == stored.argmax(axis=1)
-    return {**record, "other_than_onnx": int((~alike).sum())}
+    stored = _scores(inputs, made.replace("qat-training", "qat"))
+    other = int((scores.argmax(axis=1) != stored.argmax(axis=1)).sum())
+    return {**record, "other_than_onnx": other}
 
 
 def _mean_of_seeds(inputs: Inputs, out: Path, *, bits: str) -> Record:
-    import numpy as np
-
-    from resnet8_eval.advanced.qat import mean_of_seeds
-
     del out
-    scores = {stage: np.load(inputs.path(stage, "scores.npy")) for stage in inputs.artifacts}
-    return mean_of_seeds(
-        [found for stage, found in scores.items() if stage.startswith("qat/")],
-        scores[f"mixed/{bits}"],
-        scores[f"scores/{configurations.baseline().name}"],
-        inputs.split("test").labels,
-    )
+    trained = [_scores(inputs, stage) for stage in inputs.artifacts if stage.startswith("qat/")]
+    before, baseline = _scores(inputs, f"mixed/{bits}"), _scores(inputs, BASELINE)
+    return qat.mean_of_seeds(trained, before, baseline, inputs.split("test").labels)
