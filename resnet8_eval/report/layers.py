@@ -13,7 +13,10 @@ from resnet8_eval.row_record import LayerNoise
 _NOISE: Final = {"sqnr_weights_db": "Weights, dB", "sqnr_output_db": "Output, dB"}
 UNTOLD: Final = "not told from zero"
 Columns = dict[tuple[str, str], list[dict[str, Any]]]
-_NO_CELL: Final = {"text": words.NOTHING, "bar": None, "told": False, "least": 0.0}
+_COSTS: Final = (
+    *("Divergence alone, µnat", "Agreement alone, %"),
+    *("Divergence recovered, µnat", "Agreement recovered, pp"),
+)
 
 
 def layers(results: Results) -> dict[str, Any] | None:
@@ -36,7 +39,7 @@ def layers(results: Results) -> dict[str, Any] | None:
     names = list(dict.fromkeys([*costs, *itertools.chain.from_iterable(noise.values())]))
     if not names:
         return None
-    columns = _cost_columns(costs, names) if costs else {}
+    columns = _cost_columns([costs.get(name) for name in names]) if costs else {}
     for key, heading in _NOISE.items():
         columns |= _noise_columns(noise, names, key, heading)
     return {
@@ -96,54 +99,44 @@ def short_names(names: list[str]) -> dict[str, str]:
     return dict(zip(names, short if clear else map(words.plain, names), strict=True))
 
 
-def _plainly(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}"
-
-
-def _cost_columns(costs: dict[str, LayerCost], names: list[str]) -> Columns:
+def _cost_columns(costs: Sequence[LayerCost | None]) -> Columns:
     """What each layer costs; grey where the interval of the cost does not leave zero out."""
+    largest = max(cost.divergence_alone_ci95_nats[0] for cost in costs if cost)
+    no_cost = [_cell(words.NOTHING) | {"told": False}] * len(_COSTS)
+    rows = [_cost(cost, largest) if cost else no_cost for cost in costs]
+    headings = [(heading, "") for heading in _COSTS]
+    return dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
 
-    def column(cell: Callable[[LayerCost], dict[str, Any]]) -> list[dict[str, Any]]:
-        return [cell(costs[name]) if name in costs else _NO_CELL for name in names]
 
-    alone = column(lambda c: _micro(c.divergence_alone_nats, c.divergence_alone_ci95_nats))
-    largest = max((cell["least"] for cell in alone), default=0.0)
-    for cell in alone:
-        cell["bar"] = round(100 * cell["least"] / largest, 1) if cell["least"] > 0 else None
-    return {
-        ("Divergence alone, µnat", ""): alone,
-        ("Agreement alone, %", ""): column(
-            lambda c: _cell(
-                f"{words.percent(c.agreement_alone_percent)} "
-                f"({words.accuracy_interval(c.agreement_alone_ci95_percent)})",
-                c.agreement_alone_percent < 100,
-            )
+def _cost(cost: LayerCost, largest: float) -> list[dict[str, Any]]:
+    """A cell for each of the headings; a bar as long as the share of the largest lower limit."""
+    least = cost.divergence_alone_ci95_nats[0]
+    bar = round(100 * least / largest, 1) if least > 0 else None
+    alone, recovered = cost.agreement_alone_ci95_percent, cost.agreement_recovered_ci95_pp
+    return [
+        _micro(cost.divergence_alone_nats, cost.divergence_alone_ci95_nats) | {"bar": bar},
+        _cell(
+            f"{words.percent(cost.agreement_alone_percent)} ({words.accuracy_interval(alone)})",
+            told=cost.agreement_alone_percent < 100,
         ),
-        ("Divergence recovered, µnat", ""): column(
-            lambda c: _micro(
-                c.divergence_recovered_nats, c.divergence_recovered_ci95_nats, words.signed
-            )
+        _micro(cost.divergence_recovered_nats, cost.divergence_recovered_ci95_nats, words.signed),
+        _cell(
+            f"{words.signed(cost.agreement_recovered_pp)} ({words.delta_interval(recovered)})",
+            told=_told(recovered),
         ),
-        ("Agreement recovered, pp", ""): column(
-            lambda c: _cell(
-                f"{words.signed(c.agreement_recovered_pp)} "
-                f"({words.delta_interval(c.agreement_recovered_ci95_pp)})",
-                _told(c.agreement_recovered_ci95_pp),
-            )
-        ),
-    }
+    ]
 
 
 def _micro(
-    nats: float, interval: Sequence[float], form: Callable[[float, int], str] = _plainly
+    nats: float, interval: Sequence[float], form: Callable[[float, int], str] = "{:.{}f}".format
 ) -> dict[str, Any]:
     """Millionths of a nat with their interval."""
     mean, low, high = (form(1e6 * value, 0) for value in (nats, *interval))
-    return _cell(f"{mean} ({low} to {high})", _told(interval)) | {"least": interval[0]}
+    return _cell(f"{mean} ({low} to {high})", told=_told(interval))
 
 
-def _cell(text: str, told: bool) -> dict[str, Any]:
-    return {"text": text if told else f"{text}, {UNTOLD}", "bar": None, "told": told, "least": 0.0}
+def _cell(text: str, *, told: bool = True) -> dict[str, Any]:
+    return {"text": text if told else f"{text}, {UNTOLD}", "bar": None, "told": told}
 
 
 def _told(interval: Sequence[float]) -> bool:
@@ -161,7 +154,7 @@ def _noise_columns(
         alike.setdefault(texts, []).append(title)
     return {
         (heading, "; ".join(titles) if len(alike) > 1 else "all configurations"): [
-            _cell(text, told=True) for text in texts
+            _cell(text) for text in texts
         ]
         for texts, titles in alike.items()
     }
