@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from resnet8_eval import environment
 from resnet8_eval.backends import StoredTensor
 from resnet8_eval.convolution import by_line, convolve
+from resnet8_eval.errors import ModelError
 from resnet8_eval.network import Addition, Convolution, Dense, Network, Pooling
 from resnet8_eval.preprocess import Images, batches
 
@@ -189,7 +190,12 @@ class ExactNetwork:
         """What brings an integer sum of a quantized layer to its output, for each channel."""
         scales = self.weights[layer.name].scales
         if scales is None:
-            raise ValueError(f"{layer.name} is computed in float")
+            raise ModelError(
+                f"{layer.name} is computed in float and has no integers.",
+                expected="8-bit weights in every convolution and matrix product",
+                given="float32 weights",
+                next_step="quantize every layer, as `resnet8-eval quantize` does",
+            )
         products = self.grid(layer.inputs[0]).scale * scales
         out = self.grids.get(layer.output)
         return products if out is None else products / out.scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet8_eval import cli, configurations
+from resnet8_eval.backends import onnxruntime
+from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.pipeline import Pipeline, model_path
 
@@ -21,7 +24,10 @@ Index = dict[str, Any]
 
 
 def run(pipeline: Pipeline, row: str, folder: Path, images: str = "0,7,1999") -> Any:
-    model = model_path(pipeline, configurations.of(row))
+    return golden(model_path(pipeline, configurations.of(row)), folder, images)
+
+
+def golden(model: Path, folder: Path, images: str = "0") -> Any:
     words = ["golden", model, "--images", images, "-o", folder, "--assets", "stand-in"]
     return CliRunner().invoke(cli.app, [str(word) for word in words])
 
@@ -153,3 +159,15 @@ def test_a_float_model_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "no QuantizeLinear step" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_left_in_float_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    whole = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    dense = whole.rounded.dense.weight
+    scales = {name: scale for name, scale in whole.scales.items() if name != dense}
+    row = configurations.of("onnxruntime-int8-tuned")
+    onnxruntime.write(replace(whole, scales=scales), row, tmp_path / "mixed.onnx")
+    done = golden(tmp_path / "mixed.onnx", tmp_path / "vectors")
+    assert done.exit_code == 1
+    assert "error: dense is computed in float and has no integers." in done.output
+    assert not (tmp_path / "vectors").exists()
