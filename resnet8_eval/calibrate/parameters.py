@@ -117,5 +117,5 @@ def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:
     scale = float(np.float32((high - low) / levels)) or 1.0
     # Like ONNX Runtime's quantizer, use the scale before it is rounded to float32: for a range
     # that is symmetric around zero, the zero point lies halfway between two integers.
-    exact = float(np.float32(high) - np.float32(low)) / levels or 1.0
+    exact = (float(np.float32(high)) - float(np.float32(low))) / levels or 1.0
     return scale, round(float(-np.float32(low)) / exact)

@@ -149,6 +149,9 @@ def _strange(model: dict[str, Any]) -> Iterator[str]:
     layers = keras_size.layers_of(model)
     for layer in layers:
         activation = layer["config"].get("activation", "linear")
+        shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
+        if isinstance(shape, list) and len(shape) != 4:
+            yield f"an input of shape {reprlib.repr(shape)}"
         if not _among(layer["class_name"], KNOWN_LAYERS | KNOWN_MODELS) and not _operation(layer):
             yield f"a layer of class {reprlib.repr(layer['class_name'])}"
         if not _among(activation, KNOWN_ACTIVATIONS):

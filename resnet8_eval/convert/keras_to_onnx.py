@@ -81,6 +81,8 @@ def _demand_convertible(model: Any, path: Path) -> None:
             given = f"a layer that is used {len(calls)} times ({name})"
         elif kind == "Conv2D" and own["groups"] != 1:
             given = f"a convolution in {own['groups']} groups ({name})"
+        elif kind == "Dense" and len(made[name].input.shape) != 2:
+            given = f"a dense layer on maps of {made[name].input.shape[1:]} ({name})"
         elif kind == "ReLU" and own["threshold"]:
             given = f"a ReLU with a threshold ({name})"
         elif kind in flat.OPERATORS and name not in made:

@@ -256,7 +256,9 @@ LARGE: dict[str, tuple[Callable[[Config], object], str]] = {
     "padding": (padded([[9999, 0], [0, 0]]), VALUES),
     "padding on every side": (padded(9999), VALUES),
     "image": (
-        lambda model: model["config"]["layers"][0]["config"].update(batch_shape=[None, 9999, 9999]),
+        lambda model: model["config"]["layers"][0]["config"].update(
+            batch_shape=[None, 9999, 9999, 3]
+        ),
         VALUES,
     ),
     "image of the model": (

@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from resnet8_eval import backends, configurations, network, stock
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.tuned import collect, decide, same_function
 from resnet8_eval.checks import failed, from_records
 from resnet8_eval.convert import flat, fold, keras_to_onnx, onnx_to_torch, pixels, structure
 from resnet8_eval.errors import ModelError
 from resnet8_eval.evaluate import parity, probabilities
+from resnet8_eval.inputs import Labelled
+from resnet8_eval.integers import ExactNetwork, rounding
+from resnet8_eval.preprocess import fed
+from resnet8_eval.proof import prove
 from resnet8_eval.requirements import PARITY_ATOL
 from tests import small_network
 from tests.own_networks import Maker, residual, trained
@@ -145,6 +151,19 @@ def equal_layers() -> Any:
     return model
 
 
+def pruned() -> Any:
+    """A convolution and its normalisation give zeros."""
+    model = residual(norm={})
+    (convolution, *_), (normalisation, *_) = (
+        [layer for layer in model.layers if type(layer).__name__ == kind][1:]
+        for kind in ("Conv2D", "BatchNormalization")
+    )
+    convolution.set_weights([0 * value for value in convolution.get_weights()])
+    gamma, beta, mean, variance = normalisation.get_weights()
+    normalisation.set_weights([gamma, 0 * beta, 0 * mean, variance])
+    return model
+
+
 def untrained() -> Any:
     import keras
 
@@ -198,6 +217,12 @@ NETWORKS: dict[str, Maker] = {
         layers().ReLU(),
         head=lambda x: layers().Dense(10)(layers().Flatten()(layers().GlobalAveragePooling2D()(x))),
     ),
+    "one channel": lambda: stack(
+        layers().Conv2D(1, 3, activation="relu"),
+        lambda x: layers().Add()([x, layers().Conv2D(1, 3, padding="same")(x)]),
+        layers().Conv2D(1, 3),
+        layers().ReLU(),
+    ),
     "padded on one side": lambda: stack(
         layers().ZeroPadding2D(((1, 0), (0, 2))), layers().Conv2D(5, (2, 3), (2, 1))
     ),
@@ -216,6 +241,7 @@ NETWORKS: dict[str, Maker] = {
     "a layer of zeros": lambda: stack(
         lambda x: layers().Add()([x, idle_convolution()(x)]),
     ),
+    "a pruned layer": pruned,
     "untrained": untrained,
     "sequential": sequential,
 }
@@ -259,6 +285,31 @@ def test_a_network_of_ones_own_stays_the_same_network(make: Maker, tmp_path: Pat
     assert failed(onnx_to_torch.verify(own.folded, module)[0]) == []
     found = {layer["name"]: layer["parameters"] for layer in own.record["layers"]}
     assert sum(found.values()) == own.record["parameters"] == model.count_params()
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_what_is_made_of_it_in_8_bits_is_proven(make: Maker, tmp_path: Path) -> None:
+    """The evidence of the pretrained model, for each tuned row."""
+    own = Converted(make(), tmp_path)
+    labels = np.arange(len(IMAGES)) % 10
+    for row in configurations.calibrated():
+        recipe, backend = row.quantized_by, backends.backend(row.framework)
+        folder = tmp_path / row.name.replace("/", "-")
+        folder.mkdir()
+        decide(collect(own.network, IMAGES, recipe), folder, recipe, recipe.weight_limit)
+        assert failed(same_function(own.onnx, folder, IMAGES, 1)) == []
+        parameters, path = Parameters.load(folder), folder / backend.MODEL_FILE
+        backend.write(parameters, row, path)
+        scores = backends.scores(path, IMAGES, threads=1, execution=row.session)
+        stored = backend.read_back(path, parameters.rounded)
+        exact = (
+            ExactNetwork(parameters.rounded, stored, rounding(row.framework)).scores(IMAGES)
+            if row.execution == "kernel"
+            else None
+        )
+        proof = prove(row, path, parameters, Labelled(fed(IMAGES), labels), scores, exact)
+        assert failed(from_records(proof["checks"])) == []
+        assert exact is None or proof["exact_integers"]["disagreements"] == 0
 
 
 @pytest.mark.parametrize("row", configurations.stock(), ids=lambda row: row.name)
@@ -344,6 +395,13 @@ def twice() -> Any:
     return keras.Model(taken, of.Dense(10)(of.GlobalAveragePooling2D()(same(same(taken)))))
 
 
+def vectors() -> Any:
+    import keras
+
+    taken = keras.Input((3072,))
+    return keras.Model(taken, layers().Dense(10)(layers().Reshape((3072,))(taken)))
+
+
 def convolution_for_scores() -> Any:
     import keras
 
@@ -410,6 +468,23 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         lambda: stack(head=lambda x: layers().Dense(10)(layers().Flatten()(x))),
         "a map that is flattened, but not averaged",
     ),
+    "a dense layer on a map": (
+        lambda: stack(head=lambda x: layers().GlobalAveragePooling2D()(layers().Dense(10)(x))),
+        "a dense layer on maps of (15, 15, 4) (",
+    ),
+    "a padded average": (
+        lambda: stack(layers().ZeroPadding2D()),
+        "a padding that no convolution follows at once",
+    ),
+    "softmax twice": (
+        lambda: stack(
+            head=lambda x: layers().Softmax()(
+                layers().Dense(10, activation="softmax")(layers().GlobalAveragePooling2D()(x))
+            )
+        ),
+        "a softmax that does not give the scores",
+    ),
+    "vectors": (vectors, "an input of shape [None, 3072]"),
     "a random crop": (lambda: residual(first=[layers().RandomCrop(32, 32)]), "'RandomCrop'"),
 }
 
