@@ -165,7 +165,8 @@ def _written(model: Any, dtype: str | None) -> Any:
     copies: list[tuple[Any, Any]] = []
 
     def copy(layer: Any) -> Any:
-        if type(layer).__name__ in INERT:
+        # Keras puts a conversion in the place of a model whose layers are called one by one.
+        if type(layer).__name__ in INERT | {"ConvertToTensor"}:
             return lambda value, **_: value
         if not isinstance(layer, keras.Layer):  # it has neither weights nor a type
             return partial(_as_layer, layer) if _is_operator(layer) else layer

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval.convert import keras_size
+from resnet8_eval.convert import keras2, keras_size
 from resnet8_eval.convert.flat import INERT, OPERATORS
 from resnet8_eval.errors import ModelError
 
@@ -239,7 +239,8 @@ def _from_zip(path: Path) -> dict[str, Any]:
                 with h5py.File(io.BytesIO(archive.read(member)), "r") as weights:
                     _demand_plain(weights, path)
         # Keras leaves this out, because it is told not to compile.
-        return {**json.loads(archive.read(description)), "compile_config": None}
+        found = keras2.modern(json.loads(archive.read(description)))
+        return {**found, "compile_config": None}
 
 
 def _from_hdf5(path: Path) -> dict[str, Any]:
@@ -254,7 +255,7 @@ def _from_hdf5(path: Path) -> dict[str, Any]:
                 "build the network, load_weights() into it, and save the whole, not its weights"
                 " alone: model.save('own.keras')",
             )
-        return dict(json.loads(file.attrs["model_config"]))
+        return dict(keras2.modern(json.loads(file.attrs["model_config"])))
 
 
 def _demand_plain(file: Any, path: Path) -> None:

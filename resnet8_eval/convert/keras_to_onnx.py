@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from resnet8_eval.convert import flat, keras_file
+from resnet8_eval.convert import flat, keras2, keras_file
 from resnet8_eval.convert.log import ConversionLog
 from resnet8_eval.environment import packages
 from resnet8_eval.errors import ModelError
@@ -51,8 +49,9 @@ def load_noted(path: Path) -> tuple[Any, list[str]]:
     import keras
 
     try:
-        with _named_as_keras_wants(path) as named:
-            model = keras.saving.load_model(named, compile=False, safe_mode=True)
+        with TemporaryDirectory() as folder:
+            readable = keras2.rewritten(path, Path(folder))
+            model = keras.saving.load_model(readable, compile=False, safe_mode=True)
         _demand_interface(model, path)
         _demand_sound(model, path)
         flattened = flat.flattened(model, path.name)
@@ -118,18 +117,6 @@ def _demand_convertible(model: Any, path: Path) -> None:
 def _before(layer: dict[str, Any], layers: dict[str, Any]) -> Any:
     """The layer that a layer reads."""
     return layers[layer["inbound_nodes"][0]["args"][0]["config"]["keras_history"][0]]
-
-
-@contextmanager
-def _named_as_keras_wants(path: Path) -> Iterator[Path]:
-    """The file itself, or a link to it: Keras knows its formats by suffixes in small letters."""
-    if path.suffix == path.suffix.lower():
-        yield path
-        return
-    with TemporaryDirectory() as folder:
-        link = Path(folder) / f"model{path.suffix.lower()}"
-        link.symlink_to(path.absolute())
-        yield link
 
 
 def _demand_interface(model: Any, path: Path) -> None:

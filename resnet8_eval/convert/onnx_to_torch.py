@@ -160,6 +160,8 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
 
     model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path), strict_mode=True)
     nodes = list(model.graph.node)
+    for node in nodes:
+        node.name = node.name.replace(".", "/")  # as onnx2torch calls it
     tensors = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
     onnx_shapes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]

@@ -85,6 +85,14 @@ def nested() -> Any:
     return trained(keras.Model(taken, layers().Dense(10)(x)))
 
 
+def augmented() -> Any:
+    """As TensorFlow's tutorials have it."""
+    import keras
+
+    augment = [layers().RandomFlip("horizontal"), layers().RandomRotation(0.1)]
+    return residual(norm={}, first=[keras.Sequential(augment), layers().Rescaling(1 / 255)])
+
+
 def standardised(x: Any) -> Any:
     return (x - np.array([120, 125, 110], np.float32)) / 60.0
 
@@ -232,8 +240,10 @@ NETWORKS: dict[str, Maker] = {
         between=[layers().Dropout(0.1), layers().SpatialDropout2D(0.1)],
     ),
     "models in the model": nested,
+    "augmented by a model, then rescaled": augmented,
     "a batch of 128": lambda: residual(norm={}, batch_size=128),
     "names": lambda: residual(norm={}, name="große conv {}"),
+    "names with dots": lambda: residual(norm={}, add=plus, name="block.conv.{}"),
     "float64": lambda: under("float64"),
     "equal weights": equal_layers,
     "a kernel of zeros": lambda: without("Conv2D", 0),

@@ -1,0 +1,131 @@
+"""What Keras 2 wrote, as Keras 3 reads it.
+
+The two describe the same layers. Keras 2 has other modules and types for some of them, and names
+the operators ``+``, ``-``, ``*`` and ``/`` after TensorFlow's functions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from resnet8_eval.convert.flat import INERT
+
+_ENGINE: Final = re.compile(r"(?:tf_)?keras\.(?:src\.)?engine\.(functional|sequential)")
+_ADD: Final = frozenset({"__operators__.add", "math.add"})
+_DROPPED: Final = frozenset({"noise_shape", "rng_type", "trainable"})
+"""Settings of layers without weights that Keras 3 does not know."""
+_FUNCTIONS: Final = {"nn.relu": "ReLU", "nn.softmax": "Softmax"}
+
+
+def modern(part: Any) -> Any:
+    """A model's description of itself, or a part of it, as Keras 3 would have written it."""
+    match part:
+        case {"class_name": "Policy", "config": {"name": name}}:
+            return name
+        case {"class_name": "TFOpLambda", "config": dict(), "inbound_nodes": [[*_, dict()]]}:
+            return _layer(part) or part
+        case dict():
+            found = {key: modern(value) for key, value in part.items()}
+            settings = found.get("config")
+            if str(found.get("class_name")) in INERT and isinstance(settings, dict):
+                found["config"] = {k: v for k, v in settings.items() if k not in _DROPPED}
+            if isinstance(axes := found.get("axis"), list) and len(axes) == 1:
+                found["axis"] = axes[0]
+            if isinstance(found.get("layers"), list):
+                _renumber(found)
+            if engine := _ENGINE.fullmatch(str(found.get("module"))):
+                found["module"] = f"keras.src.models.{engine[1]}"
+            return found
+        case list():
+            return [modern(entry) for entry in part]
+    return part
+
+
+def _renumber(network: dict[str, Any]) -> None:
+    """Count the uses of a model in the model from 0; to Keras 2, its making was the first."""
+    inside = {layer["config"]["name"] for layer in network["layers"] if "layers" in layer["config"]}
+    nodes = [node for layer in network["layers"] for node in layer.get("inbound_nodes", ())]
+    ends = network.get("output_layers", [])
+    uses = [use for node in [*nodes, ends] if isinstance(node, list) for use in node]
+    uses = [use for use in uses if isinstance(use, list) and use[0] in inside]
+    for name in inside:
+        own = [use for use in uses if use[0] == name]
+        first = min((use[1] for use in own), default=0)
+        for use in own:
+            use[1] -= first
+
+
+def _layer(operator: dict[str, Any]) -> dict[str, Any] | None:
+    """The layer that computes what an operator does; None if none does."""
+    (*source, also) = operator["inbound_nodes"][0]
+    settings, other = dict(operator["config"]), also.get("y")
+    function = str(settings.pop("function", None))
+    taken = [[*source, {}]]
+    if function in _FUNCTIONS:
+        kind = _FUNCTIONS[function]
+    elif isinstance(other, list) and other and isinstance(other[0], str):
+        kind = "Add"
+        taken.append([*other, {}])
+        if function not in _ADD:
+            return None
+    elif isinstance(other, int | float | list):
+        kind, value = "Rescaling", np.ravel(np.asarray(other, np.float64))
+        scale, offset = np.ones_like(value), np.zeros_like(value)
+        match function:
+            case "math.truediv" | "math.divide":
+                scale = 1 / value
+            case "math.multiply":
+                scale = value
+            case "math.subtract":
+                offset = -value
+            case _ if function in _ADD:
+                offset = value
+            case _:
+                return None
+        settings |= {"scale": scale.tolist(), "offset": offset.tolist()}
+    else:
+        return None
+    return {
+        "module": "keras.layers",
+        "class_name": kind,
+        "config": settings,
+        "registered_name": None,
+        "name": operator.get("name"),
+        "inbound_nodes": [taken],
+    }
+
+
+def rewritten(path: Path, folder: Path) -> Path:
+    """The file itself, or a copy in `folder` whose description is that of Keras 3.
+
+    The copy is called as Keras wants it: it knows its formats by suffixes in small letters.
+    """
+    import h5py
+
+    copy = folder / f"model{path.suffix.lower()}"
+    if copy.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        found = json.loads(members["config.json"])
+    else:
+        with h5py.File(path, "r") as file:
+            found = json.loads(file.attrs["model_config"])
+    described = modern(found)
+    if described == found and path.suffix == copy.suffix:
+        return path
+    if copy.suffix == ".keras":
+        with zipfile.ZipFile(copy, "w") as archive:
+            for name, content in (members | {"config.json": json.dumps(described)}).items():
+                archive.writestr(name, content)
+    else:
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(described)
+    return copy

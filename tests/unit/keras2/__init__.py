@@ -1,0 +1,1 @@
+"""Networks that Keras 2 wrote, with its own scores."""
