@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -224,7 +224,13 @@ class _Crew:
             self._lanes[lane] = open_lane(*lane, self._logs)
             log = log_path(lane[0], self._logs)
             self._heard.setdefault(log, log.stat().st_size if log.exists() else 0)
-        self.running[self._lanes[lane].submit(call, *words)] = (lane, job)
+        try:
+            future = self._lanes[lane].submit(call, *words)
+        except BrokenExecutor:  # its process was killed while it had nothing to do
+            self._lanes.pop(lane).shutdown(wait=False, kill_workers=True)
+            self._submit(lane, job, call, *words)
+        else:
+            self.running[future] = (lane, job)
 
 
 def _warm_up(lane: str) -> float:

@@ -58,6 +58,10 @@ def _behave(folder: Path, name: str) -> None:
             (folder / "modules").write_text(" ".join(sys.modules))
         case "slow":
             time.sleep(0.3)
+        case "kill":
+            made = (folder / "made").read_text()
+            os.kill(int(made.split("idle ")[1].split()[0]), signal.SIGKILL)
+            time.sleep(1)  # until the crew knows
         case "tell":
             print("progress is not this", file=sys.stderr)
             lanes.say("half of it")
@@ -158,6 +162,13 @@ def test_a_failure_fails_those_that_need_it_and_no_others(run: Run, name: str) -
     assert root in failures["grandchild"].what
     assert failures["grandchild"].given == failures[name].given
     assert failures["grandchild"].next_step == failures[name].next_step
+
+
+def test_a_lane_that_was_killed_between_two_stages_is_opened_anew(run: Run) -> None:
+    """As when the system runs out of memory while another lane is at work."""
+    after = stage("after", "kill", lane="torch")
+    assert run(stage("idle", lane="torch"), stage("kill", "idle"), after) == {}
+    assert run.made["idle"] != run.made["after"]
 
 
 @pytest.mark.parametrize("name", ["crash", "exit"])
