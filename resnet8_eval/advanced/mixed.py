@@ -208,7 +208,7 @@ def front(parts: Sequence[Part]) -> list[dict[int, int]]:
     found: list[dict[int, int]] = []
     while True:
         within = LinearConstraint(sizes, -np.inf, budget)
-        with _stdout_to_stderr():  # HiGHS prints lines of its own, past sys.stdout
+        with _without_stdout():  # HiGHS prints lines of its own, past sys.stdout
             solved = milp(
                 1e6 * costs / costs.max(),  # the solver's own tolerance is absolute
                 integrality=np.ones(len(options)),
@@ -236,15 +236,16 @@ def size(parts: Sequence[Part], chosen: Mapping[int, int]) -> int:
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
+def _without_stdout() -> Iterator[None]:
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
     try:
         yield
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 def as_bits(network: Network, parts: Sequence[Part], chosen: Mapping[int, int]) -> Bits:
