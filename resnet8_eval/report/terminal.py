@@ -61,7 +61,11 @@ def render(results: Results, width: int) -> list[str]:
         lines.append(words.milestone(name, milestone))
         for found in diagnosis.of(results, name):
             lines += textwrap.wrap(
-                f"Diagnosis: {found}", width, initial_indent="  ", subsequent_indent="    "
+                f"Diagnosis: {found}",
+                width,
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,  # an option stays whole
             )
         for shortfall in diagnosis.further(results, name):
             lines += textwrap.wrap(shortfall, width, initial_indent="  ", subsequent_indent="    ")
