@@ -123,7 +123,9 @@ def describe(path: Path) -> list[dict[str, Any]]:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")
     try:
         # Keras goes by the name, and so must this: a file can be valid as both.
-        model = _from_zip(path) if path.suffix.lower() == ".keras" else _from_hdf5(path)
+        named_zip = path.suffix.lower() == ".keras"
+        _demand_its_name(path, named_zip)
+        model = _from_zip(path) if named_zip else _from_hdf5(path)
         _demand_layers(model, path)
         layers: list[dict[str, Any]] = [
             {"class_name": layer["class_name"], "config": dict(layer["config"])}
@@ -137,6 +139,16 @@ def describe(path: Path) -> list[dict[str, Any]]:
     if given:
         raise _refusal(path, given, _OWN_CODE if "'Lambda'" in given else _ANOTHER)
     return layers
+
+
+def _demand_its_name(path: Path, named_zip: bool) -> None:
+    """Refuse a sound file that is called as the other format."""
+    import h5py
+
+    zipped, hdf5 = zipfile.is_zipfile(path), h5py.is_hdf5(path)
+    if zipped != hdf5 and zipped != named_zip:
+        given, suffix = ("a zip archive", ".keras") if zipped else ("an HDF5 file", ".h5")
+        raise _refusal(path, f"{given} by another name", f"rename it to {path.stem}{suffix}")
 
 
 def _demand_layers(model: dict[str, Any], path: Path) -> None:

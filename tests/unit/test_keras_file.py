@@ -317,6 +317,20 @@ def test_what_is_no_keras_file_is_refused(tmp_path: Path, name: str, content: by
     refusal(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "other", "given"),
+    [("model.keras", "model.h5", "an HDF5 file"), ("model.h5", "model.keras", "a zip archive")],
+)
+def test_a_file_by_the_name_of_the_other_format_is_to_be_renamed(
+    tmp_path: Path, name: str, other: str, given: str
+) -> None:
+    path = write(tmp_path, other).rename(tmp_path / name)
+    with pytest.raises(ModelError) as caught:
+        keras_file.describe(path)
+    assert caught.value.given == f"{given} by another name, in {path}"
+    assert caught.value.next_step == f"rename it to {other}"
+
+
 def test_a_file_cut_near_its_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.h5").write_bytes(STANDIN.read_bytes()[:-2000])
     refusal(tmp_path / "model.h5")
