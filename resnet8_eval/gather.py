@@ -85,7 +85,7 @@ def gather(
                 **_only(baseline, "correct", "total", "accuracy_percent", "confusion"),
                 "classes": [entry["name"] for entry in baseline["per_class"]],
             },
-            "milestones": results.milestones(outcomes, standin, stopped, command),
+            "milestones": results.milestones(outcomes, standin, stopped),
             "requirements": [
                 results.requirement(entry, outcomes.get(entry.id), standin) for entry in register
             ],

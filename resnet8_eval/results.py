@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +23,6 @@ from resnet8_eval.row_record import Status
 
 SCHEMA_VERSION: Final = 2
 SCHEMA: Final = Path(__file__).with_name("results.schema.json")
-_SELECTING: Final = re.compile(
-    r"(?<= )(?:(?:-[mk] ?|--requirement[ =])(?:'[^']*'|\S+)|(?!-)\S*\.py(?:::\S+)?)(?: |$)"
-)
-"""What chooses among tests in a call of pytest."""
 
 
 def schema() -> str:
@@ -127,7 +122,7 @@ class Outcome:
 
 
 def milestones(
-    outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None, command: str
+    outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None
 ) -> dict[str, Milestone]:
     """The verdict on every milestone.
 
@@ -139,15 +134,8 @@ def milestones(
         Whether the run was on the stand-in, on which nothing is ever met.
     stopped
         What ended the run before its time; what it had not reached is then not evaluated.
-    command
-        What the user called.
     """
-    return {name: _milestone(name, outcomes, standin, stopped, command) for name in MILESTONES}
-
-
-def asking_for(milestone: str, command: str) -> str:
-    """A call of pytest with another selection: the same package, model and settings."""
-    return f"{_SELECTING.sub('', command).rstrip()} -m {milestone}"
+    return {name: _milestone(name, outcomes, standin, stopped) for name in MILESTONES}
 
 
 def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> RequirementResult:
@@ -173,13 +161,13 @@ def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> R
 
 
 def _milestone(
-    name: str, outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None, command: str
+    name: str, outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None
 ) -> Milestone:
     entries = of_milestone(name)
     found = [outcomes[entry.id] for entry in entries if entry.id in outcomes]
     met = sum(outcome.status == "met" for outcome in found)
     if not found:
-        reason = f"judged only where it is asked for: {asking_for(name, command)}"
+        reason = f"judged only where it is asked for, with -m {name}"
         return Milestone("not evaluated", 0, len(entries), reason if name in ON_DEMAND else None)
     if standin:
         reason = f"stand-in; {met} of {len(entries)} tests passed on it"

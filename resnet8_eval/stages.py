@@ -117,7 +117,7 @@ def table(settings: Settings) -> list[Stage]:
     of_recipes("parameters", "onnxruntime", ("statistics/{statistics}",), making.parameters, {})
     of_rows("model", calibrated, _parameters_of, making.model, {})
     of_rows("model", stock, lambda _: ("folded", "calibration"), making.stock_model, {})
-    # PyTorch's lane has the most to do, so it waits for none.
+    # PyTorch's lane has the most to do, so its rows come first.
     urgent_first = sorted(rows, key=lambda row: row.framework != "torch")
     of_rows("scores", urgent_first, _source, making.scores, test | model)
     of_rows(

@@ -397,7 +397,9 @@ def measure_all(
     *,
     on_test: bool,
     validation_count: int,
-    **how_to_run: Any,
+    jobs: int = -1,
+    scheduler: str | None = None,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Measure tasks on a pipeline's model and images.
 
@@ -411,8 +413,8 @@ def measure_all(
         Whether the test split judges; by default training images that did not calibrate do.
     validation_count
         How many those are.
-    how_to_run
-        ``jobs``, ``scheduler`` and ``advance``, as for :func:`run`.
+    jobs, scheduler, advance
+        As for :func:`run`.
 
     Returns
     -------
@@ -452,7 +454,16 @@ def measure_all(
         "preprocessing": how.describe(),
         "judged_on": judged_on,
     }
-    rows = run(tasks, folded.read_bytes(), feed, pipeline.store, source, **how_to_run)
+    rows = run(
+        tasks,
+        folded.read_bytes(),
+        feed,
+        pipeline.store,
+        source,
+        jobs=jobs,
+        scheduler=scheduler,
+        advance=advance,
+    )
     return [{**row, "judged_on": judged_on} for row in rows]
 
 

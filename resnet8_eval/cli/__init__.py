@@ -317,6 +317,8 @@ def study(
     from resnet8_eval import study as studies
     from resnet8_eval.preprocess import chosen
 
+    if sum(map(bool, (budgets, epochs, bits))) > 1:
+        raise typer.BadParameter("give one of --budget, --epochs and --bits: each is another study")
     found = locate(kind, assets_dir, cache_dir, keras_model)
     pipeline = _pipeline(found, cache_dir, preprocessing=chosen(preprocessing))
     chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]

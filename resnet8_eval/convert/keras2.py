@@ -22,6 +22,8 @@ _ADD: Final = frozenset({"__operators__.add", "math.add"})
 _DROPPED: Final = frozenset({"noise_shape", "rng_type", "trainable"})
 """Settings of layers without weights that Keras 3 does not know."""
 _FUNCTIONS: Final = {"nn.relu": "ReLU", "nn.softmax": "Softmax"}
+_CONSTANT: Final = "_CONSTANT_VALUE"
+"""Where a constant comes first, it stands in the place of the layer's name."""
 
 
 def modern(part: Any) -> Any:
@@ -67,9 +69,14 @@ def _layer(operator: dict[str, Any]) -> dict[str, Any] | None:
     (*source, also) = operator["inbound_nodes"][0]
     settings, other = dict(operator["config"]), also.get("y")
     function = str(settings.pop("function", None))
+    first = source[0] == _CONSTANT
+    if first:
+        source, other = other, source[-1]
     taken = [[*source, {}]]
     if function in _FUNCTIONS:
         kind = _FUNCTIONS[function]
+        if also.get("axis") not in (None, -1, 1):
+            return None
     elif isinstance(other, list) and other and isinstance(other[0], str):
         kind = "Add"
         taken.append([*other, {}])
@@ -79,12 +86,12 @@ def _layer(operator: dict[str, Any]) -> dict[str, Any] | None:
         kind, value = "Rescaling", np.ravel(np.asarray(other, np.float64))
         scale, offset = np.ones_like(value), np.zeros_like(value)
         match function:
-            case "math.truediv" | "math.divide":
+            case "math.truediv" | "math.divide" if value.all() and not first:
                 scale = 1 / value
             case "math.multiply":
                 scale = value
             case "math.subtract":
-                offset = -value
+                scale, offset = (-scale, value) if first else (scale, -value)
             case _ if function in _ADD:
                 offset = value
             case _:
@@ -114,11 +121,14 @@ def rewritten(path: Path, folder: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         found = json.loads(members["config.json"])
+        version = json.loads(members.get("metadata.json", b"{}")).get("keras_version")
     else:
         with h5py.File(path, "r") as file:
             found = json.loads(file.attrs["model_config"])
+            version = file.attrs.get("keras_version")
     described = modern(found)
-    if described == found and path.suffix == copy.suffix:
+    is_modern = described == found or str(version).startswith("3.")
+    if is_modern and path.suffix == copy.suffix:
         return path
     if copy.suffix == ".keras":
         with zipfile.ZipFile(copy, "w") as archive:

@@ -159,10 +159,11 @@ def _demand_layers(model: dict[str, Any], path: Path) -> None:
 def _strange(model: dict[str, Any]) -> Iterator[str]:
     """What the description has Keras make or look up, and should not."""
     layers = keras_size.layers_of(model)
+    outermost = {id(layer) for layer in model["config"]["layers"]}
     for layer in layers:
         activation = layer["config"].get("activation", "linear")
         shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
-        if isinstance(shape, list) and len(shape) != 4:
+        if isinstance(shape, list) and len(shape) != 4 and id(layer) in outermost:
             yield f"an input of shape {reprlib.repr(shape)}"
         if not _among(layer["class_name"], KNOWN_LAYERS | KNOWN_MODELS) and not _operation(layer):
             yield f"a layer of class {reprlib.repr(layer['class_name'])}"

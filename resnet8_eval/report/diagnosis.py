@@ -7,6 +7,7 @@ first evidence against it.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,6 @@ from resnet8_eval import checks
 from resnet8_eval.record import RequirementResult, Results, Sensitivity
 from resnet8_eval.report import layers, weak_model, words
 from resnet8_eval.requirements import MAX_OTHERS_PERCENT, NOTABLE_DROP_PP, ON_DEMAND
-from resnet8_eval.results import asking_for
 from resnet8_eval.row_record import ConfigurationResult
 
 BASELINE_CHECK: Final = "accuracy of the baseline that every delta is from"
@@ -26,6 +26,12 @@ _MOST: Final = 0.5
 _NAMED: Final = 5
 """Requirements that are named one by one."""
 _NOT_RUN: Final = re.compile(r"^(Stage \S+ was not run, because \S+ could not be made\. )+")
+_SELECTING: Final = ("-m", "-k", "--requirement")
+_TEST: Final = re.compile(r"[^-].*\.py(::.*)?")
+_WITH_A_VALUE: Final = frozenset(
+    {"-c", "-o", "-p", "-W", "--confcutdir", "--deselect", "--ignore", "--ignore-glob", "--rootdir"}
+)
+"""What chooses among tests in a call of pytest; options whose value may look like a test's file."""
 _PLACES: Final = {
     1: "conversion.log, and the versions of tf2onnx and TensorFlow under “How it was made”",
     2: "the images and labels that were scored",
@@ -324,16 +330,36 @@ def _not_asked(results: Results, name: str, entries: Entries) -> list[Diagnosis]
     asked = {entry.id for entry in entries} & set(results.selected)
     if results.milestones[name].verdict == "met" or (name in ON_DEMAND and not asked):
         return []
-    absent = sum(entry.status == "not evaluated" for entry in entries)
-    if results.stopped and (asked or not results.selected):
+    outcomes = [entry.outcome_on_standin or entry.status for entry in entries]
+    absent = outcomes.count("not evaluated")
+    if results.stopped and absent and (asked or not results.selected):
         by = words.plain(results.stopped)
-        said = f"The run was ended by {by}, before {absent} of {len(entries)} requirements."
+        said = (
+            f"The run was ended by {by}; {absent} of {len(entries)} requirements were not reached."
+        )
         return [Diagnosis(said, command=called)]
     if words.is_standin(results):
-        command = asking_for(words.plain(name), re.sub(r" --assets[= ]\S+", "", called))
+        command = _asking_for(words.plain(name), called, "--assets")
         return [Diagnosis("The stand-in gives no verdict.", command=f"{command} --assets real")]
-    command = asking_for(words.plain(name), called)
+    command = _asking_for(words.plain(name), called)
     return [Diagnosis(f"{absent} of {len(entries)} requirements were not run.", command=command)]
+
+
+def _asking_for(milestone: str, command: str, *without: str) -> str:
+    """A call of pytest with another selection: the same package, model and settings."""
+    try:
+        given = shlex.split(command)
+    except ValueError:  # half of a quotation: a record need not come from this suite
+        given = ["pytest"]
+    left_out, kept, before = (*_SELECTING, *without), [], ""
+    for word in given:
+        name, attached, _ = word.partition("=")
+        selects = name in left_out or word[:2] in _SELECTING
+        is_test = _TEST.fullmatch(word) and before not in _WITH_A_VALUE
+        if before not in left_out and not selects and not is_test:
+            kept.append(word)
+        before = "" if attached or before in left_out else word
+    return shlex.join([*kept, "-m", milestone])
 
 
 def _is_off(row: ConfigurationResult) -> bool:

@@ -56,8 +56,9 @@ def _session(results: Results, given: Mapping[str, Any]) -> dict[str, Any]:
         | {"seconds": _seconds(entry["duration"])}
         for k, (name, entry) in enumerate(named)
     ]
+    tests.sort(key=lambda test: _RANK.get(test["result"], 1))  # a failure before a pass of its name
     return {
-        "tests": sorted(tests, key=lambda test: _RANK.get(test["result"], 1)),
+        "tests": tests,
         "anchors": {test["name"]: test["anchor"] for test in reversed(tests)},
         "count": given["run_count"],
         "made": f"{given['date']}, {given['time']}, by pytest-html {given['version']}",

@@ -307,7 +307,7 @@ def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
     where = "SIGINT (Ctrl-C) at acceptance/test_small.py::test_pt_03_small"
     assert done.results["stopped"] == where
     assert f"v1_1 not evaluated: ended by {where}; 2 of 5 were met before" in done.output
-    assert "Diagnosis: SIGINT (Ctrl-C)" in done.output
+    assert "Diagnosis: The run was ended by SIGINT (Ctrl-C)" in done.output
     assert not done.results["complete"]
 
 

@@ -572,3 +572,11 @@ def test_what_frameworks_write_while_they_start_is_shown_only_where_the_work_fai
     assert "noise of a library" in capfd.readouterr().err
     os.write(2, b"and standard error is what it was\n")
     assert "what it was" in capfd.readouterr().err
+
+
+def test_a_study_is_of_one_kind(invoke: Invoke) -> None:
+    done = invoke("study", "--bits", "--budget", 60, "-o", "out")
+    assert done.exit_code == 2
+    assert "give one of --budget, --epochs and --bits" in " ".join(
+        done.stderr.replace("│", " ").split()
+    )

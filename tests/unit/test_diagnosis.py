@@ -104,10 +104,24 @@ def test_what_ended_a_run_is_named_where_it_was_asked_for(of: Callable[[], Raw])
     raw["selected"] = [entry["id"] for entry in entries if entry["milestone"] == "v1_2"]
     results = samples.record(raw)
     (found,) = diagnosis.of(results, "v1_2")
-    said = "The run was ended by SIGTERM while it made onnx, before 12 of 12 requirements."
+    said = (
+        "The run was ended by SIGTERM while it made onnx; 12 of 12 requirements were not reached."
+    )
     assert (found.text, found.command) == (said, results.command)
     (found,) = diagnosis.of(results, "v1_1")
     assert "SIGTERM" not in found.text
+
+
+def test_what_was_settled_before_a_run_was_ended_was_reached() -> None:
+    raw = samples.standin()
+    raw.update(complete=False, stopped="SIGINT (Ctrl-C)")
+    entries = [entry for entry in raw["requirements"] if entry["milestone"] == "v1_2"]
+    for entry in entries[9:]:
+        entry.update(outcome_on_standin=None)
+    (found,) = diagnosis.of(record(raw), "v1_2")
+    assert "; 3 of 12 requirements were not reached." in found.text
+    (found,) = diagnosis.of(record(raw), "v1_0")
+    assert found.text == "The stand-in gives no verdict."
 
 
 def classes_swapped(raw: Raw) -> None:
@@ -203,6 +217,9 @@ def test_a_row_that_could_not_be_timed_is_named_with_what_disturbed_it(
             "pytest --pyargs resnet8_eval.acceptance --requirement=ORT-01 --requirement ORT-02",
             "pytest --pyargs resnet8_eval.acceptance",
         ),
+        ("pytest --deselect tests/a.py::t -c b.py", "pytest --deselect tests/a.py::t -c b.py"),
+        ("pytest -k 'it'\"'\"'s x' 'tests/a b.py::t[a b]' -x", "pytest -x"),
+        ("pytest -m 'half of a quotation", "pytest"),
         (
             "pytest --keras-model=/home/a.pyenv/own.keras --preprocessing unit --maxfail=1",
             "pytest --keras-model=/home/a.pyenv/own.keras --preprocessing unit --maxfail=1",

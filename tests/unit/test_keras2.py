@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -45,6 +46,12 @@ def operator(function: str, **also: Any) -> dict[str, Any]:
     }
 
 
+def constant_first(function: str, value: float) -> dict[str, Any]:
+    found = operator(function)
+    found["inbound_nodes"] = [["_CONSTANT_VALUE", -1, value, {"y": ["first", 0, 0]}]]
+    return found
+
+
 @pytest.mark.parametrize(
     ("found", "kind", "settings"),
     [
@@ -54,6 +61,12 @@ def operator(function: str, **also: Any) -> dict[str, Any]:
         (operator("__operators__.add", y=4), "Rescaling", ([1], [4])),
         (operator("math.add", y=["second", 0, 0]), "Add", None),
         (operator("nn.relu"), "ReLU", None),
+        (operator("nn.softmax", axis=-1), "Softmax", None),
+        (operator("nn.softmax", axis=0), "TFOpLambda", None),
+        (operator("math.truediv", y=[1.0, 0.0, 2.0]), "TFOpLambda", None),
+        (constant_first("__operators__.add", 120.0), "Rescaling", ([1], [120])),
+        (constant_first("math.subtract", 1.0), "Rescaling", ([-1], [1])),
+        (constant_first("math.truediv", 1.0), "TFOpLambda", None),
         (operator("math.multiply", y=["second", 0, 0]), "TFOpLambda", None),
         (operator("math.pow", y=2), "TFOpLambda", None),
         (operator("image.resize", size=[32, 32]), "TFOpLambda", None),
@@ -68,6 +81,7 @@ def test_an_operator_becomes_the_layer_that_computes_it(
     assert made["name"] == found["name"]
     if settings:
         assert (made["config"]["scale"], made["config"]["offset"]) == settings
+        assert made["inbound_nodes"] == [[["first", 0, 0, {}]]]
     if kind == "Add":
         assert made["inbound_nodes"] == [[["first", 0, 0, {}], ["second", 0, 0, {}]]]
 
@@ -80,7 +94,12 @@ def test_a_policy_is_its_name_and_an_axis_a_number() -> None:
 
 def test_what_keras_3_wrote_stays_as_it_is(tmp_path: Path) -> None:
     assert keras2.modern(config()) == config()
-    path = as_h5(tmp_path / "model.h5", json.dumps(config()))
+    found = config()
+    dropout = {"class_name": "Dropout", "config": {"rate": 0.1, "noise_shape": None}}
+    found["config"]["layers"].append(dropout)
+    path = as_h5(tmp_path / "model.h5", json.dumps(found))
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_version"] = "3.15.1"
     assert keras2.rewritten(path, tmp_path / "copies") == path
 
 

@@ -73,7 +73,7 @@ def adapted() -> Any:
 
 
 def nested() -> Any:
-    """An augmentation and a network, models both, with the same names inside."""
+    """An augmentation, a network and a head, models all, with the same names inside."""
     import keras
 
     taken = keras.Input((32, 32, 3))
@@ -82,7 +82,7 @@ def nested() -> Any:
     x = inner(augment(layers().Rescaling(1 / 255)(taken)))
     x = layers().Conv2D(5, 3, name="conv", activation="relu")(x)
     x = layers().GlobalAveragePooling2D()(x)
-    return trained(keras.Model(taken, layers().Dense(10)(x)))
+    return trained(keras.Model(taken, keras.Sequential([layers().Dense(10)])(x)))
 
 
 def augmented() -> Any:

@@ -289,7 +289,7 @@ def test_what_takes_long_is_left_out_unless_it_is_named(
         "verdict": "not evaluated",
         "met": 0,
         "total": len(ON_DEMAND_IDS),
-        "reason": "judged only where it is asked for: pytest -m v1_4",
+        "reason": "judged only where it is asked for, with -m v1_4",
     }
     assert done.statuses(ON_DEMAND_IDS) == dict.fromkeys(ON_DEMAND_IDS, "not evaluated")
     assert done.results["complete"] == ("-m" not in words)

@@ -527,3 +527,15 @@ def test_only_on_the_stand_in_does_a_milestone_without_a_verdict_stand_out() -> 
     standin = html.section("verdict", record(report_samples.standin()))
     assert "milestone neutral" in standin
     assert "milestone neutral quiet" not in standin
+
+
+def test_a_requirement_leads_to_its_error_and_not_to_a_pass_of_the_same_test() -> None:
+    reports = [{"result": kind, "duration": "1 ms"} for kind in ("Passed", "Error")]
+    given = {
+        "test_data": json.dumps({"tests": {"test_it": reports}, "environment": {}}),
+        "additional_summary": {"prefix": [], "summary": [], "postfix": []},
+        **{"run_count": "1 test", "date": "today", "time": "now", "version": "4"},
+    }
+    found = html._session(report_samples.record(report_samples.all_met()), given)
+    assert [test["result"] for test in found["tests"]] == ["Error", "Passed"]
+    assert found["anchors"] == {"test_it": found["tests"][0]["anchor"]}

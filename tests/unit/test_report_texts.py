@@ -245,3 +245,12 @@ def test_one_thing_is_no_plural() -> None:
     found = [words.with_unit(*pair) for pair in (("1", "checks"), ("−1", "bytes"), ("12", "bytes"))]
     assert found == ["1 check", "−1 byte", "12 bytes"]
     assert words.with_unit("1.00", "%") == "1.00 %"
+
+
+def test_a_sensitivity_of_no_layer_is_left_out() -> None:
+    raw = report_samples.extended()
+    raw["sensitivity"]["layers"] = []
+    for row in raw["configurations"]:
+        row.pop("layers", None)
+    assert "## Layers" in markdown.summary(record(report_samples.extended()))
+    assert "## Layers" not in markdown.summary(record(raw))
