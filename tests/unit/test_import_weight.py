@@ -18,7 +18,7 @@ STATEMENTS = {
     "the command line": ("import resnet8_eval.cli", 240),
     "the plugin": ("import resnet8_eval.pytest_plugin", 353),
     "the results": ("import resnet8_eval.results", 207),
-    "what goes into them": ("import resnet8_eval.gather", 306),
+    "what goes into them": ("import resnet8_eval.gather", 310),
     "the report": ("import resnet8_eval.report, resnet8_eval.report.html", 221),
     "the pipeline": ("import resnet8_eval.pipeline", 300),
     "help": ("from resnet8_eval import cli; cli.app(['--help'], standalone_mode=False)", 410),
