@@ -20,7 +20,7 @@ from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Dense, Network
-from resnet8_eval.preprocess import Images, batches, preprocess
+from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.proof import stored
 from resnet8_eval.store import Record
 
@@ -93,10 +93,9 @@ def ranges(
     ONNX Runtime's default spans exactly the smallest to the largest value, and of probabilities
     0 to 1; PyTorch's cuts its histogram, so its steps are no wider than that.
     """
-    names = [name for node in network.model.graph.node for name in node.output]
+    made = [name for node in network.model.graph.node for name in node.output]
+    names = [network.input, *made]
     spans = smallest_and_largest(Probe(network, names), names, images)
-    fed = preprocess(images)
-    spans[network.input] = (min(float(fed.min()), 0.0), max(float(fed.max()), 0.0))
     if network.softmax:
         spans[network.output] = (0.0, 1.0)  # ONNX Runtime's quantizer asks no image for these
     # Nor has a map that is zero throughout a range to take a step from.

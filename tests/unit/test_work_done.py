@@ -6,14 +6,16 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from resnet8_eval import backends, configurations, preprocess
 from resnet8_eval.configurations import CONFIGURATIONS
+from resnet8_eval.inputs import Inputs, Labelled
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import RECORD_FILE
 from tests.planted import Bench
@@ -92,20 +94,22 @@ def test_a_warm_run_reads_little(warm: tuple[dict[str, Any], int, set[str]]) -> 
 
 
 CALIBRATED = configurations.calibrated()
+TEST, CALIBRATION = 200, 100
+"""Few images: what is counted is how often each is fed."""
 IMAGES_FED = {
     # A pass to equalize, two for the histograms, one over every fourth image for the moments, and
     # one with each of the two networks that have to be the same function.
-    "statistics/equalized-1": 3 * 1000 + 1000 + 2 * 1000,
-    **{f"model/{row.name}": 1000 for row in configurations.stock()},
-    **{f"proof/{row.name}": 2 * 1000 for row in configurations.stock()},
-    **{f"scores/{row.name}": 2000 for row in CONFIGURATIONS},
-    **{exact: 2000 for row in CALIBRATED if (exact := configurations.integers(row))},
+    "statistics/equalized-1": 3 * CALIBRATION + CALIBRATION + 2 * CALIBRATION,
+    **{f"model/{row.name}": CALIBRATION for row in configurations.stock()},
+    **{f"proof/{row.name}": 2 * CALIBRATION for row in configurations.stock()},
+    **{f"scores/{row.name}": TEST for row in CONFIGURATIONS},
+    **{exact: TEST for row in CALIBRATED if (exact := configurations.integers(row))},
     # 400 images, raw and in eight other ways.
     "preprocessings": 9 * 400,
     # Into no network: the two feeds are compared.
-    **{f"feed/{recipe.key}": 2 * 1000 for recipe in configurations.recipes()},
+    **{f"feed/{recipe.key}": 2 * CALIBRATION for recipe in configurations.recipes()},
 }
-"""Images that each stage preprocesses, of 2000 for the test and 1000 for calibration."""
+"""Images that each stage preprocesses."""
 
 
 def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
@@ -113,7 +117,11 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
 ) -> None:
     fed: Counter[str] = Counter()
     opened: Counter[str] = Counter()
-    original, open_ = preprocess.preprocess, backends.backend
+    original, open_, split = preprocess.preprocess, backends.backend, Inputs.split
+
+    def few(inputs: Inputs, name: Literal["train", "test"]) -> Labelled:
+        found = split(inputs, name)
+        return found if name == "train" else Labelled(found.images[:TEST], found.labels[:TEST])
 
     def counted(images: Any) -> Any:
         fed[stage] += len(images)
@@ -130,6 +138,9 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
 
     monkeypatch.setattr(preprocess, "preprocess", counted)
     monkeypatch.setattr(backends, "backend", counted_open)
+    monkeypatch.setattr(Inputs, "split", few)
+    settings = replace(pipeline.settings, calibration_count=CALIBRATION)
+    monkeypatch.setattr(pipeline, "settings", settings)
     for stage in pipeline.stages:
         if stage.partition("/")[0] not in APART:
             bench.remake(stage)
