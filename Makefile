@@ -31,7 +31,7 @@ types: $(DEV) ## Type check
 	$(BIN)/mypy
 
 unit: $(DEV) ## Unit, fault and browser tests, on the stand-in or smaller
-	$(PYTEST) -n auto --dist loadfile tests --ignore tests/acceptance
+	$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
 
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
 	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in

@@ -556,8 +556,20 @@ INCOMPLETE = {
 }
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
-@pytest.mark.parametrize("way", INCOMPLETE)
+WITH_WORKERS = {
+    **dict.fromkeys(("one milestone", "all skipped", "one breaks", "without assets")),
+    **dict.fromkeys(("interrupted", "told to end", "killed", "pytest fails")),
+    "stopped at the first": 2,
+    "a file that cannot be read": 1,
+}
+"""Those in which workers have a part, and the exit status where it is another with them."""
+
+
+@pytest.mark.parametrize(
+    ("way", "workers"),
+    [*((way, ()) for way in INCOMPLETE), *((way, ("-n2",)) for way in WITH_WORKERS)],
+    ids=lambda given: given if isinstance(given, str) else "with workers" if given else "alone",
+)
 def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
     suite: Suite, pytester: pytest.Pytester, way: str, workers: tuple[str, ...]
 ) -> None:
@@ -570,7 +582,7 @@ def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
     for name, text in run.files.items():
         (pytester.path / name).write_text(text)
     done = suite.run(*run.words, *workers, apart=run.apart)
-    assert done.status == (WITH_WORKERS.get(way, run.status) if workers else run.status)
+    assert done.status == ((workers and WITH_WORKERS[way]) or run.status)
     assert files(suite.reports / "last-complete" / "real") == before
     own_page = {"report.html"} if way == "without assets" else set()
     assert set(files(suite.reports)) <= set(before) - {"report.html"} | own_page
@@ -578,10 +590,6 @@ def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
         assert not done.results["complete"]
     if done.status in {0, 1, 2, 4, 5, 6}:  # otherwise pytest has no last words
         assert "on the real assets is kept in reports/last-complete/real" in done.output
-
-
-WITH_WORKERS = {"stopped at the first": 2, "a file that cannot be read": 1}
-"""Where the exit status is another with workers."""
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -735,13 +743,19 @@ class Asked(socketserver.StreamRequestHandler):
 
 
 SEARCHING = """
+from resnet8_eval import download
+
+download._CONNECT_SECONDS = 1
 locate = honest
 assets._checkouts = lambda: []
 """
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
-@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "never answers"])
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [(True, ()), (True, ("-n2",)), (False, ())],
+    ids=["refuses", "refuses, with workers", "never answers"],
+)
 def test_a_proxy_sees_one_attempt_for_each_file(
     suite: Suite,
     pytester: pytest.Pytester,

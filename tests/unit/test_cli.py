@@ -533,7 +533,8 @@ def test_what_is_no_longer_the_same_network_is_not_handed_out(
     stage: str,
     words: list[str],
 ) -> None:
-    needed = [name for name in pipeline.closure([stage, "structure/torch"]) if name != stage]
+    asked = ["structure/onnx", "structure/torch", "parameters/tuned"]
+    needed = [name for name in pipeline.closure(asked) if name != stage]
     made = borrowing(pipeline, tmp_path / "cache", *needed)
     wrong = {"name": "layers", "expected": "9", "observed": "8", "ok": False}
     honest = pipeline.artifact(stage)

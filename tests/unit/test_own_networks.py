@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Callable
@@ -261,7 +262,7 @@ class Converted:
     """A network on its way to PyTorch."""
 
     def __init__(self, model: Any, folder: Path, name: str = "own.keras") -> None:
-        self.folder, self.path = folder, folder / name
+        self.folder, self.path, self.model = folder, folder / name, model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras calls its own .h5 format old
             model.save(self.path)
@@ -277,10 +278,23 @@ class Converted:
         return {check.name: check.observed for check in failed(checks)}
 
 
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_a_network_of_ones_own_stays_the_same_network(make: Maker, tmp_path: Path) -> None:
-    model = make()
-    own = Converted(model, tmp_path)
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Converted]:
+    """Converts a network once for all tests."""
+
+    @functools.cache
+    def convert(name: str) -> Converted:
+        return Converted(NETWORKS[name](), tmp_path_factory.mktemp("own"))
+
+    return convert
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_of_ones_own_stays_the_same_network(
+    name: str, converted: Callable[[str], Converted], tmp_path: Path
+) -> None:
+    own = converted(name)
+    model = own.model
     batch = model.inputs[0].shape[0]
     images = np.resize(IMAGES, (batch or len(IMAGES), 32, 32, 3)).astype(np.float32)
     scores = model(images, training=False)
@@ -297,18 +311,24 @@ def test_a_network_of_ones_own_stays_the_same_network(make: Maker, tmp_path: Pat
     assert sum(found.values()) == own.record["parameters"] == model.count_params()
 
 
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_what_is_made_of_it_in_8_bits_is_proven(make: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_made_of_it_in_8_bits_is_proven(
+    name: str, converted: Callable[[str], Converted], tmp_path: Path
+) -> None:
     """The evidence of the pretrained model, for each tuned row."""
-    own = Converted(make(), tmp_path)
+    own = converted(name)
     labels = np.arange(len(IMAGES)) % 10
+    recipes = {row.quantized_by.key: row.quantized_by for row in configurations.calibrated()}
+    for key, recipe in recipes.items():
+        (tmp_path / key).mkdir()
+        found = collect(own.network, IMAGES, recipe)
+        decide(found, tmp_path / key, recipe, recipe.weight_limit)
+        assert failed(same_function(own.onnx, tmp_path / key, IMAGES, 1)) == []
     for row in configurations.calibrated():
-        recipe, backend = row.quantized_by, backends.backend(row.framework)
-        folder = tmp_path / row.name.replace("/", "-")
-        folder.mkdir()
-        decide(collect(own.network, IMAGES, recipe), folder, recipe, recipe.weight_limit)
-        assert failed(same_function(own.onnx, folder, IMAGES, 1)) == []
-        parameters, path = Parameters.load(folder), folder / backend.MODEL_FILE
+        backend = backends.backend(row.framework)
+        parameters = Parameters.load(tmp_path / row.quantized_by.key)
+        path = tmp_path / row.name.replace("/", "-") / backend.MODEL_FILE
+        path.parent.mkdir()
         backend.write(parameters, row, path)
         scores = backends.scores(path, IMAGES, threads=1, execution=row.session)
         stored = backend.read_back(path, parameters.rounded)
@@ -325,10 +345,13 @@ def test_what_is_made_of_it_in_8_bits_is_proven(make: Maker, tmp_path: Path) -> 
 @pytest.mark.parametrize("row", configurations.stock(), ids=lambda row: row.name)
 @pytest.mark.parametrize("name", ["a dense layer of zeros", "a layer of zeros"])
 def test_a_stock_model_without_a_sure_class_or_of_a_silent_layer_is_proven(
-    name: str, row: configurations.Configuration, tmp_path: Path
+    name: str,
+    row: configurations.Configuration,
+    converted: Callable[[str], Converted],
+    tmp_path: Path,
 ) -> None:
     """ONNX Runtime spans probabilities from 0 to 1, whatever it sees; a map of zeros by 1.0."""
-    own = Converted(NETWORKS[name](), tmp_path)
+    own = converted(name)
     backend = backends.backend(row.framework)
     path = tmp_path / backend.STOCK_FILE
     record = backend.quantize(own.folded, IMAGES, row, path, 1)

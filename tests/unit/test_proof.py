@@ -117,7 +117,7 @@ from resnet8_eval.calibrate.parameters import Parameters
 folded, images, dataset, out = map(Path, sys.argv[1:])
 recipe = configurations.TUNED
 limits = {"chosen": recipe.weight_limit, "eight bits": 127}
-statistics = collect(network.read(folded), np.load(images), recipe)
+statistics = collect(network.read(folded), np.load(images)[:200], recipe)
 found = {}
 for name, limit in limits.items():
     folder = out / name
