@@ -48,7 +48,7 @@ clean: ## Remove the environment and everything generated
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python found. Expected: one of $(VERSIONS), as python3.x or" \
 	  "python3. Next: install one, or name it: make report PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Installing TensorFlow, ONNX Runtime, PyTorch and the suite into $(VENV)/: some minutes, 3 GB"
+	@echo "Installing TensorFlow, ONNX Runtime, PyTorch and the suite into $(VENV)/: some minutes and 3 GB, or 7 with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	@touch $@

@@ -163,18 +163,27 @@ def input_moments(network: Network, images: Images) -> Moments:
             count[name] += len(rows)
             total[name] = total[name] + rows.sum(axis=0)
             squares[name] = squares[name] + rows.T @ rows
-    means = {name: np.asarray(total[name] / count[name]) for name in count}
-    return {
-        name: (mean, np.asarray(squares[name] / count[name] - np.outer(mean, mean)))
-        for name, mean in means.items()
-    }
+    moments: Moments = {}
+    for layer in layers:
+        name, shape = layer.weight, weights[layer.weight].shape
+        order = np.arange(len(total[name]))
+        if isinstance(layer, Convolution):  # from channels last to that of the weight
+            order = order.reshape(*shape[2:], shape[1]).transpose(2, 0, 1).ravel()
+        mean = (total[name] / count[name])[order]
+        square = (squares[name] / count[name])[np.ix_(order, order)]
+        moments[name] = (mean, square - np.outer(mean, mean))
+    return moments
 
 
 def _windows(layer: Convolution, kernel: tuple[int, ...], values: Tensor) -> Tensor:
-    """The vectors that a convolution multiplies by its weights, shape (rows, in)."""
+    """The vectors that a convolution multiplies by its weights, (rows, height x width x channels).
+
+    A map's channels lie side by side, so they come last: a line of a window is copied at once.
+    """
     top, left, bottom, right = layer.pads
     down, across = layer.strides
-    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))
-    windows = windows[:, :, ::down, ::across].transpose(0, 2, 3, 1, 4, 5)
-    return windows.reshape(-1, values.shape[1] * kernel[0] * kernel[1])
+    maps = np.moveaxis(values, 1, -1)
+    padded = np.pad(maps, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
+    windows = windows[:, ::down, ::across].transpose(0, 1, 2, 4, 5, 3)
+    return windows.reshape(-1, maps.shape[-1] * kernel[0] * kernel[1])
