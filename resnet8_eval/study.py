@@ -61,19 +61,11 @@ class Task:
     Attributes
     ----------
     kind
-        ``"recipes"``, ``"bits"``, or as v1_4 makes them ``"few"`` bits and ``"mixed"`` ones.
+        ``"recipes"``: `cells`, names of rows, are quantized and run. The others are simulated:
+        ``"bits"``, and as v1_4 makes them ``"few"`` bits, after `epochs` of fine-tuning, and
+        ``"mixed"`` ones, within `budgets` in percent of the bytes at 8 bits.
     count, seed
-        Of the calibration set.
-    recipe
-        How the parameters are found.
-    cells
-        Names of the rows to quantize and run (``"recipes"``).
-    weight_bits, activation_bits
-        For ``"bits"`` and ``"few"``, in simulated arithmetic.
-    epochs
-        Of fine-tuning, for ``"few"``.
-    budgets
-        Percent of the bytes at 8 bits, for ``"mixed"``.
+        Of the calibration set; a seed is that of fine-tuning as well.
     """
 
     kind: str
@@ -96,19 +88,14 @@ _NONE: Final = Labelled(Feed(np.zeros((0, 32, 32, 3), np.uint8)), np.zeros(0, np
 
 @dataclass(frozen=True)
 class Images:
-    """What a task is fed.
+    """What a task is fed: images to calibrate with, and N others that are judged.
 
     Attributes
     ----------
-    calibration
-        M images.
-    judged, labels
-        N images and integers (N,).
     reference
         float32 probabilities (N, 10) of the float32 network for `judged`.
     training
-        Images and labels to fine-tune on, or to choose bits by; none of them is judged. Tasks of
-        other kinds need none.
+        To fine-tune on, or to choose bits by; none of them is judged. Other tasks need none.
     """
 
     calibration: preprocess.Images
@@ -125,17 +112,10 @@ def recipe_tasks(
     seeds: Sequence[int],
     cells: Sequence[str],
 ) -> list[Task]:
-    """The grid of recipes: one task for each calibration.
+    """The grid of recipes: one task for each calibration of the rows named by `cells`.
 
-    Parameters
-    ----------
-    ranges, granularities
-        As :class:`resnet8_eval.configurations.Recipe` has them. A framework's own quantizer keeps
-        its defaults, so its rows are made once for each calibration set.
-    counts, seeds
-        Of the calibration sets.
-    cells
-        Names of rows, such as ``"torch-int8-tuned"`` and ``"torch-int8-stock"``.
+    A framework's own quantizer keeps its defaults, so its rows are made once for each calibration
+    set.
     """
     stock = tuple(cell for cell in cells if configurations.of(cell).is_stock)
     own = tuple(cell for cell in cells if cell not in stock)
@@ -161,15 +141,7 @@ def bit_tasks(bits: Sequence[int], count: int, seed: int) -> list[Task]:
 
 
 def few_bit_tasks(epochs: Sequence[int], count: int, seeds: Sequence[int]) -> list[Task]:
-    """Weights and activations of 4 and 8 bits, each with so many epochs of fine-tuning.
-
-    Parameters
-    ----------
-    epochs
-        0 is post-training quantization.
-    count, seeds
-        Of the calibration sets; a seed is that of the training as well.
-    """
+    """Weights and activations of 4 and 8 bits, each with so many epochs of fine-tuning, or none."""
     return [
         Task("few", count, seed, TUNED, (), weights, activations, some)
         for some, seed, weights, activations in product(epochs, seeds, (4, 8), (4, 8))
@@ -179,12 +151,7 @@ def few_bit_tasks(epochs: Sequence[int], count: int, seeds: Sequence[int]) -> li
 def mixed_tasks(budgets: Sequence[float], count: int, seeds: Sequence[int]) -> list[Task]:
     """Bits of each layer, chosen for each budget: of weights alone, and of weights and maps.
 
-    Parameters
-    ----------
-    budgets
-        Percent of the bytes at 8 bits: of the weights, or of weights and the maps of one image.
-    count, seeds
-        Of the calibration sets.
+    A budget is in percent of the bytes at 8 bits, of the weights or of these and one image's maps.
     """
     return [Task("mixed", count, seed, TUNED, budgets=tuple(budgets)) for seed in seeds]
 
@@ -192,63 +159,60 @@ def mixed_tasks(budgets: Sequence[float], count: int, seeds: Sequence[int]) -> l
 def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
     """Calibrate, quantize and judge; runs in a worker and touches nothing but scratch files.
 
-    Parameters
-    ----------
-    task
-        What to do.
-    folded
-        The folded float32 network, as the bytes of its ONNX file.
-    images
-        What to calibrate with and to judge by.
+    `folded` is the folded float32 network, as the bytes of its ONNX file.
 
     Returns
     -------
     list of dict
-        For each configuration what it is, and ``correct``, ``total``, ``agreement_percent`` and
-        ``divergence`` (mean Kullback–Leibler divergence from float32, in nats).
+        For each configuration what it is, and what :func:`judge` says of it.
     """
+    measured = _quantized if task.kind == "recipes" else _simulated
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if task.kind != "recipes":
-            import torch
+        return [
+            {**what, "count": task.count, "seed": task.seed, **judge(scores, images)}
+            for what, scores in measured(task, folded, images, Path(scratch))
+        ]
 
-            torch.set_num_threads(1)
-            collected = _collected(folded, images, task.recipe)
-            if task.kind == "mixed":
-                return _mixed(task, collected, images)
-            cell = _map_cell if task.kind == "bits" else _few_bits
-            return [cell(task, collected, folder, images)]
 
-        @functools.cache
-        def parameters(limit: int) -> Parameters:
-            tuned.decide(_collected(folded, images, task.recipe), folder, task.recipe, limit)
-            return Parameters.load(folder)
+def _quantized(
+    task: Task, folded: bytes, images: Images, folder: Path
+) -> Iterator[tuple[Row, NDArray[np.float32]]]:
+    """Each row of the task, and its scores."""
 
-        source = folder / "folded.onnx"
-        source.write_bytes(folded)
-        rows = []
-        for row in map(configurations.of, task.cells):
-            backend = backends.backend(row.framework)
-            file = backend.STOCK_FILE if row.is_stock else backend.MODEL_FILE
-            model = folder / row.name / file
-            model.parent.mkdir()
-            if row.is_stock:
-                backend.quantize(source, images.calibration, row, model, 1)
-            else:
-                limit = (row.recipe or task.recipe).weight_limit
-                backend.write(parameters(limit), row, model)
-            scores = backends.scores(model, images.judged, threads=1, execution=row.session)
-            method = {} if row.is_stock else asdict(task.recipe)
-            what = {
-                "framework": row.framework,
-                "dtype": row.dtype,
-                "recipe": task.recipe.name,
-                **{key: method.get(key) for key in METHOD_KEYS},
-                "count": task.count,
-                "seed": task.seed,
-            }
-            rows.append({**what, **judge(scores, images)})
-        return rows
+    @functools.cache
+    def parameters(limit: int) -> Parameters:
+        tuned.decide(_collected(folded, images, task.recipe), folder, task.recipe, limit)
+        return Parameters.load(folder)
+
+    source = folder / "folded.onnx"
+    source.write_bytes(folded)
+    for row in map(configurations.of, task.cells):
+        backend = backends.backend(row.framework)
+        model = folder / row.name / backends.file_of(row)
+        model.parent.mkdir()
+        if row.is_stock:
+            backend.quantize(source, images.calibration, row, model, 1)
+        else:
+            backend.write(parameters(row.quantized_by.weight_limit), row, model)
+        method = {} if row.is_stock else asdict(task.recipe)
+        what: Row = {"framework": row.framework, "dtype": row.dtype, "recipe": task.recipe.name}
+        what |= {key: method.get(key) for key in METHOD_KEYS}
+        yield what, backends.scores(model, images.judged, threads=1, execution=row.session)
+
+
+def _simulated(
+    task: Task, folded: bytes, images: Images, folder: Path
+) -> Iterator[tuple[Row, NDArray[np.float32]]]:
+    """Each choice of bits, and its scores."""
+    import torch
+
+    from resnet8_eval.simulate import Simulation
+
+    torch.set_num_threads(1)
+    collected = _collected(folded, images, task.recipe)
+    choices = {"bits": _map_cell, "few": _few_bits, "mixed": _mixed}[task.kind]
+    for what, parameters, levels in choices(task, collected, images, folder):
+        yield what, softmax(Simulation(parameters, levels).logits(images.judged))
 
 
 def _collected(folded: bytes, images: Images, recipe: Recipe) -> Any:
@@ -272,7 +236,10 @@ def _collected_once(
 
 
 def judge(scores: NDArray[np.float32], images: Images) -> Row:
-    """Hold probabilities (N, 10) against the labels and against the float32 network's."""
+    """Hold probabilities (N, 10) against the labels and against the float32 network's.
+
+    ``divergence`` is the mean Kullback–Leibler divergence from float32, in nats.
+    """
     answers, reference = scores.argmax(axis=1), images.reference.argmax(axis=1)
     return {
         "correct": int((answers == images.labels).sum()),
@@ -283,23 +250,19 @@ def judge(scores: NDArray[np.float32], images: Images) -> Row:
     }
 
 
-def _simulated(
-    parameters: Parameters, levels: int | Mapping[str, int], task: Task, images: Images, **what: Any
-) -> Row:
-    from resnet8_eval.simulate import Simulation
-
-    found = judge(softmax(Simulation(parameters, levels).logits(images.judged)), images)
-    return {**what, "count": task.count, "seed": task.seed, **found}
+_Choices = Iterator[tuple[Row, Parameters, int | Mapping[str, int]]]
+"""What was chosen, the parameters, and the largest integers of the activations' grids."""
 
 
-def _map_cell(task: Task, collected: Any, folder: Path, images: Images) -> Row:
+def _map_cell(task: Task, collected: Any, images: Images, folder: Path) -> _Choices:
+    del images
     levels = 2**task.activation_bits - 1
     tuned.decide(collected, folder, task.recipe, 2 ** (task.weight_bits - 1) - 1, levels)
     what = {"weight_bits": task.weight_bits, "activation_bits": task.activation_bits}
-    return _simulated(Parameters.load(folder), levels, task, images, **what)
+    yield what, Parameters.load(folder), levels
 
 
-def _few_bits(task: Task, collected: Any, folder: Path, images: Images) -> Row:
+def _few_bits(task: Task, collected: Any, images: Images, folder: Path) -> _Choices:
     from resnet8_eval.advanced.training import Course, train
 
     variants = mixed.variants(collected)
@@ -310,31 +273,30 @@ def _few_bits(task: Task, collected: Any, folder: Path, images: Images) -> Row:
         learned, _ = train(parameters, bits, images.training, watched, course, folder)
         parameters = lowbit.with_whole_biases(learned, bits)
     told = ("weight_bits", "activation_bits", "epochs")
-    what = {key: getattr(task, key) for key in told}
-    return _simulated(parameters, bits.levels(), task, images, **what)
+    yield {key: getattr(task, key) for key in told}, parameters, bits.levels()
 
 
-def _mixed(task: Task, collected: Any, images: Images) -> list[Row]:
+def _mixed(task: Task, collected: Any, images: Images, folder: Path) -> _Choices:
+    del folder
     variants = mixed.variants(collected)
     every = mixed.sensitivities(variants, images.training.images)
-    chosen_of = {n: [part for part in every if part.kind in k] for n, k in CHOSEN.items()}
-    fronts = [(name, parts, mixed.front(parts)) for name, parts in chosen_of.items()]
-    rows = []
-    for (name, parts, front), percent in product(fronts, task.budgets):
-        budget = percent / 100 * sum(max(part.sizes.values()) for part in parts)
-        # Of few odd weights, 4 bits everywhere may be a little more than half.
-        chosen = ([c for c in front if mixed.size(parts, c) <= budget] or front[:1])[-1]
-        bits = mixed.as_bits(variants.exact, parts, chosen)
-        what = {
-            "recipe": name,
-            "budget_percent": percent,
-            "bytes": mixed.size(parts, chosen),
-            "weight_bits": " ".join(map(str, bits.weights.values())),
-            "activation_bits": " ".join(map(str, bits.activations.values())),
-            "predicted": mixed.cost(parts, chosen),
-        }
-        rows.append(_simulated(variants.at(bits), bits.levels(), task, images, **what))
-    return rows
+    for name, kinds in CHOSEN.items():
+        parts = [part for part in every if part.kind in kinds]
+        front, whole = mixed.front(parts), sum(max(part.sizes.values()) for part in parts)
+        for percent in task.budgets:
+            within = [c for c in front if mixed.size(parts, c) <= percent / 100 * whole]
+            # Of few odd weights, 4 bits everywhere may be a little more than half.
+            chosen = (within or front[:1])[-1]
+            bits = mixed.as_bits(variants.exact, parts, chosen)
+            what = {
+                "recipe": name,
+                "budget_percent": percent,
+                "bytes": mixed.size(parts, chosen),
+                "weight_bits": " ".join(map(str, bits.weights.values())),
+                "activation_bits": " ".join(map(str, bits.activations.values())),
+                "predicted": mixed.cost(parts, chosen),
+            }
+            yield what, variants.at(bits), bits.levels()
 
 
 def run(
@@ -348,18 +310,12 @@ def run(
     scheduler: str | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Measure every task that the store does not hold yet.
+    """Measure every task that the store does not hold yet; return the rows of all, in their order.
 
     Parameters
     ----------
-    tasks
-        What to measure.
-    folded
-        The folded float32 network.
     feed
         The images of a task.
-    store
-        Where results are kept, one artefact for each task.
     source
         What decides results besides the task and the environment: checksums of model and images.
     jobs
@@ -368,11 +324,6 @@ def run(
         Address of a Dask scheduler, such as ``tcp://host:8786``, to use its workers instead.
     advance
         Called once for each finished task.
-
-    Returns
-    -------
-    list of dict
-        The rows of all tasks, in the order of `tasks`.
     """
     from joblib import Parallel, delayed
 
@@ -397,32 +348,15 @@ def measure_all(
     *,
     on_test: bool,
     validation_count: int,
-    jobs: int = -1,
-    scheduler: str | None = None,
-    advance: Callable[[], None] = lambda: None,
+    **how: Any,
 ) -> list[Row]:
-    """Measure tasks on a pipeline's model and images.
+    """Measure tasks on a pipeline's model and images, and keep the results in its store.
 
-    Parameters
-    ----------
-    tasks
-        What to measure.
-    pipeline
-        Whose assets and folded network to use, and whose store to keep results in.
-    on_test
-        Whether the test split judges; by default training images that did not calibrate do.
-    validation_count
-        How many those are.
-    jobs, scheduler, advance
-        As for :func:`run`.
-
-    Returns
-    -------
-    list of dict
-        As :func:`run`, each with ``judged_on``.
+    Training images that did not calibrate judge, `validation_count` of them, or the test split if
+    `on_test`; each row tells it as ``judged_on``. `how` is as for :func:`run`.
     """
     folded = pipeline.artifact("folded").path("folded.onnx")
-    assets, how = pipeline.settings.assets, pipeline.settings.preprocessing
+    assets, fed = pipeline.settings.assets, pipeline.settings.preprocessing
     train = read_split(assets.dataset, "train", assets.dataset_sha256)
     test = read_split(assets.dataset, "test", assets.dataset_sha256) if on_test else None
     references: dict[bytes, NDArray[np.float32]] = {}
@@ -431,12 +365,12 @@ def measure_all(
         calibrating, validating = calibration.split(
             train.labels, task.count, task.seed, validation_count
         )
-        judged = Feed(train.images[validating] if test is None else test.images, how)
+        judged = Feed(train.images[validating] if test is None else test.images, fed)
         labels = train.labels[validating] if test is None else test.labels
         which = b"test" if test is not None else validating.tobytes()
         if which not in references:
             references[which] = backends.scores(folded, judged, threads=1)
-        calibrate = Feed(train.images[calibrating.indices], how)
+        calibrate = Feed(train.images[calibrating.indices], fed)
         rest = np.setdiff1d(np.arange(len(train.labels)), validating)
         if task.budgets:  # costs are measured on images that did not calibrate
             rest = np.setdiff1d(rest, calibrating.indices)
@@ -444,26 +378,17 @@ def measure_all(
             rest = np.sort(drawn[:SENSITIVITY_IMAGES])
         elif not task.epochs:
             rest = rest[:0]
-        training = Labelled(Feed(train.images[rest], how), train.labels[rest])
+        training = Labelled(Feed(train.images[rest], fed), train.labels[rest])
         return Images(calibrate, judged, labels, references[which], training)
 
     judged_on = "test" if on_test else f"{validation_count} training images"
     source = {
         "model": assets.model_sha256,
         "dataset": assets.dataset_sha256,
-        "preprocessing": how.describe(),
+        "preprocessing": fed.describe(),
         "judged_on": judged_on,
     }
-    rows = run(
-        tasks,
-        folded.read_bytes(),
-        feed,
-        pipeline.store,
-        source,
-        jobs=jobs,
-        scheduler=scheduler,
-        advance=advance,
-    )
+    rows = run(tasks, folded.read_bytes(), feed, pipeline.store, source, **how)
     return [{**row, "judged_on": judged_on} for row in rows]
 
 
@@ -499,22 +424,9 @@ def _backend(scheduler: str | None, jobs: int) -> Iterator[None]:
 
 
 def summarize(rows: Iterable[Row], keys: Sequence[str] = RECIPE_KEYS) -> list[Row]:
-    """Mean, spread and worst over the seeds of each recipe.
+    """Mean, spread (standard deviation) and worst over the seeds of each recipe.
 
-    Parameters
-    ----------
-    rows
-        From :func:`run`.
-    keys
-        What a recipe is known by.
-
-    Returns
-    -------
-    list of dict
-        The keys, ``seeds``, ``accuracy_mean_percent``, ``accuracy_spread_pp`` (standard
-        deviation over the seeds), ``accuracy_worst_percent``, ``delta_mean_pp``,
-        ``agreement_mean_percent``, ``agreement_worst_percent`` and ``divergence_mean``; the least
-        mean divergence first.
+    A recipe is known by `keys`; the least mean divergence comes first.
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
