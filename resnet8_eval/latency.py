@@ -69,14 +69,10 @@ def measure(
     plan: Plan = Plan(),
     announce: Callable[[str], None] = lambda _: None,
 ) -> Record:
-    """Measure stored models, in turn.
+    """Measure stored models, in turn, on images whose scores are known.
 
     Parameters
     ----------
-    targets
-        Each row once.
-    images
-        Those whose scores are known.
     out
         A folder, for LoadGen's own logs in ``loadgen.zip``.
     threads
@@ -108,9 +104,9 @@ def measure(
             crew[key] = lanes.open_lane(*key, logs)
             stack.callback(crew[key].shutdown, kill_workers=True)
 
-        def ask(call: Callable[..., Any], target: Target, n: int, *words: Any) -> Any:
-            model = (str(target.path), target.execution, n)
-            return crew[target.framework, n].submit(call, model, *words)
+        def ask(call: Callable[..., Any], target: Target, n: int, *words: Any, **named: Any) -> Any:
+            model = (target.path, n, target.execution)
+            return crew[target.framework, n].submit(call, model, *words, **named)
 
         announce("Opening every row in each of its sessions")
         for one in [ask(_opened, target, n) for n in counts for target in targets]:
@@ -143,10 +139,12 @@ def measure(
                     for scenario in SCENARIOS:
                         where = kept / target.name / f"{scenario}-{n}-threads" / f"round-{turn}"
                         batch, rate = speeds[target, n] if scenario == "Offline" else (1, 0)
-                        seconds = plan.seconds if scenario == "SingleStream" else 0.0
-                        queries = max(MIN_QUERIES, round(plan.seconds * rate))
-                        words = (given, scenario, where, seconds, queries, batch)
-                        run = ask(_timed, target, n, *words).result()
+                        length = {
+                            "seconds": plan.seconds if scenario == "SingleStream" else 0.0,
+                            "queries": max(MIN_QUERIES, round(plan.seconds * rate)),
+                            "batch": batch,
+                        }
+                        run = ask(_timed, target, n, given, scenario, where, **length).result()
                         labels = {"row": target.name, "scenario": scenario, "threads": n}
                         runs.append({**labels, "round": turn, "batch": batch, **run})
         shutil.make_archive(str(out / "loadgen"), "zip", kept)
@@ -261,17 +259,15 @@ def _compared(answers: Sequence[Scores], expected: Scores) -> Record:
 
 # What follows runs in a framework's own process.
 
-_Model = tuple[str, Execution, int]
-"""Path, execution and threads."""
+_Model = tuple[Path, int, Execution]
+"""As :func:`resnet8_eval.backends.open_runtime` takes it."""
 _Images = tuple[Path, Preprocessing]
 """Where pixels lie, and how they are fed."""
 
 
 @functools.cache
 def _runtime(model: _Model) -> Runtime:
-    path, execution, threads = model
-    found = Path(path)
-    return backends.backend(backends.framework_of(found)).open_model(found, threads, execution)
+    return backends.open_runtime(*model)
 
 
 @functools.cache
@@ -298,18 +294,9 @@ def _fastest(model: _Model, images: _Images, batches: Sequence[int]) -> tuple[in
 
 
 def _timed(
-    model: _Model,
-    images: _Images,
-    scenario: Scenario,
-    folder: Path,
-    seconds: float,
-    queries: int,
-    batch: int,
+    model: _Model, images: _Images, scenario: Scenario, folder: Path, **length: Any
 ) -> Record:
-    runtime, known = _runtime(model), _images(images)
-    return load_test(
-        runtime, known, scenario, folder, seconds=seconds, queries=queries, batch=batch
-    )
+    return load_test(_runtime(model), _images(images), scenario, folder, **length)
 
 
 def _answers(model: _Model, images: _Images, folder: Path, batch: int) -> Scores:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet8_eval.errors import ModelError
 
@@ -72,8 +73,8 @@ def flattened(model: Any, name: str) -> tuple[Any, list[str]]:
     Returns
     -------
     model : keras.Model
-        Of (N, 32, 32, 3) to (N, 10) for any N; `model` itself where nothing had to be written
-        anew.
+        Of (N, 32, 32, 3) in [0, 255] to scores (N, 10) for any N; `model` itself where nothing had
+        to be written anew.
     notes : list of str
         What was, in sentences for the conversion log.
 
@@ -211,15 +212,23 @@ def _as_layer(operator: Any, *given: Any, **settings: Any) -> Any:
     if kind == "Add" and len(maps) == 2:
         return layers.Add(name=name)(maps)
     reverse = not isinstance(given[0], KerasTensor)
-    constants = [np.asarray(v, np.float64) for v in given if not isinstance(v, KerasTensor)]
+    constants = [np.asarray(v) for v in given if not isinstance(v, KerasTensor)]
     if (
         len(maps) != len(constants)
         or constants[0].size not in (1, maps[0].shape[-1])
         or constants[0].shape[-1:] not in ((), (constants[0].size,))
-        or (reverse and kind in ("Divide", "TrueDivide"))
+        or not (found := rescaling(kind, constants[0].ravel(), reverse=reverse))
     ):
         return operator(*given, **settings)
-    value = constants[0].ravel()
+    return layers.Rescaling(**found, name=name)(maps[0])
+
+
+def rescaling(kind: str, constant: NDArray[Any], *, reverse: bool) -> dict[str, list[float]] | None:
+    """Scale and offset that do what an operator of a map and a constant does; None if none do.
+
+    `reverse` is whether the constant comes first.
+    """
+    value = constant.astype(np.float64)
     scale, offset = np.ones_like(value), np.zeros_like(value)
     match kind:
         case "Add":
@@ -228,9 +237,11 @@ def _as_layer(operator: Any, *given: Any, **settings: Any) -> Any:
             scale, offset = (-scale, value) if reverse else (scale, -value)
         case "Multiply":
             scale = value
-        case _:
+        case "Divide" | "TrueDivide" if value.all() and not reverse:
             scale = 1 / value
-    return layers.Rescaling(scale.tolist(), offset.tolist(), name=name)(maps[0])
+        case _:
+            return None
+    return {"scale": scale.tolist(), "offset": offset.tolist()}
 
 
 def _in_one(model: Any) -> Any:

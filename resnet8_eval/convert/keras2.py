@@ -15,13 +15,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from resnet8_eval.convert.flat import INERT
+from resnet8_eval.convert.flat import INERT, rescaling
 
 _ENGINE: Final = re.compile(r"(?:tf_)?keras\.(?:src\.)?engine\.(functional|sequential)")
-_ADD: Final = frozenset({"__operators__.add", "math.add"})
+_KINDS: Final = {
+    "__operators__.add": "Add",
+    "math.add": "Add",
+    "math.subtract": "Subtract",
+    "math.multiply": "Multiply",
+    "math.truediv": "Divide",
+    "math.divide": "Divide",
+    "nn.relu": "ReLU",
+    "nn.softmax": "Softmax",
+}
+"""TensorFlow's functions, and what Keras 3 calls the same."""
 _DROPPED: Final = frozenset({"noise_shape", "rng_type", "trainable"})
 """Settings of layers without weights that Keras 3 does not know."""
-_FUNCTIONS: Final = {"nn.relu": "ReLU", "nn.softmax": "Softmax"}
 _CONSTANT: Final = "_CONSTANT_VALUE"
 """Where a constant comes first, it stands in the place of the layer's name."""
 
@@ -68,35 +77,22 @@ def _layer(operator: dict[str, Any]) -> dict[str, Any] | None:
     """The layer that computes what an operator does; None if none does."""
     (*source, also) = operator["inbound_nodes"][0]
     settings, other = dict(operator["config"]), also.get("y")
-    function = str(settings.pop("function", None))
+    kind = _KINDS.get(str(settings.pop("function", None)), "")
     first = source[0] == _CONSTANT
     if first:
         source, other = other, source[-1]
     taken = [[*source, {}]]
-    if function in _FUNCTIONS:
-        kind = _FUNCTIONS[function]
+    if kind in ("ReLU", "Softmax"):
         if also.get("axis") not in (None, -1, 1):
             return None
     elif isinstance(other, list) and other and isinstance(other[0], str):
-        kind = "Add"
-        taken.append([*other, {}])
-        if function not in _ADD:
+        if kind != "Add":
             return None
-    elif isinstance(other, int | float | list):
-        kind, value = "Rescaling", np.ravel(np.asarray(other, np.float64))
-        scale, offset = np.ones_like(value), np.zeros_like(value)
-        match function:
-            case "math.truediv" | "math.divide" if value.all() and not first:
-                scale = 1 / value
-            case "math.multiply":
-                scale = value
-            case "math.subtract":
-                scale, offset = (-scale, value) if first else (scale, -value)
-            case _ if function in _ADD:
-                offset = value
-            case _:
-                return None
-        settings |= {"scale": scale.tolist(), "offset": offset.tolist()}
+        taken.append([*other, {}])
+    elif isinstance(other, int | float | list) and (
+        found := rescaling(kind, np.ravel(np.asarray(other)), reverse=first)
+    ):
+        kind, settings = "Rescaling", settings | found
     else:
         return None
     return {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from logging.handlers import BufferingHandler
 from typing import Any
 
 
@@ -38,7 +40,8 @@ class ConversionLog:
         with ExitStack() as stack:
             caught = stack.enter_context(warnings.catch_warnings(record=True))
             warnings.simplefilter("always")
-            handler = _Collector()
+            handler = BufferingHandler(sys.maxsize)  # it keeps records until it is full
+            handler.setLevel(logging.WARNING)
             stack.enter_context(_listening(handler))
             try:
                 yield
@@ -48,7 +51,7 @@ class ConversionLog:
             finally:
                 for entry in caught:
                     self._warn(name, entry.filename, entry.category.__name__, str(entry.message))
-                for record in handler.records:
+                for record in handler.buffer:
                     self._warn(name, record.name, record.levelname, record.getMessage())
         seconds = time.perf_counter() - started
         self.steps.append({"step": name, "seconds": round(seconds, 3)})
@@ -63,15 +66,6 @@ class ConversionLog:
     def text(self) -> str:
         """The whole log as text, one line each."""
         return "\n".join(self.lines) + "\n"
-
-
-class _Collector(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
 
 
 @contextmanager

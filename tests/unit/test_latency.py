@@ -71,7 +71,7 @@ def test_accuracy_mode_gives_the_scores_of_every_image(
     monkeypatch.setattr(latency, "_runtime", lambda _: scores)
     np.save(tmp_path / "images.npy", IMAGES)
     images = (tmp_path / "images.npy", RAW)
-    found = latency._answers(("", "kernel", 1), images, tmp_path / "run", 32)
+    found = latency._answers((tmp_path, 1, "kernel"), images, tmp_path / "run", 32)
     np.testing.assert_array_equal(found, scores(IMAGES.astype(np.float32)))
 
 
@@ -86,7 +86,7 @@ def test_the_fastest_batch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr(latency, "_runtime", lambda _: model)
     np.save(tmp_path / "images.npy", IMAGES)
-    found = latency._fastest(("", "kernel", 1), (tmp_path / "images.npy", RAW), (8, 32, 128))
+    found = latency._fastest((tmp_path, 1, "kernel"), (tmp_path / "images.npy", RAW), (8, 32, 128))
     assert found == (32, 16.0)
 
 
