@@ -170,14 +170,7 @@ def fetch(cache_dir: Path, *, manifest: Manifest | None = None) -> tuple[Path, P
     """Download the real assets that the cache lacks, and return the model and the folder of images.
 
     No other folder is searched, so that the cache is complete and can be copied to a machine
-    without network.
-
-    Raises
-    ------
-    MissingAssetError
-        If something cannot be downloaded.
-    AssetError
-        If a file in the cache is damaged, or the cache cannot be written.
+    without network. Errors are those of :func:`locate`.
     """
     cache = cache_dir.absolute()
     found = _Search(manifest or load_manifest(), [cache], cache).real(None, download=True)

@@ -38,10 +38,7 @@ def write(
     network = exact.network
     (values,) = exact.tensors(images, len(images))
     names = {layer.name: layer.name.replace("/", ".") for layer in network.layers}
-    readers = {layer.output: names[layer.name] for layer in network.layers}
-    readers |= {
-        layer.flat: names[layer.name] for layer in network.layers if isinstance(layer, Pooling)
-    }
+    makers = {network.input: "images"} | {y.output: names[y.name] for y in network.layers}
     layers = []
     for place, layer in enumerate(network.layers):
         arrays = _arrays(exact, layer, values)
@@ -52,7 +49,7 @@ def write(
                 "name": names[layer.name],
                 "kind": type(layer).__name__.lower(),
                 "file": file,
-                "reads": [readers.get(name, "images") for name in layer.inputs],
+                "reads": [makers[network.moved.get(name, name)] for name in layer.inputs],
                 **_settings(layer),
                 "formula": _FORMULAS[type(layer)],
                 "arrays": {

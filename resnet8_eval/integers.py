@@ -29,7 +29,7 @@ from resnet8_eval import environment
 from resnet8_eval.backends import StoredTensor
 from resnet8_eval.convolution import by_line, convolve
 from resnet8_eval.errors import ModelError
-from resnet8_eval.network import Addition, Convolution, Dense, Network, Pooling
+from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
 from resnet8_eval.preprocess import Images, batches
 
 Floats = NDArray[np.float32]
@@ -125,9 +125,6 @@ class ExactNetwork:
             for entry in tensors
             if entry.kind == "activation"
         }
-        self._moved = {network.planes: network.input} | {
-            layer.flat: layer.output for layer in network.layers if isinstance(layer, Pooling)
-        }
         weights = {entry.name: entry for entry in tensors if entry.kind == "weight"}
         biases = {entry.name: entry for entry in tensors if entry.kind == "bias"}
         exact = network.constants()
@@ -166,25 +163,23 @@ class ExactNetwork:
         """
         network = self.network
         for fed in batches(images, batch):
-            values: Arrays = {network.planes: self.grid(network.planes).quantized(fed)}
-            for layer in network.layers:
-                x = values[layer.inputs[0]]
-                match layer:
-                    case Convolution():
-                        y = self._convolution(x, layer)
-                    case Addition():
-                        y = self._addition(x, values[layer.inputs[1]], layer)
-                    case Pooling():
-                        y = self._pooling(x, layer)
-                        values[layer.flat] = y
-                    case Dense():
-                        y = self._product(x, layer)
-                values[layer.output] = y
-            yield values
+            planes = self.grid(network.planes).quantized(fed)
+            yield network.walk({network.planes: planes}, self._compute)
+
+    def _compute(self, layer: Layer, inputs: list[Floats]) -> Floats:
+        match layer:
+            case Convolution():
+                return self._convolution(layer, *inputs)
+            case Addition():
+                return self._addition(layer, *inputs)
+            case Pooling():
+                return self._pooling(layer, *inputs)
+            case Dense():
+                return self._product(layer, *inputs)
 
     def grid(self, name: str) -> Grid:
         """The grid of a tensor; what is only moved has that of what it was moved from."""
-        return self.grids[name if name in self.grids else self._moved[name]]
+        return self.grids[name if name in self.grids else self.network.moved[name]]
 
     def multipliers(self, layer: Convolution | Dense) -> Floats:
         """What brings an integer sum of a quantized layer to its output, for each channel."""
@@ -200,7 +195,7 @@ class ExactNetwork:
         out = self.grids.get(layer.output)
         return products if out is None else products / out.scale
 
-    def _convolution(self, x: Floats, layer: Convolution) -> Floats:
+    def _convolution(self, layer: Convolution, x: Floats) -> Floats:
         weights, out = self.weights[layer.name], self.grid(layer.output)
         relu = layer.before_relu is not None
         scale = self.grid(layer.inputs[0]).scale
@@ -237,7 +232,7 @@ class ExactNetwork:
             np.rint(sums, out=sums)
         return out.clipped(sums, relu=relu).reshape(shape)
 
-    def _addition(self, a: Floats, b: Floats, layer: Addition) -> Floats:
+    def _addition(self, layer: Addition, a: Floats, b: Floats) -> Floats:
         """The sum of two maps, looked up: there are 65,536 pairs of integers."""
         one, two = (self.grid(name).zero_point for name in layer.inputs)
         table = self._sums_of_pairs.get(layer.name)
@@ -268,7 +263,7 @@ class ExactNetwork:
             total = np.rint(_fused(a, first, _fused(b, second, fixed))) - out.zero_point
         return out.clipped(total, relu=layer.before_relu is not None)
 
-    def _pooling(self, x: Floats, layer: Pooling) -> Floats:
+    def _pooling(self, layer: Pooling, x: Floats) -> Floats:
         before, out = self.grid(layer.inputs[0]), self.grid(layer.output)
         sums = x.sum(axis=(1, 2))
         multiplier = before.scale / (out.scale * np.float32(layer.area))
@@ -277,7 +272,7 @@ class ExactNetwork:
             multiplier = _ONE / np.rint(_ONE / multiplier)
         return out.clipped(np.rint(sums * multiplier))
 
-    def _product(self, x: Floats, layer: Dense) -> Floats:
+    def _product(self, layer: Dense, x: Floats) -> Floats:
         weights = self.weights[layer.name]
         if weights.scales is None:
             real = (x * self.grid(layer.inputs[0]).scale) @ weights.integers + weights.bias

@@ -28,20 +28,11 @@ SIMULATED: Final = "8-bit integers simulated in float32"
 def sensitivity(parameters: Parameters, images: Images, labels: Labels, threads: int) -> Record:
     """What one layer costs: quantized alone, and left in float alone, for each layer.
 
-    Parameters
-    ----------
-    parameters
-        From calibration; every framework quantizes from them, so this holds for all.
-    images, labels
-        Training images that did not calibrate.
-    threads
-        Threads for PyTorch, in whose float arithmetic the integers are simulated.
+    Every framework quantizes from these parameters, so this holds for all. It is measured on
+    training images that did not calibrate, with integers simulated in PyTorch's float arithmetic.
 
-    Returns
-    -------
-    dict
-        Fields of :class:`resnet8_eval.record.Sensitivity`. Intervals are by the bootstrap for
-        means, Wilson's for shares, Tango's for the difference of two.
+    The result has the fields of :class:`resnet8_eval.record.Sensitivity`. Intervals are by the
+    bootstrap for means, Wilson's for shares, Tango's for the difference of two.
     """
     import torch
 

@@ -7,15 +7,17 @@ sentence, before anything is computed from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.errors import ModelError
+from resnet8_eval.onnx_graph import settings
 
 if TYPE_CHECKING:
     import onnx
@@ -38,15 +40,20 @@ _OTHERWISE_CALLED: Final = {
 
 
 @dataclass(frozen=True)
-class Convolution:
+class _Layer:
+    """`name` is the ONNX node's, `inputs` and `output` are tensors; `output` is the ReLU's."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Convolution(_Layer):
     """A convolution and the ReLU behind it, if there is one.
 
     Attributes
     ----------
-    name
-        The ONNX node's.
-    inputs, output
-        Names of tensors; `output` is the ReLU's.
     before_relu
         The tensor between convolution and ReLU; None where no ReLU follows.
     weight, bias
@@ -57,9 +64,6 @@ class Convolution:
         Top, left, bottom, right.
     """
 
-    name: str
-    inputs: tuple[str]
-    output: str
     before_relu: str | None
     weight: str
     bias: str
@@ -68,32 +72,24 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Addition:
-    """The sum of two maps and the ReLU behind it, if there is one; fields as in `Convolution`."""
+class Addition(_Layer):
+    """The sum of two maps and the ReLU behind it, if there is one, as in `Convolution`."""
 
-    name: str
-    inputs: tuple[str, str]
-    output: str
     before_relu: str | None
 
 
 @dataclass(frozen=True)
-class Pooling:
-    """The average over a whole map.
+class Pooling(_Layer):
+    """The average over a whole map, (N, channels, 1, 1).
 
     Attributes
     ----------
-    name, inputs, output
-        As in `Convolution`; `output` has the shape (N, channels, 1, 1).
     flat
         The same values as (N, channels).
     window
         Height and width of the map.
     """
 
-    name: str
-    inputs: tuple[str]
-    output: str
     flat: str
     window: tuple[int, int]
 
@@ -104,25 +100,22 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(_Layer):
     """The last layer: a matrix product whose result is the score.
 
-    Attributes
-    ----------
-    name, inputs, output
-        As in `Convolution`.
-    weight, bias
-        Names of the constants, (in, out) and (out,).
+    `weight` and `bias` name its constants, (in, out) and (out,).
     """
 
-    name: str
-    inputs: tuple[str]
-    output: str
     weight: str
     bias: str
 
 
 Layer = Convolution | Addition | Pooling | Dense
+
+
+def output_first(layer: Convolution | Dense, weight: Any) -> Any:
+    """A layer's weight with the output channel first, or such a one as the network has it."""
+    return weight.T if isinstance(layer, Dense) else weight
 
 
 @dataclass(frozen=True)
@@ -169,11 +162,41 @@ class Network:
         """Whether the output is probabilities."""
         return self.output != self.dense.output
 
+    @property
+    def moved(self) -> dict[str, str]:
+        """Tensors that hold the values of another in another shape, and that other."""
+        flat = {layer.flat: layer.output for layer in self.layers if isinstance(layer, Pooling)}
+        return {self.planes: self.input, **flat}
+
+    def walk(
+        self,
+        values: dict[str, Any],
+        compute: Callable[[Layer, list[Any]], Any],
+        flat: Callable[[Any], Any] = lambda pooled: pooled.reshape(len(pooled), -1),
+        first: int = 0,
+    ) -> dict[str, Any]:
+        """Compute the layers in order; return every tensor by name.
+
+        Parameters
+        ----------
+        values
+            The planes, and the outputs of layers before `first`. The others are put there.
+        compute
+            A layer's output, from its inputs.
+        flat
+            A pooled map as (N, channels).
+        first
+            Place of the first layer to compute.
+        """
+        for layer in self.layers[first:]:
+            values[layer.output] = compute(layer, [values[name] for name in layer.inputs])
+            if isinstance(layer, Pooling):
+                values[layer.flat] = flat(values[layer.output])
+        return values
+
     def constants(self) -> dict[str, NDArray[Any]]:
         """Every constant by name."""
-        from onnx import numpy_helper
-
-        return {entry.name: numpy_helper.to_array(entry) for entry in self.model.graph.initializer}
+        return onnx_graph.constants(self.model.graph)
 
     def weights(self) -> dict[str, NDArray[np.float64]]:
         """Weights and biases of the layers by name, in float64."""
@@ -182,13 +205,7 @@ class Network:
         return {name: constants[name].astype(np.float64) for name in names}
 
     def with_weights(self, weights: Mapping[str, NDArray[np.float64]]) -> Network:
-        """The same network with other weights, stored as float32.
-
-        Parameters
-        ----------
-        weights
-            By name; those that are not named stay.
-        """
+        """The same network with other weights, stored as float32; those not named stay."""
         import onnx
         from onnx import numpy_helper
 
@@ -198,7 +215,7 @@ class Network:
             if entry.name in weights:
                 array = np.ascontiguousarray(weights[entry.name], dtype=np.float32)
                 entry.CopyFrom(numpy_helper.from_array(array, entry.name))
-        return Network(model, self.layers, self.input, self.planes, self.output)
+        return replace(self, model=model)
 
     def save(self, path: Path) -> None:
         """Write its ONNX form."""
@@ -208,20 +225,7 @@ class Network:
 
 
 def read(path: Path, name: str | None = None) -> Network:
-    """Parse a folded float32 ONNX model.
-
-    Parameters
-    ----------
-    path
-        The file.
-    name
-        What the user calls the model, if not by the file's name.
-
-    Raises
-    ------
-    ModelError
-        As :func:`parse`.
-    """
+    """Parse the file of a folded float32 model as :func:`parse`; its name is the file's if none."""
     import onnx
 
     return parse(onnx.load(path), name or path.name)
@@ -230,18 +234,9 @@ def read(path: Path, name: str | None = None) -> Network:
 def parse(model: onnx.ModelProto, name: str = "The model") -> Network:
     """Parse a folded float32 network.
 
-    Parameters
-    ----------
-    model
-        A graph of Transpose, Conv, Relu, Add, AveragePool or GlobalAveragePool, Reshape, Gemm and
-        Softmax, as :func:`resnet8_eval.convert.fold.fold` writes it. It is not changed.
-    name
-        What the user calls it.
-
-    Raises
-    ------
-    ModelError
-        If it has a part that cannot be represented.
+    It is a graph of Transpose, Conv, Relu, Add, AveragePool or GlobalAveragePool, Reshape, Gemm and
+    Softmax, as :func:`resnet8_eval.convert.fold.fold` writes it, and is not changed. ModelError,
+    with the `name` that the user calls it by, if it has a part that cannot be represented.
     """
     import onnx
 
@@ -265,23 +260,11 @@ class _UnrepresentableError(Exception):
 
 class _Parser:
     def __init__(self, model: onnx.ModelProto) -> None:
-        import onnx
-        from onnx import numpy_helper
-
         self._model = model
         self._graph = model.graph
-        self._constants = {
-            entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer
-        }
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-        self._shapes = {
-            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-            for value in (*inferred.input, *inferred.value_info, *inferred.output)
-        }
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
+        self._constants = onnx_graph.constants(model.graph)
+        self._shapes = onnx_graph.shapes(model)
+        self._readers = onnx_graph.readers(model.graph)
         self._outputs = {value.name for value in model.graph.output}
         self._known: set[str] = set()
         """Maps that a layer may read: the image's planes and the outputs of layers."""
@@ -327,7 +310,7 @@ class _Parser:
 
     def _transpose(self, node: onnx.NodeProto) -> str:
         (image,) = self._graph.input
-        perm = _ints(node, "perm")
+        perm = settings(node).get("perm", [])
         if node.input[0] != image.name or perm != _TO_PLANES:
             raise _UnrepresentableError(f"a transposition by {perm}")
         if self._shapes[node.output[0]][1:] != IMAGE:
@@ -338,22 +321,20 @@ class _Parser:
     def _convolution(self, node: onnx.NodeProto) -> Convolution:
         self._demand_maps(node, node.input[:1])
         self._demand_constants(node, 3)
-        settings = _attributes(node)
-        if settings.get("group", 1) != 1:
-            raise _UnrepresentableError(
-                f"a convolution in {settings['group']} groups ({node.name})"
-            )
-        if any(size != 1 for size in settings.get("dilations", ())):
+        given = settings(node)
+        if given.get("group", 1) != 1:
+            raise _UnrepresentableError(f"a convolution in {given['group']} groups ({node.name})")
+        if any(size != 1 for size in given.get("dilations", ())):
             raise _UnrepresentableError(f"a dilated convolution ({node.name})")
-        if settings.get("auto_pad", b"NOTSET") != b"NOTSET":
+        if given.get("auto_pad", b"NOTSET") != b"NOTSET":
             raise _UnrepresentableError(f"a convolution whose padding is not written ({node.name})")
         taken, channels = self._constants[node.input[1]].shape[1], self._shapes[node.input[0]][1]
         if taken != channels:
             raise _UnrepresentableError(
                 f"a kernel for {taken} channels on a map of {channels} ({node.name})"
             )
-        down, across = settings.get("strides", (1, 1))
-        top, left, bottom, right = settings.get("pads", (0, 0, 0, 0))
+        down, across = given.get("strides", (1, 1))
+        top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
         output, before_relu = self._with_relu(node)
         return Convolution(
             node.name,
@@ -380,12 +361,12 @@ class _Parser:
     def _pooling(self, node: onnx.NodeProto) -> Pooling:
         self._demand_maps(node, node.input)
         height, width = whole = self._shapes[node.input[0]][2:]
-        window = tuple(_ints(node, "kernel_shape")) or whole
-        if window != whole or any(_ints(node, "pads")):
+        window = tuple(settings(node).get("kernel_shape", whole))
+        if window != whole or any(settings(node).get("pads", ())):
             raise _UnrepresentableError(
                 f"an average over {_times(window)} of a map of {_times(whole)} ({node.name})"
             )
-        readers = self._readers.get(node.output[0], [])
+        readers = self._readers[node.output[0]]
         channels = self._shapes[node.input[0]][1]
         flat = [n.output[0] for n in readers if self._shapes[n.output[0]][1:] == (channels,)]
         if len(readers) != 1 or [reader.op_type for reader in readers] != ["Reshape"] or not flat:
@@ -397,12 +378,12 @@ class _Parser:
 
     def _dense(self, node: onnx.NodeProto, before: Iterable[Layer]) -> Dense:
         self._demand_constants(node, 3)
-        settings = _attributes(node)
+        given = settings(node)
         plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
-        if any(settings.get(name, value) != value for name, value in plain.items()):
+        if any(given.get(name, value) != value for name, value in plain.items()):
             raise _UnrepresentableError(f"a transposed or scaled matrix product ({node.name})")
         flattened = {layer.flat for layer in before if isinstance(layer, Pooling)}
-        readers = self._readers.get(node.output[0], [])
+        readers = self._readers[node.output[0]]
         if any(isinstance(layer, Dense) for layer in before) or any(
             reader.op_type != "Softmax" for reader in readers
         ):
@@ -416,19 +397,18 @@ class _Parser:
         return Dense(node.name, (node.input[0],), node.output[0], node.input[1], node.input[2])
 
     def _is_last(self, node: onnx.NodeProto, before: list[Layer]) -> bool:
-        axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
         dense = before[-1] if before else None
         return (
             isinstance(dense, Dense)
             and node.input[0] == dense.output
             and node.output[0] in self._outputs
-            and axis in (-1, 1)
+            and settings(node).get("axis", -1) in (-1, 1)
         )
 
     def _with_relu(self, node: onnx.NodeProto) -> tuple[str, str | None]:
         """The output of a node, past its ReLU, and the tensor between them."""
         name = node.output[0]
-        readers = self._readers.get(name, [])
+        readers = self._readers[name]
         if any(reader.op_type == "Relu" for reader in readers):
             if len(readers) > 1:
                 raise _UnrepresentableError(
@@ -455,16 +435,6 @@ class _Parser:
 
     def _said(self, name: str) -> str:
         return f"({', '.join(str(size or 'N') for size in self._shapes.get(name, ()))})"
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    from onnx.helper import get_attribute_value
-
-    return {entry.name: get_attribute_value(entry) for entry in node.attribute}
-
-
-def _ints(node: onnx.NodeProto, name: str) -> list[int]:
-    return next((list(a.ints) for a in node.attribute if a.name == name), [])
 
 
 def _times(sizes: Iterable[int]) -> str:

@@ -20,7 +20,7 @@ from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import Check
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
-from resnet8_eval.network import Dense
+from resnet8_eval.network import output_first
 from resnet8_eval.preprocess import Scores
 from resnet8_eval.store import Record
 
@@ -123,12 +123,11 @@ def compare_weights(parameters: Parameters) -> Check:
     most channels.
     """
     exact = parameters.exact.weights()
-    transposed = {layer.weight for layer in parameters.exact.weighted if isinstance(layer, Dense)}
+    layers = {layer.weight: layer for layer in parameters.exact.weighted}
     wrong = []
     for name, integers in parameters.integers.items():
-        weight = exact[name].T if name in transposed else exact[name]
-        clean = weight.reshape(len(weight), -1)
-        rounded = integers.reshape(len(weight), -1) * parameters.scales[name][:, None]
+        clean = output_first(layers[name], exact[name]).reshape(len(integers), -1)
+        rounded = integers.reshape(len(integers), -1) * parameters.scales[name][:, None]
         power = np.square(clean).sum(axis=1)
         # A channel of zeros has no scale to be wrong.
         length = np.where(power > 0, (clean * rounded).sum(axis=1) / np.maximum(power, 1e-30), 1.0)

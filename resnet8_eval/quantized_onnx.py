@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet8_eval import network
+from resnet8_eval import network, onnx_graph
 from resnet8_eval.backends import onnxruntime
 from resnet8_eval.errors import ModelError
 from resnet8_eval.integers import ExactNetwork
@@ -48,7 +48,7 @@ def without_steps(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnx import numpy_helper
 
     graph = model.graph
-    constants = {entry.name: entry for entry in graph.initializer}
+    constants = onnx_graph.constants(graph)
     real: dict[str, str] = {}
     """What stands for a tensor behind its steps."""
     kept = []
@@ -56,10 +56,8 @@ def without_steps(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "QuantizeLinear":
             real[node.output[0]] = real.get(node.input[0], node.input[0])
         elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
-            integers, scale, zero_point = (
-                numpy_helper.to_array(constants[name]) for name in node.input
-            )
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            integers, scale, zero_point = (constants[name] for name in node.input)
+            axis = onnx_graph.settings(node).get("axis", 1)
             shape = [-1 if i == axis else 1 for i in range(integers.ndim)]
             values = (integers.astype("int32") - zero_point.astype("int32").reshape(shape)) * (
                 scale.reshape(shape)

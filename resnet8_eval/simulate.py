@@ -36,6 +36,7 @@ class Simulation:
         }
         self._input = grid(*parameters.activations[self._network.input])
         self.layers = [layer.name for layer in self._network.weighted]
+        self._score = self._network.dense.output
         self._owner = owners(self._network)
 
     def logits(self, images: Images, layers: Collection[str] | None = None) -> Scores:
@@ -50,7 +51,7 @@ class Simulation:
         chosen = set(self.layers if layers is None else layers)
         with torch.inference_mode():
             parts = [
-                self._score(self._run(torch.from_numpy(batch), chosen)) for batch in batches(images)
+                self._run(torch.from_numpy(batch), chosen)[self._score] for batch in batches(images)
             ]
             return torch.cat(parts).numpy()
 
@@ -69,11 +70,11 @@ class Simulation:
         with torch.inference_mode():
             for batch in batches(images):
                 values = self._run(torch.from_numpy(batch), chosen)
-                unchanged.append(self._score(values))
+                unchanged.append(values[self._score])
                 for name, parts in changed.items():
                     images_again = values[self._network.input]
                     rest = self._run(images_again, chosen ^ {name}, values, first[name])
-                    parts.append(self._score(rest))
+                    parts.append(rest[self._score])
             return torch.cat(unchanged).numpy(), {
                 name: torch.cat(parts).numpy() for name, parts in changed.items()
             }
@@ -91,18 +92,14 @@ class Simulation:
         if self.layers[0] in chosen:  # changes nothing where the integers are the pixels
             planes = torch.fake_quantize_per_tensor_affine(planes, *self._input, 0, 255)
         values = {**known, network.input: images, network.planes: planes}
-        for layer in network.layers[first:]:
-            constants = self._rounded if layer.name in chosen else self._float
-            y = compute(layer, [values[name] for name in layer.inputs], constants)
-            if layer.output in self._grids and self._owner[layer.output] in chosen:
-                y = _snapped(y, *self._grids[layer.output])
-            values[layer.output] = y
-            if isinstance(layer, Pooling):
-                values[layer.flat] = y.flatten(1)
-        return values
 
-    def _score(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return values[self._network.dense.output]
+        def quantized(layer: Layer, inputs: list[torch.Tensor]) -> torch.Tensor:
+            y = compute(layer, inputs, self._rounded if layer.name in chosen else self._float)
+            if layer.output in self._grids and self._owner[layer.output] in chosen:
+                return _snapped(y, *self._grids[layer.output])
+            return y
+
+        return network.walk(values, quantized, first=first)
 
 
 def _snapped(y: torch.Tensor, scale: float, zero_point: int, levels: int) -> torch.Tensor:

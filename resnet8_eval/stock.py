@@ -19,7 +19,7 @@ from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
-from resnet8_eval.network import Dense, Network
+from resnet8_eval.network import Network, output_first
 from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.proof import stored
 from resnet8_eval.store import Record
@@ -36,19 +36,10 @@ RELATIVE: Final = 1e-4
 def prove(
     row: Configuration, model: Path, network: Network, images: Images, record: Record
 ) -> Record:
-    """Hold a stock model against the float32 network and the calibration images.
+    """Hold a stock model against the folded float32 network and the calibration images.
 
-    Parameters
-    ----------
-    network
-        The folded float32 network that it was made from.
-    record
-        What was recorded when it was quantized.
-
-    Returns
-    -------
-    dict
-        As :func:`resnet8_eval.proof.stored`, and ``checks`` of the tensors.
+    `record` is what was recorded when it was quantized. The result is as
+    :func:`resnet8_eval.proof.stored`, with ``checks`` of the tensors.
     """
     found = backend(row.framework).read_back(model, network)
     hashed = hashlib.sha256()
@@ -76,7 +67,7 @@ def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
         if entry is None:
             wrong.append(layer.name)
             continue
-        weight = exact[layer.weight].T if isinstance(layer, Dense) else exact[layer.weight]
+        weight = output_first(layer, exact[layer.weight])
         steps = np.asarray(entry.scales).reshape(-1, *[1] * (weight.ndim - 1))
         distance = np.abs(np.asarray(entry.values) * steps - weight) / steps
         # The largest weight of a channel may lie beyond the last step.

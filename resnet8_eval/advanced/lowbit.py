@@ -19,13 +19,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval import backends, onnx_graph
 from resnet8_eval.advanced.bits import Bits, largest, limit
+from resnet8_eval.advanced.granularity import PAIRED
+from resnet8_eval.analysis import compare
 from resnet8_eval.backends import StoredTensor
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.integers import ExactNetwork
-from resnet8_eval.network import Convolution, Dense, Network, Pooling
+from resnet8_eval.network import Convolution, Dense, Network, output_first
 from resnet8_eval.store import Record, file_sha256
 
 OPSET: Final = 21
@@ -36,14 +39,8 @@ IR_VERSION: Final = 10
 def write(parameters: Parameters, bits: Bits, path: Path) -> None:
     """Write a network as ONNX with the bits that each layer has.
 
-    Parameters
-    ----------
-    parameters
-        Integers within the limit of their bits, and ranges that the activations' bits span.
-    bits
-        For every layer that is quantized.
-    path
-        Where to write it.
+    The integers of `parameters` lie within the limit of their bits, and its ranges are those that
+    the activations' bits span.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper, version_converter
@@ -92,12 +89,12 @@ def write(parameters: Parameters, bits: Bits, path: Path) -> None:
     nodes = []
     for layer in network.weighted:
         scale, dense = parameters.scales[layer.weight], isinstance(layer, Dense)
-        integers = parameters.integers[layer.weight]
+        integers = output_first(layer, parameters.integers[layer.weight])
         narrow = bits.weights[layer.weight] <= 4
         kind = TensorProto.INT4 if narrow else TensorProto.INT8
         whole, sum_step = biases[layer.bias]
         nodes += [
-            dequantize(layer.weight, integers.T if dense else integers, scale, kind, int(dense)),
+            dequantize(layer.weight, integers, scale, kind, int(dense)),
             dequantize(layer.bias, whole, sum_step, TensorProto.INT32, 0),
         ]
     # A plain session makes an 8-bit kernel of these, and then refuses it for the types of its maps.
@@ -136,12 +133,9 @@ def whole_biases(
     """
     network = parameters.rounded
     values, widths = network.constants(), {**bits.activations, network.input: 8}
-    source = {network.planes: network.input} | {
-        layer.flat: layer.output for layer in network.layers if isinstance(layer, Pooling)
-    }
     found = {}
     for layer in network.weighted:
-        name = source.get(layer.inputs[0], layer.inputs[0])
+        name = network.moved.get(layer.inputs[0], layer.inputs[0])
         scale, _ = grid(*parameters.activations[name], largest(widths[name]))
         step = np.float32(scale) * parameters.scales[layer.weight]
         found[layer.bias] = np.rint(values[layer.bias] / step.astype(np.float64)), step
@@ -155,23 +149,12 @@ def with_whole_biases(parameters: Parameters, bits: Bits) -> Parameters:
 
 
 def weight_bytes(path: Path) -> dict[str, int]:
-    """Bytes that an ONNX file holds for each weight, as they lie in it.
-
-    Parameters
-    ----------
-    path
-        A file whose weights are dequantized, or float32.
-
-    Returns
-    -------
-    dict
-        Weight name to bytes, without scales and biases.
-    """
+    """Bytes that an ONNX file holds for each weight, dequantized or float32, as they lie in it."""
     import onnx
 
     graph = onnx.load(path).graph
     stored = {entry.name: entry for entry in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = onnx_graph.makers(graph)
     found = {}
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm"):
@@ -193,36 +176,16 @@ def judge(
 ) -> Record:
     """Score a stored network with plain ONNX Runtime, and hold it against what was decided.
 
-    Parameters
-    ----------
-    path
-        The stored network.
-    network
-        Its layers.
-    bits, integers
-        What was decided: bits of each layer, and the integers of its weights.
-    test
-        Images and labels.
-    baseline
-        float32 scores (N, 10) of the baseline.
-    out
-        Where scores are kept.
-    threads
-        Threads for ONNX Runtime.
+    `bits` and `integers` were decided; `baseline` are float32 scores (N, 10). The network's own
+    scores are kept in `out`.
 
     Returns
     -------
     dict
-        ``correct``, ``total``, ``accuracy_percent``, what
-        :func:`resnet8_eval.analysis.compare` says of them beside the baseline, ``size_bytes``,
-        ``weights_bytes`` (weights alone, as they lie in the file), ``model_sha256``,
-        ``exact_integers`` (``disagreements``, ``total``, ``largest_difference``) and ``checks``.
+        As :class:`resnet8_eval.advanced_record.LowBit`, with ``checks``; ``weights_bytes`` are
+        those of the weights alone.
     """
-    from resnet8_eval import backends
-    from resnet8_eval.advanced.granularity import PAIRED
-    from resnet8_eval.analysis import compare
     from resnet8_eval.backends import onnxruntime
-    from resnet8_eval.evaluate import evaluate
 
     stored = onnxruntime.read_back(path, network)
     scores = backends.scores(path, test.images, threads=threads, execution="default")
@@ -233,11 +196,13 @@ def judge(
     except KeyError:  # something is not stored as integers, as the checks say
         disagreements, furthest = len(scores), 1.0
     np.save(out / "scores.npy", scores)
-    found, beside = evaluate(scores, test.labels), compare(scores, baseline, test.labels)
-    sizes = weight_bytes(path)
+    beside, sizes = compare(scores, baseline, test.labels), weight_bytes(path)
+    correct = int((scores.argmax(axis=1) == test.labels).sum())
     kept = (*PAIRED, "divergence", "accuracy_ci95_percent")
     return {
-        **{key: found[key] for key in ("correct", "total", "accuracy_percent")},
+        "correct": correct,
+        "total": len(scores),
+        "accuracy_percent": 100 * correct / len(scores),
         **{key: beside[key] for key in kept},
         "size_bytes": path.stat().st_size,
         "weights_bytes": sum(sizes.values()),
@@ -249,6 +214,12 @@ def judge(
         },
         "checks": [check.as_dict() for check in compare_stored(stored, bits, integers, sizes)],
     }
+
+
+def others(stored: Sequence[StoredTensor], integers: Mapping[str, NDArray[np.int8]]) -> list[str]:
+    """Names of weights whose stored integers are not those that were decided."""
+    found = {entry.name: entry.values for entry in stored if entry.kind == "weight"}
+    return [n for n, v in integers.items() if not np.array_equal(np.asarray(found.get(n)), v)]
 
 
 def compare_stored(
@@ -280,11 +251,7 @@ def compare_stored(
             [maps.get(name, "none") for name in bits.activations],
         ),
         equal("bytes of the stored weights", packed, [sizes.get(name, 0) for name in integers]),
-        equal(
-            "weights whose stored integers are not those decided",
-            [],
-            [name for name, values in integers.items() if not np.array_equal(found(name), values)],
-        ),
+        equal("weights whose stored integers are not those decided", [], others(stored, integers)),
         equal(
             "weights with integers beyond their bits",
             [],

@@ -9,6 +9,8 @@ measured afterwards, with all of its layers at once.
 
 from __future__ import annotations
 
+import bisect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import analysis
+from resnet8_eval import analysis, onnx_graph
 from resnet8_eval.advanced.bits import Bits, largest, limit
 from resnet8_eval.advanced.lowbit import with_whole_biases
 from resnet8_eval.calibrate.parameters import Parameters, Ranges
@@ -43,17 +45,9 @@ CHUNK: Final = 1000
 class Part:
     """What has bits of its own: the weights of a layer, or the maps that belong to it.
 
-    Attributes
-    ----------
-    layer
-        Name of the weighted layer. Its output, the sum that this enters and the pooled map belong
-        to it.
-    kind
-        ``"weights"`` or ``"activations"``.
-    costs
-        Bits to divergence in nats with this part alone at those bits.
-    sizes
-        Bits to bytes: of the weights in the file, of the maps of one image.
+    These are its output, the sum that this enters and the pooled map. `kind` is ``"weights"`` or
+    ``"activations"``; `costs` are bits to divergence in nats with this part alone at those bits,
+    `sizes` bits to bytes, of the weights in the file or of the maps of one image.
     """
 
     layer: str
@@ -70,15 +64,7 @@ class Part:
 
 
 class Variants(NamedTuple):
-    """The same network at every width.
-
-    Attributes
-    ----------
-    exact
-        float32, equalized.
-    weights, activations
-        Bits to the weights rounded so, and to the ranges cut so.
-    """
+    """The equalized float32 network, and by bits its weights rounded so and its ranges cut so."""
 
     exact: Network
     weights: dict[int, Rounded]
@@ -112,12 +98,7 @@ def variants(
 ) -> Variants:
     """Round weights and cut ranges at every width.
 
-    Parameters
-    ----------
-    found
-        From the calibration images.
-    weights, activations
-        Bits; at 8 the tuned recipe decides, at fewer :data:`LOW_BIT` and ranges of least error.
+    At 8 bits the tuned recipe decides, at fewer :data:`LOW_BIT` and ranges of least error.
     """
     exact, observed, moments = found
     narrow = replace(TUNED, ranges="mse")
@@ -132,15 +113,7 @@ def variants(
 
 
 def sensitivities(made: Variants, images: Images) -> list[Part]:
-    """Measure what each part costs at each width, on images that did not calibrate.
-
-    Parameters
-    ----------
-    made
-        The network at every width.
-    images
-        uint8 (N, 32, 32, 3).
-    """
+    """Measure what each part costs at each width, on images that did not calibrate."""
     from resnet8_eval.simulate import Simulation, owners
 
     exact = made.exact
@@ -164,8 +137,9 @@ def sensitivities(made: Variants, images: Images) -> list[Part]:
         measure("activations", width, in_float, bits.levels())
     counts = {layer.name: exact.constants()[layer.weight].size for layer in exact.weighted}
     maps, owner = dict.fromkeys(counts, 0), owners(exact)
-    for name, size in _map_sizes(exact, images[:1]).items():
-        maps[owner[name]] += size
+    shapes = onnx_graph.shapes(exact.model)
+    for layer in exact.maps:
+        maps[owner[layer.output]] += math.prod(shapes[layer.output][1:])
     sizes = {"weights": counts, "activations": maps}
     return [
         Part(layer, kind, found, {b: -(-sizes[kind][layer] * b // 8) for b in found})
@@ -174,29 +148,12 @@ def sensitivities(made: Variants, images: Images) -> list[Part]:
     ]
 
 
-def _map_sizes(network: Network, image: Images) -> dict[str, int]:
-    from resnet8_eval.calibrate.probe import Probe
-
-    names = [layer.output for layer in network.maps]
-    values = next(iter(Probe(network, names).run(image)))
-    return {name: values[name].size for name in names}
-
-
 def front(parts: Sequence[Part]) -> list[dict[int, int]]:
     """Every choice of bits that no other beats in both size and predicted cost.
 
     An integer programme finds the bits of least total cost within a budget of bytes, and then
-    within one byte less than those take, until even the fewest bits are too many.
-
-    Parameters
-    ----------
-    parts
-        What to choose bits for.
-
-    Returns
-    -------
-    list of dict
-        Place of each part to its bits, the smallest first.
+    within one byte less than those take, until even the fewest bits are too many. A choice is the
+    place of each part to its bits; the smallest comes first.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -264,19 +221,9 @@ def as_bits(network: Network, parts: Sequence[Part], chosen: Mapping[int, int]) 
 
 
 class Held:
-    """Choices, held against float32 on the same images.
+    """Choices, held against float32 on training images that did not calibrate.
 
-    Parameters
-    ----------
-    made
-        The network at every width.
-    images, labels
-        Training images that did not calibrate, and their labels.
-
-    Attributes
-    ----------
-    before
-        float32 probabilities (N, 10) of the float network.
+    `before` are the float network's probabilities, float32 (N, 10).
     """
 
     def __init__(self, made: Variants, images: Images, labels: NDArray[np.integer]) -> None:
@@ -287,25 +234,13 @@ class Held:
         self.before = softmax(Simulation(made.at(eight), {}).logits(images, ()))
 
     def hold(self, bits: Bits, *, to_the_end: bool = False) -> dict[str, Any]:
-        """Hold a choice against float32, until it is plain that it does not pass.
+        """Hold a choice against float32, `to_the_end` or until it is plain that it does not pass.
 
         It passes if the whole paired interval of the difference lies within half of the margin that
         makes a network *equivalent*: networks err half as often on training images as on others.
+        Once it has lost more than that of all images, it is judged no further.
 
-        Parameters
-        ----------
-        bits
-            The choice.
-        to_the_end
-            Whether to use every image even so.
-
-        Returns
-        -------
-        dict
-            ``images`` judged, ``kl_nats``, ``agreement_percent``, ``lost``, ``gained`` and
-            ``delta_ci95_pp``, as :func:`resnet8_eval.analysis.compare` has them, and ``passes``.
-            Once a choice has lost more than half the margin allows of all images, it is judged no
-            further.
+        The result is as :class:`resnet8_eval.advanced_record.HeldPoint`, without its place.
         """
         from resnet8_eval.simulate import Simulation
 
@@ -331,25 +266,14 @@ class Held:
 def search(
     parts: Sequence[Part], held: Held, drawn: Held, count: int
 ) -> tuple[dict[str, Any], Bits | None]:
-    """The whole front of size against divergence, and the smallest choice on it that passes.
+    """The whole front of size against divergence, and the smallest choice on it that `held` passes.
 
-    Parameters
-    ----------
-    parts
-        What to choose bits for.
-    held
-        Where choices are held.
-    drawn
-        Where divergences are measured for the picture.
-    count
-        Of how many points.
+    For the picture, the divergence of `count` points is measured on `drawn`.
 
     Returns
     -------
     front : dict
-        ``parts`` (``layer`` and ``kind``), ``points`` (``bits`` of each part, ``bytes``,
-        ``predicted`` divergence in nats, and ``measured`` or None), ``held`` (what
-        :meth:`Held.hold` said, by ``point``) and ``chosen``, a point or None.
+        As :class:`resnet8_eval.advanced_record.Front`.
     bits : Bits or None
         Those of the chosen point.
     """
@@ -383,23 +307,10 @@ def search(
 
 
 def smallest(count: int, passes: Callable[[int], bool]) -> int | None:
-    """The smallest choice of a front that passes, found by halving.
+    """The place of the smallest of `count` choices of a front that passes, found by halving.
 
     Of a front, predicted costs fall as sizes grow. Looking at each choice in turn, until one passes
     by chance, would pick that one.
-
-    Parameters
-    ----------
-    count
-        How many choices the front has, the smallest first.
-    passes
-        Whether one passes, by its place.
     """
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if passes(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low if low < count else None
+    place = bisect.bisect_left(range(count), True, key=passes)
+    return place if place < count else None

@@ -9,12 +9,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import calibration, statistics
+from resnet8_eval import backends, calibration, statistics
 from resnet8_eval.advanced.bits import Bits
+from resnet8_eval.advanced.lowbit import others
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
+from resnet8_eval.integers import ExactNetwork, rounding
 from resnet8_eval.store import Record, file_sha256
 
 VALIDATING: Final = 5000
@@ -26,17 +28,8 @@ def divided(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which training images train, and which validate; those that calibrated train as well.
 
-    Parameters
-    ----------
-    labels
-        Of the training split, (N,).
-    count, seed
-        Of the calibration set.
-
-    Returns
-    -------
-    training, validating : ndarray
-        int64, ascending positions, every image once.
+    `labels` (N,) are those of the training split, `count` and `seed` the calibration set's. Both
+    results are int64, ascending positions; every image is in one of them.
     """
     _, validating = calibration.split(labels, count, seed, min(VALIDATING, len(labels) // 10))
     return np.setdiff1d(np.arange(len(labels)), validating), validating
@@ -62,30 +55,15 @@ def in_torch(
     PyTorch's integer kernels take weights of 8 bits alone; what they say to 4 is recorded. So 8
     bits hold the integers of fewer, and maps are held to the levels that they have.
 
-    Parameters
-    ----------
-    parameters
-        What was learned.
-    bits
-        Of each layer.
-    path
-        Where to write the ``.pt`` file.
-    test
-        Images and labels.
-    threads
-        Threads for PyTorch.
-
     Returns
     -------
     record : dict
-        ``correct``, ``total``, ``model_sha256``, ``weights_bytes`` (with biases),
-        ``disagreements`` with exact integers, ``said`` of 4-bit weights, and ``checks``.
+        As :class:`resnet8_eval.advanced_record.InTorch`, with ``checks``; ``weights_bytes`` are
+        those of weights and biases, ``said`` is of 4-bit weights.
     scores : ndarray
         float32 (N, 10).
     """
-    from resnet8_eval import backends
     from resnet8_eval.backends import torch as backend
-    from resnet8_eval.integers import ExactNetwork, rounding
 
     row = Configuration("torch", "int8", "int8", "uint8")
     levels = bits.levels()
@@ -93,18 +71,13 @@ def in_torch(
     stored = backend.read_back(path, parameters.rounded)
     scores = backends.scores(path, test.images, threads=threads)
     exact = ExactNetwork(parameters.rounded, stored, rounding("torch")).scores(test.images)
-    weights = {entry.name: entry.values for entry in stored if entry.kind == "weight"}
     maps = {entry.name: entry for entry in stored if entry.kind == "activation"}
     decided = {name: grid(*parameters.activations[name], most) for name, most in levels.items()}
     checks = [
         equal(
             "PyTorch, weights whose stored integers are not those decided",
             [],
-            [
-                n
-                for n, v in parameters.integers.items()
-                if not np.array_equal(np.asarray(weights[n]), v)
-            ],
+            others(stored, parameters.integers),
         ),
         equal(
             "PyTorch, maps with another grid than was decided",
@@ -155,14 +128,8 @@ def mean_of_seeds(
 ) -> dict[str, Any]:
     """Hold the mean of several trainings against the same bits without any, image by image.
 
-    Parameters
-    ----------
-    scores
-        (N, 10) of each training.
-    before, baseline
-        Of the same bits after post-training quantization, and of float32.
-    labels
-        Of the images, (N,).
+    All scores are (N, 10): of each training, of the same bits after post-training quantization
+    (`before`), and of float32.
 
     Returns
     -------

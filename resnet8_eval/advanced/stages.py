@@ -7,18 +7,22 @@ import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from resnet8_eval import configurations
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet8_eval import calibration, configurations, lanes, network
+from resnet8_eval.advanced import lowbit, mixed, qat
+from resnet8_eval.advanced.bits import Bits
+from resnet8_eval.advanced.granularity import PAIRED, explore, paired, weight_ranges
+from resnet8_eval.advanced.mixed import Variants
+from resnet8_eval.analysis import compare
+from resnet8_eval.calibrate.parameters import EXACT, Parameters
+from resnet8_eval.calibrate.tuned import Statistics, collect
 from resnet8_eval.configurations import TUNED, Configuration
 from resnet8_eval.inputs import Inputs, Labelled, Settings
 from resnet8_eval.store import TRAINING, Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet8_eval.advanced.mixed import Variants
 
 SEEDS: Final = 3
 """Calibration sets that granularity is explored with, and trainings: the run's seed and those after
@@ -96,26 +100,18 @@ def _name(row: Configuration, k: int) -> str:
 
 
 def _variants(inputs: Inputs) -> Variants:
-    from resnet8_eval.advanced import mixed
-    from resnet8_eval.calibrate.tuned import Statistics
 
     made = inputs.artifacts[STATISTICS]
     return mixed.variants(Statistics.load(made.folder, made.record["fed_sha256"]))
 
 
 def _scores(inputs: Inputs, stage: str) -> NDArray[np.float32]:
-    import numpy as np
 
     found: NDArray[np.float32] = np.load(inputs.path(stage, "scores.npy"))
     return found
 
 
 def _explored(inputs: Inputs, out: Path, *, offset: int) -> Record:
-    import numpy as np
-
-    from resnet8_eval import calibration, network
-    from resnet8_eval.advanced.granularity import weight_ranges
-    from resnet8_eval.calibrate.tuned import collect
 
     settings, train = inputs.settings, inputs.split("train")
     seed = settings.calibration_seed + offset
@@ -139,8 +135,6 @@ def _explored(inputs: Inputs, out: Path, *, offset: int) -> Record:
 def _granularity(
     inputs: Inputs, out: Path, *, rows: tuple[Configuration, Configuration], offset: int
 ) -> Record:
-    from resnet8_eval.advanced.granularity import explore, paired
-    from resnet8_eval.calibrate.tuned import Statistics
 
     explored = inputs.artifacts[f"explored/{offset}"]
     found = [
@@ -164,12 +158,7 @@ def _granularity(
 
 
 def _choice(inputs: Inputs, out: Path) -> Record:
-    import numpy as np
     import torch
-
-    from resnet8_eval import calibration
-    from resnet8_eval.advanced import lowbit, mixed
-    from resnet8_eval.advanced.bits import Bits
 
     torch.set_num_threads(inputs.threads)
     settings, train = inputs.settings, inputs.split("train")
@@ -204,12 +193,6 @@ def _choice(inputs: Inputs, out: Path) -> Record:
 
 
 def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
-    import numpy as np
-
-    from resnet8_eval import network
-    from resnet8_eval.advanced import lowbit
-    from resnet8_eval.advanced.bits import Bits
-    from resnet8_eval.calibrate.parameters import EXACT
 
     bits = inputs.record(CHOICE)["bits"].get(name)
     if bits is None:
@@ -230,9 +213,6 @@ def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
 def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
     import torch
 
-    from resnet8_eval import lanes
-    from resnet8_eval.advanced import lowbit, qat
-    from resnet8_eval.advanced.bits import Bits
     from resnet8_eval.advanced.training import Course, train
 
     torch.set_num_threads(inputs.threads)
@@ -271,13 +251,6 @@ def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
 
 
 def _fine_tuned(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
-    import numpy as np
-
-    from resnet8_eval.advanced import lowbit
-    from resnet8_eval.advanced.bits import Bits
-    from resnet8_eval.advanced.granularity import PAIRED
-    from resnet8_eval.analysis import compare
-    from resnet8_eval.calibrate.parameters import Parameters
 
     learned = Parameters.load(inputs.artifacts[made].folder)
     test = inputs.split("test")
@@ -296,9 +269,6 @@ def _fine_tuned(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
 
 
 def _in_torch(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
-    from resnet8_eval.advanced import qat
-    from resnet8_eval.advanced.bits import Bits
-    from resnet8_eval.calibrate.parameters import Parameters
 
     learned = Parameters.load(inputs.artifacts[made].folder)
     widths = Bits.all(learned.exact, *UNIFORM[bits])
@@ -311,7 +281,6 @@ def _in_torch(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
 
 
 def _mean_of_seeds(inputs: Inputs, out: Path, *, bits: str) -> Record:
-    from resnet8_eval.advanced import qat
 
     del out
     trained = [_scores(inputs, stage) for stage in inputs.artifacts if stage.startswith("qat/")]

@@ -33,7 +33,7 @@ from resnet8_eval.analysis import divergence
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.evaluate import softmax
 from resnet8_eval.inputs import Labelled
-from resnet8_eval.network import Dense, Network, Pooling
+from resnet8_eval.network import Dense, Layer, Network, Pooling, output_first
 from resnet8_eval.preprocess import Feed, batches, preprocess
 from resnet8_eval.simulate import compute
 
@@ -89,14 +89,10 @@ def train(
     ----------
     parameters
         Where to start: integers and ranges for `bits`.
-    bits
-        What to train for.
     images
         N images to train on, at least one batch, and their labels.
     validating
         To watch it on, and for nothing else.
-    course
-        Epochs, rate and seed.
     folder
         Where checkpoints are kept, under a name made of all that decides them.
     announce
@@ -165,13 +161,8 @@ def train(
 class Student(torch.nn.Module):
     """A network with fake quantization whose weights, biases and steps are learned.
 
-    Parameters
-    ----------
-    parameters
-        Where it starts: at the middle of each weight's step. Near a step's edge, where many of the
-        float weights lie, the first small changes would undo what GPTQ rounded.
-    bits
-        How many each layer has.
+    It starts at the middle of each weight's step. Near a step's edge, where many of the float
+    weights lie, the first small changes would undo what GPTQ rounded.
     """
 
     def __init__(self, parameters: Parameters, bits: Bits) -> None:
@@ -241,7 +232,7 @@ class Student(torch.nn.Module):
                 -most,
                 most,
             )
-            constants[name] = weight.T if isinstance(layer, Dense) else weight
+            constants[name] = output_first(layer, weight)
             constants[layer.bias] = self._bias(name)
 
         def quantize(name: str, values: torch.Tensor) -> torch.Tensor:
@@ -263,7 +254,7 @@ class Student(torch.nn.Module):
             whole = (weight / step).round().clamp(-most, most)
             scales[name], integers[name] = scale.numpy(), whole.numpy().astype(np.int8)
             on_grid = (whole * step).numpy().astype(np.float64)
-            weights[name] = on_grid.T if isinstance(layer, Dense) else on_grid
+            weights[name] = output_first(layer, on_grid)
             weights[layer.bias] = self._bias(name).numpy().astype(np.float64)
         activations = dict(self.start.activations)
         for name, levels in self.levels.items():
@@ -274,20 +265,7 @@ class Student(torch.nn.Module):
 
 
 def augmented(images: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Shift and mirror images at random; what comes in at an edge repeats the edge.
-
-    Parameters
-    ----------
-    images
-        uint8 (n, 32, 32, 3).
-    random
-        Where chance comes from.
-
-    Returns
-    -------
-    ndarray
-        uint8, in the same shape.
-    """
+    """Shift and mirror images, uint8 (n, 32, 32, 3), at random; an edge is repeated beyond it."""
     margin = (SHIFT, SHIFT)
     padded = np.pad(images, ((0, 0), margin, margin, (0, 0)), "edge")
     size = images.shape[1]
@@ -308,13 +286,14 @@ def _walk(
 ) -> torch.Tensor:
     """The scores of a batch; every map passes through `quantize`."""
     # Images have their channels last, and so have all maps that are computed from them.
-    values = {network.planes: batch.permute(0, 3, 1, 2)}
-    for layer in network.layers:
-        y = compute(layer, [values[name] for name in layer.inputs], constants)
-        values[layer.output] = y if isinstance(layer, Dense) else quantize(layer.output, y)
-        if isinstance(layer, Pooling):
-            values[layer.flat] = values[layer.output].flatten(1)
-    return values[network.dense.output]
+    planes = {network.planes: batch.permute(0, 3, 1, 2)}
+
+    def quantized(layer: Layer, inputs: list[torch.Tensor]) -> torch.Tensor:
+        y = compute(layer, inputs, constants)
+        return y if isinstance(layer, Dense) else quantize(layer.output, y)
+
+    scores: torch.Tensor = network.walk(planes, quantized)[network.dense.output]
+    return scores
 
 
 def _teacher(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:

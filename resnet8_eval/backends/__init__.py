@@ -166,12 +166,17 @@ def backend(framework: str) -> Backend:
     return cast("Backend", import_module(f"resnet8_eval.backends.{framework}"))
 
 
+def file_of(row: Configuration) -> str:
+    """File name of a quantized row's model."""
+    module = backend(row.framework)
+    return module.STOCK_FILE if row.is_stock else module.MODEL_FILE
+
+
 def model_file(row: Configuration) -> tuple[str, str] | None:
     """Stage and file name of a row's model; None for the baseline, whose model is an asset."""
     if row.recipe is None:
         return FLOAT_MODELS.get(row.framework)
-    module = backend(row.framework)
-    return f"model/{row.name}", module.STOCK_FILE if row.is_stock else module.MODEL_FILE
+    return f"model/{row.name}", file_of(row)
 
 
 def framework_of(path: Path) -> Framework:

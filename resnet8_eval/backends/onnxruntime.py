@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
@@ -97,29 +98,25 @@ def unsigned(path: Path) -> bytes | str:
 
     model = onnx.load(path)
     graph = model.graph
-    stored = {entry.name: entry for entry in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    stored, readers = onnx_graph.constants(graph), onnx_graph.readers(graph)
     outputs = {entry.name for entry in graph.output}
     moved: dict[str, onnx.TensorProto] = {}
     for quantize in graph.node:
         if quantize.op_type != "QuantizeLinear" or quantize.output[0] in outputs:
             continue
-        if any(attribute.name == "output_dtype" for attribute in quantize.attribute):
+        if "output_dtype" in onnx_graph.settings(quantize):
             continue
-        step = [quantize, *readers.get(quantize.output[0], ())]
+        step = [quantize, *readers[quantize.output[0]]]
         zero_points = {node.input[2] if len(node.input) > 2 else "" for node in step}
         name = next(iter(zero_points))
         if (
             len(zero_points) == 1
             and name in stored
-            and stored[name].data_type == onnx.TensorProto.INT8
+            and stored[name].dtype == np.int8
             and all(node.op_type == "DequantizeLinear" for node in step[1:])
         ):
             if name not in moved:
-                zero_point = numpy_helper.to_array(stored[name]).astype(np.int16) + 128
+                zero_point = stored[name].astype(np.int16) + 128
                 moved[name] = numpy_helper.from_array(zero_point.astype(np.uint8), f"{name}+128")
             for node in step:
                 node.input[2] = moved[name].name
@@ -248,9 +245,8 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
 def weights_bytes(path: Path) -> int:
     """Bytes of a model's constants: weights, biases, and the scales of quantized ones."""
     import onnx
-    from onnx import numpy_helper
 
-    return sum(numpy_helper.to_array(entry).nbytes for entry in onnx.load(path).graph.initializer)
+    return sum(value.nbytes for value in onnx_graph.constants(onnx.load(path).graph).values())
 
 
 def census(path: Path) -> Record:
@@ -259,14 +255,13 @@ def census(path: Path) -> Record:
 
     model = onnx.load(path)
     graph = model.graph
-    stored = {entry.name: entry for entry in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    stored, makers = onnx_graph.constants(graph), onnx_graph.makers(graph)
     quantized: Counter[str] = Counter()
     in_float: Counter[str] = Counter()
     weights, activations = {}, set()
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
-            activations.add(_dtype(stored[node.input[2]]))
+            activations.add(str(stored[node.input[2]].dtype))
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type in _MOVING:
             continue
         data = list(node.input)[:2] if node.op_type in (*_WEIGHTED, "Add") else [node.input[0]]
@@ -278,13 +273,10 @@ def census(path: Path) -> Record:
         if node.op_type in _WEIGHTED:
             source = sources[1]
             name = source.input[0] if source is not None else node.input[1]
-            weights[node.name] = _dtype(stored[name]) if name in stored else "computed"
-    counts = {
+            weights[node.name] = str(stored[name].dtype) if name in stored else "computed"
+    return {
         "convolutions": [kind["Conv"] for kind in (quantized, in_float)],
         "products": [kind["Gemm"] + kind["MatMul"] for kind in (quantized, in_float)],
-    }
-    return {
-        **counts,
         "maker": model.producer_name,
         "quantized_ops": dict(quantized),
         "float_ops": dict(in_float),
@@ -306,22 +298,14 @@ def kernels(path: Path, execution: Execution = "kernel") -> dict[str, int]:
         return dict(Counter(node.op_type for node in onnx.load(optimized).graph.node))
 
 
-def _dtype(tensor: Any) -> str:
-    import onnx
-
-    return str(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-
-
 def read_back(path: Path, network: Network) -> list[StoredTensor]:
     """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
     del network  # the file names its tensors itself
     import onnx
-    from onnx import numpy_helper
 
     graph = onnx.load(path).graph
-    constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
-    readers = {name: node for node in graph.node for name in node.input}
-    makers = {name: node for node in graph.node for name in node.output}
+    constants, makers = onnx_graph.constants(graph), onnx_graph.makers(graph)
+    readers = {name: nodes[-1] for name, nodes in onnx_graph.readers(graph).items()}
     found = []
     for node in graph.node:
         reader = readers.get(node.output[0])
@@ -329,7 +313,7 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
         if node.op_type != "QuantizeLinear" and not (constant and reader is not None):
             continue
         scale, zero_point = (constants[name] for name in node.input[1:3])
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        axis = onnx_graph.settings(node).get("axis", 1)
         common: Any = {
             "dtype": str(zero_point.dtype),
             "axis": axis if scale.ndim else None,
@@ -363,16 +347,10 @@ def signed_weights(path: Path) -> int:
     QOperator format, are covered; zero points and biases have fewer dimensions.
     """
     import onnx
-    from onnx import numpy_helper
 
-    arrays = (
-        numpy_helper.to_array(entry)
-        for entry in onnx.load(path).graph.initializer
-        if entry.data_type == onnx.TensorProto.INT8 and len(entry.dims) > 1
-    )
-    return max(
-        (int(np.abs(values.astype(np.int16)).max(initial=0)) for values in arrays), default=0
-    )
+    arrays = onnx_graph.constants(onnx.load(path).graph).values()
+    signed = (values for values in arrays if values.dtype == np.int8 and values.ndim > 1)
+    return max((int(np.abs(v.astype(np.int16)).max(initial=0)) for v in signed), default=0)
 
 
 def tensors(

@@ -13,7 +13,7 @@ from torch.ao.nn.intrinsic.quantized import ConvReLU2d
 from torch.ao.nn.quantized import Conv2d
 
 from resnet8_eval.calibrate.parameters import Parameters, grid
-from resnet8_eval.network import Addition, Convolution, Dense, Layer, Pooling
+from resnet8_eval.network import Addition, Convolution, Dense, Layer, Pooling, output_first
 
 
 class Grid(NamedTuple):
@@ -71,8 +71,7 @@ class QuantizedNetwork(nn.Module):
                 integers = parameters.integers[layer.weight]
                 weight = _quantized(integers, parameters.scales[layer.weight], weights_dtype)
             else:
-                exact = constants[layer.weight]
-                weight = torch.from_numpy((exact.T if isinstance(layer, Dense) else exact).copy())
+                weight = torch.from_numpy(output_first(layer, constants[layer.weight]).copy())
             self.layers[key(layer)] = self._module(layer, weight, bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -84,20 +83,19 @@ class QuantizedNetwork(nn.Module):
         network = self._network
         pixels = torch.quantize_per_tensor(images, *self._grids[network.input], torch.quint8)
         values = {network.input: pixels, network.planes: pixels.permute(0, 3, 1, 2)}
-        for layer in network.layers:
-            x = values[layer.inputs[0]]
+
+        def compute(layer: Layer, inputs: list[torch.Tensor]) -> torch.Tensor:
             match layer:
                 case Convolution() | Dense():
-                    y = self.layers[key(layer)](x)
+                    y = self.layers[key(layer)](*inputs)
                 case Addition():
-                    y = self._add(x, values[layer.inputs[1]], layer)
+                    y = self._add(layer, *inputs)
                 case Pooling():
-                    y = self._pool(x, layer)
-            if layer.output in self._levels:
-                y = self._held(y, layer.output)
-            values[layer.output] = y
-            if isinstance(layer, Pooling):
-                values[layer.flat] = y.flatten(1)
+                    y = self._pool(layer, *inputs)
+            return self._held(y, layer.output) if layer.output in self._levels else y
+
+        # TorchScript names values as these variables are: another name makes another file.
+        network.walk(values, compute, lambda y: y.flatten(1))
         if network.softmax:
             values[network.output] = values[network.dense.output].softmax(-1)
         return values
@@ -110,7 +108,7 @@ class QuantizedNetwork(nn.Module):
             return _ConvolutionKernel(layer, weight, bias, self._grids[layer.output])
         return _ReferenceConvolution(layer, weight, bias, self._grids[layer.output])
 
-    def _add(self, a: torch.Tensor, b: torch.Tensor, layer: Addition) -> torch.Tensor:
+    def _add(self, layer: Addition, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         out = self._grids[layer.output]
         relu = layer.before_relu is not None
         if self._kernels:
@@ -135,7 +133,7 @@ class QuantizedNetwork(nn.Module):
         self._grids[layer.output] = Grid(before.scale * divisor / layer.area, before.zero_point)
         return divisor
 
-    def _pool(self, x: torch.Tensor, layer: Pooling) -> torch.Tensor:
+    def _pool(self, layer: Pooling, x: torch.Tensor) -> torch.Tensor:
         out = self._grids[layer.output]
         if self._kernels:
             divisor = self._divisors[layer.name]

@@ -10,10 +10,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.probe import Tensor
 from resnet8_eval.calibrate.ranges import BINS, Observed
-from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
+from resnet8_eval.network import Addition, Convolution, Dense, Layer, output_first
 from resnet8_eval.store import Record
 
 SHOWN: Final = 64
@@ -36,20 +37,18 @@ def layers(parameters: Parameters, observed: Observed, limit: int) -> list[Recor
         As :class:`resnet8_eval.record.NetworkLayer`, histograms in :data:`SHOWN` bins.
     """
     network = parameters.exact
-    shapes, makers = _shapes(network), {network.planes: "images"}
+    shapes, makers = onnx_graph.shapes(network.model), {network.input: "images"}
     told = []
     for layer in network.layers:
-        reads = [makers[name] for name in layer.inputs]
+        reads = [makers[network.moved.get(name, name)] for name in layer.inputs]
         makers[layer.output] = layer.name
-        if isinstance(layer, Pooling):
-            makers[layer.flat] = layer.name
         told.append(
             {
                 "name": layer.name,
                 "kind": type(layer).__name__.lower(),
                 "keras": _keras(layer),
                 "reads": reads,
-                "shape": shapes[layer.output],
+                "shape": _channels_last(shapes[layer.output]),
                 "weights": _weights(layer, parameters, limit)
                 if isinstance(layer, Convolution | Dense)
                 else None,
@@ -68,22 +67,15 @@ def _keras(layer: Layer) -> list[str]:
     return list(dict.fromkeys([layer.name, *(part for part in parts if ":" not in part)]))
 
 
-def _shapes(network: Network) -> dict[str, list[int]]:
-    """Output shapes without the batch, channels last; a map of one value is a row of channels."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(network.model).graph
-    found = {}
-    for value in (*graph.value_info, *graph.output):
-        channels, *size = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
-        found[value.name] = [channels] if set(size) <= {1} else [*size, channels]
-    return found
+def _channels_last(shape: tuple[int, ...]) -> list[int]:
+    """A shape without the batch; a map of one value is a row of channels."""
+    _, channels, *size = shape
+    return [channels] if set(size) <= {1} else [*size, channels]
 
 
 def _weights(layer: Convolution | Dense, parameters: Parameters, limit: int) -> Record:
-    weights = parameters.exact.weights()[layer.weight]
-    # Output channel first: OIHW of a convolution, (in, out) of a dense layer.
-    rows = weights.T if isinstance(layer, Dense) else weights.reshape(len(weights), -1)
+    rows = output_first(layer, parameters.exact.weights()[layer.weight])
+    rows = rows.reshape(len(rows), -1)
     scales = parameters.scales.get(layer.weight)
     low, high = float(rows.min()), float(rows.max())
     lowest, highest = rows.min(axis=1), rows.max(axis=1)

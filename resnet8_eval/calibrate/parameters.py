@@ -54,14 +54,12 @@ class Parameters:
 
         Those are tensors that are only moved, and those that go straight into a ReLU.
         """
-        ranges = dict(self.activations)
-        ranges[self.rounded.planes] = ranges[self.rounded.input]
+        shared = dict(self.rounded.moved)
         for layer in self.rounded.maps:
-            if isinstance(layer, Pooling):
-                ranges[layer.flat] = ranges[layer.output]
-            elif layer.before_relu:
-                ranges[layer.before_relu] = ranges[layer.output]
-        return ranges
+            if not isinstance(layer, Pooling) and layer.before_relu:
+                shared[layer.before_relu] = layer.output
+        named = {name: self.activations[whose] for name, whose in shared.items()}
+        return {**self.activations, **named}
 
     @classmethod
     def load(cls, folder: Path) -> Parameters:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.convolution import by_line, convolve
 from resnet8_eval.errors import ModelError
-from resnet8_eval.network import Addition, Convolution, Dense, Network, Pooling
+from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
 from resnet8_eval.preprocess import Images, batches
 
 Tensor = NDArray[np.float64]
@@ -68,24 +68,27 @@ class Probe:
         network = self._network
         pixels = images.astype(np.float64)
         values: dict[str, Tensor] = {network.input: pixels, network.planes: pixels}
-        for layer in network.layers:
-            x = values[layer.inputs[0]]
+
+        def compute(layer: Layer, inputs: list[Tensor]) -> Tensor:
+            x = inputs[0]
             match layer:
                 case Convolution():
                     y = convolve(x, self._kernels[layer.weight], layer)
                     y += self._weights[layer.bias]
                 case Addition():
-                    y = x + values[layer.inputs[1]]
+                    y = x + inputs[1]
                 case Pooling():
-                    y = x.mean(axis=(1, 2), keepdims=True)
-                    values[layer.flat] = y[:, 0, 0]
+                    return np.asarray(x.mean(axis=(1, 2), keepdims=True))
                 case Dense():
-                    y = x @ self._weights[layer.weight] + self._weights[layer.bias]
-            if isinstance(layer, Convolution | Addition) and layer.before_relu is not None:
-                values[layer.before_relu] = y
-                y = np.maximum(y, 0)
-            values[layer.output] = y
+                    return np.asarray(x @ self._weights[layer.weight] + self._weights[layer.bias])
+            if layer.before_relu is None:
+                return y
+            values[layer.before_relu] = y
+            return np.maximum(y, 0)
+
+        network.walk(values, compute)
         if network.softmax:
+            y = values[network.dense.output]
             powers = np.exp(y - y.max(axis=1, keepdims=True))
             values[network.output] = powers / powers.sum(axis=1, keepdims=True)
         return {

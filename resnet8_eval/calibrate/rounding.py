@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from resnet8_eval.calibrate.probe import Probe, Tensor
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.environment import WEIGHT_LIMIT
-from resnet8_eval.network import Convolution, Dense, Network
+from resnet8_eval.network import Convolution, Network, output_first
 from resnet8_eval.preprocess import Images
 
 _DAMPING: Final = 0.01
@@ -65,8 +65,7 @@ def round_weights(
         if layer in left_in_float:
             continue
         name = layer.weight
-        transposed = isinstance(layer, Dense)  # output channel last
-        weight = weights[name].T if transposed else weights[name]
+        weight = output_first(layer, weights[name])
         flat = weight.reshape(len(weight), -1)
         mean, covariance = moments[name]
         # Pruning can leave a channel of zeros: its step must be large enough for its bias to fit
@@ -84,8 +83,7 @@ def round_weights(
         else:
             rounded = np.clip(np.round(flat / scale[:, None].astype(np.float64)), -limit, limit)
         on_grid = rounded * scale[:, None].astype(np.float64)
-        grid_weight = on_grid.reshape(weight.shape)
-        weights[name] = grid_weight.T if transposed else grid_weight
+        weights[name] = output_first(layer, on_grid.reshape(weight.shape))
         if recipe.correct_bias:
             weights[layer.bias] = weights[layer.bias] + (flat - on_grid) @ mean
         scales[name], integers[name] = scale, rounded.reshape(weight.shape).astype(np.int8)

@@ -15,21 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 
+from resnet8_eval import onnx_graph
+
 _NUMBERED = re.compile(r"__\d+(:\d+)?$")
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network with constant Reshape targets, and names and order that say where it is.
+    """The same network, as tf2onnx made it, changed in place and returned.
 
-    Parameters
-    ----------
-    model
-        As tf2onnx made it; changed in place.
-
-    Returns
-    -------
-    onnx.ModelProto
-        `model`.
+    Reshape targets are constant, and names and order say where a thing is.
     """
     _fix_reshapes(model)
     _drop_unused(model)
@@ -44,19 +38,11 @@ def _fix_reshapes(model: onnx.ModelProto) -> None:
         if node.op_type == "Reshape" and (
             node.input[1] not in constants or constants[node.input[1]].dims == [2]
         ):
-            width = _width(model, node.input[0])
+            width = int(np.prod(onnx_graph.shapes(model)[node.input[0]][1:]))
             name = f"{node.name}/shape"
             target = onnx.numpy_helper.from_array(np.array([-1, width], np.int64), name)
             model.graph.initializer.append(target)
             node.input[1] = name
-
-
-def _width(model: onnx.ModelProto, name: str) -> int:
-    """How many values a tensor has for each image."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    known = (*inferred.input, *inferred.value_info)
-    shapes = {value.name: value.type.tensor_type.shape for value in known}
-    return int(np.prod([dim.dim_value for dim in shapes[name].dim[1:]]))
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
@@ -86,19 +72,11 @@ def _rename(model: onnx.ModelProto) -> None:
         for index, name in enumerate(node.output):
             if _NUMBERED.search(name) and name not in fixed:
                 names[name] = f"{node.op_type}_{position}:{index}"
-    for node in graph.node:
-        node.input[:] = _renamed(node.input, names)
-        node.output[:] = _renamed(node.output, names)
-    for entry in graph.initializer:
-        entry.name = names.get(entry.name, entry.name)
+    onnx_graph.rename(graph, names)
     _replace(graph.initializer, [constants[name] for name in used])
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     del graph.value_info[:]
-
-
-def _renamed(old: Iterable[str], names: dict[str, str]) -> list[str]:
-    return [names.get(name, name) for name in old]
 
 
 def _replace(field: Any, entries: Iterable[Any]) -> None:

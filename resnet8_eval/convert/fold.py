@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.convert import names, pixels
 from resnet8_eval.errors import ModelError
 from resnet8_eval.store import Record
@@ -27,22 +28,9 @@ def fold(source: Path, target: Path) -> Record:
     bias of zeros. A second ReLU, and a change of shape that changes none, go. A scale and a shift
     of the pixels become part of the first convolutions.
 
-    Parameters
-    ----------
-    source
-        float32 ONNX model as tf2onnx made it.
-    target
-        Where to write the folded one; same input, same output, same numbers to float32 rounding.
-
-    Returns
-    -------
-    dict
-        ``operators`` before and after, by type.
-
-    Raises
-    ------
-    ModelError
-        If a batch normalisation is left.
+    `source` is a float32 model as tf2onnx made it; the folded one has the same input, output and
+    numbers, to float32 rounding. The result has ``operators`` before and after, by type. ModelError
+    if a batch normalisation is left.
     """
     from onnxruntime.quantization import quant_pre_process
 
@@ -71,11 +59,7 @@ def fold(source: Path, target: Path) -> Record:
 def _normalise(model: onnx.ModelProto) -> None:
     """Write alike what means the same."""
     graph = model.graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in graph.value_info
-    }
-    constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    shapes, constants = onnx_graph.sizes(graph.value_info), onnx_graph.constants(graph)
 
     def constant(name: str, value: np.ndarray) -> str:
         graph.initializer.append(onnx.numpy_helper.from_array(value, name))
@@ -83,11 +67,7 @@ def _normalise(model: onnx.ModelProto) -> None:
 
     for node in list(graph.node):
         if _is_idle(node, graph, shapes):
-            for reader in graph.node:
-                reader.input[:] = [
-                    node.input[0] if name == node.output[0] else name for name in reader.input
-                ]
-            graph.node.remove(node)
+            onnx_graph.bypass(graph, node, node.input[0])
         elif node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in constants:
             channels = len(constants[node.input[1]])
             node.input.append(constant(f"{node.name}/zeros", np.zeros(channels, np.float32)))
@@ -113,11 +93,13 @@ def _normalise(model: onnx.ModelProto) -> None:
                 node.input.append(constant(f"{node.name}/zeros", zeros))
 
 
-def _is_idle(node: onnx.NodeProto, graph: onnx.GraphProto, shapes: dict[str, list[int]]) -> bool:
+def _is_idle(
+    node: onnx.NodeProto, graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]
+) -> bool:
     """Whether a node hands on what it takes."""
     if node.op_type == "Relu":
         return any(n.op_type == "Relu" and node.input[0] in n.output for n in graph.node)
-    before, after = (shapes.get(names[0], []) for names in (node.input, node.output))
+    before, after = (shapes.get(names[0], ()) for names in (node.input, node.output))
     # tf2onnx moves the only channel of a map by a Reshape, there and back.
     same = len(before) > 1 and all(before[1:]) and before[1:] == after[1:]
     return node.op_type in ("Reshape", "Squeeze", "Flatten") and same

@@ -210,15 +210,7 @@ def _objects(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def array_bytes(path: Path) -> dict[str, int]:
     """How much of a Keras file is weights, and how much what training left beside them.
 
-    Parameters
-    ----------
-    path
-        A whole model, ``.h5`` (Keras 2 or 3) or ``.keras``; nothing in it is run.
-
-    Returns
-    -------
-    dict
-        ``weights_bytes`` and ``optimizer_bytes``, as stored in arrays.
+    Nothing in it is run. The result has ``weights_bytes`` and ``optimizer_bytes``, of arrays.
     """
     import h5py
 

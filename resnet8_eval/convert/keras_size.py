@@ -16,13 +16,7 @@ ResNet56 some 250 layers."""
 
 
 def excess(model: dict[str, Any]) -> str | None:
-    """What of the network is far too much, in a few words; None if nothing is.
-
-    Parameters
-    ----------
-    model
-        A Keras model's description of itself.
-    """
+    """What of the network that a description asks for is far too much, in words; None: nothing."""
     counts = dict(zip(MOST, _counts(model), strict=True))
     # Not `n > limit`: NaN is larger than nothing, and is refused as well.
     large = (f"{n:,.0f} {what}, or so" for what, n in counts.items() if not n <= MOST[what])
@@ -30,13 +24,7 @@ def excess(model: dict[str, Any]) -> str | None:
 
 
 def layers_of(model: dict[str, Any]) -> list[dict[str, Any]]:
-    """The layers of a description; a model in the model is followed by its own layers.
-
-    Parameters
-    ----------
-    model
-        A Keras model's description of itself.
-    """
+    """The layers of a description; a model in the model is followed by its own layers."""
     found: list[dict[str, Any]] = []
     waiting = list(reversed(model["config"]["layers"]))
     while waiting:

@@ -25,25 +25,10 @@ def load(path: Path) -> Any:
 
 
 def load_noted(path: Path) -> tuple[Any, list[str]]:
-    """Open a Keras model that can only compute, never run code of its own.
+    """Open a Keras model (.h5 or .keras) that can only compute, never run code of its own.
 
-    Parameters
-    ----------
-    path
-        ``.h5`` or ``.keras``.
-
-    Returns
-    -------
-    model : keras.Model
-        float32, (N, 32, 32, 3) in [0, 255] to (N, 10) scores; see
-        :func:`resnet8_eval.convert.flat.flattened`.
-    notes : list of str
-        What is written otherwise than in the file.
-
-    Raises
-    ------
-    ModelError
-        If the file is no Keras model of known layers, or has another input or output.
+    The results are those of :func:`resnet8_eval.convert.flat.flattened`. ModelError if the file is
+    no Keras model of known layers, or has another input or output.
     """
     keras_file.describe(path)
     import keras
@@ -161,17 +146,10 @@ def _demand_sound(model: Any, path: Path) -> None:
 
 
 def convert(model_path: Path, folder: Path) -> Record:
-    """Convert a Keras model to ONNX, and log the conversion.
+    """Convert a Keras model, ``.h5`` or ``.keras``, to ONNX, and log the conversion.
 
     Writes ``model.onnx`` (float32, dynamic batch, opset 17), ``conversion.log`` and
-    ``keras_weights.npz`` (every Keras weight as float32, named ``layer/weight``).
-
-    Parameters
-    ----------
-    model_path
-        Keras model, ``.h5`` or ``.keras``.
-    folder
-        Where to write.
+    ``keras_weights.npz`` (every Keras weight as float32, named ``layer/weight``) into `folder`.
 
     Returns
     -------
@@ -240,13 +218,7 @@ def convert(model_path: Path, folder: Path) -> Record:
 
 
 def check(onnx_model: Any) -> None:
-    """Run ``onnx.checker`` with full shape inference.
-
-    Raises
-    ------
-    ModelError
-        If the model is not valid.
-    """
+    """Run ``onnx.checker`` with full shape inference; ModelError if the model is not valid."""
     import onnx
 
     try:

@@ -14,6 +14,8 @@ from typing import Final
 
 import onnx
 
+from resnet8_eval import onnx_graph
+
 _NUMBER: Final = re.compile(r"_\d+$")
 _LAYERS: Final = frozenset({"Conv", "Add", "AveragePool", "GlobalAveragePool", "Gemm"})
 
@@ -21,17 +23,11 @@ _LAYERS: Final = frozenset({"Conv", "Add", "AveragePool", "GlobalAveragePool", "
 def as_in_keras(
     model: onnx.ModelProto, network: str, layers: Collection[str], nodes: Mapping[str, str]
 ) -> None:
-    """Name nodes, tensors and constants ``layer/operation``, as the Keras layer is called.
+    """Name nodes, tensors and constants ``layer/operation``, as Keras calls the layer, in place.
 
-    Parameters
-    ----------
-    model
-        As tf2onnx made it; changed in place. What stands in the scope of no layer keeps its name.
-    network, layers
-        Keras's names of the model and of its layers.
-    nodes
-        Names of nodes to the layers whose weights they hold: a convolution with which a batch
-        normalisation was merged stands in no scope, or in the normalisation's.
+    What stands in the scope of no layer keeps its name. `network` and `layers` are Keras's names;
+    `nodes` are names of nodes to the layers whose weights they hold: a convolution with which a
+    batch normalisation was merged stands in no scope, or in the normalisation's.
     """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
@@ -44,10 +40,7 @@ def as_in_keras(
         if node.name in nodes and name.partition("/")[0] not in holders:
             name = f"{nodes[node.name]}/{node.op_type}"
         node.name = name
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-    for entry in graph.initializer:
-        entry.name = new.get(entry.name, entry.name)
+    onnx_graph.rename(graph, new)
 
 
 def _called(name: str, network: str, layers: Collection[str]) -> str:

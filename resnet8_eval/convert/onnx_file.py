@@ -43,19 +43,11 @@ training steps and sparse tensors, which all can hold tensors, and weights in an
 
 
 def demand_readable(path: Path) -> None:
-    """Refuse a file that is no whole ONNX model of CIFAR-10 images, complete in itself.
+    """Refuse a file that is no whole ONNX model of CIFAR-10 images, in float32 or quantized.
 
-    Parameters
-    ----------
-    path
-        ONNX model, in float32 or quantized.
-
-    Raises
-    ------
-    ModelError
-        If the file is damaged or too large, refers to another file, has operators or subgraphs
-        that no ResNet8 has, takes something else than batches of 32x32 RGB images, or has weights
-        that are not finite.
+    ModelError if it is damaged or too large, refers to another file, has operators or subgraphs
+    that no ResNet8 has, takes something else than batches of 32x32 RGB images, or has weights that
+    are not finite.
     """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")
@@ -92,14 +84,8 @@ def _fault(path: Path) -> str | None:
         elif taken and taken[0][1:] == (32, 32, 3):
             why = " (a fixed batch: export it for any)"
         return f"input of shape {', '.join(map(str, taken))}{why}"
-    return _infinite(model)
-
-
-def _infinite(message: Any) -> str | None:
-    from onnx import numpy_helper
-
-    for tensor in _tensors(message):
-        value = numpy_helper.to_array(tensor)
+    for tensor in _tensors(model):
+        value = onnx.numpy_helper.to_array(tensor)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             return f"weights that are NaN or infinite, {tensor.name!r}"
     return None

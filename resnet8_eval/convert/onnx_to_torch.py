@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.store import Record
 
@@ -98,15 +99,7 @@ def convert(onnx_path: Path) -> torch.fx.GraphModule:
 
 
 def export(module: torch.nn.Module, path: Path) -> None:
-    """Save a module with ``torch.export``, for any batch size.
-
-    Parameters
-    ----------
-    module
-        From :func:`convert`.
-    path
-        Where to write the ``.pt2`` file; read it with ``torch.export.load``.
-    """
+    """Save a module as ``.pt2``, for any batch size; ``torch.export.load`` reads it."""
     import torch
 
     with warnings.catch_warnings():
@@ -116,13 +109,7 @@ def export(module: torch.nn.Module, path: Path) -> None:
 
 
 def export_program(module: torch.nn.Module) -> torch.export.ExportedProgram:
-    """Trace a module of images (N, 32, 32, 3), for any N.
-
-    Parameters
-    ----------
-    module
-        From :func:`convert`, or made from that.
-    """
+    """Trace a module of images (N, 32, 32, 3), for any N."""
     import torch
 
     example = (torch.zeros(2, 32, 32, 3),)
@@ -136,14 +123,7 @@ def export_program(module: torch.nn.Module) -> torch.export.ExportedProgram:
 
 
 def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], Record]:
-    """Hold a converted PyTorch module against its ONNX source.
-
-    Parameters
-    ----------
-    onnx_path
-        The folded model that `module` was made from.
-    module
-        From :func:`convert`.
+    """Hold a PyTorch module against the folded ONNX model that :func:`convert` made it from.
 
     Returns
     -------
@@ -155,18 +135,14 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
     """
     import onnx
     import torch
-    from onnx import numpy_helper
     from torch.fx.passes.shape_prop import ShapeProp
 
     model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path), strict_mode=True)
     nodes = list(model.graph.node)
     for node in nodes:
         node.name = node.name.replace(".", "/")  # as onnx2torch calls it
-    tensors = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
-    onnx_shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
-        for value in [*model.graph.value_info, *model.graph.output]
-    }
+    tensors = onnx_graph.constants(model.graph)
+    onnx_shapes = onnx_graph.sizes((*model.graph.value_info, *model.graph.output))
 
     with torch.inference_mode():
         ShapeProp(module).propagate(torch.zeros(2, 32, 32, 3))
@@ -183,7 +159,7 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
         ),
         equal(
             "output shape of every layer",
-            {node.name: tuple(onnx_shapes.get(node.output[0], ())) for node in nodes},
+            {node.name: onnx_shapes.get(node.output[0], ())[1:] for node in nodes},
             {name: tuple(shape) for name, shape in torch_shapes.items()},
         ),
     ]
@@ -213,32 +189,18 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
 
 
 def verify_export(onnx_path: Path, exported: Path) -> list[Check]:
-    """Hold an exported program against the ONNX model that it comes from.
+    """Hold an exported program against the folded ONNX model that it comes from.
 
-    Parameters
-    ----------
-    onnx_path
-        The folded model.
-    exported
-        ``.pt2`` file that :func:`export` wrote.
-
-    Returns
-    -------
-    list of Check
-        That it loads, takes any batch size, and holds every float32 initializer's bytes.
+    It has to load, take any batch size, and hold every float32 initializer's bytes.
     """
     import onnx
     import torch
-    from onnx import numpy_helper
 
     program = torch.export.load(exported)
     module = program.module()
     sizes = [tuple(module(torch.zeros(n, 32, 32, 3)).shape) for n in (1, 3)]
-    wanted = [
-        numpy_helper.to_array(entry)
-        for entry in onnx.load(onnx_path).graph.initializer
-        if entry.data_type == onnx.TensorProto.FLOAT
-    ]
+    arrays = onnx_graph.constants(onnx.load(onnx_path).graph).values()
+    wanted = [array for array in arrays if array.dtype == np.float32]
     held = {tensor.detach().numpy().tobytes() for tensor in program.state_dict.values()}
     # torch.nn.Linear keeps the matrix transposed.
     missing = sum(
@@ -263,7 +225,7 @@ def _bit_equal(node: Any, source: Any, parameter: Any) -> bool:
         return False
     here = parameter.detach().numpy()
     # torch.nn.Linear keeps its matrix transposed; Gemm says with transB how ONNX keeps it.
-    turned = node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute)
+    turned = node.op_type == "Gemm" and not onnx_graph.settings(node).get("transB")
     if turned and source.ndim == 2:
         source = source.T
     return here.shape == source.shape and here.tobytes() == np.ascontiguousarray(source).tobytes()

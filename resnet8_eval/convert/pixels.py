@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from resnet8_eval import onnx_graph
+
 Vector = NDArray[np.float64]
 
 
@@ -38,16 +40,12 @@ class Front:
 
 def front(graph: onnx.GraphProto) -> Front:
     """Read the chain at the front of a network; it may be empty."""
-    constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for each in node.input:
-            readers.setdefault(each, []).append(node)
+    constants, readers = onnx_graph.constants(graph), onnx_graph.readers(graph)
     name = graph.input[0].name
     scale, shift = np.ones(3), np.zeros(3)
     nodes: list[onnx.NodeProto] = []
     names: list[str] = []
-    while len(following := readers.get(name, [])) == 1:
+    while len(following := readers[name]) == 1:
         (node,) = following
         others = [each for each in node.input if each != name]
         if node.op_type in ("Mul", "Div", "Add", "Sub") and len(others) == 1:
@@ -75,20 +73,16 @@ def _for_channels(value: NDArray[Any] | None) -> Vector | None:
 
 
 def fold(model: onnx.ModelProto) -> None:
-    """Make the chain at the front part of the convolutions that read it.
+    """Make the chain at the front part of the convolutions that read it, in place.
 
     Where such a convolution pads, a shift does not reach the padding, which is zero behind the
-    chain. There a second convolution, of a map of ones, adds what is missing at the edges.
-
-    Parameters
-    ----------
-    model
-        Changed in place. It stays as it is if something else than a convolution reads the chain.
+    chain. There a second convolution, of a map of ones, adds what is missing at the edges. A model
+    in which something else than a convolution reads the chain stays as it is.
     """
     graph = model.graph
     found = front(graph)
     following = [node for node in graph.node if found.output in node.input]
-    constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+    constants = onnx_graph.constants(graph)
     if not found.nodes or not all(
         node.op_type == "Conv" and all(name in constants for name in node.input[1:])
         for node in following
@@ -110,7 +104,7 @@ def fold(model: onnx.ModelProto) -> None:
             constant(f"{name}/scaled", scaled),
             constant(f"{name}/shifted", bias + inside),
         ]
-        padded = any(any(a.ints) for a in node.attribute if a.name == "pads")
+        padded = any(onnx_graph.settings(node).get("pads", ()))
         if not padded or not found.shift.any():
             continue
         ones = onnx.helper.make_node(
@@ -142,9 +136,7 @@ def fold(model: onnx.ModelProto) -> None:
             graph.node.insert(place + offset, new)
     for node in found.nodes:
         (source,) = (name for name in node.input if name not in found.constants)
-        for reader in graph.node:
-            reader.input[:] = [source if n == node.output[0] else n for n in reader.input]
-        graph.node.remove(node)
+        onnx_graph.bypass(graph, node, source)
     used = {name for node in graph.node for name in node.input}
     for entry in [entry for entry in graph.initializer if entry.name not in used]:
         graph.initializer.remove(entry)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.checks import Check, at_most, equal
 from resnet8_eval.convert import pixels
 from resnet8_eval.store import Record
@@ -23,16 +24,10 @@ the products that follow stay well within this."""
 def verify_onnx(
     onnx_path: Path, layers: list[dict[str, Any]], weights: Weights
 ) -> tuple[list[Check], list[Record]]:
-    """Hold an ONNX model against the Keras model that it was made from.
+    """Hold a converted ONNX model against the Keras model that it was made from.
 
-    Parameters
-    ----------
-    onnx_path
-        The converted model.
-    layers
-        The Keras layers, as :func:`resnet8_eval.convert.keras_to_onnx.convert` records them.
-    weights
-        Every Keras weight, float32, named ``layer/weight``; kernels are HWIO.
+    `layers` and `weights` are as :func:`resnet8_eval.convert.keras_to_onnx.convert` records them;
+    kernels are HWIO.
 
     Returns
     -------
@@ -104,12 +99,10 @@ class _Ledger:
     """
 
     def __init__(self, graph: Any) -> None:
-        from onnx import numpy_helper
-
         by_type: dict[str, list[Any]] = {}
         for node in graph.node:
             by_type.setdefault(node.op_type, []).append(node)
-        self.tensors = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+        self.tensors = onnx_graph.constants(graph)
         self.convolutions = by_type.get("Conv", [])
         self.dense = by_type.get("MatMul", []) + by_type.get("Gemm", [])
         self.scales = self._constants(by_type.get("Mul", []))
@@ -122,7 +115,10 @@ class _Ledger:
     def accounts(self, layers: list[dict[str, Any]], weights: Weights) -> list[Record]:
         """Where the weights of each layer that has some are."""
         layers = [layer for layer in layers if layer["weights"]]
-        own = {layer["name"]: _weights_of(layer, weights) for layer in layers}
+        own = {
+            layer["name"]: {name: weights[f"{layer['name']}/{name}"] for name in layer["weights"]}
+            for layer in layers
+        }
         normalisations = [layer for layer in layers if layer["class"] == "BatchNormalization"]
         places: dict[str, Record] = {}
         for layer in layers:
@@ -221,8 +217,8 @@ class _Ledger:
             bias = here[1] if len(here) > 1 else np.zeros(len(here[0]), np.float32)
             if matches(here[0], bias):
                 self.convolutions.remove(node)
-                strides = next((tuple(a.ints) for a in node.attribute if a.name == "strides"), ())
-                return {"node": node.name, "tensors": names, "strides": strides or (1, 1)}
+                strides = tuple(onnx_graph.settings(node).get("strides", (1, 1)))
+                return {"node": node.name, "tensors": names, "strides": strides}
         return {}
 
     def _normalisation(self, scale: NDArray[Any], shift: NDArray[Any]) -> Record:
@@ -270,10 +266,6 @@ def _affine(layer: dict[str, Any], weights: Weights) -> tuple[NDArray[Any], NDAr
         weights["moving_variance"] + layer["epsilon"]
     )
     return scale, weights.get("beta", np.zeros_like(mean)) - mean * scale
-
-
-def _weights_of(layer: dict[str, Any], weights: Weights) -> dict[str, NDArray[np.float32]]:
-    return {name: weights[f"{layer['name']}/{name}"] for name in layer["weights"]}
 
 
 def _interface(values: Any) -> str:

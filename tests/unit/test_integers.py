@@ -98,7 +98,7 @@ def test_pooling_rounds_as_pytorchs_kernel(divisor: int) -> None:
         )
     kernel = torch.nn.functional.avg_pool2d(planes, layer.window, divisor_override=divisor)
     exact = ExactNetwork(network, stored, "onednn")
-    found = exact._pooling(x.astype(np.float32) - zero, layer)
+    found = exact._pooling(layer, x.astype(np.float32) - zero)
     expected = kernel.int_repr().numpy().reshape(found.shape).astype(np.float32)
     assert np.array_equal(found + zero, expected)
 

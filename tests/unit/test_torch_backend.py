@@ -209,7 +209,7 @@ def test_an_operator_without_weights_that_reads_float_is_counted(
 ) -> None:
     method = {"add": "_add", "avg_pool2d": "_pool"}[operator]
     honest = getattr(network, method)
-    setattr(network, method, lambda x, *others: honest(x.dequantize().abs(), *others))
+    setattr(network, method, lambda layer, x, *others: honest(layer, x.dequantize().abs(), *others))
     assert census(network, tmp_path)["float_ops"][operator] >= 1
 
 
