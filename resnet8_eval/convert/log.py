@@ -15,17 +15,11 @@ from typing import Any
 
 @dataclass
 class ConversionLog:
-    """Steps and warnings, in the order in which they came.
+    """Steps and warnings, in the order in which they came, and the same as readable `lines`.
 
-    Attributes
-    ----------
-    steps
-        ``{"step", "seconds"}`` of each finished step.
-    warnings
-        ``{"step", "source", "category", "message"}`` of each Python warning and of each log
-        record of level WARNING or above.
-    lines
-        The same as readable text.
+    `steps` are ``{"step", "seconds"}`` of each finished step; `warnings` ``{"step", "source",
+    "category", "message"}`` of each Python warning and of each log record of level WARNING or
+    above.
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
