@@ -29,11 +29,8 @@ def compare(
 ) -> dict[str, Any]:
     """Hold one configuration against the baseline, image by image; classes are in label order.
 
-    Returns
-    -------
-    dict
-        Fields of :class:`resnet8_eval.row_record.ConfigurationResult`; see :func:`divergence`,
-        :func:`reliability`, :func:`verdict_word` and :func:`flag`.
+    The result has the fields of :class:`resnet8_eval.row_record.ConfigurationResult`; see
+    :func:`divergence`, :func:`reliability`, :func:`verdict_word` and :func:`flag`.
     """
     answers, baseline_answers = scores.argmax(axis=1), baseline_scores.argmax(axis=1)
     right, baseline_right = answers == labels, baseline_answers == labels
@@ -117,12 +114,9 @@ def divergences(scores: Scores, baseline_scores: Scores) -> NDArray[np.float64]:
 def reliability(scores: Scores, labels: Labels) -> dict[str, Any]:
     """Whether a model is right as often as its probabilities say (Guo et al. 2017).
 
-    Returns
-    -------
-    dict
-        As :class:`resnet8_eval.row_record.Reliability`. The error is the mean difference between
-        confidence and accuracy of the bins, weighted by their images. Bin n holds confidences above
-        n/15, up to (n + 1)/15.
+    The result is as :class:`resnet8_eval.row_record.Reliability`. The error is the mean difference
+    between confidence and accuracy of the bins, weighted by their images. Bin n holds confidences
+    above n/15, up to (n + 1)/15.
     """
     confidence = scores.max(axis=1).astype(np.float64)
     right = scores.argmax(axis=1) == labels
@@ -153,13 +147,10 @@ def flag(delta_pp: float) -> tuple[bool, str | None]:
 def verdict_word(interval_pp: tuple[float, float]) -> str:
     """What the paired interval of the delta, 95 % limits in pp, allows one to say.
 
-    Returns
-    -------
-    str
-        ``"equivalent"`` if all of it lies within ±0.5 pp, which two one-sided tests at 2.5 % each
-        then find; ``"equivalent, lower"`` or ``"equivalent, higher"`` if it also leaves zero out.
-        Else ``"degraded"`` if all of it lies below zero, ``"improved"`` if all of it lies above,
-        else ``"inconclusive"``.
+    ``"equivalent"`` if all of it lies within ±0.5 pp, which two one-sided tests at 2.5 % each then
+    find; ``"equivalent, lower"`` or ``"equivalent, higher"`` if it also leaves zero out. Else
+    ``"degraded"`` if all of it lies below zero, ``"improved"`` if all of it lies above, else
+    ``"inconclusive"``.
     """
     low, high = interval_pp
     if max(-low, high) <= EQUIVALENCE_MARGIN_PP:

@@ -15,14 +15,12 @@ from resnet8_eval.preprocess import Labels
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """A stratified choice of training images.
+    """A stratified choice of training images, drawn with `seed`.
 
-    `indices` are ascending positions in the training split, int64 (N,); `per_class` counts the
-    images of each class, in label order; `seed` is what the choice was drawn with.
+    `indices` are ascending positions in the training split, int64 (N,).
     """
 
     indices: NDArray[np.int64]
-    per_class: tuple[int, ...]
     seed: int
 
     @property
@@ -60,7 +58,7 @@ def choose(labels: Labels, count: int, seed: int) -> CalibrationSet:
         rng.choice(np.flatnonzero(labels == label), size=n, replace=False)
         for label, n in enumerate(wanted)
     ]
-    return CalibrationSet(np.sort(np.concatenate(chosen)).astype(np.int64), tuple(wanted), seed)
+    return CalibrationSet(np.sort(np.concatenate(chosen)).astype(np.int64), seed)
 
 
 def split(

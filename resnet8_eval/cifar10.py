@@ -44,14 +44,9 @@ _GLOBALS: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images.
+    """Labelled images: uint8 (N, 32, 32, 3), C-contiguous, RGB pixels, 0 to 255, NHWC.
 
-    Attributes
-    ----------
-    images
-        uint8, shape (N, 32, 32, 3), C-contiguous: RGB pixels, 0 to 255, NHWC.
-    labels
-        int64, shape (N,): class indices, 0 to 9.
+    `labels` are class indices, int64 (N,), 0 to 9.
     """
 
     images: NDArray[np.uint8]
@@ -63,19 +58,10 @@ def read_split(
 ) -> Split:
     """Read one split, in the files' own order.
 
-    Parameters
-    ----------
-    folder
-        Holds `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`.
-    sha256
-        Expected checksum by file name, which says all of a file. None is for files that the caller
-        wrote or verified.
-
-    Raises
-    ------
-    AssetError
-        If a file cannot be read or has another checksum, or if `batches.meta` numbers the classes
-        otherwise than `CLASS_NAMES`.
+    The folder holds `data_batch_1` to `data_batch_5`, `test_batch` and `batches.meta`. `sha256` is
+    the expected checksum by file name, which says all of a file; None is for files that the caller
+    wrote or verified. AssetError if a file cannot be read or has another checksum, or if
+    `batches.meta` numbers the classes otherwise than `CLASS_NAMES`.
     """
     read_class_names(folder, sha256)
     paths = [folder / name for name in _SPLITS[split]]
@@ -107,10 +93,8 @@ def _read_batch(path: Path, sha256: str | None, stamp: tuple[int, ...]) -> Split
 def read_class_names(folder: Path, sha256: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The names in `batches.meta`, CIFAR-10's or the stand-in's; the index is the label.
 
-    Raises
-    ------
-    AssetError
-        If the file cannot be read, has another checksum, or names other classes or another order.
+    AssetError if the file cannot be read, has another checksum, or names other classes or another
+    order.
     """
     path = folder / "batches.meta"
     names = _read(path, _expected(path, sha256)).get("label_names")

@@ -123,11 +123,8 @@ def fed(images: Images) -> Feed:
 def chosen(given: str) -> Preprocessing:
     """The preprocessing that a user names; AssetError if there is none.
 
-    Parameters
-    ----------
-    given
-        A name of :data:`USUAL`, or a TOML file with any of ``scale``, ``mean``, ``std`` and
-        ``channels`` (see :class:`Preprocessing`).
+    That is a name of :data:`USUAL`, or a TOML file with any of ``scale``, ``mean``, ``std`` and
+    ``channels`` (see :class:`Preprocessing`).
     """
     if given in USUAL:
         return USUAL[given]

@@ -27,12 +27,8 @@ def wilson_interval_percent(correct: int, total: int) -> tuple[float, float]:
 def mcnemar_p(lost: int, gained: int) -> float:
     """The p-value of an exact two-sided McNemar test of two models on the same images.
 
-    It is ``scipy.stats.binomtest(lost, lost + gained, 0.5)``, 1 where the models never disagree.
-
-    Parameters
-    ----------
-    lost, gained
-        Images that only the first, or only the second, model gets right.
+    `lost` and `gained` are images that only the first, or only the second, model gets right. It is
+    ``scipy.stats.binomtest(lost, lost + gained, 0.5)``, 1 where the models never disagree.
     """
     from scipy.stats import binomtest
 
@@ -46,14 +42,8 @@ def paired_interval_pp(lost: int, gained: int, total: int) -> tuple[float, float
     Tango's score interval (Tango 1998, *Equivalence Test and Confidence Interval for the Difference
     in Proportions for the Paired-Sample Design*): all differences that the score test does not
     reject at 5 %. It holds without a single disagreement as well: it then ends at z²/(n + z²).
-    SciPy has no interval for paired proportions, nor has statsmodels.
-
-    Parameters
-    ----------
-    lost, gained
-        As for :func:`mcnemar_p`.
-    total
-        All images.
+    SciPy has no interval for paired proportions, nor has statsmodels. `lost` and `gained` are as
+    for :func:`mcnemar_p`, of `total` images.
     """
     return -100 * _furthest(lost, gained, total), 100 * _furthest(gained, lost, total)
 

@@ -22,17 +22,10 @@ SHRINKINGS: Final = np.linspace(0.05, 1.0, 96)
 class Observed(NamedTuple):
     """What the activations were on the calibration images; every recipe cuts its ranges from it.
 
-    Attributes
-    ----------
-    extremes
-        Tensor name to its smallest (at most 0) and largest (at least 0) value; of the network's
-        input, those that its preprocessing can give.
-    histograms
-        Map's name to counts of values in :data:`BINS` bins between its extremes.
-    channels
-        Map's name to the smallest and largest value of each channel, (2, channels).
-    fed_sha256
-        Hash of all the bytes that the network was fed.
+    `extremes` are each tensor's smallest (at most 0) and largest (at least 0) value; of the
+    network's input, those that its preprocessing can give. `histograms` are counts of a map's
+    values in :data:`BINS` bins between its extremes, `channels` the smallest and largest value of
+    each channel, (2, channels). `fed_sha256` is the hash of all the bytes that the network was fed.
     """
 
     extremes: Ranges

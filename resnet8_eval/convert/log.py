@@ -36,7 +36,9 @@ class ConversionLog:
             warnings.simplefilter("always")
             handler = BufferingHandler(sys.maxsize)  # it keeps records until it is full
             handler.setLevel(logging.WARNING)
-            stack.enter_context(_listening(handler))
+            for logger in _listened():
+                logger.addHandler(handler)
+                stack.callback(logger.removeHandler, handler)
             try:
                 yield
             except BaseException as error:
@@ -45,7 +47,8 @@ class ConversionLog:
             finally:
                 for entry in caught:
                     self._warn(name, entry.filename, entry.category.__name__, str(entry.message))
-                for record in handler.buffer:
+                # A record comes once from each listened logger that it passes through.
+                for record in {id(record): record for record in handler.buffer}.values():
                     self._warn(name, record.name, record.levelname, record.getMessage())
         seconds = time.perf_counter() - started
         self.steps.append({"step": name, "seconds": round(seconds, 3)})
@@ -62,27 +65,9 @@ class ConversionLog:
         return "\n".join(self.lines) + "\n"
 
 
-@contextmanager
-def _listening(handler: logging.Handler) -> Iterator[None]:
-    """Listen at the root, and at every logger that keeps its records from the root."""
+def _listened() -> set[logging.Logger]:
+    """The root, and every logger that keeps its records from the root."""
     known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
-    closed = [logger for logger in known if not logger.propagate]
     # These create their loggers, and close them, while they are being imported.
     expected = [logging.getLogger(name) for name in ("tensorflow", "absl", "tf2onnx", "keras")]
-    listened = {id(logger): logger for logger in [logging.root, *closed, *expected]}
-    for logger in listened.values():
-        logger.addHandler(handler)
-    # A record must reach the handler once, however many listened loggers it passes through.
-    seen: set[int] = set()
-
-    def first_time(record: logging.LogRecord) -> bool:
-        new = id(record) not in seen
-        seen.add(id(record))
-        return new
-
-    handler.addFilter(first_time)
-    try:
-        yield
-    finally:
-        for logger in listened.values():
-            logger.removeHandler(handler)
+    return {logging.root, *(logger for logger in known if not logger.propagate), *expected}

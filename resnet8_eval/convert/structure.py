@@ -219,7 +219,9 @@ class _Ledger:
         """Four vectors of Keras become two of ONNX: a scale and a shift."""
         wanted = [(self.scales, scale, 1.0), (self.shifts, shift, 0.0)]
         names = [
-            self._close(among, value) for among, value, idle in wanted if (value != idle).any()
+            next((name for name in among if _near(self.tensors[name].ravel(), value)), None)
+            for among, value, idle in wanted
+            if (value != idle).any()
         ]
         if None in names and not shift.any() and len(shift) in self.silent:
             self.silent.remove(len(shift))
@@ -237,13 +239,6 @@ class _Ledger:
             for among, value in wanted
         ]
         return {} if None in names else {"tensors": names}
-
-    def _close(self, candidates: list[str], wanted: NDArray[np.float32]) -> str | None:
-        for name in candidates:
-            here = self.tensors[name].ravel()
-            if here.shape == wanted.shape and _near(here, wanted):
-                return name
-        return None
 
 
 def _near(here: NDArray[Any], wanted: NDArray[Any]) -> bool:

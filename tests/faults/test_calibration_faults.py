@@ -30,7 +30,7 @@ def choosing(
     def choose(labels: NDArray[np.int64], count: int, seed: int) -> CalibrationSet:
         found = honest(labels, count, seed)
         indices = change(found.indices.copy(), labels)
-        return CalibrationSet(indices, found.per_class, found.seed)
+        return CalibrationSet(indices, found.seed)
 
     return choose
 
