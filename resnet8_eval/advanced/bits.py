@@ -15,15 +15,7 @@ FILE: Final = "bits.json"
 
 @dataclass(frozen=True)
 class Bits:
-    """How many bits each layer has.
-
-    Attributes
-    ----------
-    weights
-        Weight name to bits.
-    activations
-        Map name to bits. The input has 8, and the scores are float32.
-    """
+    """Bits of each weight and of each map, by name; the input has 8, and scores are float32."""
 
     weights: dict[str, int]
     activations: dict[str, int]

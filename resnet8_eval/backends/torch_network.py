@@ -31,15 +31,9 @@ class QuantizedNetwork(nn.Module):
     quantizes its output. Both read the same parameters, so they differ by rounding alone. A layer
     that the parameters leave in float is computed in float32 from its quantized input either way.
 
-    Parameters
-    ----------
-    weights_dtype
-        ``torch.qint8``, or ``torch.quint8`` with zero point 128.
-    kernels
-        Whether to use the integer kernels, which take ``torch.qint8`` weights alone.
-    levels
-        Map to the largest integer of its grid, where that is not 255. There is no narrower type;
-        its integers are held to so many.
+    Weights are ``torch.qint8``, the only ones that the integer kernels take, or ``torch.quint8``
+    with zero point 128. `levels` are maps to the largest integers of their grids, where that is not
+    255. There is no narrower type; their integers are held to so many.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ Counts and limits of layers and channels, never a value of a single image.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,11 +78,8 @@ def _weights(layer: Convolution | Dense, parameters: Parameters, limit: int) -> 
     # A weight on the edge of its range is not outside of it for a last bit.
     room = 1e-6 * np.abs(rows)
     outside = (rows - room > ends[:, None]) | (rows + room < starts[:, None])
-    return {
-        **_told(low, high, np.histogram(rows, SHOWN, (low, high))[0], float(outside.mean())),
-        "clip": None,
-        "channels": _limits(lowest, highest, starts, ends),
-    }
+    counts, _ = np.histogram(rows, SHOWN, (low, high))
+    return _told(low, high, counts, outside.mean(), None, (lowest, highest, starts, ends))
 
 
 def _output(name: str, parameters: Parameters, observed: Observed) -> Record:
@@ -92,26 +89,26 @@ def _output(name: str, parameters: Parameters, observed: Observed) -> Record:
     outside = counts[(middles < start) | (middles > end)].sum() / max(counts.sum(), 1)
     lowest, highest = observed.channels[name]
     few = counts.reshape(SHOWN, -1).sum(axis=1)
-    return {
-        **_told(low, high, few, float(outside)),
-        "clip": [_short(start), _short(end)],
-        "channels": _limits(
-            lowest, highest, np.full_like(lowest, start), np.full_like(highest, end)
-        ),
-    }
+    limits = lowest, highest, np.full_like(lowest, start), np.full_like(highest, end)
+    return _told(low, high, few, outside, [_short(start), _short(end)], limits)
 
 
-def _told(low: float, high: float, counts: NDArray[np.integer], outside: float) -> dict[str, Any]:
+def _told(
+    low: float,
+    high: float,
+    counts: NDArray[np.integer],
+    outside: float,
+    clip: list[float] | None,
+    limits: tuple[Tensor, ...],
+) -> Record:
     return {
         "low": _short(low),
         "high": _short(high),
         "counts": counts.tolist(),
-        "clipped_percent": _short(100 * outside),
+        "clipped_percent": _short(100 * float(outside)),
+        "clip": clip,
+        "channels": [[_short(value) for value in channel] for channel in zip(*limits, strict=True)],
     }
-
-
-def _limits(*limits: Tensor) -> list[list[float]]:
-    return [[_short(value) for value in channel] for channel in zip(*limits, strict=True)]
 
 
 def _short(value: float) -> float:
