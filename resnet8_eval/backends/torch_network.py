@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +12,8 @@ from torch import nn
 from torch.ao.nn.intrinsic.quantized import ConvReLU2d
 from torch.ao.nn.quantized import Conv2d
 
-from resnet8_eval.calibrate.parameters import Parameters, grid
+from resnet8_eval.calibrate.parameters import Grid, Parameters, grid
 from resnet8_eval.network import Addition, Convolution, Dense, Layer, Pooling, output_first
-
-
-class Grid(NamedTuple):
-    """Scale and zero point of a ``torch.quint8`` tensor."""
-
-    scale: float
-    zero_point: int
 
 
 class QuantizedNetwork(nn.Module):
@@ -49,7 +42,7 @@ class QuantizedNetwork(nn.Module):
         self._kernels = kernels
         self._levels = {name: most for name, most in levels.items() if most < 255}
         self._grids = {
-            name: Grid(*grid(low, high, levels.get(name, 255)))
+            name: grid(low, high, levels.get(name, 255))
             for name, (low, high) in parameters.activations.items()
         }
         self._divisors = {
@@ -91,7 +84,8 @@ class QuantizedNetwork(nn.Module):
         # TorchScript names values as these variables are: another name makes another file.
         network.walk(values, compute, lambda y: y.flatten(1))
         if network.softmax:
-            values[network.output] = values[network.dense.output].softmax(-1)
+            y = values[network.dense.output]
+            values[network.output] = y.softmax(-1)
         return values
 
     def _module(self, layer: Convolution | Dense, weight: Any, bias: torch.Tensor) -> nn.Module:

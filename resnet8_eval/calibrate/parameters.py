@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,14 @@ def load_arrays(path: Path) -> dict[str, dict[str, Any]]:
     return kinds
 
 
-def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:
+class Grid(NamedTuple):
+    """Scale and zero point of a tensor of unsigned integers."""
+
+    scale: float
+    zero_point: int
+
+
+def grid(low: float, high: float, levels: int = 255) -> Grid:
     """Scale (of float32) and zero point (0 to `levels`) of an affine grid of unsigned integers.
 
     The real values to span, `low` to `high`, are widened to hold zero, which must be exact because
@@ -111,4 +118,4 @@ def grid(low: float, high: float, levels: int = 255) -> tuple[float, int]:
     # Like ONNX Runtime's quantizer, use the scale before it is rounded to float32: for a range
     # that is symmetric around zero, the zero point lies halfway between two integers.
     exact = (float(np.float32(high)) - float(np.float32(low))) / levels or 1.0
-    return scale, round(float(-np.float32(low)) / exact)
+    return Grid(scale, round(float(-np.float32(low)) / exact))
