@@ -48,8 +48,10 @@ _EXACT: Final = {
 }
 """Instructions with which a framework's x86 kernels add such products in 32 bits, by their name and
 by the processor's flags."""
-_HELD_BACK: Final = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
+_NO_VNNI: Final = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 """Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
+_AVX_VNNI: Final = frozenset({"AVX2_VNNI", "AVX2_VNNI_2"})
+"""Those that leave it the VNNI instructions outside AVX-512, where the processor has them."""
 
 
 @functools.cache
@@ -111,10 +113,17 @@ def saturating_kernels(framework: str) -> str | None:
     if not is_x86():
         return None
     found, (instructions, flags) = cpu(), _EXACT[framework]
-    held = found["onednn_max_cpu_isa"]
-    if framework == "torch" and (held or "").upper() in _HELD_BACK:
+    held = found["onednn_max_cpu_isa"] or ""
+    without = _NO_VNNI if "avx_vnni" in found["flags"] else _NO_VNNI | _AVX_VNNI
+    if framework == "torch" and held.upper() in without:
         return f"ONEDNN_MAX_CPU_ISA={held}"
     return None if flags & set(found["flags"]) else f"this processor has no {instructions}"
+
+
+def onednn_has_avx512() -> bool:
+    """Whether oneDNN may use AVX-512, where the processor has it."""
+    held = (cpu()["onednn_max_cpu_isa"] or "").upper()
+    return held not in _AVX_VNNI | _NO_VNNI - {"AVX512_CORE"}
 
 
 def usable_cores() -> int:

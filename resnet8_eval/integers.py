@@ -34,7 +34,7 @@ from resnet8_eval.preprocess import Images, batches
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
-Rounding = Literal["onnxruntime", "onednn", "fbgemm"]
+Rounding = Literal["onnxruntime", "onednn", "onednn-avx2", "fbgemm"]
 
 BATCH: Final = 16
 """Images at a time, so that a layer's columns stay in the processor's cache."""
@@ -196,11 +196,15 @@ class ExactNetwork:
             steps = self._steps[layer.name] = [np.tile(one, shape[1] * shape[2]) for one in each]
         bias, scales, multipliers = steps
         sums = sums.reshape(len(sums), -1)
-        if self.rounding == "onednn":
+        if self.rounding.startswith("onednn"):
             # To real numbers, the bias, and to the grid with its zero point as a float.
             sums = sums.astype(np.float32, copy=False)
-            sums *= _ONE / (_ONE / scale)  # PyTorch hands over the reciprocal
-            sums *= scales
+            given = _ONE / (_ONE / scale)  # PyTorch hands over the reciprocal
+            if self.rounding == "onednn":
+                sums *= given
+                sums *= scales
+            else:  # kernels without AVX-512 multiply once
+                sums *= given * scales
             sums += bias
             sums *= _ONE / out.scale
             sums += np.float32(out.zero_point)
@@ -276,11 +280,14 @@ class ExactNetwork:
 def rounding(framework: str) -> Rounding:
     """Whose steps a framework's kernels take on this processor.
 
-    PyTorch's engine ``x86`` convolves with oneDNN where it finds ``avx512_vnni``, else with FBGEMM.
+    PyTorch's engine ``x86`` convolves with oneDNN where it finds ``avx512_vnni``, else with FBGEMM;
+    oneDNN takes other kernels where it is told to leave AVX-512 alone.
     """
     if framework == "onnxruntime":
         return "onnxruntime"
-    return "onednn" if "avx512_vnni" in environment.cpu()["flags"] else "fbgemm"
+    if "avx512_vnni" not in environment.cpu()["flags"]:
+        return "fbgemm"
+    return "onednn" if environment.onednn_has_avx512() else "onednn-avx2"
 
 
 def _fused(a: Any, b: np.float32, c: Any) -> Any:

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from resnet8_eval import saturation
 from resnet8_eval.backends import StoredTensor, backend, integers_sha256
 from resnet8_eval.calibrate.parameters import Parameters, grid
-from resnet8_eval.checks import Check
+from resnet8_eval.checks import Check, failed
 from resnet8_eval.configurations import Configuration
+from resnet8_eval.evaluate import probabilities
 from resnet8_eval.inputs import Labelled
+from resnet8_eval.integers import rounding
 from resnet8_eval.network import output_first
 from resnet8_eval.preprocess import Scores
 from resnet8_eval.store import Record
@@ -53,12 +55,11 @@ def prove(
     """
     found = backend(row.framework).read_back(model, parameters.rounded)
     checks = [*compare(found, parameters, row), compare_weights(parameters)]
+    cause = probable_cause(found, row.framework, as_decided=not failed(checks))
     return {
         **stored(found, row),
         "checks": [check.as_dict() for check in checks],
-        "exact_integers": None
-        if exact is None
-        else disagreement(scores, exact, test, probable_cause(found, row.framework)),
+        "exact_integers": None if exact is None else disagreement(scores, exact, test, cause),
     }
 
 
@@ -206,13 +207,23 @@ def disagreement(kernel: Scores, exact: Scores, test: Labelled, cause: str) -> d
         "disagreements": int((kernel.argmax(axis=1) != answers).sum()),
         "total": len(answers),
         "correct": int((answers == test.labels).sum()),
-        "largest_difference": float(np.abs(kernel - exact).max()),
+        "largest_difference": float(np.abs(probabilities(kernel) - probabilities(exact)).max()),
         "probable_cause": cause,
     }
 
 
-def probable_cause(found: Sequence[StoredTensor], framework: str) -> str:
-    """What to look at first where kernels and exact integers part."""
+def probable_cause(found: Sequence[StoredTensor], framework: str, *, as_decided: bool) -> str:
+    """What to look at first where kernels and exact integers part.
+
+    `as_decided`: whether everything that was read back is as calibration decided it.
+    """
     if saturating := saturation.cause(found, framework):
         return f"8-bit kernels that saturate: {saturating}"
-    return "a wrong scale or per-channel axis in the stored model (see the tensors in its proof)"
+    if not as_decided:
+        return (
+            "a wrong scale or per-channel axis in the stored model (see the tensors in its proof)"
+        )
+    return (
+        "the kernels: what is stored is as it was decided, so operators run in float, or take other"
+        f" steps than exact integers, which are those of {rounding(framework)}"
+    )

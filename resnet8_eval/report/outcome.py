@@ -90,5 +90,15 @@ def machine(results: Results) -> str:
     if seven:
         said += f" Weights have 7 bits (±63) in {words.listed(seven)}, 8 bits in the other rows."
     if bound:
-        return f"{said} Another processor may give other counts of {words.listed(bound)}."
-    return f"{said} No row needs a certain x86 processor for its counts."
+        said += f" Another processor may give other counts of {words.listed(bound)}."
+    else:
+        said += " No row needs a certain x86 processor for its counts."
+    kernels = [
+        words.title(row) for row in rows if (row.framework, row.execution) == ("torch", "kernel")
+    ]
+    if kernels:  # oneDNN with AVX-512, without it, and FBGEMM: the same integers, other last steps
+        said += (
+            f" The kernels of {words.listed(kernels)} round as the processor's"
+            " instructions make them: another may class single images otherwise."
+        )
+    return said

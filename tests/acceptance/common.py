@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from resnet8_eval import configurations
-from resnet8_eval.checks import Check, equal, from_records
+from resnet8_eval.checks import Check, at_most, equal, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.report import words
 from resnet8_eval.report.diagnosis import BASELINE_CHECK, EXACT_CHECK
-from resnet8_eval.requirements import asked
+from resnet8_eval.requirements import PARITY_ATOL, asked
 from resnet8_eval.store import file_sha256
 from resnet8_eval.verdicts import Judge, entry
 
@@ -112,6 +112,9 @@ def proof_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
                     ok,
                 )
             )
+            if row.framework == "onnxruntime":  # PyTorch's may be a step apart; no class is
+                title = f"{name}, largest difference of a score from exact integers"
+                checks.append(at_most(title, PARITY_ATOL, found["largest_difference"]))
     return checks
 
 

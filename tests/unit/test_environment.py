@@ -190,6 +190,8 @@ def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
         ("x86_64", ["avx512_vnni"], "avx512_core", False, True),
         ("x86_64", ["avx512_vnni"], "AVX512_CORE_VNNI", False, False),
         ("x86_64", ["avx512_vnni"], "ALL", False, False),
+        ("x86_64", ["avx512_vnni"], "AVX2_VNNI", False, True),
+        ("x86_64", ["avx512_vnni", "avx_vnni"], "AVX2_VNNI", False, False),
         ("aarch64", ["asimddp"], None, False, False),
         ("arm64", [], None, False, False),
     ],
