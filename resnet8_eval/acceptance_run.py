@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -31,6 +31,7 @@ from resnet8_eval.results import Outcome
 
 _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
 """A name in a marker expression; what stands in quotes is a value."""
+_NOTHING_RUN: Final = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
 
@@ -61,6 +62,7 @@ class AcceptanceRun:
         self._notes: list[str] = []
         self._said: set[str] = set()
         self._begun = False
+        self._cleared: dict[str, bytes] = {}
         self._prepared = False
         self._missing: AssetError | None = None
         self._heading: Path | None = None
@@ -126,6 +128,18 @@ class AcceptanceRun:
             pytest.exit(f"{unstarted.TITLE}. {error.what}", unstarted.EXIT_STATUS)
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, _terminated)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> Generator[None]:
+        """Give the folder back to the run before where this one ran nothing."""
+        yield
+        ran_nothing = exitstatus in (
+            pytest.ExitCode.USAGE_ERROR,
+            pytest.ExitCode.NO_TESTS_COLLECTED,
+        )
+        if self._cleared and ran_nothing and self.results is None:
+            self.folder.restore(self._cleared)
+            self._notes.append(f"Nothing was run; {self.folder.path} is as it was.")
 
     def pytest_unconfigure(self) -> None:
         """Leave SIGTERM as it was."""
@@ -288,14 +302,24 @@ class AcceptanceRun:
         """From here on, the folder holds nothing that an earlier run left."""
         if self._begun:
             return
+        with self._told():
+            self._cleared = self.folder.clear()
+        self._begun = True
+
+    def demand_folder(self) -> None:
+        """Refuse a folder that takes no report files, before other plugins open theirs."""
+        with self._told():
+            self.folder.demand_writable()
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
         try:
-            self.folder.clear()
+            yield
         except OSError as error:
             raise pytest.UsageError(
                 f"The report files cannot be written to {self.folder.path}: {error}. Make room "
                 "there, or name another folder with --reports-dir=DIR"
             ) from None
-        self._begun = True
 
     def _select(self, nodeids: Iterable[str]) -> None:
         self.selected.update(found for nodeid in nodeids if (found := verdicts.id_in(nodeid)))

@@ -178,6 +178,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if is_controller:
         config.pluginmanager.register(run)
     if is_controller and is_acceptance_run(config):
+        run.demand_folder()
         # Other plugins read these when they are configured, after this hook.
         option = config.option
         if config.pluginmanager.hasplugin("html") and not option.htmlpath:

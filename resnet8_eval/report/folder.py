@@ -59,25 +59,46 @@ class ReportFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def clear(self) -> None:
-        """Leave no file of an earlier run, so that none is taken for one of this run.
-
-        Raises
-        ------
-        OSError
-            If no file could be written either; nothing is moved then.
-        """
+    def demand_writable(self) -> None:
+        """Make the folder if need be; OSError if no report file can be written into it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.path):
             pass
         for name in REPORT_FILES:
             if (self.path / name).is_dir():
                 raise IsADirectoryError(f"{self.path / name} is a folder")
+
+    def clear(self) -> dict[str, bytes]:
+        """Leave no file of an earlier run, so that none is taken for one of this run.
+
+        Returns
+        -------
+        dict
+            What was removed, by name, for :meth:`restore`.
+
+        Raises
+        ------
+        OSError
+            If no file could be written either; nothing is moved then.
+        """
+        self.demand_writable()
         kind = self._complete()
         if kind is not None:
             self._keep(kind)
+        found = [path for name in REPORT_FILES if (path := self.path / name).exists()]
+        cleared = {path.name: path.read_bytes() for path in found}
+        for path in found:
+            path.unlink()
+        return cleared
+
+    def restore(self, cleared: dict[str, bytes]) -> None:
+        """Put back what was cleared for a run that then ran nothing."""
         for name in REPORT_FILES:
             (self.path / name).unlink(missing_ok=True)
+        for name, content in cleared.items():
+            (self.path / name).write_bytes(content)
+        if kind := self._complete():  # it stands here again
+            self._drop(kind)
 
     def earlier(self, results: Results) -> Earlier:
         """What is known of complete runs before this one, on the same assets."""
@@ -93,10 +114,12 @@ class ReportFolder:
         """Add a complete run to the history, and remove the one that it replaces."""
         if results.complete:
             history.written(self.path / HISTORY, results)
-            kept = self._kept(_kind(results.assets.kind, results.assets.user_model))
-            shutil.rmtree(kept, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                kept.parent.rmdir()
+            self._drop(_kind(results.assets.kind, results.assets.user_model))
+
+    def _drop(self, kind: str) -> None:
+        shutil.rmtree(self._kept(kind), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._kept(kind).parent.rmdir()
 
     def kept(self) -> Iterable[str]:
         """What is kept of earlier runs, a sentence for each."""

@@ -536,6 +536,8 @@ INCOMPLETE = {
     "some by expression": Run(0, ("-k", "not pt_")),
     "one by its ID": Run(0, ("--requirement=CAL-01",)),
     "nothing": Run(5, ("-k", "nothing")),
+    "no expression": Run(4, ("-m", "v1_2 and")),
+    "no such file": Run(4, ("acceptance/test_nope.py",)),
     "all skipped": Run(1, plants=dict.fromkeys(ALWAYS, "@pytest.mark.skip|")),
     "all on a full disk": Run(1, plants=dict.fromkeys(ALWAYS, "fixture full_disk|")),
     "only set up": Run(1, ("--setup-only",)),
@@ -583,12 +585,17 @@ def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
         (pytester.path / name).write_text(text)
     done = suite.run(*run.words, *workers, apart=run.apart)
     assert done.status == ((workers and WITH_WORKERS[way]) or run.status)
+    if done.status in {4, 5}:  # nothing was run
+        assert files(suite.reports) == before
+        assert not (suite.reports / "last-complete").exists()
+        assert "Nothing was run; reports is as it was." in done.output
+        return
     assert files(suite.reports / "last-complete" / "real") == before
     own_page = {"report.html"} if way == "without assets" else set()
     assert set(files(suite.reports)) <= set(before) - {"report.html"} | own_page
     if done.results:
         assert not done.results["complete"]
-    if done.status in {0, 1, 2, 4, 5, 6}:  # otherwise pytest has no last words
+    if done.status in {0, 1, 2, 6}:  # otherwise pytest has no last words
         assert "on the real assets is kept in reports/last-complete/real" in done.output
 
 
@@ -655,6 +662,7 @@ def test_what_runs_no_test_leaves_the_reports_alone(suite: Suite, word: str) -> 
         ("--reports-dir=taken", "taken"),
         ("--reports-dir=taken/reports", "taken"),
         ("--reports-dir=/proc/reports", ""),
+        ("--reports-dir=/dev/null", ""),
         ("--reports-dir=reports", "reports/results.json/"),
         ("--reports-dir=reports", "reports/report.html/"),
         ("--reports-dir=reports", "reports/junit.xml/"),
@@ -668,7 +676,7 @@ def test_a_folder_that_takes_no_reports_is_told_before_anything_runs(
     elif made:
         (pytester.path / made).touch()
     suite.write({"CONV-01": passing("CONV-01", body="open('ran', 'w').close()")})
-    done = suite.run(options, *workers)
+    done = suite.run(options, *workers, html=True)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert re.search(r"^ERROR: The report files cannot be written to ", done.output, re.MULTILINE)
     assert "Traceback" not in done.output
