@@ -104,7 +104,7 @@ def locate(
     announce: Announce = _say,
     manifest: Manifest | None = None,
 ) -> Assets:
-    """Find the assets, or download them, and verify them; all paths are absolute.
+    """Find the assets, or download them, and verify them.
 
     Each file is looked for in `assets_dir` (else RESNET8_EVAL_ASSETS), in the checkout's `assets/`,
     in `shared/assets/` beside the checkout, and in the cache; last, it is downloaded into the
@@ -124,6 +124,11 @@ def locate(
         for.
     manifest
         What to look for; by default, that of the installation.
+
+    Returns
+    -------
+    Assets
+        With absolute paths.
 
     Raises
     ------

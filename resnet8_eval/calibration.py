@@ -32,9 +32,18 @@ class CalibrationSet:
 def choose(labels: Labels, count: int, seed: int) -> CalibrationSet:
     """Draw a stratified calibration set from the labels of the training split.
 
-    Where ten does not divide `count`, the first classes get one image more. `seed` is that of
-    ``numpy.random.default_rng``; the same seed gives the same images everywhere. StageError if a
-    class has fewer training images than asked for, `count` is below ten, or `seed` below zero.
+    Parameters
+    ----------
+    count
+        How many images; where ten does not divide it, the first classes get one more.
+    seed
+        Of ``numpy.random.default_rng``; the same seed gives the same images everywhere.
+
+    Raises
+    ------
+    StageError
+        If a class has fewer training images than asked for, `count` is below ten, or `seed` below
+        zero.
     """
     if seed < 0:
         raise StageError(
@@ -66,8 +75,19 @@ def split(
 ) -> tuple[CalibrationSet, NDArray[np.int64]]:
     """Say which training images calibrate, and which validate a choice made with them.
 
-    The first are exactly ``choose(labels, count, seed)``. `validation_count` images validate,
-    stratified and disjoint from these: int64, ascending positions in the training split.
+    Parameters
+    ----------
+    labels, count, seed
+        As for :func:`choose`.
+    validation_count
+        How many images validate, stratified and disjoint from the calibration images.
+
+    Returns
+    -------
+    calibrating : CalibrationSet
+        Exactly ``choose(labels, count, seed)``.
+    validating : ndarray
+        int64, ascending positions in the training split.
     """
     calibrating = choose(labels, count, seed)
     free = np.ones(len(labels), bool)

@@ -19,12 +19,20 @@ def by_line(weight: Array) -> Array:
 
 
 def convolve(x: Array, weight: Array, layer: Convolution) -> Array:
-    """Sums of products, without bias, (n, height, width, O), of maps (n, height, width, channels).
+    """Sums of products, without bias, (n, height, width, O).
 
     The inputs of an output lie in as many lines of the map as the kernel has, and side by side in
     each. So one product is taken for each line of the kernel, of windows that are copied once for
-    all of them. `weight` is from :func:`by_line`, and of the type that the sums have; `layer` has
-    strides and pads.
+    all of them.
+
+    Parameters
+    ----------
+    x
+        (n, height, width, channels).
+    weight
+        From :func:`by_line`; its type is that of the sums.
+    layer
+        Its strides and pads.
     """
     down, across = layer.strides
     top, left, bottom, right = layer.pads

@@ -30,8 +30,12 @@ class DownloadError(Exception):
 def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Announce) -> None:
     """Make a file or folder in the cache, unless it is there; AssetError if that cannot be written.
 
-    `write` writes it to a path in an empty folder, with the name of `target`. `announce` is called
-    with one line while another process is waited for.
+    Parameters
+    ----------
+    write
+        Writes it to a path in an empty folder; the path's name is that of `target`.
+    announce
+        Called with one line while another process is waited for.
     """
     if os.path.lexists(target):
         return

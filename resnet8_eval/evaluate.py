@@ -21,10 +21,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judge scores against labels; `class_names` are in label order.
 
-    The result has the fields of :class:`resnet8_eval.row_record.ConfigurationResult`. In ``ties``,
-    ``first``, ``last`` and ``expected`` count images that are right when the first, the last or a
-    random one of the tied classes is the answer. ``correct`` is first-wins, which is ``argmax``.
-    ValueError if there are not as many scores as labels, or none.
+    Returns
+    -------
+    dict
+        Fields of :class:`resnet8_eval.row_record.ConfigurationResult`. In ``ties``, ``first``,
+        ``last`` and ``expected`` count images that are right when the first, the last or a random
+        one of the tied classes is the answer. ``correct`` is first-wins, which is ``argmax``.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many scores as labels, or none.
     """
     if scores.shape != (len(labels), len(class_names)) or not len(labels):
         raise ValueError(
@@ -67,10 +74,19 @@ def _ties(scores: Scores, labels: Labels) -> dict[str, Any]:
 
 
 def parity(name: str, expected: Scores, observed: Scores, atol: float) -> list[Check]:
-    """Check that two executions of one network, `name`, give the same scores of the same images.
+    """Check that two executions of one network give the same scores of the same images.
 
-    That is shape, largest difference of probabilities (`atol` is allowed), and top-1 agreement of
-    100 %.
+    Parameters
+    ----------
+    name
+        Which two.
+    atol
+        Largest difference of probabilities allowed.
+
+    Returns
+    -------
+    list of Check
+        Shape, largest difference, and top-1 agreement of 100 %.
     """
     if expected.shape != observed.shape:
         return [equal(f"{name}: shape", expected.shape, observed.shape)]

@@ -75,11 +75,16 @@ class Grid:
 class Weights:
     """What a stored model holds for one layer.
 
-    `integers`, less their zero point, are float32 or float64: a type in which every sum is exact.
-    Of a convolution they are (height, width x channels, O), of a dense layer (inputs, O), of a
-    layer in float its float32 weights. `scales` are one for each output channel, float32, None for
-    a layer in float. `bias` has integers of the scale input x weight in the same type, or float32
-    numbers.
+    Attributes
+    ----------
+    integers
+        Less their zero point, as float32 or float64: a type in which every sum is exact. Of a
+        convolution (height, width x channels, O), of a dense layer (inputs, O). Of a layer in
+        float, its float32 weights.
+    scales
+        One for each output channel, float32; None for a layer in float.
+    bias
+        Integers of the scale input x weight in the type of `integers`, or float32 numbers.
     """
 
     integers: NDArray[Any]
@@ -90,9 +95,19 @@ class Weights:
 class ExactNetwork:
     """A quantized network, to be computed in integers.
 
-    `network` has the layers, and the weights of those that are computed in float; `tensors` are
-    what the model stores, as its backend reads it back; `rounding` says whose float32 steps bring a
-    sum to its grid. KeyError if a tensor that the integers need is not stored.
+    Parameters
+    ----------
+    network
+        The layers, and the weights of those that are computed in float.
+    tensors
+        What the model stores, as its backend reads it back.
+    rounding
+        Whose float32 steps bring a sum to its grid.
+
+    Raises
+    ------
+    KeyError
+        If a tensor that the integers need is not stored.
     """
 
     def __init__(

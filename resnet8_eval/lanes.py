@@ -43,10 +43,18 @@ _TICK: Final = 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to make, in the worker process `lane`, after the jobs that it `needs`.
+    """One thing to make.
 
-    `name` is what :data:`Make` is told. While a job is `alone` at work, nothing else may run, and
-    it has every core.
+    Attributes
+    ----------
+    name
+        What :data:`Make` is told.
+    lane
+        The worker process that makes it.
+    needs
+        Jobs that must be done first.
+    alone
+        Whether nothing else may run meanwhile. It then has every core.
     """
 
     name: str
@@ -56,11 +64,23 @@ class Job:
 
 
 def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict[str, SuiteError]:
-    """Do every job as soon as those that it needs are done; return those that cannot be, and why.
+    """Do every job as soon as those that it needs are done.
 
-    The most urgent comes first, and needs that are not among them are done already. What native
-    code writes to standard error goes into the folder `logs`; `announce` is told one line about
-    each job that ends.
+    Parameters
+    ----------
+    jobs
+        What to do, the most urgent first. Needs that are not among them are done already.
+    make
+        Does one.
+    logs
+        Folder for what native code writes to standard error.
+    announce
+        Told one line about each job that ends.
+
+    Returns
+    -------
+    dict
+        The jobs that could not be done, and why.
     """
     by_name = {job.name: job for job in jobs}
     graph = {job.name: [need for need in job.needs if need in by_name] for job in jobs}
@@ -241,8 +261,14 @@ _WARM_UPS: Final = {"onnxruntime": _import_onnxruntime, "torch": _import_torch}
 def open_lane(name: str, threads: int, logs: Path) -> Any:
     """A worker process, as an executor; it ends with the process that opened it.
 
-    A framework may use so many `threads` in it. What native code writes to standard error goes into
-    the folder `logs`, by its `name`.
+    Parameters
+    ----------
+    name
+        Names its log.
+    threads
+        Threads that a framework may use in it.
+    logs
+        Folder for what native code writes to standard error.
     """
     from loky.process_executor import ProcessPoolExecutor
 
@@ -258,7 +284,13 @@ def open_lane(name: str, threads: int, logs: Path) -> Any:
 
 
 def lane_environment(threads: int = THREADS) -> Mapping[str, str]:
-    """Environment variables of a process whose framework may use so many threads."""
+    """Environment variables that a process with a framework is started with.
+
+    Parameters
+    ----------
+    threads
+        Threads that the framework may use.
+    """
     return {
         "CUDA_VISIBLE_DEVICES": "",  # every figure here is a CPU figure
         "KERAS_BACKEND": "tensorflow",

@@ -71,14 +71,24 @@ def measure(
 ) -> Record:
     """Measure stored models, in turn, on images whose scores are known.
 
-    LoadGen's own logs go into ``loadgen.zip`` in `out`, and what native code writes to standard
-    error into the folder `logs`. `threads` are the numbers of threads to measure with; `announce`
-    is told one line as each part begins.
+    Parameters
+    ----------
+    out
+        A folder, for LoadGen's own logs in ``loadgen.zip``.
+    threads
+        Numbers of threads to measure with.
+    logs
+        Folder for what native code writes to standard error.
+    announce
+        Told one line as each part begins.
 
-    Returns :func:`summarize`, with ``loadgen`` (its version) and, in each entry of ``rows``,
-    ``answers``, from LoadGen's accuracy mode in each session that was timed, with its best batch:
-    ``images``, how many every session answered; ``disagreements`` with the evaluation's classes, in
-    all; and the ``largest_difference`` of the scores.
+    Returns
+    -------
+    dict
+        As :func:`summarize`, with ``loadgen`` (its version) and, in each entry of ``rows``,
+        ``answers``, from LoadGen's accuracy mode in each session that was timed, with its best
+        batch: ``images``, how many every session answered; ``disagreements`` with the evaluation's
+        classes, in all; and the ``largest_difference`` of the scores.
     """
     counts = sorted(set(threads))
     runs: list[Record] = []
@@ -149,14 +159,21 @@ def measure(
 def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
     """Summarize the runs of all rounds.
 
-    Each is as :func:`resnet8_eval.loadgen.load_test` returns it, with ``row``, ``scenario``,
-    ``threads``, ``round`` and ``batch``. `float32` says which row the speed of each is compared
-    with.
+    Parameters
+    ----------
+    runs
+        Each as :func:`resnet8_eval.loadgen.load_test` returns it, with ``row``, ``scenario``,
+        ``threads``, ``round`` and ``batch``.
+    float32
+        Row to the row that its speed is compared with.
 
-    Returns ``rounds``, ``min_queries``, ``others_percent`` and ``told`` as
-    :class:`resnet8_eval.record.Timing`; ``rows``, each ``{"SingleStream": [...], "Offline":
-    [...]}`` with a :class:`resnet8_eval.row_record.Latency` or ``Throughput`` for each number of
-    threads. A figure is over the valid rounds, or None where there is none.
+    Returns
+    -------
+    dict
+        ``rounds``, ``min_queries``, ``others_percent`` and ``told`` as
+        :class:`resnet8_eval.record.Timing`; ``rows``, each ``{"SingleStream": [...], "Offline":
+        [...]}`` with a :class:`resnet8_eval.row_record.Latency` or ``Throughput`` for each number
+        of threads. A figure is over the valid rounds, or None where there is none.
     """
     told = [
         f"{run['row']}, {run['scenario']}, threads {run['threads']}, round {run['round']}: this "

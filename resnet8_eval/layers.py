@@ -93,9 +93,13 @@ def noise(
 ) -> list[dict[str, Any]]:
     """Signal-to-quantization-noise ratio of every layer's weights and outputs of a stored model.
 
-    `parameters` are what it was made from, with the equalized float32 network to compare with. The
-    result is as :class:`resnet8_eval.row_record.LayerNoise`; the output is that of the ReLU where
-    one follows, and carries the noise of all layers before.
+    `parameters` are what it was made from, with the equalized float32 network to compare with.
+
+    Returns
+    -------
+    list of dict
+        As :class:`resnet8_eval.row_record.LayerNoise`; the output is that of the ReLU where one
+        follows, and carries the noise of all layers before.
     """
     layers = parameters.exact.weighted
     names = [layer.output for layer in layers]

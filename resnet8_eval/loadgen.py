@@ -45,16 +45,28 @@ def load_test(
     batch: int = 1,
     accuracy: bool = False,
 ) -> Record:
-    """One run of LoadGen in this process: one query at a time, or all at once.
+    """One run of LoadGen in this process.
 
-    `folder` is made, for LoadGen's logs. A run takes at least so many `seconds` (SingleStream) and
-    has so many images, `queries`; the model is given a `batch` of them at a time. For `accuracy`
-    every image is asked for once and its scores go into LoadGen's log.
+    Parameters
+    ----------
+    scenario
+        One query at a time, or all at once.
+    folder
+        Made, for LoadGen's logs.
+    seconds, queries
+        Least length of the run, in seconds (SingleStream) and in images.
+    batch
+        Images that the model is given at a time.
+    accuracy
+        Whether every image is asked for once and its scores go into LoadGen's log.
 
-    Returns ``valid`` and ``reasons``; ``queries``; ``figures`` (``p50_ms``, ``p90_ms``, ``p99_ms``,
-    or ``images_per_second``; none in accuracy mode); ``loadgen_s`` and ``clock_s``, what LoadGen
-    and the steady clock say that the answers took; ``wall_s``, ``own_s``, ``others_s`` and
-    ``capacity_s``, time of the run and processor time of this process, of others, and in all.
+    Returns
+    -------
+    dict
+        ``valid`` and ``reasons``; ``queries``; ``figures`` (``p50_ms``, ``p90_ms``, ``p99_ms``, or
+        ``images_per_second``; none in accuracy mode); ``loadgen_s`` and ``clock_s``, what LoadGen
+        and the steady clock say that the answers took; ``wall_s``, ``own_s``, ``others_s`` and
+        ``capacity_s``, time of the run and processor time of this process, of others, and in all.
     """
     import mlperf_loadgen as loadgen
 

@@ -52,8 +52,16 @@ class _Layer:
 class Convolution(_Layer):
     """A convolution and the ReLU behind it, if there is one.
 
-    `before_relu` is the tensor between them, None where no ReLU follows. `weight` and `bias` name
-    constants, OIHW and (O,). `strides` are down, across; `pads` top, left, bottom, right.
+    Attributes
+    ----------
+    before_relu
+        The tensor between convolution and ReLU; None where no ReLU follows.
+    weight, bias
+        Names of the constants, OIHW and (O,).
+    strides
+        Down, across.
+    pads
+        Top, left, bottom, right.
     """
 
     before_relu: str | None
@@ -72,9 +80,14 @@ class Addition(_Layer):
 
 @dataclass(frozen=True)
 class Pooling(_Layer):
-    """The average over a whole map, (N, channels, 1, 1); `flat` is the same as (N, channels).
+    """The average over a whole map, (N, channels, 1, 1).
 
-    `window` is height and width of the map.
+    Attributes
+    ----------
+    flat
+        The same values as (N, channels).
+    window
+        Height and width of the map.
     """
 
     flat: str
@@ -162,10 +175,18 @@ class Network:
         flat: Callable[[Any], Any] = lambda pooled: pooled.reshape(len(pooled), -1),
         first: int = 0,
     ) -> dict[str, Any]:
-        """Compute the layers in order, from the one at `first` on; return every tensor by name.
+        """Compute the layers in order; return every tensor by name.
 
-        `values` has the planes, and the outputs of layers before `first`; the others are put there.
-        `compute` gives a layer's output, of its inputs; `flat`, a pooled map as (N, channels).
+        Parameters
+        ----------
+        values
+            The planes, and the outputs of layers before `first`. The others are put there.
+        compute
+            A layer's output, from its inputs.
+        flat
+            A pooled map as (N, channels).
+        first
+            Place of the first layer to compute.
         """
         for layer in self.layers[first:]:
             values[layer.output] = compute(layer, [values[name] for name in layer.inputs])

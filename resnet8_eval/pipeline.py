@@ -17,7 +17,12 @@ from resnet8_eval.store import SCHEDULING, Artifact, Store, digest
 class Pipeline:
     """The stages of one run, and the store that they are kept in.
 
-    `announce` is told one line about each stage that had to be made.
+    Parameters
+    ----------
+    settings
+        What the run is asked for.
+    announce
+        Told one line about each stage that had to be made.
     """
 
     def __init__(self, settings: Settings, announce: lanes.Announce = lambda _: None) -> None:
@@ -31,7 +36,11 @@ class Pipeline:
     def prepare(self, names: Iterable[str]) -> None:
         """Make whatever of these stages, and of those they need, is missing.
 
-        A stage that fails is not reported here; :meth:`artifact` raises its error.
+        Parameters
+        ----------
+        names
+            Stage names. A stage that fails is not reported here; :meth:`artifact` raises its
+            error.
         """
         wanted = self.closure(names)
         if all(self.peek(name) for name in wanted):
@@ -49,15 +58,31 @@ class Pipeline:
     def forget(self, names: Iterable[str], made_before: float) -> None:
         """Remove stages from the cache, to have them made anew.
 
-        What was made later than `made_before`, seconds since the epoch, stays, for another process
-        of the same run may have made it.
+        Parameters
+        ----------
+        names
+            Stage names.
+        made_before
+            Seconds since the epoch; what was made later stays, for another process of the same
+            run may have made it.
         """
         for name in names:
             self._made.pop(name, None)
             self.store.discard(name, self.key(name), made_before)
 
     def artifact(self, name: str) -> Artifact:
-        """The artefact of a stage, made now if it is missing; SuiteError says why it cannot be."""
+        """The artefact of a stage, made now if it is missing.
+
+        Parameters
+        ----------
+        name
+            A stage name.
+
+        Raises
+        ------
+        SuiteError
+            Why it could not be made.
+        """
         if not self.peek(name) and name not in self._failures:
             self.prepare([name])
         found = self.peek(name)
@@ -77,7 +102,10 @@ class Pipeline:
     def make(self, name: str, threads: int) -> Artifact:
         """Make one stage in this process, with so many threads.
 
-        StageError if something that it needs does not exist; nothing else is made here.
+        Raises
+        ------
+        StageError
+            If something that it needs does not exist; nothing else is made here.
         """
         stage = self.stages[name]
         needed = {need: self.peek(need) for need in stage.needs}

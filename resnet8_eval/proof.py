@@ -45,13 +45,22 @@ def prove(
 ) -> Record:
     """Read a stored model back, and hold its kernels against exact integers.
 
-    It was made from `parameters`, and gave `scores` of `test`. `exact` is the same in exact
-    integers (:mod:`resnet8_eval.integers`), None where the model computes in reference arithmetic.
-    It may come from another model of the framework, if the checks hold for both: then they stand
-    for the same numbers.
+    Parameters
+    ----------
+    parameters
+        What the model was made from.
+    test, scores
+        The images that it was evaluated on, their labels, and what it gave.
+    exact
+        The same in exact integers (:mod:`resnet8_eval.integers`); None where the model computes in
+        reference arithmetic. It may come from another model of the framework, if the checks hold
+        for both: then they stand for the same numbers.
 
-    Returns :func:`stored`, ``checks`` of the tensors, and ``exact_integers`` as
-    :class:`resnet8_eval.row_record.ExactIntegers`, None where `exact` is.
+    Returns
+    -------
+    dict
+        As :func:`stored`; ``checks`` of the tensors; and ``exact_integers`` as
+        :class:`resnet8_eval.row_record.ExactIntegers`, None where `exact` is.
     """
     found = backend(row.framework).read_back(model, parameters.rounded)
     checks = [*compare(found, parameters, row), compare_weights(parameters)]
@@ -84,30 +93,26 @@ def compare(
     weight_zero = 128 if row.weights_dtype == "uint8" else 0
     signed = row.activations_dtype == "int8"
     weights = [
-        (
-            name,
-            _difference(by_name.get(name), scales, [weight_zero] * len(scales))
-            or _other_integers(by_name[name], parameters.integers[name]),
-        )
+        _difference(by_name.get(name), scales, [weight_zero] * len(scales))
+        or _other_integers(by_name[name], parameters.integers[name])
         for name, scales in parameters.scales.items()
     ]
-    by_weight = {entry.name: entry for entry in found if entry.kind == "bias"}
-    constants = parameters.rounded.constants()
+    stored_biases = {entry.name: entry for entry in found if entry.kind == "bias"}
     biases = [
-        (layer.weight, _other_bias(by_weight.get(layer.weight), constants[layer.bias]))
-        for layer in parameters.rounded.weighted
-        if layer.weight in parameters.scales
+        _other_bias(stored_biases.get(name), bias) for name, bias in _biases(parameters).items()
     ]
-    ranges, activations = parameters.every_range(), []
+    ranges = parameters.every_range()
+    activations, activation_names = [], []
     for entry in found:
         if entry.kind == "activation":
             scale, zero_point = grid(*ranges[entry.name])
-            how = _difference(entry, [scale], [zero_point - 128 * signed])
-            activations.append((entry.name, how))
+            activations.append(_difference(entry, [scale], [zero_point - 128 * signed]))
+            activation_names.append(entry.name)
+    weight_names = list(parameters.scales)
     return [
-        _check("scales, zero points and integers of weights", weights),
-        _check("scales and zero points of activations", activations),
-        _check("biases", biases),
+        _check("scales, zero points and integers of weights", weight_names, weights),
+        _check("scales and zero points of activations", activation_names, activations),
+        _check("biases", weight_names, biases),
     ]
 
 
@@ -142,8 +147,8 @@ def compare_weights(parameters: Parameters) -> Check:
     )
 
 
-def _check(kind: str, names: Sequence[tuple[str, str | None]]) -> Check:
-    wrong = [f"{name}: {how}" for name, how in names if how is not None]
+def _check(kind: str, names: Sequence[str], differences: Sequence[str | None]) -> Check:
+    wrong = [f"{n}: {d}" for n, d in zip(names, differences, strict=True) if d is not None]
     return Check(
         f"stored {kind}",
         f"{len(names)} tensors as calibration decided them",
@@ -181,6 +186,16 @@ def _other_integers(entry: StoredTensor, integers: NDArray[np.int8]) -> str | No
         return f"shape {values.shape}, not {integers.shape}"
     wrong = int((values != integers).sum())
     return f"{wrong} of {integers.size} integers are others" if wrong else None
+
+
+def _biases(parameters: Parameters) -> dict[str, NDArray[np.float32]]:
+    """The bias beside each quantized weight, by the weight's name."""
+    constants = parameters.rounded.constants()
+    return {
+        layer.weight: constants[layer.bias]
+        for layer in parameters.rounded.weighted
+        if layer.weight in parameters.scales
+    }
 
 
 def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | None:

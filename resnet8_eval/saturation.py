@@ -58,13 +58,21 @@ def cause(found: Sequence[StoredTensor], framework: str) -> str | None:
 
 
 def told(path: Path, images: Images, labels: Labels, scores: Scores) -> dict[str, Any] | None:
-    """What signed weights mean for a stored model of any tool, which gave `scores` of images.
+    """What signed weights mean for a stored model of any tool.
 
-    Returns None for a model without signed 8-bit weights in kernels. Else ``largest_weight``;
-    ``needs``, the instructions without which x86 kernels can saturate on it, None within ±63; and,
-    on a processor without them, ``warning``. Then ``disagreements`` counts the images to which
-    kernels and exact integers give another class, and ``exact_correct`` what the integers get
-    right, both None where they could not be computed.
+    Parameters
+    ----------
+    images, labels, scores
+        What it was evaluated on, and what its kernels gave.
+
+    Returns
+    -------
+    dict or None
+        None for a model without signed 8-bit weights in kernels. Else ``largest_weight``;
+        ``needs``, the instructions without which x86 kernels can saturate on it, None within ±63;
+        and, on a processor without them, ``warning``. Then ``disagreements`` counts the images to
+        which kernels and exact integers give another class, and ``exact_correct`` what the integers
+        get right, both None where they could not be computed.
     """
     framework = framework_of(path)
     largest = 0 if framework == "keras" else backend(framework).signed_weights(path)

@@ -40,9 +40,13 @@ class Simulation:
         self._owner = owners(self._network)
 
     def logits(self, images: Images, layers: Collection[str] | None = None) -> Scores:
-        """The scores before softmax, with `layers` quantized, weights and outputs; by default all.
+        """The scores before softmax.
 
-        The sum that a layer's output enters, and the pooled map, count with the layer before.
+        Parameters
+        ----------
+        layers
+            Names of the layers (:attr:`layers`) to quantize, weights and outputs; by default all.
+            The sum that a layer's output enters, and the pooled map, count with the layer before.
         """
         chosen = set(self.layers if layers is None else layers)
         with torch.inference_mode():

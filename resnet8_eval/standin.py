@@ -52,8 +52,12 @@ _TENT = np.clip(
 def draw(count_per_class: int, seed: int) -> tuple[Bytes, Bytes]:
     """Draw a balanced, shuffled set of N = 10 x `count_per_class` labelled images.
 
-    Images are uint8 (N, 32, 32, 3), RGB pixels in NHWC layout, 0 to 255; equal arguments give equal
-    bytes on every platform. Labels are uint8 (N,), indices into `CLASSES`.
+    Returns
+    -------
+    images : ndarray of uint8, shape (N, 32, 32, 3)
+        RGB pixels in NHWC layout, 0 to 255; equal arguments give equal bytes on every platform.
+    labels : ndarray of uint8, shape (N,)
+        Indices into `CLASSES`.
     """
     dice = _Dice(seed)
     images = np.concatenate([_paint(shape, count_per_class, dice) for shape in _SHAPES])

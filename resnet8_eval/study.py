@@ -58,10 +58,14 @@ RECIPE_KEYS: Final = ("framework", "dtype", "recipe", *METHOD_KEYS, "count")
 class Task:
     """One calibration, and everything that is measured with it.
 
-    Of the kind ``"recipes"``, `cells`, names of rows, are quantized and run. The others are
-    simulated: ``"bits"``, and as v1_4 makes them ``"few"`` bits, after `epochs` of fine-tuning, and
-    ``"mixed"`` ones, within `budgets` in percent of the bytes at 8 bits. Count and seed are the
-    calibration set's; a seed is that of fine-tuning as well.
+    Attributes
+    ----------
+    kind
+        ``"recipes"``: `cells`, names of rows, are quantized and run. The others are simulated:
+        ``"bits"``, and as v1_4 makes them ``"few"`` bits, after `epochs` of fine-tuning, and
+        ``"mixed"`` ones, within `budgets` in percent of the bytes at 8 bits.
+    count, seed
+        Of the calibration set; a seed is that of fine-tuning as well.
     """
 
     kind: str
@@ -86,8 +90,12 @@ _NONE: Final = Labelled(Feed(np.zeros((0, 32, 32, 3), np.uint8)), np.zeros(0, np
 class Images:
     """What a task is fed: images to calibrate with, and N others that are judged.
 
-    `reference` are float32 probabilities (N, 10) of the float32 network for these. `training` is to
-    fine-tune on, or to choose bits by; none of it is judged, and other tasks need none.
+    Attributes
+    ----------
+    reference
+        float32 probabilities (N, 10) of the float32 network for `judged`.
+    training
+        To fine-tune on, or to choose bits by; none of them is judged. Other tasks need none.
     """
 
     calibration: preprocess.Images
@@ -151,8 +159,12 @@ def mixed_tasks(budgets: Sequence[float], count: int, seeds: Sequence[int]) -> l
 def measure(task: Task, folded: bytes, images: Images) -> list[Row]:
     """Calibrate, quantize and judge; runs in a worker and touches nothing but scratch files.
 
-    `folded` is the folded float32 network, as the bytes of its ONNX file. For each configuration a
-    row says what it is, and what :func:`judge` says of it.
+    `folded` is the folded float32 network, as the bytes of its ONNX file.
+
+    Returns
+    -------
+    list of dict
+        For each configuration what it is, and what :func:`judge` says of it.
     """
     measured = _quantized if task.kind == "recipes" else _simulated
     with tempfile.TemporaryDirectory() as scratch:
@@ -300,10 +312,18 @@ def run(
 ) -> list[Row]:
     """Measure every task that the store does not hold yet; return the rows of all, in their order.
 
-    `feed` gives the images of a task. `source` decides results besides the task and the
-    environment: checksums of model and images. `jobs` are processes on this machine, -1 means one
-    for each core; `scheduler` is the address of a Dask scheduler, such as ``tcp://host:8786``, to
-    use its workers instead. `advance` is called once for each finished task.
+    Parameters
+    ----------
+    feed
+        The images of a task.
+    source
+        What decides results besides the task and the environment: checksums of model and images.
+    jobs
+        Processes on this machine; -1 means one for each core.
+    scheduler
+        Address of a Dask scheduler, such as ``tcp://host:8786``, to use its workers instead.
+    advance
+        Called once for each finished task.
     """
     from joblib import Parallel, delayed
 

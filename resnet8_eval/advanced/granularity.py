@@ -35,8 +35,14 @@ def explore(
     """Quantize a row of :func:`resnet8_eval.configurations.explored`, and score the test images.
 
     The framework's own quantizer takes the `folded` network and calibration `images`, the suite's
-    what was collected on them. Model and scores are written into `out`. Returns a record as
-    :class:`resnet8_eval.advanced_record.Cell`, and the scores, float32 (N, 10).
+    what was collected on them. Model and scores are written into `out`.
+
+    Returns
+    -------
+    record : dict
+        As :class:`resnet8_eval.advanced_record.Cell`.
+    scores : ndarray
+        float32 (N, 10).
     """
     recipe, backend = row.quantized_by, backends.backend(row.framework)
     path = out / f"{recipe.granularity}-{backends.file_of(row)}"
@@ -70,8 +76,11 @@ def paired(
 ) -> Record:
     """Hold scores (N, 10) with a scale a channel against those with one a layer, image by image.
 
-    Returns :data:`PAIRED` of per-channel minus per-tensor, and ``from_baseline``, of each
-    granularity the ``agreement_percent`` with float32 and the ``kl_nats`` from it.
+    Returns
+    -------
+    dict
+        :data:`PAIRED` of per-channel minus per-tensor, and ``from_baseline``, of each granularity
+        the ``agreement_percent`` with float32 and the ``kl_nats`` from it.
     """
     found = compare(channel, tensor, labels)
     beside = {}

@@ -177,8 +177,13 @@ def judge(
     """Score a stored network with plain ONNX Runtime, and hold it against what was decided.
 
     `bits` and `integers` were decided; `baseline` are float32 scores (N, 10). The network's own
-    scores are kept in `out`. The result is as :class:`resnet8_eval.advanced_record.LowBit`, with
-    ``checks``; ``weights_bytes`` are those of the weights alone.
+    scores are kept in `out`.
+
+    Returns
+    -------
+    dict
+        As :class:`resnet8_eval.advanced_record.LowBit`, with ``checks``; ``weights_bytes`` are
+        those of the weights alone.
     """
     from resnet8_eval.backends import onnxruntime
 

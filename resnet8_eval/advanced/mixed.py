@@ -268,8 +268,14 @@ def search(
 ) -> tuple[dict[str, Any], Bits | None]:
     """The whole front of size against divergence, and the smallest choice on it that `held` passes.
 
-    For the picture, the divergence of `count` points is measured on `drawn`. Returns a record as
-    :class:`resnet8_eval.advanced_record.Front`, and the bits of the chosen point or None.
+    For the picture, the divergence of `count` points is measured on `drawn`.
+
+    Returns
+    -------
+    front : dict
+        As :class:`resnet8_eval.advanced_record.Front`.
+    bits : Bits or None
+        Those of the chosen point.
     """
     network = held.made.exact
     found = front(parts)

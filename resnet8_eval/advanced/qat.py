@@ -55,9 +55,13 @@ def in_torch(
     PyTorch's integer kernels take weights of 8 bits alone; what they say to 4 is recorded. So 8
     bits hold the integers of fewer, and maps are held to the levels that they have.
 
-    Returns a record as :class:`resnet8_eval.advanced_record.InTorch`, with ``checks``, and the
-    scores, float32 (N, 10). ``weights_bytes`` are those of weights and biases, ``said`` is of 4-bit
-    weights.
+    Returns
+    -------
+    record : dict
+        As :class:`resnet8_eval.advanced_record.InTorch`, with ``checks``; ``weights_bytes`` are
+        those of weights and biases, ``said`` is of 4-bit weights.
+    scores : ndarray
+        float32 (N, 10).
     """
     from resnet8_eval.backends import torch as backend
 
@@ -127,9 +131,12 @@ def mean_of_seeds(
     All scores are (N, 10): of each training, of the same bits after post-training quantization
     (`before`), and of float32.
 
-    Returns ``accuracy_percent``, mean of the seeds; ``delta_pp`` from the baseline; ``gain_pp``
-    over post-training quantization and ``gain_ci95_pp``, the interval of the mean over images of
-    how often the trainings are right less whether `before` is.
+    Returns
+    -------
+    dict
+        ``accuracy_percent``, mean of the seeds; ``delta_pp`` from the baseline; ``gain_pp`` over
+        post-training quantization and ``gain_ci95_pp``, the interval of the mean over images of
+        how often the trainings are right less whether `before` is.
     """
     rights = np.mean([one.argmax(axis=1) == labels for one in scores], axis=0)
     right_before, right = (one.argmax(axis=1) == labels for one in (before, baseline))

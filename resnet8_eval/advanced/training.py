@@ -51,12 +51,21 @@ CHECKPOINT: Final = "checkpoint.npz"
 
 @dataclass(frozen=True)
 class Course:
-    """How the training goes: `epochs`, and a seed for the order of images and their augmentation.
+    """How the training goes.
 
-    Adam's `rate`, after a few steps of warming up, falls to zero along a cosine. Weights are
-    learned in shares of their channel's largest, the steps of maps in shares of themselves. The
-    steps of weights, and biases, in shares of their map's range, have :data:`SMALLER` of it.
-    `labels` is how much of what is taught is the label; the rest is the float network's.
+    Attributes
+    ----------
+    epochs
+        Passes over the images.
+    rate
+        Adam's learning rate, after a few steps of warming up; it falls to zero along a cosine.
+        Weights are learned in shares of their channel's largest, the steps of maps in shares of
+        themselves. The steps of weights, and biases, in shares of their map's range, have
+        :data:`SMALLER` of it.
+    labels
+        How much of what is taught is the label; the rest is the float network's.
+    seed
+        Of the order of the images and of their augmentation.
     """
 
     epochs: int
@@ -76,14 +85,26 @@ def train(
 ) -> tuple[Parameters, list[dict[str, float]]]:
     """Fine-tune a quantized network; goes on from the last whole epoch if it was interrupted.
 
-    It starts from `parameters`, integers and ranges for `bits`, and trains on N images, at least
-    one batch; `validating` is to watch it on, and for nothing else. Checkpoints are kept in
-    `folder`, under a name made of all that decides them. `announce` is told one line every
-    :data:`EVERY_S` and at the end of each epoch, with the time left.
+    Parameters
+    ----------
+    parameters
+        Where to start: integers and ranges for `bits`.
+    images
+        N images to train on, at least one batch, and their labels.
+    validating
+        To watch it on, and for nothing else.
+    folder
+        Where checkpoints are kept, under a name made of all that decides them.
+    announce
+        Told one line every :data:`EVERY_S` and at the end of each epoch, with the time left.
 
-    Returns what was learned, rounded to its grids, and for the start and each epoch ``kl_nats`` and
-    ``agreement_percent``, from the float network on the validation images, and the mean ``loss``
-    (absent for the start).
+    Returns
+    -------
+    parameters : Parameters
+        What was learned, rounded to its grids.
+    history : list of dict
+        For the start and each epoch: ``kl_nats`` and ``agreement_percent``, from the float network
+        on the validation images, and the mean ``loss`` (absent for the start).
     """
     place = folder / _decided_by(parameters, bits, images, validating, course) / CHECKPOINT
     teacher = _teacher(parameters.exact)

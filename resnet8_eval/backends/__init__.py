@@ -46,11 +46,19 @@ FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch",
 class StoredTensor:
     """A quantized tensor as it was read back from a stored model.
 
-    `name` is the network's; a bias goes by that of its layer's weight. `scales` and `zero_points`
-    are as stored, and none for a float bias; `axis` is the one that they lie along, None if there
-    is one scale, and `wrong_axis` whether that is another than the output channels. `values` are
-    the integers of weights less their zero point, output channel first; the real numbers of biases;
-    else None.
+    Attributes
+    ----------
+    name
+        The network's name of it; a bias goes by the name of its layer's weight.
+    axis
+        The axis that the scales lie along; None if there is one scale.
+    scales, zero_points
+        As stored; none for a float bias.
+    values
+        For weights, the integers less their zero point, output channel first; for biases, the real
+        numbers; None for activations.
+    wrong_axis
+        Whether the scales lie along another axis than the output channels.
     """
 
     name: str
@@ -95,9 +103,19 @@ class Backend(Protocol):
     ) -> Record:
         """Quantize with the framework's own static quantizer and its documented defaults.
 
-        `folded` is a float32 ONNX network with batch normalisation folded, `row` a stock row of
-        this framework; calibration images are fed in the suite's batches. Returns :meth:`census`,
-        with ``fed_sha256``, the hash of all the bytes that were fed.
+        Parameters
+        ----------
+        folded
+            float32 ONNX network with batch normalisation folded.
+        images
+            Calibration images, fed in the suite's batches.
+        row
+            A stock row of this framework.
+
+        Returns
+        -------
+        dict
+            As :meth:`census`, and ``fed_sha256``, the hash of all the bytes that were fed.
         """
 
     def write(self, parameters: Parameters, row: Configuration, path: Path) -> Record:
@@ -116,10 +134,13 @@ class Backend(Protocol):
         from an 8-bit one. Operators that only move or convert, and ReLU, are not counted. In
         reference arithmetic a quantized operator still computes in float32.
 
-        Returns ``quantized_ops`` and ``float_ops``, operator to count; ``convolutions`` and
-        ``products``, each ``[quantized, in float]``; ``weights``, layer to the dtype that its
-        weight is stored in; ``activations``, the dtypes that activations are quantized to;
-        ``maker``, the tool that quantized the model, as the file names it.
+        Returns
+        -------
+        dict
+            ``quantized_ops`` and ``float_ops``, operator to count; ``convolutions`` and
+            ``products``, each ``[quantized, in float]``; ``weights``, layer to the dtype that its
+            weight is stored in; ``activations``, the dtypes that activations are quantized to;
+            ``maker``, the tool that quantized the model, as the file names it.
         """
 
     def read_back(self, path: Path, network: Network) -> list[StoredTensor]:
@@ -174,10 +195,21 @@ def framework_of(path: Path) -> Framework:
 def scores(path: Path, images: Images, *, threads: int, execution: Execution = "kernel") -> Scores:
     """Run a stored model on stored images.
 
-    A path ends in ``.h5`` or ``.keras``, ``.onnx``, ``.pt2`` (``torch.export``) or ``.pt``
-    (TorchScript). `execution` is for ONNX Runtime, see
-    :func:`resnet8_eval.backends.onnxruntime.open_session`; a PyTorch file is what it was saved as.
-    ModelError if the model cannot be opened, or does not give finite scores of shape (N, 10).
+    Parameters
+    ----------
+    path
+        Keras ``.h5`` or ``.keras``, ``.onnx``, ``.pt2`` (``torch.export``) or ``.pt``
+        (TorchScript).
+    threads
+        Threads for the framework's operators.
+    execution
+        For ONNX Runtime, see :func:`resnet8_eval.backends.onnxruntime.open_session`. A PyTorch
+        file is what it was saved as.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be opened, or does not give finite scores of shape (N, 10).
     """
     runtime = open_runtime(path, threads, execution)
     try:

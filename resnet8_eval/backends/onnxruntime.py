@@ -174,12 +174,15 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     """Quantize with ``onnxruntime.quantization.quantize_static``.
 
     It is given the ranges as a calibration cache, so that it runs no calibration of its own, and
-    the weights' scales as overrides. The matrix product of the last layer is quantized; its result,
-    the score, stays in float32, so that no two classes tie.
+    the weights' scales as overrides. The matrix product of the last layer is quantized; its
+    result, the score, stays in float32, so that no two classes tie.
 
-    Returns :func:`census`, with ``kernels``: the operators of the graph as ONNX Runtime runs it
-    here; ``default_kernels``: the same in a session that is opened without any of our settings;
-    ``runs_as``: what is done to activations before they run as ``kernels``, or None.
+    Returns
+    -------
+    dict
+        As :func:`census`, and ``kernels``: the operators of the graph as ONNX Runtime runs it here;
+        ``default_kernels``: the same in a session that is opened without any of our settings;
+        ``runs_as``: what is done to activations before they run as ``kernels``, or None.
     """
     import onnxruntime.quantization as tools
 

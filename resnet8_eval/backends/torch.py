@@ -72,9 +72,14 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     As torchao's documentation has it: export, ``prepare_pt2e`` with the quantizer for x86 and its
     default configuration, calibrate, ``convert_pt2e``. For unsigned weights the same quantizer is
     given a specification of unsigned 8 bits. The result computes in reference arithmetic, and is
-    saved as an exported program. Recorded as well: for unsigned weights ``support`` (see
-    :func:`unsigned_kernel_support`), and for signed ones ``lowering``: how the integer kernels that
-    torchao lowers the model to answer on a batch, beside the model itself.
+    saved as an exported program.
+
+    Returns
+    -------
+    dict
+        As the protocol says; also ``support`` for unsigned weights (see
+        :func:`unsigned_kernel_support`), and for signed ones ``lowering``: how the integer kernels
+        that torchao lowers the model to answer on a batch, beside the model itself.
     """
     import torch
 
@@ -140,8 +145,15 @@ def write(
 ) -> Record:
     """Build a quantized network and save it as TorchScript, for ``torch.jit.load``.
 
-    `levels` are maps to the largest integers of their grids, where that is not 255. Returns
-    :func:`census`, with ``engine`` and ``support`` (see :func:`unsigned_kernel_support`).
+    Parameters
+    ----------
+    levels
+        Map to the largest integer of its grid, where that is not 255.
+
+    Returns
+    -------
+    dict
+        As :func:`census`, ``engine``, and ``support`` (see :func:`unsigned_kernel_support`).
     """
     kernels = row.execution == "kernel"
     torchscript.save(_network(parameters, row, levels), path)

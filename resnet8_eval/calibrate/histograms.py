@@ -24,9 +24,17 @@ SHOWN: Final = 64
 def layers(parameters: Parameters, observed: Observed, limit: int) -> list[Record]:
     """Every layer in order, with the histograms of its weights and of what it gives.
 
-    `observed` are the activations of ``parameters.exact`` on the calibration images, `limit` is the
-    largest magnitude of a rounded weight. The result is as
-    :class:`resnet8_eval.record.NetworkLayer`, with histograms in :data:`SHOWN` bins.
+    Parameters
+    ----------
+    observed
+        The activations of ``parameters.exact`` on the calibration images.
+    limit
+        Largest magnitude of a rounded weight.
+
+    Returns
+    -------
+    list of dict
+        As :class:`resnet8_eval.record.NetworkLayer`, histograms in :data:`SHOWN` bins.
     """
     network = parameters.exact
     shapes, makers = onnx_graph.shapes(network.model), {network.input: "images"}

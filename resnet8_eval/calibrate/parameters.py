@@ -110,8 +110,13 @@ class Grid(NamedTuple):
 def grid(low: float, high: float, levels: int = 255) -> Grid:
     """Scale (of float32) and zero point (0 to `levels`) of an affine grid of unsigned integers.
 
-    The real values to span, `low` to `high`, are widened to hold zero, which must be exact because
-    convolutions pad with it (Jacob et al. 2018, section 2.1). `levels` is the largest integer.
+    Parameters
+    ----------
+    low, high
+        The real values to span; widened to hold zero, which must be exact because convolutions
+        pad with it (Jacob et al. 2018, section 2.1).
+    levels
+        The largest integer.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(np.float32((high - low) / levels)) or 1.0

@@ -51,9 +51,18 @@ def activation_ranges(
 ) -> Ranges:
     """Cut the range of every map as `recipe` says with its ``ranges`` and ``percentile``.
 
-    `levels`, the largest integer of the grid, counts where the error of rounding is weighed.
-    Returns tensor name to (lowest, highest). The input spans exactly what it can be. Raw, that is
-    0–255, so that its integers are the pixels themselves.
+    Parameters
+    ----------
+    observed
+        From :func:`observe`, of this network.
+    levels
+        Largest integer of the grid; it counts where the error of rounding is weighed.
+
+    Returns
+    -------
+    dict
+        Tensor name to (lowest, highest). The input spans exactly what it can be. Raw, that is
+        0–255, so that its integers are the pixels themselves.
     """
     ranges = {
         name: _cut(*observed.extremes[name], counts, recipe, levels)

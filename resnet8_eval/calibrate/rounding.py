@@ -43,14 +43,20 @@ def round_weights(
     """Round every weight, one layer at a time, and correct the biases.
 
     Each output channel has its own symmetric scale. Within a channel the weights are rounded one
-    after the other. The weights not yet rounded make up for the error of each, as the covariance of
-    the layer's inputs prescribes (GPTQ: Frantar et al. 2022, *GPTQ: Accurate Post-Training
-    Quantization for Generative Pre-trained Transformers*). What is left of the mean error goes into
-    the bias (Nagel et al. 2019, section 4.2). No gradient, no label, no random number.
+    after the other. The weights not yet rounded make up for the error of each, as the covariance
+    of the layer's inputs prescribes (GPTQ: Frantar et al. 2022, *GPTQ: Accurate Post-Training
+    Quantization for Generative Pre-trained Transformers*). What is left of the mean error goes
+    into the bias (Nagel et al. 2019, section 4.2). No gradient, no label, no random number.
 
-    `moments` are those of :func:`input_moments`. Of `recipe`, ``granularity``, ``rounding``,
-    ``clip_weights``, ``correct_bias`` and ``float_layers`` count here. `limit` is the largest
-    magnitude of a rounded weight.
+    Parameters
+    ----------
+    moments
+        Of the network's inputs, from :func:`input_moments`.
+    recipe
+        Its ``granularity``, ``rounding``, ``clip_weights``, ``correct_bias`` and ``float_layers``
+        count here.
+    limit
+        Largest magnitude of a rounded weight.
     """
     weights = network.weights()
     scales, integers = {}, {}
@@ -85,10 +91,21 @@ def round_weights(
 
 
 def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, limit: int = WEIGHT_LIMIT) -> Tensor:
-    """Round a matrix (out, in) column by column, spreading each error over the columns still free.
+    """Round a matrix column by column, spreading each error over the columns still free.
 
-    `covariance` is that of the layer's inputs, (in, in), and `scale` the step of each output
-    channel, (out,). Returns whole numbers in [-limit, limit], (out, in).
+    Parameters
+    ----------
+    weight
+        Shape (out, in).
+    covariance
+        Of the layer's inputs, shape (in, in).
+    scale
+        Step of each output channel, shape (out,).
+
+    Returns
+    -------
+    ndarray
+        Whole numbers in [-limit, limit], shape (out, in).
     """
     hessian = covariance.copy()
     diagonal = np.diag_indices_from(hessian)

@@ -78,11 +78,20 @@ def decide(
 ) -> Record:
     """Decide every quantization parameter from what was collected.
 
-    :class:`resnet8_eval.calibrate.parameters.Parameters` are saved in `folder`. `limit` is the
-    largest magnitude of a rounded weight, `levels` the largest integer of the activations' grids.
+    Parameters
+    ----------
+    folder
+        Where :class:`resnet8_eval.calibrate.parameters.Parameters` are saved.
+    limit
+        Largest magnitude of a rounded weight.
+    levels
+        Largest integer of the activations' grids.
 
-    Returns ``method`` in words; ``weight_limit``; ``fed_sha256``, the hash of the bytes fed when
-    the ranges were found; and ``layers``, the names of the weighted layers.
+    Returns
+    -------
+    dict
+        ``method`` in words; ``weight_limit``; ``fed_sha256``, the hash of the bytes fed when the
+        ranges were found; and ``layers``, the names of the weighted layers.
     """
     exact, observed, moments = statistics
     activations = activation_ranges(exact, observed, recipe, levels)
@@ -97,11 +106,17 @@ def decide(
 
 
 def same_function(source: Path, folder: Path, images: Images, threads: int) -> list[Check]:
-    """Hold the equalized network in `folder` against its source, in float, on images.
+    """Hold the equalized network against the one that it was made from, in float, on images.
 
-    That is the converted ONNX model, before anything was done to it. Folding, normalising and
-    equalizing must not change the function. If they did, what is quantized afterwards would not be
-    the user's network, and no later check would notice.
+    Folding, normalising and equalizing must not change the function. If they did, what is quantized
+    afterwards would not be the user's network, and no later check would notice.
+
+    Parameters
+    ----------
+    source
+        The converted ONNX model, before anything was done to it.
+    folder
+        Where the equalized network lies.
     """
     from resnet8_eval import backends
 
@@ -132,10 +147,13 @@ def compare_feeds(images: Images, fed_sha256: str) -> Record:
 
     `fed_sha256` is what :func:`decide` recorded for the calibration images.
 
-    Returns ``differing_bytes`` of ``compared_bytes`` (``expected_bytes``: four for each value of
-    each image), between this moment's two feeds; ``evaluation_sha256``; ``calibration_sha256``,
-    which is `fed_sha256`; ``preprocessing``, and ``largest_difference`` of what was fed from what
-    it says, computed here by itself, over the largest value that it can give.
+    Returns
+    -------
+    dict
+        ``differing_bytes`` of ``compared_bytes`` (``expected_bytes``: four for each value of each
+        image), between this moment's two feeds; ``evaluation_sha256``; ``calibration_sha256``,
+        which is `fed_sha256`; ``preprocessing``, and ``largest_difference`` of what was fed from
+        what it says, computed here by itself, over the largest value that it can give.
     """
     from resnet8_eval import backends
 

@@ -63,10 +63,25 @@ _TOLERANCE: Final = 1e-5
 def flattened(model: Any, name: str) -> tuple[Any, list[str]]:
     """The same network, flat and in float32, if it is not so already.
 
-    A keras.Model of one input and one output; functional or sequential, nested or not. `name` is
-    what the user calls it. Returns a keras.Model of (N, 32, 32, 3) in [0, 255] to scores (N, 10)
-    for any N, `model` itself where nothing had to be written anew; and what was, in sentences for
-    the conversion log. ModelError if the network that was written computes something else.
+    Parameters
+    ----------
+    model : keras.Model
+        One input and one output; functional or sequential, nested or not.
+    name
+        What the user calls it.
+
+    Returns
+    -------
+    model : keras.Model
+        Of (N, 32, 32, 3) in [0, 255] to scores (N, 10) for any N; `model` itself where nothing had
+        to be written anew.
+    notes : list of str
+        What was, in sentences for the conversion log.
+
+    Raises
+    ------
+    ModelError
+        If the network that was written computes something else.
     """
     notes = _notes(model)
     if not notes:

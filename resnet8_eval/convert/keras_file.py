@@ -102,11 +102,22 @@ _MEMBERS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"}
 def describe(path: Path) -> list[dict[str, Any]]:
     """Read the layer list of a Keras model without running anything in it.
 
-    The path is that of a whole model, ``.h5`` (Keras 2 or 3) or ``.keras``. Returns ``class_name``
-    and ``config`` of each layer, in the file's order; those of a model inside the model follow it.
+    Parameters
+    ----------
+    path
+        A whole model, ``.h5`` (Keras 2 or 3) or ``.keras``.
 
-    ModelError if the file is not a Keras model, has anything that a residual network does not have,
-    or describes a network that is far too large.
+    Returns
+    -------
+    list of dict
+        ``class_name`` and ``config`` of each layer, in the file's order; those of a model inside
+        the model follow it.
+
+    Raises
+    ------
+    ModelError
+        If the file is not a Keras model, has anything that a residual network does not
+        have, or describes a network that is far too large.
     """
     if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")

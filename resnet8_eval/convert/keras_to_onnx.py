@@ -150,11 +150,18 @@ def convert(model_path: Path, folder: Path) -> Record:
 
     Writes ``model.onnx`` (float32, dynamic batch, opset 17), ``conversion.log`` and
     ``keras_weights.npz`` (every Keras weight as float32, named ``layer/weight``) into `folder`.
-    ModelError if the model is refused or the converted one is not valid ONNX.
 
-    Returns ``layers`` (name, class, weights and their shapes, strides), ``parameters``, ``notes``
-    (what is written otherwise than in the file), ``opset``, ``producer``, ``steps``, ``warnings``,
-    ``versions``.
+    Returns
+    -------
+    dict
+        ``layers`` (name, class, weights and their shapes, strides), ``parameters``, ``notes`` (what
+        is written otherwise than in the file), ``opset``, ``producer``, ``steps``, ``warnings``,
+        ``versions``.
+
+    Raises
+    ------
+    ModelError
+        If the model is refused or the converted one is not valid ONNX.
     """
     import numpy as np
 

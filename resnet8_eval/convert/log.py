@@ -15,11 +15,17 @@ from typing import Any
 
 @dataclass
 class ConversionLog:
-    """Steps and warnings, in the order in which they came, and the same as readable `lines`.
+    """Steps and warnings, in the order in which they came.
 
-    `steps` are ``{"step", "seconds"}`` of each finished step; `warnings` ``{"step", "source",
-    "category", "message"}`` of each Python warning and of each log record of level WARNING or
-    above.
+    Attributes
+    ----------
+    steps
+        ``{"step", "seconds"}`` of each finished step.
+    warnings
+        ``{"step", "source", "category", "message"}`` of each Python warning and of each log
+        record of level WARNING or above.
+    lines
+        The same as readable text.
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)

@@ -63,11 +63,19 @@ def torchvision_not_needed() -> Iterator[None]:
 
 
 def convert(onnx_path: Path) -> torch.fx.GraphModule:
-    """Convert the folded float32 ONNX model to a PyTorch module in evaluation mode.
+    """Convert the folded ONNX model to a PyTorch module.
 
-    It is one of float32 (N, 32, 32, 3) in [0, 255] to (N, 10) probabilities, and its modules carry
-    the names of the ONNX nodes. onnx2torch's Reshape reads the values of a tensor, which
-    ``torch.export`` cannot follow; a Flatten takes its place.
+    Parameters
+    ----------
+    onnx_path
+        Folded float32 model.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        In evaluation mode; float32 (N, 32, 32, 3) in [0, 255] to (N, 10) probabilities. Its
+        modules carry the names of the ONNX nodes. onnx2torch's Reshape reads the values of a
+        tensor, which ``torch.export`` cannot follow; a Flatten takes its place.
     """
     import onnx
     import torch
@@ -117,9 +125,13 @@ def export_program(module: torch.nn.Module) -> torch.export.ExportedProgram:
 def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], Record]:
     """Hold a PyTorch module against the folded ONNX model that :func:`convert` made it from.
 
-    Checks layer sequence, module types, shape of every layer's output, and bit-equality of every
-    float32 initializer; records ``layers``: name, type and output shape (without the batch) of
-    each, in order.
+    Returns
+    -------
+    checks : list of Check
+        Layer sequence, module types, shape of every layer's output, and bit-equality of every
+        float32 initializer.
+    record : dict
+        ``layers``: name, type and output shape (without the batch) of each, in order.
     """
     import onnx
     import torch

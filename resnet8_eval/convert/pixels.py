@@ -17,10 +17,18 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Front:
-    """Sums and products with constants, from the image on to the `output` that layers read.
+    """A chain of sums and products with constants, from the image on.
 
-    `nodes` are in order, without the transposition among them; `constants` are names. A value
-    becomes ``scale * pixel + shift``, each float64 of shape (3,).
+    Attributes
+    ----------
+    nodes
+        Its nodes, in order, without the transposition among them.
+    constants
+        Names of their constants.
+    scale, shift
+        float64, shape (3,): what a value becomes is ``scale * pixel + shift``.
+    output
+        The tensor that layers read.
     """
 
     nodes: list[onnx.NodeProto]

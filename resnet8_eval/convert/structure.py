@@ -27,9 +27,15 @@ def verify_onnx(
     """Hold a converted ONNX model against the Keras model that it was made from.
 
     `layers` and `weights` are as :func:`resnet8_eval.convert.keras_to_onnx.convert` records them;
-    kernels are HWIO. Checked are interface, operator counts, kernels and strides in order,
-    parameters, and what the network does to pixels. The accounts are, for each Keras layer with
-    weights, its parameters and the ONNX tensors that hold them.
+    kernels are HWIO.
+
+    Returns
+    -------
+    checks : list of Check
+        Interface, operator counts, kernels and strides in order, parameters, and what the network
+        does to pixels.
+    accounts : list of dict
+        For each Keras layer with weights: its parameters and the ONNX tensors that hold them.
     """
     import onnx
 
