@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
 Shapes = dict[str, tuple[int, ...]]
+QUANTIZE_STEPS: Final = ("QuantizeLinear", "DequantizeLinear")
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
@@ -18,6 +22,84 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
     from onnx import numpy_helper
 
     return {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+
+
+def load_quantized(path: Path) -> onnx.ModelProto:
+    """Read a model, with what its quantize steps take among the initializers, whoever wrote it.
+
+    ``Constant`` nodes become initializers, and float weights before a ``QuantizeLinear`` step the
+    integers that it makes of them. A step without a zero point gets one of 0, of its dtype.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    graph, kept = model.graph, []
+    known = constants(graph)
+    dtypes = {name: value.dtype for name, value in known.items()}
+    for node in graph.node:
+        output = node.output[0]
+        if node.op_type == "Constant":
+            known[output] = _value(settings(node))
+        else:
+            kept.append(node)
+        if node.op_type in QUANTIZE_STEPS and node.input[1] in known:
+            if not any(node.input[2:]):
+                zero = np.zeros(known[node.input[1]].shape, _integers(node, dtypes))
+                node.input[2:] = [f"{output}, zero point"]
+                known[node.input[2]] = zero
+            if node.op_type == "QuantizeLinear" and set(node.input) <= set(known):
+                real, scale, zero_point = (known[name] for name in node.input)
+                if scale.ndim < 2 and zero_point.dtype.kind in "iu":  # neither blocks nor float8
+                    known[output] = _quantized(node, real, scale, zero_point)
+                    kept.pop()
+            if node.op_type == "QuantizeLinear" and node.input[2] in known:
+                dtypes[output] = known[node.input[2]].dtype
+        if output in known:
+            dtypes[output] = known[output].dtype
+    read = {name for node in kept for name in node.input}
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in known.items() if name in read
+    )
+    return model
+
+
+def _value(said: Mapping[str, Any]) -> NDArray[Any]:
+    """What a ``Constant`` node holds, in whichever of its attributes."""
+    from onnx import numpy_helper
+
+    ((kind, value),) = said.items()
+    if kind == "value":
+        return numpy_helper.to_array(value)
+    return np.asarray(value, np.float32 if "float" in kind else np.int64 if "int" in kind else None)
+
+
+def _integers(node: onnx.NodeProto, dtypes: Mapping[str, Any]) -> Any:
+    """The dtype of a zero point that is not there, as ONNX has it."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    if node.op_type == "DequantizeLinear":
+        return dtypes.get(node.input[0], np.uint8)
+    stated = settings(node).get("output_dtype")
+    return tensor_dtype_to_np_dtype(stated) if stated else np.uint8
+
+
+def _quantized(node: onnx.NodeProto, real: Any, scale: Any, zero_point: Any) -> NDArray[Any]:
+    """``QuantizeLinear``: ``clip(round(real / scale) + zero_point)``, halves to even."""
+    bounds = np.iinfo(zero_point.dtype)
+    steps = np.rint(real / along_axis(node, scale, real.ndim))
+    moved = steps + along_axis(node, zero_point, real.ndim)
+    return np.asarray(np.clip(moved, bounds.min, bounds.max).astype(zero_point.dtype))
+
+
+def along_axis(node: onnx.NodeProto, values: NDArray[Any], dimensions: int) -> NDArray[Any]:
+    """Scales or zero points of a quantize step, shaped to stand along its axis."""
+    shape = [1] * dimensions
+    if values.size > 1:
+        shape[settings(node).get("axis", 1)] = -1
+    return values.reshape(shape)
 
 
 def readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:

@@ -23,11 +23,11 @@ def read(path: Path) -> ExactNetwork:
 
     ModelError if it has no such steps, or holds another network.
     """
-    import onnx
-
-    model = onnx.load(path)
+    model = onnx_graph.load_quantized(path)
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise _refused(path, "no QuantizeLinear step")
+    if any("block_size" in onnx_graph.settings(node) for node in model.graph.node):
+        raise _refused(path, "a scale for each block of weights")
     try:
         parsed = network.parse(without_steps(model), path.name)
         found = onnxruntime.read_back(path, parsed)
@@ -51,27 +51,29 @@ def without_steps(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = onnx_graph.constants(graph)
     real: dict[str, str] = {}
     """What stands for a tensor behind its steps."""
-    kept = []
+    kept, floats = [], {}
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
             real[node.output[0]] = real.get(node.input[0], node.input[0])
         elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
             integers, scale, zero_point = (constants[name] for name in node.input)
-            axis = onnx_graph.settings(node).get("axis", 1)
-            shape = [-1 if i == axis else 1 for i in range(integers.ndim)]
-            values = (integers.astype("int32") - zero_point.astype("int32").reshape(shape)) * (
-                scale.reshape(shape)
+            zero_point, scale = (
+                onnx_graph.along_axis(node, values, integers.ndim) for values in (zero_point, scale)
             )
+            values = (integers.astype("int32") - zero_point.astype("int32")) * scale
             name = real[node.output[0]] = node.input[0].removesuffix("_quantized")
-            graph.initializer.append(numpy_helper.from_array(values.astype("float32"), name))
+            floats[name] = values.astype("float32")
         elif node.op_type == "DequantizeLinear":
             real[node.output[0]] = real[node.input[0]]
         else:
             for i, name in enumerate(node.input):
                 node.input[i] = real.get(name, name)
             kept.append(node)
-    del graph.node[:], graph.value_info[:]
+    del graph.node[:], graph.value_info[:], graph.initializer[:]
     graph.node.extend(kept)
+    graph.initializer.extend(
+        numpy_helper.from_array(y, name) for name, y in (constants | floats).items()
+    )
     for output in graph.output:
         output.name = real.get(output.name, output.name)
     return model

@@ -93,14 +93,13 @@ def unsigned(path: Path) -> bytes | str:
     kernel on x86, and takes seven to ten times as long (``docs/performance.md``). In a default
     session it makes the same change itself, but not for tensors that are read twice.
     """
-    import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(path)
+    model = onnx_graph.load_quantized(path)
     graph = model.graph
     stored, readers = onnx_graph.constants(graph), onnx_graph.readers(graph)
     outputs = {entry.name for entry in graph.output}
-    moved: dict[str, onnx.TensorProto] = {}
+    moved: dict[str, Any] = {}
     for quantize in graph.node:
         if quantize.op_type != "QuantizeLinear" or quantize.output[0] in outputs:
             continue
@@ -290,20 +289,23 @@ def kernels(path: Path, execution: Execution = "kernel") -> dict[str, int]:
 
     Such as ``{"QLinearConv": 9, ...}``; `execution` is as for :func:`open_session`.
     """
+    return dict(Counter(node.op_type for node in _optimized(path, execution).graph.node))
+
+
+def _optimized(path: Path, execution: Execution) -> Any:
+    """A model as ONNX Runtime rewrites it for this processor."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         open_session(path, 1, execution, save_to=optimized)
-        return dict(Counter(node.op_type for node in onnx.load(optimized).graph.node))
+        return onnx.load(optimized)
 
 
 def read_back(path: Path, network: Network) -> list[StoredTensor]:
     """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
     del network  # the file names its tensors itself
-    import onnx
-
-    graph = onnx.load(path).graph
+    graph = onnx_graph.load_quantized(path).graph
     constants, makers = onnx_graph.constants(graph), onnx_graph.makers(graph)
     readers = {name: nodes[-1] for name, nodes in onnx_graph.readers(graph).items()}
     found = []
@@ -343,14 +345,20 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
 def signed_weights(path: Path) -> int:
     """Largest magnitude of the int8 weights that a stored model's kernels multiply by.
 
-    Every int8 matrix or kernel among the constants counts, so that models of any tool, in QDQ or in
-    QOperator format, are covered; zero points and biases have fewer dimensions.
+    They are those of the graph as ONNX Runtime rewrites it, so that models of any tool are covered,
+    in QDQ or QOperator format, with weights in initializers, ``Constant`` nodes or made by a
+    quantize step. What nothing reads is not in it, nor counts a weight that is dequantized first.
     """
-    import onnx
-
-    arrays = onnx_graph.constants(onnx.load(path).graph).values()
-    signed = (values for values in arrays if values.dtype == np.int8 and values.ndim > 1)
-    return max((int(np.abs(v.astype(np.int16)).max(initial=0)) for v in signed), default=0)
+    graph = _optimized(path, "kernel").graph
+    readers = onnx_graph.readers(graph)
+    magnitudes = (
+        int(np.abs(values.astype(np.int16)).max(initial=0))
+        for name, values in onnx_graph.constants(graph).items()
+        if values.dtype == np.int8
+        and values.ndim > 1
+        and any(part in node.op_type for node in readers[name] for part in _WEIGHTED)
+    )
+    return max(magnitudes, default=0)
 
 
 def tensors(

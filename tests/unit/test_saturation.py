@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from resnet8_eval import (
     cli,
     configurations,
     environment,
+    onnx_graph,
     proof,
     quantized_onnx,
     saturation,
@@ -163,6 +165,69 @@ def test_what_cannot_be_computed_is_said(
     assert found["disagreements"] is None
     assert "could not be computed" in found["warning"]
     assert "(dense/Softmax)" in found["warning"]  # where the reading ended
+
+
+def as_constants(graph: onnx.GraphProto) -> None:
+    kept = list(graph.node)
+    del graph.node[:]
+    for entry in graph.initializer:
+        graph.node.add(op_type="Constant", output=[entry.name]).attribute.append(
+            onnx.helper.make_attribute("value", entry)
+        )
+    del graph.initializer[:]
+    graph.node.extend(kept)
+
+
+def without_zero_points(graph: onnx.GraphProto) -> None:
+    constants = onnx_graph.constants(graph)
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and not constants[node.input[2]].any():
+            del node.input[2:]
+
+
+def made_of_float(graph: onnx.GraphProto) -> None:
+    """As quantization-aware training exports weights."""
+    constants, kept = onnx_graph.constants(graph), list(graph.node)
+    del graph.node[:]
+    for node in kept:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            values, scale, _ = (constants[name] for name in node.input)
+            if values.dtype == np.int8:
+                name, step = node.input[0], graph.node.add()
+                step.CopyFrom(node)
+                step.op_type, step.input[0], step.output[0] = "QuantizeLinear", f"{name} f", name
+                real = (values * scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
+                graph.initializer.append(onnx.numpy_helper.from_array(real, f"{name} f"))
+                (old,) = (entry for entry in graph.initializer if entry.name == name)
+                graph.initializer.remove(old)
+        graph.node.append(node)
+
+
+@pytest.mark.parametrize("written", [as_constants, without_zero_points, made_of_float])
+def test_other_ways_to_write_a_model_are_read_as_well(
+    pipeline: Pipeline,
+    standin_test: Split,
+    tmp_path: Path,
+    written: Callable[[onnx.GraphProto], None],
+) -> None:
+    stock, path = model_path(pipeline, SIGNED), tmp_path / "written.onnx"
+    model, images = onnx.load(stock), standin_test.images[:50]
+    written(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    assert backends.backend("onnxruntime").signed_weights(path) == 127
+    exact = quantized_onnx.read(path).scores(images)
+    assert np.array_equal(exact, quantized_onnx.read(stock).scores(images))
+    kernels = backends.scores(path, images, threads=1)
+    assert np.array_equal(kernels.argmax(axis=1), exact.argmax(axis=1))
+
+
+def test_a_matrix_that_nothing_reads_saturates_nowhere(pipeline: Pipeline, tmp_path: Path) -> None:
+    model = onnx.load(model_path(pipeline, configurations.of("onnxruntime-int8-tuned")))
+    unused = onnx.numpy_helper.from_array(np.full((2, 2), 127, np.int8), "unused")
+    model.graph.initializer.append(unused)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert backends.backend("onnxruntime").signed_weights(tmp_path / "model.onnx") == 63
 
 
 SEVEN_BITS = {"largest_weight": 63, "needs": None, "warning": None}
