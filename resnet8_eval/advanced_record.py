@@ -9,10 +9,11 @@ import msgspec
 from resnet8_eval.row_record import (
     Count,
     Divergence,
+    Interval,
+    Paired,
     Part,
     Percent,
     Points,
-    Probability,
     Sha256,
     Total,
     Word,
@@ -42,20 +43,11 @@ class FromBaseline(Part, frozen=True):
     kl_nats: float
 
 
-class Granularity(Part, frozen=True):
-    """Per-channel weight scales held against per-tensor ones, image by image, for one seed.
-
-    `lost` and `gained` are images that only the per-tensor, or only the per-channel, model gets
-    right.
-    """
+class Granularity(Paired, frozen=True):
+    """Per-channel weight scales held against per-tensor ones, for one seed."""
 
     seed: int
     cells: tuple[Cell, Cell]
-    delta_pp: Points
-    delta_ci95_pp: tuple[float, float]
-    lost: Count
-    gained: Count
-    mcnemar_p: Probability
     agreement_percent: Percent
     word: Word
     from_baseline: dict[str, FromBaseline]
@@ -106,7 +98,7 @@ class HeldPoint(Part, frozen=True):
     agreement_percent: Percent
     lost: Count
     gained: Count
-    delta_ci95_pp: tuple[float, float]
+    delta_ci95_pp: Interval
     passes: bool
 
 
@@ -126,19 +118,14 @@ class Bits(Part, frozen=True):
     activations: dict[str, Count]
 
 
-class LowBit(Part, frozen=True):
+class LowBit(Paired, frozen=True):
     """A network of few bits, as it was stored and scored by a plain session of ONNX Runtime."""
 
     name: str
     correct: Count
     total: Total
     accuracy_percent: Percent
-    accuracy_ci95_percent: tuple[float, float]
-    delta_pp: Points
-    delta_ci95_pp: tuple[float, float]
-    lost: Count
-    gained: Count
-    mcnemar_p: Probability
+    accuracy_ci95_percent: Interval
     agreement_percent: Percent
     divergence: Divergence
     word: Word
@@ -184,16 +171,6 @@ class Training(Part, frozen=True):
     history: tuple[Epoch, ...]
 
 
-class Beside(Part, frozen=True):
-    """A fine-tuned network held against the same bits without training, on the test images."""
-
-    delta_pp: Points
-    delta_ci95_pp: tuple[float, float]
-    lost: Count
-    gained: Count
-    mcnemar_p: Probability
-
-
 class InTorch(Part, frozen=True):
     """The same network in PyTorch's integer kernels, which hold few bits in 8.
 
@@ -211,10 +188,13 @@ class InTorch(Part, frozen=True):
 
 
 class FineTuned(LowBit, frozen=True, kw_only=True):
-    """A fine-tuned network, as it was stored and scored; `name`, its bits and place of its seed."""
+    """A fine-tuned network, as it was stored and scored; `name`, its bits and place of its seed.
+
+    `beside`: held against the same bits without training, on the test images.
+    """
 
     training: Training
-    beside: Beside
+    beside: Paired
     torch: InTorch | None = None
 
 
@@ -229,7 +209,7 @@ class MeanOfSeeds(Part, frozen=True):
     accuracy_percent: Percent
     delta_pp: Points
     gain_pp: Points
-    gain_ci95_pp: tuple[float, float]
+    gain_ci95_pp: Interval
 
 
 class Advanced(Part, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Final
 
@@ -19,10 +19,6 @@ class Check:
     expected: str
     observed: str
     ok: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Built-in types, for a record."""
-        return asdict(self)
 
     def __str__(self) -> str:
         mark = "ok" if self.ok else "FAILED"

@@ -14,6 +14,7 @@ from resnet8_eval.preprocess import RAW
 from resnet8_eval.record import Results
 from resnet8_eval.requirements import asked
 from resnet8_eval.results import Outcome
+from resnet8_eval.row_record import Paired
 from resnet8_eval.stages import of_seed
 from resnet8_eval.statistics import over_seeds
 from resnet8_eval.store import Artifact, Record
@@ -293,12 +294,9 @@ def _fine_tuned(made: Mapping[str, Artifact], name: str) -> dict[str, Any] | Non
         "training": _only(
             trained, "seed", "trained_on", "validated_on", "moved_percent", "history"
         ),
-        "beside": _only(stored["beside"], *_PAIRED),
+        "beside": _only(stored["beside"], *Paired.__struct_fields__),
         "torch": in_torch and {k: v for k, v in in_torch.items() if k != "checks"},
     }
-
-
-_PAIRED: Final = ("delta_pp", "delta_ci95_pp", "lost", "gained", "mcnemar_p")
 
 
 _FLOAT: Final = {

@@ -64,15 +64,17 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage may use: the assets, the artefacts that it needs, and so many threads.
+    """What a stage may use: the assets, the artefacts that it needs, so many threads, a folder.
 
     The stage's key names the assets by checksum. Each asset is checked against its checksum when it
-    is read, because it may have changed since it was verified before the run.
+    is read, because it may have changed since it was verified before the run. The stage's files go
+    to `out`.
     """
 
     settings: Settings
     artifacts: dict[str, Artifact]
     threads: int
+    out: Path
 
     def model(self) -> AbstractContextManager[Path]:
         """The Keras model, for as long as it is being read."""

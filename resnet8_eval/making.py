@@ -1,4 +1,4 @@
-"""What each stage does: a function from files to a folder of files and a record of built-in types.
+"""What each stage does: a function from files to a folder of files and a record.
 
 Which of them make a run, and in which order, is in `stages`.
 """
@@ -15,23 +15,22 @@ from resnet8_eval.inputs import Inputs
 from resnet8_eval.store import Record
 
 
-def onnx(inputs: Inputs, out: Path) -> Record:
+def onnx(inputs: Inputs) -> Record:
     """Convert the Keras model; an ONNX one is taken as it is."""
     from resnet8_eval.convert import keras_to_onnx, onnx_file
 
     with inputs.model() as model:
         if model.suffix == ".onnx":
             onnx_file.demand_readable(model)
-            shutil.copyfile(model, out / "model.onnx")
+            shutil.copyfile(model, inputs.out / "model.onnx")
             return {}
-        return keras_to_onnx.convert(model, out)
+        return keras_to_onnx.convert(model, inputs.out)
 
 
-def preprocessings(inputs: Inputs, out: Path) -> Record:
+def preprocessings(inputs: Inputs) -> Record:
     """Try the usual preprocessings on a few training images."""
     from resnet8_eval import calibration, hints
 
-    del out
     train = inputs.split("train")
     some = calibration.choose(train.labels, hints.IMAGES, 0).indices
     with inputs.model() as model:
@@ -39,26 +38,26 @@ def preprocessings(inputs: Inputs, out: Path) -> Record:
         return hints.tried(runtime, train.images[some], train.labels[some], inputs.class_names)
 
 
-def folded(inputs: Inputs, out: Path) -> Record:
+def folded(inputs: Inputs) -> Record:
     """Fold batch normalisation, and parse what comes out or refuse it."""
     from resnet8_eval import network
     from resnet8_eval.convert.fold import fold
 
-    record = fold(inputs.path("onnx", "model.onnx"), out / "folded.onnx")
-    network.read(out / "folded.onnx", inputs.settings.assets.model.name)  # or refuse it
+    record = fold(inputs.path("onnx", "model.onnx"), inputs.out / "folded.onnx")
+    network.read(inputs.out / "folded.onnx", inputs.settings.assets.model.name)  # or refuse it
     return record
 
 
-def torch(inputs: Inputs, out: Path) -> Record:
+def torch(inputs: Inputs) -> Record:
     """Convert the folded network to PyTorch and export it."""
     from resnet8_eval.convert import onnx_to_torch
 
     module = onnx_to_torch.convert(inputs.path("folded", "folded.onnx"))
-    onnx_to_torch.export(module, out / "model.pt2")
+    onnx_to_torch.export(module, inputs.out / "model.pt2")
     return {"parameters": sum(parameter.numel() for parameter in module.parameters())}
 
 
-def calibration(inputs: Inputs, out: Path) -> Record:
+def calibration(inputs: Inputs) -> Record:
     """Draw the calibration set from the training images."""
     import numpy as np
 
@@ -68,8 +67,8 @@ def calibration(inputs: Inputs, out: Path) -> Record:
     settings = inputs.settings
     chosen = calibration.choose(train.labels, settings.calibration_count, settings.calibration_seed)
     images, labels = train.images.pixels[chosen.indices], train.labels[chosen.indices]
-    np.save(out / "indices.npy", chosen.indices)
-    np.save(out / "images.npy", images)
+    np.save(inputs.out / "indices.npy", chosen.indices)
+    np.save(inputs.out / "images.npy", images)
     checks = calibration.verify(images, labels, settings.calibration_count, test.images.pixels)
     return {
         "source": "train",
@@ -77,11 +76,11 @@ def calibration(inputs: Inputs, out: Path) -> Record:
         "per_class": np.bincount(labels, minlength=10).tolist(),
         "indices_sha256": chosen.indices_sha256,
         "seed": chosen.seed,
-        "checks": [check.as_dict() for check in checks],
+        "checks": checks,
     }
 
 
-def statistics(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+def statistics(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Collect what a recipe needs to know of the calibration images."""
     from resnet8_eval import network
     from resnet8_eval.calibrate.tuned import collect, same_function
@@ -89,15 +88,15 @@ def statistics(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
     images = inputs.images("calibration")
     folded = network.read(inputs.path("folded", "folded.onnx"))
     found = collect(folded, images, recipe)
-    found.save(out)
-    checks = same_function(inputs.path("onnx", "model.onnx"), out, images, inputs.threads)
+    found.save(inputs.out)
+    checks = same_function(inputs.path("onnx", "model.onnx"), inputs.out, images, inputs.threads)
     return {
         "fed_sha256": found.observed.fed_sha256,
-        "checks": [check.as_dict() for check in checks],
+        "checks": checks,
     }
 
 
-def parameters(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+def parameters(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Decide a recipe's scales, zero points and integers."""
     from resnet8_eval.calibrate import histograms
     from resnet8_eval.calibrate.parameters import Parameters
@@ -105,30 +104,30 @@ def parameters(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
 
     made = inputs.artifacts[f"statistics/{recipe.statistics}"]
     statistics = Statistics.load(made.folder, made.record["fed_sha256"])
-    decided = decide(statistics, out, recipe, recipe.weight_limit)
-    drawn = histograms.layers(Parameters.load(out), statistics.observed, recipe.weight_limit)
+    decided = decide(statistics, inputs.out, recipe, recipe.weight_limit)
+    drawn = histograms.layers(Parameters.load(inputs.out), statistics.observed, recipe.weight_limit)
     return {**decided, "checks": made.record["checks"], "drawn": drawn}
 
 
-def model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def model(inputs: Inputs, *, row: Configuration) -> Record:
     """Write a row's model from its recipe's parameters."""
     backend = backends.backend(row.framework)
-    return backend.write(inputs.parameters(row.quantized_by), row, out / backend.MODEL_FILE)
+    return backend.write(inputs.parameters(row.quantized_by), row, inputs.out / backend.MODEL_FILE)
 
 
-def stock_model(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def stock_model(inputs: Inputs, *, row: Configuration) -> Record:
     """Quantize with the framework's own quantizer."""
     backend = backends.backend(row.framework)
     return backend.quantize(
         inputs.path("folded", "folded.onnx"),
         inputs.images("calibration"),
         row,
-        out / backend.STOCK_FILE,
+        inputs.out / backend.STOCK_FILE,
         inputs.threads,
     )
 
 
-def scores(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def scores(inputs: Inputs, *, row: Configuration) -> Record:
     """Run a row's stored model over the test images."""
     import numpy as np
 
@@ -146,11 +145,11 @@ def scores(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
             "size_bytes": path.stat().st_size,
             "model_sha256": file_sha256(path),
         }
-    np.save(out / "scores.npy", scores)
+    np.save(inputs.out / "scores.npy", scores)
     return {**evaluate(scores, test.labels, inputs.class_names), **model}
 
 
-def integers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def integers(inputs: Inputs, *, row: Configuration) -> Record:
     """Compute a row's stored model in exact integers over the test images."""
     import numpy as np
 
@@ -161,17 +160,16 @@ def integers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     stored = backend.read_back(inputs.path(f"model/{row.name}", backend.MODEL_FILE), network)
     images = inputs.split("test").images
     scores = ExactNetwork(network, stored, rounding(row.framework)).scores(images)
-    np.save(out / "scores.npy", scores)
+    np.save(inputs.out / "scores.npy", scores)
     return {"model": row.name, "images": len(images)}
 
 
-def proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def proof(inputs: Inputs, *, row: Configuration) -> Record:
     """Hold a tuned model against its parameters, its scores against exact integers."""
     import numpy as np
 
     from resnet8_eval.proof import prove
 
-    del out
     exact = configurations.integers(row)
     return prove(
         row,
@@ -183,12 +181,11 @@ def proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     )
 
 
-def stock_proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def stock_proof(inputs: Inputs, *, row: Configuration) -> Record:
     """Hold a stock model against what the framework's quantizer is said to make."""
     from resnet8_eval import network
     from resnet8_eval.stock import prove
 
-    del out
     stage = f"model/{row.name}"
     return prove(
         row,
@@ -199,7 +196,7 @@ def stock_proof(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     )
 
 
-def sensitivity(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+def sensitivity(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Measure what 8 bits cost each layer, on training images."""
     import numpy as np
 
@@ -212,7 +209,7 @@ def sensitivity(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
     calibrating, validating = split(train.labels, count, seed, min(COST_IMAGES, rest // 10))
     images = train.images[validating]
     few = images[:: max(1, len(images) // NOISE_IMAGES)]
-    np.save(out / "images.npy", few.pixels)
+    np.save(inputs.out / "images.npy", few.pixels)
     parameters = inputs.parameters(recipe)
     return {
         "source": "train",
@@ -222,11 +219,10 @@ def sensitivity(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
     }
 
 
-def layers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def layers(inputs: Inputs, *, row: Configuration) -> Record:
     """Measure the noise of each layer of a row's stored model."""
     from resnet8_eval.layers import noise
 
-    del out
     recipe = row.quantized_by
     measured = noise(
         row,
@@ -238,14 +234,13 @@ def layers(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     return {"layers": measured}
 
 
-def compare(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
+def compare(inputs: Inputs, *, row: Configuration) -> Record:
     """Hold a row's scores against the baseline's."""
     import numpy as np
 
     from resnet8_eval import gallery
     from resnet8_eval.analysis import BASELINE, compare
 
-    del out  # the record says it all
     test = inputs.split("test")
     scores, baseline = (
         np.load(inputs.path(f"scores/{name}", "scores.npy"))
@@ -259,13 +254,12 @@ def compare(inputs: Inputs, out: Path, *, row: Configuration) -> Record:
     }
 
 
-def tuning(inputs: Inputs, out: Path, *, stock: str, tuned: str) -> Record:
+def tuning(inputs: Inputs, *, stock: str, tuned: str) -> Record:
     """Hold a tuned row's scores against the stock row's."""
     import numpy as np
 
     from resnet8_eval.analysis import compare
 
-    del out
     before, after = (
         np.load(inputs.path(f"scores/{name}", "scores.npy")) for name in (stock, tuned)
     )
@@ -274,11 +268,10 @@ def tuning(inputs: Inputs, out: Path, *, stock: str, tuned: str) -> Record:
     return {"stock": stock, "tuned": tuned, **{key: found[key] for key in keys}}
 
 
-def agreement(inputs: Inputs, out: Path) -> Record:
+def agreement(inputs: Inputs) -> Record:
     """Count on how many images each two rows agree."""
     import numpy as np
 
-    del out
     answers = {
         stage.partition("/")[2]: np.load(inputs.path(stage, "scores.npy")).argmax(axis=1)
         for stage in inputs.artifacts
@@ -292,7 +285,7 @@ def agreement(inputs: Inputs, out: Path) -> Record:
     }
 
 
-def latency(inputs: Inputs, out: Path) -> Record:
+def latency(inputs: Inputs) -> Record:
     """Measure latency and throughput of every row."""
     from resnet8_eval import latency
 
@@ -313,59 +306,55 @@ def latency(inputs: Inputs, out: Path) -> Record:
         return latency.measure(
             targets,
             inputs.split("test").images,
-            out,
+            inputs.out,
             threads=(1, inputs.threads),
             logs=inputs.settings.cache_dir / "logs",
             announce=lanes.say,
         )
 
 
-def structure_onnx(inputs: Inputs, out: Path) -> Record:
+def structure_onnx(inputs: Inputs) -> Record:
     """Hold the ONNX model's layers and weights against the Keras model's."""
     import numpy as np
 
     from resnet8_eval.convert import structure
 
-    del out
     with np.load(inputs.path("onnx", "keras_weights.npz")) as weights:
         checks, accounts = structure.verify_onnx(
             inputs.path("onnx", "model.onnx"), inputs.record("onnx")["layers"], dict(weights)
         )
-    return {"checks": [check.as_dict() for check in checks], "accounts": accounts}
+    return {"checks": checks, "accounts": accounts}
 
 
-def structure_torch(inputs: Inputs, out: Path) -> Record:
+def structure_torch(inputs: Inputs) -> Record:
     """Hold the PyTorch module and its export against the ONNX model."""
     from resnet8_eval.convert import onnx_to_torch
 
-    del out
     folded = inputs.path("folded", "folded.onnx")
     checks, record = onnx_to_torch.verify(folded, onnx_to_torch.convert(folded))
     exported = onnx_to_torch.verify_export(folded, inputs.path("torch", "model.pt2"))
     return {
-        "checks": [check.as_dict() for check in checks],
-        "export_checks": [check.as_dict() for check in exported],
+        "checks": checks,
+        "export_checks": exported,
         **record,
     }
 
 
-def same_scores(inputs: Inputs, out: Path, *, title: str, expected: str, observed: str) -> Record:
+def same_scores(inputs: Inputs, *, title: str, expected: str, observed: str) -> Record:
     """Hold one float32 row's scores against another's."""
     import numpy as np
 
     from resnet8_eval.evaluate import parity
     from resnet8_eval.requirements import PARITY_ATOL
 
-    del out
     before, after = (np.load(inputs.path(stage, "scores.npy")) for stage in (expected, observed))
     checks = parity(title, before, after, PARITY_ATOL)
-    return {"checks": [check.as_dict() for check in checks]}
+    return {"checks": checks}
 
 
-def feed(inputs: Inputs, out: Path, *, recipe: Recipe) -> Record:
+def feed(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Hold what calibration was fed against what evaluation is fed."""
     from resnet8_eval.calibrate.tuned import compare_feeds
 
-    del out
     images = inputs.images("calibration")
     return compare_feeds(images, inputs.record(f"parameters/{recipe.key}")["fed_sha256"])

@@ -113,8 +113,9 @@ class Pipeline:
         if missing:
             raise _vanished(missing)
         found = {need: artifact for need, artifact in needed.items() if artifact}
-        inputs = Inputs(self.settings, found, threads)
-        return self.store.produce(name, self.key(name), lambda out: stage.make(inputs, out))
+        return self.store.produce(
+            name, self.key(name), lambda out: stage.make(Inputs(self.settings, found, threads, out))
+        )
 
     @functools.cache  # noqa: B019 (a pipeline lives as long as its process)
     def key(self, name: str) -> str:

@@ -67,7 +67,7 @@ def prove(
     cause = probable_cause(found, row.framework, as_decided=not failed(checks))
     return {
         **stored(found, row),
-        "checks": [check.as_dict() for check in checks],
+        "checks": checks,
         "exact_integers": None if exact is None else disagreement(scores, exact, test, cause),
     }
 

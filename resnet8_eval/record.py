@@ -20,11 +20,11 @@ from resnet8_eval.row_record import (
     Counts,
     ExpectedRow,
     Interval,
+    Paired,
     Part,
     Percent,
     Points,
     Positive,
-    Probability,
     Sha256,
     Status,
     Ten,
@@ -152,21 +152,14 @@ class Timing(Part, frozen=True):
     told: tuple[str, ...]
 
 
-class Tuning(Part, frozen=True):
-    """What tuning changed in one cell: the tuned row held against the stock one, image by image.
+class Tuning(Paired, frozen=True):
+    """What tuning changed in one cell: the tuned row held against the stock one.
 
     `mcnemar_p` is not corrected for the number of cells.
-
-    `lost` and `gained` are images that only the stock, or only the tuned, model gets right.
     """
 
     stock: str
     tuned: str
-    delta_pp: Points
-    delta_ci95_pp: Interval
-    lost: Count
-    gained: Count
-    mcnemar_p: Probability
     agreement_percent: Percent
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,7 +104,7 @@ class Outcome:
     measured
         The number, in the requirement's unit; None where none was obtained.
     evidence
-        Checks, each ``{"name", "expected", "observed", "ok"}``.
+        The checks that it was judged by.
     test
         Node ID.
     reason
@@ -115,7 +115,7 @@ class Outcome:
 
     status: Status
     measured: float | None = None
-    evidence: list[dict[str, Any]] = field(default_factory=list)
+    evidence: tuple[Check, ...] = ()
     test: str | None = None
     reason: str | None = None
     decided: bool = False
@@ -154,7 +154,7 @@ def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> R
         direction=entry.direction,
         unit=entry.unit,
         margin=None if found.measured is None else entry.margin(found.measured),
-        evidence=tuple(Check(**check) for check in found.evidence),
+        evidence=found.evidence,
         test=found.test,
         reason=found.reason,
     )

@@ -91,6 +91,19 @@ class ClassTest(Part, frozen=True):
     holm_p: Probability
 
 
+class Paired(Part, frozen=True):
+    """Two models held against each other, image by image, the second less the first.
+
+    `lost` and `gained` are images that only the first, or only the second, gets right.
+    """
+
+    delta_pp: Points
+    delta_ci95_pp: Interval
+    lost: Count
+    gained: Count
+    mcnemar_p: Probability
+
+
 class Ties(Part, frozen=True):
     """Images whose two best scores are equal, and how many are right by each rule for them."""
 

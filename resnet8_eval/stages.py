@@ -10,7 +10,6 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from resnet8_eval import backends, configurations, making
@@ -33,7 +32,7 @@ class Stage:
     needs
         Stages that must exist first.
     make
-        Writes files into a folder and returns the record.
+        Writes files into ``inputs.out`` and returns the record.
     decided_by
         Everything besides `needs`, the code and the environment that decides its content.
     alone
@@ -45,7 +44,7 @@ class Stage:
     name: str
     lane: str
     needs: tuple[str, ...]
-    make: Callable[[Inputs, Path], Record]
+    make: Callable[[Inputs], Record]
     decided_by: dict[str, Any]
     alone: bool = False
     by_processor: bool = False
@@ -232,12 +231,10 @@ def _of_further_seeds(stages: list[Stage], seeds: Iterable[int]) -> list[Stage]:
     ]
 
 
-def _with_seed(
-    inputs: Inputs, out: Path, *, make: Callable[[Inputs, Path], Record], seed: int
-) -> Record:
+def _with_seed(inputs: Inputs, *, make: Callable[[Inputs], Record], seed: int) -> Record:
     artifacts = {name.partition("@")[0]: found for name, found in inputs.artifacts.items()}
     settings = replace(inputs.settings, calibration_seed=seed)
-    return make(replace(inputs, settings=settings, artifacts=artifacts), out)
+    return make(replace(inputs, settings=settings, artifacts=artifacts))
 
 
 def _parity(name: str, title: str, expected: str, observed: str) -> Stage:

@@ -53,7 +53,7 @@ def prove(
     ]
     return {
         **stored(found, row),
-        "checks": [check.as_dict() for check in checks],
+        "checks": checks,
         "exact_integers": None,
     }
 

@@ -17,10 +17,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet8_eval.checks import Check
 from resnet8_eval.errors import StageError
 
 Record = dict[str, Any]
@@ -77,9 +78,9 @@ class Store:
         key
             Hash of everything that decides the content.
         make
-            Writes the files into the empty folder it is given and returns the record, in
-            JSON-able built-in types. Called at most once at a time for one key, over all
-            processes that share the store.
+            Writes the files into the empty folder it is given and returns the record, of
+            types that JSON has and checks. Called at most once at a time for one key, over
+            all processes that share the store.
 
         Raises
         ------
@@ -225,9 +226,16 @@ class Store:
         return self.root / "artifacts" / _folder_name(stage, key)
 
 
+def as_json(value: object) -> object:
+    """A check as JSON holds it, for `json.dumps`; TypeError for anything else."""
+    if isinstance(value, Check):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
+
+
 def digest(value: object) -> str:
-    """SHA-256 of a value, in built-in types, written as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    """SHA-256 of a value, in built-in types and checks, written as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=as_json)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -279,7 +287,8 @@ def _seal(folder: Path, stage: str, key: str, record: Record, seconds: float) ->
         "seconds": round(seconds, 3),
         "created": time.time(),
     }
-    (folder / RECORD_FILE).write_text(json.dumps({"sha256": digest(body), **body}, indent=1))
+    sealed = {"sha256": digest(body), **body}
+    (folder / RECORD_FILE).write_text(json.dumps(sealed, indent=1, default=as_json))
 
 
 def _read(folder: Path) -> Artifact | None:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import pytest
@@ -44,7 +44,7 @@ class Judge:
             "measured": float(measured),
             "threshold": self._requirement.required,
             "margin": round(self._requirement.margin(float(measured)), 9),
-            "evidence": json.dumps([check.as_dict() for check in checks]),
+            "evidence": json.dumps([asdict(check) for check in checks]),
         }
         self._item.user_properties.extend(properties.items())
 
@@ -151,7 +151,7 @@ class _Reported:
         return Outcome(
             status="met" if reason is None else "not met" if self.reason else "not evaluated",
             measured=measured,
-            evidence=[check.as_dict() for check in _evidence(self.properties)],
+            evidence=tuple(_evidence(self.properties)),
             test=self.nodeid,
             reason=reason,
             decided=measured is not None and self.phases == passed,

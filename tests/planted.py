@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ from resnet8_eval.latency import summarize
 from resnet8_eval.loadgen import SCENARIOS
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import ALWAYS, ANSWERED_IMAGES, asked
-from resnet8_eval.store import Artifact
+from resnet8_eval.store import Artifact, as_json
 from resnet8_eval.verdicts import Judge, shortfall
 
 
@@ -69,9 +70,9 @@ class Bench:
         for name in stages:
             stage = self._pipeline.stages[name]
             needed = {need: self.artifact(need) for need in stage.needs}
-            inputs = Inputs(self.settings, needed, threads=1)
             folder = self._new_folder()
-            record = stage.make(inputs, folder)
+            made = stage.make(Inputs(self.settings, needed, threads=1, out=folder))
+            record = json.loads(json.dumps(made, default=as_json))
             self._planted[name] = replace(
                 self._pipeline.artifact(name), folder=folder, record=record
             )

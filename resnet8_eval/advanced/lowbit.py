@@ -212,7 +212,7 @@ def judge(
             "total": len(scores),
             "largest_difference": furthest,
         },
-        "checks": [check.as_dict() for check in compare_stored(stored, bits, integers, sizes)],
+        "checks": compare_stored(stored, bits, integers, sizes),
     }
 
 

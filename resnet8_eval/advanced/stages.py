@@ -6,7 +6,6 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -44,7 +43,7 @@ HELD_IMAGES: Final = 12000
 """Training images that costs are measured on, and others that choices are held on."""
 DRAWN: Final = 20
 """Points of a front whose divergence is measured to be drawn beside what was predicted."""
-Made = tuple[str, str, tuple[str, ...], Callable[[Inputs, Path], Record], dict[str, Any]]
+Made = tuple[str, str, tuple[str, ...], Callable[[Inputs], Record], dict[str, Any]]
 """Name, lane, needs, what makes it, and what else decides it."""
 
 
@@ -111,7 +110,7 @@ def _scores(inputs: Inputs, stage: str) -> NDArray[np.float32]:
     return found
 
 
-def _explored(inputs: Inputs, out: Path, *, offset: int) -> Record:
+def _explored(inputs: Inputs, *, offset: int) -> Record:
 
     settings, train = inputs.settings, inputs.split("train")
     seed = settings.calibration_seed + offset
@@ -119,8 +118,8 @@ def _explored(inputs: Inputs, out: Path, *, offset: int) -> Record:
     images = train.images[chosen.indices]
     folded = network.read(inputs.path("folded", "folded.onnx"))
     found = collect(folded, images, TUNED)
-    found.save(out)
-    np.save(out / "images.npy", images.pixels)
+    found.save(inputs.out)
+    np.save(inputs.out / "images.npy", images.pixels)
     return {
         "seed": seed,
         "indices_sha256": chosen.indices_sha256,
@@ -133,7 +132,7 @@ def _explored(inputs: Inputs, out: Path, *, offset: int) -> Record:
 
 
 def _granularity(
-    inputs: Inputs, out: Path, *, rows: tuple[Configuration, Configuration], offset: int
+    inputs: Inputs, *, rows: tuple[Configuration, Configuration], offset: int
 ) -> Record:
 
     explored = inputs.artifacts[f"explored/{offset}"]
@@ -144,7 +143,7 @@ def _granularity(
             inputs.images(f"explored/{offset}"),
             Statistics.load(explored.folder, explored.record["fed_sha256"]),
             inputs.split("test"),
-            out,
+            inputs.out,
             inputs.threads,
         )
         for row in rows
@@ -157,7 +156,7 @@ def _granularity(
     }
 
 
-def _choice(inputs: Inputs, out: Path) -> Record:
+def _choice(inputs: Inputs) -> Record:
     import torch
 
     torch.set_num_threads(inputs.threads)
@@ -179,9 +178,9 @@ def _choice(inputs: Inputs, out: Path) -> Record:
         if found is not None:
             bits[name] = found
     for name, widths in bits.items():
-        lowbit.write(variants.at(widths), widths, out / f"{name}.onnx")
+        lowbit.write(variants.at(widths), widths, inputs.out / f"{name}.onnx")
         integers: dict[str, Any] = {**variants.at(widths).integers}
-        np.savez(out / f"{name}.npz", **integers)
+        np.savez(inputs.out / f"{name}.npz", **integers)
     return {
         "measured_on": len(measuring),
         "held_on": len(holding),
@@ -192,7 +191,7 @@ def _choice(inputs: Inputs, out: Path) -> Record:
     }
 
 
-def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
+def _low_bit(inputs: Inputs, *, name: str) -> Record:
 
     bits = inputs.record(CHOICE)["bits"].get(name)
     if bits is None:
@@ -205,12 +204,12 @@ def _low_bit(inputs: Inputs, out: Path, *, name: str) -> Record:
             dict(integers),
             inputs.split("test"),
             _scores(inputs, BASELINE),
-            out,
+            inputs.out,
             inputs.threads,
         )
 
 
-def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
+def _trained(inputs: Inputs, *, bits: str, offset: int) -> Record:
     import torch
 
     from resnet8_eval.advanced.training import Course, train
@@ -235,8 +234,8 @@ def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
         lambda line: lanes.say(f"{bits}, seed {course.seed}: {line}"),
     )
     learned = lowbit.with_whole_biases(learned, widths)
-    learned.save(out)
-    lowbit.write(learned, widths, out / "model.onnx")
+    learned.save(inputs.out)
+    lowbit.write(learned, widths, inputs.out / "model.onnx")
     return {
         "bits": bits,
         "seed": course.seed,
@@ -250,7 +249,7 @@ def _trained(inputs: Inputs, out: Path, *, bits: str, offset: int) -> Record:
     }
 
 
-def _fine_tuned(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
+def _fine_tuned(inputs: Inputs, *, made: str, bits: str) -> Record:
 
     learned = Parameters.load(inputs.artifacts[made].folder)
     test = inputs.split("test")
@@ -261,28 +260,29 @@ def _fine_tuned(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
         learned.integers,
         test,
         _scores(inputs, BASELINE),
-        out,
+        inputs.out,
         inputs.threads,
     )
-    beside = compare(np.load(out / "scores.npy"), _scores(inputs, f"mixed/{bits}"), test.labels)
+    beside = compare(
+        np.load(inputs.out / "scores.npy"), _scores(inputs, f"mixed/{bits}"), test.labels
+    )
     return {**record, "beside": {key: beside[key] for key in PAIRED}}
 
 
-def _in_torch(inputs: Inputs, out: Path, *, made: str, bits: str) -> Record:
+def _in_torch(inputs: Inputs, *, made: str, bits: str) -> Record:
 
     learned = Parameters.load(inputs.artifacts[made].folder)
     widths = Bits.all(learned.exact, *UNIFORM[bits])
     record, scores = qat.in_torch(
-        learned, widths, out / "model.pt", inputs.split("test"), inputs.threads
+        learned, widths, inputs.out / "model.pt", inputs.split("test"), inputs.threads
     )
     stored = _scores(inputs, made.replace("qat-training", "qat"))
     other = int((scores.argmax(axis=1) != stored.argmax(axis=1)).sum())
     return {**record, "other_than_onnx": other}
 
 
-def _mean_of_seeds(inputs: Inputs, out: Path, *, bits: str) -> Record:
+def _mean_of_seeds(inputs: Inputs, *, bits: str) -> Record:
 
-    del out
     trained = [_scores(inputs, stage) for stage in inputs.artifacts if stage.startswith("qat/")]
     before, baseline = _scores(inputs, f"mixed/{bits}"), _scores(inputs, BASELINE)
     return qat.mean_of_seeds(trained, before, baseline, inputs.split("test").labels)

@@ -5,162 +5,117 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from resnet8_eval.advanced_record import (
-    Advanced,
-    FineTuned,
-    Front,
-    Granularity,
-    MeanOfSeeds,
-    Mixed,
-)
-from resnet8_eval.record import Results
-from resnet8_eval.report import words
+from resnet8_eval.advanced_record import Advanced, Front, LowBit, Mixed
+from resnet8_eval.report import tables, words
 from resnet8_eval.report.charts import Axis, Drawing
 from resnet8_eval.report.layers import short_names
+from resnet8_eval.report.tables import Table
 from resnet8_eval.requirements import FINE_TUNED_WITHIN_PP
 
-GRANULARITY: Final = (
-    "Quantizer and cell",
-    "Seed",
-    "Accuracy, %: per tensor → per channel",
-    "Change, pp",
-    "95 % interval, pp",
-    "Lost/gained",
-    "McNemar p",
-    "Agreement with the baseline, %: per tensor → per channel",
-)
-LOW_BIT: Final = (
-    "Bits",
-    "Accuracy, %",
-    "Correct",
-    "Delta, pp",
-    "95 % interval, pp",
-    "Verdict",
-    "Agreement, %",
-    "Weights, bytes",
-    "Exact integers differ on",
-)
-FINE_TUNED: Final = (
-    "Bits",
-    "Seed",
-    "Accuracy, %",
-    "Correct",
-    "Delta, pp",
-    "95 % interval, pp",
-    "Agreement, %",
-    "Over no training, pp",
-    "95 % interval, pp",
-    "McNemar p",
-    "KL on validation images: before → after",
-    "Exact integers differ on",
-    "PyTorch: correct",
-    "PyTorch: other class than ONNX Runtime",
-)
-MEANS: Final = (
-    "Bits",
-    "Seeds",
-    "Mean accuracy, %",
-    "Delta, pp",
-    "Target, pp",
-    "Over no training, pp",
-    "95 % interval, pp",
-)
 _HEIGHT: Final = 250
 
 
-def advanced(results: Results) -> dict[str, Any] | None:
-    """Everything that the section shows; None where nothing was measured."""
-    found = results.advanced
-    if found is None:
-        return None
-    mixed = found.mixed
-    return {
-        "granularity_headers": GRANULARITY,
-        "granularity": [_granularity(entry) for entry in found.granularity],
-        "ranges": ranges(found),
-        "mixed": mixed,
-        "low_bit_headers": LOW_BIT,
-        "low_bit": low_bit(mixed) if mixed else [],
-        "fronts": {name: front(entry) for name, entry in mixed.fronts.items()} if mixed else {},
-        "bits": bits(mixed) if mixed else None,
-        "fine_tuned_headers": FINE_TUNED,
-        "fine_tuned": [_fine_tuned(row) for row in found.fine_tuned],
-        "training": found.fine_tuned[0].training if found.fine_tuned else None,
-        "said": next((row.torch.said for row in found.fine_tuned if row.torch), None),
-        "means_headers": MEANS,
-        "means": [_mean(mean) for mean in found.means],
-    }
+def granularity(found: Advanced) -> Table:
+    """A line for each quantizer, cell and seed: per-tensor weights against per-channel ones."""
+    return tables.of_pairs(
+        (
+            ("Quantizer and cell", words.plain(entry.cells[0].name.removesuffix("-per-tensor"))),
+            ("Seed", str(entry.seed)),
+            (
+                "Accuracy, %: per tensor → per channel",
+                " → ".join(words.percent(100 * one.correct / one.total) for one in entry.cells),
+            ),
+            ("Change, pp", words.signed(entry.delta_pp)),
+            ("95 % interval, pp", words.delta_interval(entry.delta_ci95_pp)),
+            ("Lost/gained", f"{entry.lost}/{entry.gained}"),
+            ("McNemar p", words.p_value(entry.mcnemar_p)),
+            (
+                "Agreement with the baseline, %: per tensor → per channel",
+                " → ".join(
+                    words.percent(entry.from_baseline[one.granularity].agreement_percent)
+                    for one in entry.cells
+                ),
+            ),
+        )
+        for entry in found.granularity
+    )
 
 
-def _fine_tuned(row: FineTuned) -> list[str]:
-    other = row.torch
-    history = row.training.history
-    return [
-        row.name.rpartition("-")[0],
-        str(row.training.seed),
-        words.percent(row.accuracy_percent),
-        f"{row.correct}/{row.total}",
-        words.signed(row.delta_pp),
-        words.delta_interval(row.delta_ci95_pp),
-        words.percent(row.agreement_percent),
-        words.signed(row.beside.delta_pp),
-        words.delta_interval(row.beside.delta_ci95_pp),
-        words.p_value(row.beside.mcnemar_p),
-        f"{history[0].kl_nats:.4f} → {history[-1].kl_nats:.4f}",
-        f"{row.disagreements}/{row.total}",
-        f"{other.correct}/{other.total}" if other else "",
-        f"{other.other_than_onnx}/{other.total}" if other else "",
-    ]
-
-
-def _mean(mean: MeanOfSeeds) -> list[str]:
-    within = FINE_TUNED_WITHIN_PP.get(mean.bits)
-    return [
-        mean.bits,
-        str(mean.seeds),
-        words.percent(mean.accuracy_percent),
-        words.signed(mean.delta_pp),
-        "no worse" if within is None else f"{words.signed(-within)} and better",
-        words.signed(mean.gain_pp),
-        words.delta_interval(mean.gain_ci95_pp),
-    ]
-
-
-def _granularity(entry: Granularity) -> list[str]:
-    one, other = entry.cells
-    before, after = (100 * cell.correct / cell.total for cell in entry.cells)
-    alike = [entry.from_baseline[cell.granularity].agreement_percent for cell in entry.cells]
-    del other
-    return [
-        words.plain(one.name.removesuffix("-per-tensor")),
-        str(entry.seed),
-        f"{words.percent(before)} → {words.percent(after)}",
-        words.signed(entry.delta_pp),
-        words.delta_interval(entry.delta_ci95_pp),
-        f"{entry.lost}/{entry.gained}",
-        words.p_value(entry.mcnemar_p),
-        " → ".join(map(words.percent, alike)),
-    ]
-
-
-def low_bit(mixed: Mixed) -> list[list[str]]:
-    """One line for each stored network of few bits; columns as :data:`LOW_BIT`."""
+def low_bit(mixed: Mixed) -> Table:
+    """A line for each stored network of few bits."""
     whole = next((row.weights_bytes for row in mixed.rows if row.name == "W8A8"), None)
-    return [
-        [
-            words.plain(row.name),
-            words.percent(row.accuracy_percent),
-            f"{row.correct}/{row.total}",
-            words.signed(row.delta_pp),
-            words.delta_interval(row.delta_ci95_pp),
-            row.word,
-            words.percent(row.agreement_percent),
-            f"{row.weights_bytes}"
-            + (f" ({100 * row.weights_bytes / whole:.1f} % of W8A8)" if whole else ""),
-            f"{row.disagreements}/{row.total}",
-        ]
+    return tables.of_pairs(
+        (
+            ("Bits", words.plain(row.name)),
+            *_scored(row),
+            ("Verdict", row.word),
+            ("Agreement, %", words.percent(row.agreement_percent)),
+            (
+                "Weights, bytes",
+                f"{row.weights_bytes}"
+                + (f" ({100 * row.weights_bytes / whole:.1f} % of W8A8)" if whole else ""),
+            ),
+            ("Exact integers differ on", f"{row.disagreements}/{row.total}"),
+        )
         for row in mixed.rows
-    ]
+    )
+
+
+def _scored(row: LowBit) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Accuracy, %", words.percent(row.accuracy_percent)),
+        ("Correct", f"{row.correct}/{row.total}"),
+        ("Delta, pp", words.signed(row.delta_pp)),
+        ("95 % interval, pp", words.delta_interval(row.delta_ci95_pp)),
+    )
+
+
+def fine_tuned(found: Advanced) -> Table:
+    """A line for each training."""
+    return tables.of_pairs(
+        (
+            ("Bits", row.name.rpartition("-")[0]),
+            ("Seed", str(row.training.seed)),
+            *_scored(row),
+            ("Agreement, %", words.percent(row.agreement_percent)),
+            ("Over no training, pp", words.signed(row.beside.delta_pp)),
+            ("95 % interval, pp", words.delta_interval(row.beside.delta_ci95_pp)),
+            ("McNemar p", words.p_value(row.beside.mcnemar_p)),
+            (
+                "KL on validation images: before → after",
+                " → ".join(f"{row.training.history[k].kl_nats:.4f}" for k in (0, -1)),
+            ),
+            ("Exact integers differ on", f"{row.disagreements}/{row.total}"),
+            ("PyTorch: correct", f"{other.correct}/{other.total}" if other else ""),
+            (
+                "PyTorch: other class than ONNX Runtime",
+                f"{other.other_than_onnx}/{other.total}" if other else "",
+            ),
+        )
+        for row in found.fine_tuned
+        for other in [row.torch]
+    )
+
+
+def means(found: Advanced) -> Table:
+    """A line for each number of bits: the mean of its trainings."""
+    return tables.of_pairs(
+        (
+            ("Bits", mean.bits),
+            ("Seeds", str(mean.seeds)),
+            ("Mean accuracy, %", words.percent(mean.accuracy_percent)),
+            ("Delta, pp", words.signed(mean.delta_pp)),
+            (
+                "Target, pp",
+                f"{words.signed(-FINE_TUNED_WITHIN_PP[mean.bits])} and better"
+                if mean.bits in FINE_TUNED_WITHIN_PP
+                else "no worse",
+            ),
+            ("Over no training, pp", words.signed(mean.gain_pp)),
+            ("95 % interval, pp", words.delta_interval(mean.gain_ci95_pp)),
+        )
+        for mean in found.means
+    )
 
 
 def front(found: Front) -> Drawing:
@@ -236,10 +191,8 @@ def bits(mixed: Mixed) -> dict[str, Any]:
     }
 
 
-def ranges(found: Advanced) -> Drawing | None:
+def ranges(found: Advanced) -> Drawing:
     """Each channel's largest weight as a dot, layer by layer, before and after equalization."""
-    if not found.ranges:
-        return None
     every = [
         value
         for layers in found.ranges.values()

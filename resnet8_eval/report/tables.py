@@ -24,7 +24,7 @@ def tuning(results: Results) -> Table:
     """A line for each cell that has a stock and a tuned row."""
     rows = {entry.name: entry for entry in results.configurations}
     percent = words.percent
-    return _table(
+    return of_pairs(
         (
             ("Cell", words.plain(f"{words.framework(tuned)} {tuned.dtype}")),
             (words.WEIGHTS_RANGE, _change(words.weights_range(stock), words.weights_range(tuned))),
@@ -50,7 +50,7 @@ def seeds(results: Results) -> Table:
     """A line for each row that was made with every seed."""
     titles = {row.name: words.title(row) for row in results.expected}
     ranges = {row.name: words.weights_range(row) for row in results.configurations}
-    return _table(
+    return of_pairs(
         (
             ("Configuration", titles.get(row.name, words.plain(row.name))),
             (words.WEIGHTS_RANGE, ranges.get(row.name, words.NOTHING)),
@@ -84,7 +84,7 @@ def speed(results: Results) -> Table:
 
     Each figure is the median over the rounds, with the range of the rounds where there is room.
     """
-    return _table(
+    return of_pairs(
         (
             ("Configuration", row.title),
             (words.WEIGHTS_RANGE, words.weights_range(found)),
@@ -102,7 +102,7 @@ def speed(results: Results) -> Table:
     )
 
 
-def _table(rows: Iterable[Sequence[tuple[str, str]]]) -> Table:
+def of_pairs(rows: Iterable[Sequence[tuple[str, str]]]) -> Table:
     """Of the same headings in every line, each with what the line shows below it."""
     found = list(rows)
     headers = [heading for heading, _ in found[0]] if found else []

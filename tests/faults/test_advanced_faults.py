@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -43,7 +44,7 @@ def honest() -> Records:
     records[advanced.CHOICE] = {"shared": 0, "fronts": fronts, "bits": bits}
     for name in advanced.LOW_BIT:
         records[f"mixed/{name}"] = {
-            "checks": [equal("types", 1, 1).as_dict()],
+            "checks": [asdict(equal("types", 1, 1))],
             "exact_integers": {"disagreements": 0, "total": 100},
             "word": "equivalent",
             "weights_bytes": 100 if name == "W8A8" else 60,
@@ -58,7 +59,7 @@ def honest() -> Records:
             "history": [{}] * (advanced.EPOCHS[label] + 1),
             "moved_percent": 12.5,
         }
-        checks = [equal("types", 1, 1).as_dict()]
+        checks = [asdict(equal("types", 1, 1))]
         records[f"qat/{name}"] = {
             "model_sha256": name,
             "checks": checks,
@@ -135,12 +136,12 @@ FAULTS: dict[str, tuple[str, Callable[[Records], object], str]] = {
     ),
     "a fine-tuned file that stores something else": (
         "ADV-01",
-        lambda r: r["qat/W4A4-2"].update(checks=[equal("bits of a layer", 4, 8).as_dict()]),
+        lambda r: r["qat/W4A4-2"].update(checks=[asdict(equal("bits of a layer", 4, 8))]),
         "W4A4-2, bits of a layer",
     ),
     "a PyTorch file that stores something else": (
         "ADV-01",
-        lambda r: r["qat-torch/W8A8-2"].update(checks=[equal("grids", 1, 2).as_dict()]),
+        lambda r: r["qat-torch/W8A8-2"].update(checks=[asdict(equal("grids", 1, 2))]),
         "W8A8-2, grids",
     ),
     "a PyTorch file that computes something else": (
@@ -192,7 +193,7 @@ FAULTS: dict[str, tuple[str, Callable[[Records], object], str]] = {
     ),
     "a file that stores something else": (
         "ADV-03",
-        lambda r: r["mixed/mixed"].update(checks=[equal("bits of a layer", 4, 8).as_dict()]),
+        lambda r: r["mixed/mixed"].update(checks=[asdict(equal("bits of a layer", 4, 8))]),
         "mixed, bits of a layer",
     ),
     "a file that computes something else": (

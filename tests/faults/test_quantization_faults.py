@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,7 @@ def test_another_network_than_the_converted_one_is_told(bench: Bench, tmp_path: 
     images = np.load(bench.artifact("calibration").path("images.npy"))[:100]
     source = bench.artifact("onnx").path("model.onnx")
     checks = same_function(source, tmp_path, images, 1)
-    bench.plant("parameters/tuned", {"checks": [check.as_dict() for check in checks]})
+    bench.plant("parameters/tuned", {"checks": [asdict(check) for check in checks]})
     for requirement in ("ORT-03", "PTQ-03"):
         assert "equalized network against the converted one" in bench.verdict(requirement)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_at_most(observed: float, ok: bool) -> None:
 def test_numpy_outcomes_become_built_in_ones() -> None:
     checks = [equal("it", np.int64(1), np.int64(1)), at_most("it", 1, np.float64(2))]
     assert [type(check.ok) for check in checks] == [bool, bool]
-    assert from_records(json.loads(json.dumps([c.as_dict() for c in checks]))) == checks
+    assert from_records(json.loads(json.dumps([asdict(c) for c in checks]))) == checks
 
 
 def test_failed_keeps_the_order() -> None:

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from resnet8_eval import backends, configurations, network, stock
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.tuned import collect, decide, same_function
-from resnet8_eval.checks import failed, from_records
+from resnet8_eval.checks import failed
 from resnet8_eval.convert import flat, fold, keras_to_onnx, onnx_to_torch, pixels, structure
 from resnet8_eval.errors import ModelError
 from resnet8_eval.evaluate import parity, probabilities
@@ -338,7 +338,7 @@ def test_what_is_made_of_it_in_8_bits_is_proven(
             else None
         )
         proof = prove(row, path, parameters, Labelled(fed(IMAGES), labels), scores, exact)
-        assert failed(from_records(proof["checks"])) == []
+        assert failed(proof["checks"]) == []
         assert exact is None or proof["exact_integers"]["disagreements"] == 0
 
 
@@ -356,7 +356,7 @@ def test_a_stock_model_without_a_sure_class_or_of_a_silent_layer_is_proven(
     path = tmp_path / backend.STOCK_FILE
     record = backend.quantize(own.folded, IMAGES, row, path, 1)
     proof = stock.prove(row, path, own.network, IMAGES, record)
-    assert failed(from_records(proof["checks"])) == []
+    assert failed(proof["checks"]) == []
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

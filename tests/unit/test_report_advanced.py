@@ -82,15 +82,13 @@ def results() -> dict[str, Any]:
 
 
 def test_each_training_is_a_line_and_so_is_each_mean() -> None:
-    found = advanced.advanced(record(results()))
+    found = record(results()).advanced
     assert found is not None
-    first, second = found["fine_tuned"]
-    assert len(first) == len(second) == len(found["fine_tuned_headers"])
+    first, second = advanced.fine_tuned(found).lines
     assert first[:4] == ["W4A4", "7", "85.60", "8560/10000"]
     assert first[-4:] == ["0.1170 → 0.0900", "3/10000", "8559/10000", "17/10000"]
     assert second[-2:] == ["", ""]
-    whole, few = found["means"]
-    assert len(few) == len(found["means_headers"])
+    whole, few = advanced.means(found).lines
     assert whole[4] == "no worse"
     assert few[4] == "−1.50 and better"
 
