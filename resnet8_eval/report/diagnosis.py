@@ -212,13 +212,12 @@ def _timing(results: Results, failed: Entries) -> Iterator[Diagnosis]:
     ]
     if timing is None or not timed or not rows or _broken(timed):
         return
-    busy = (
-        f"Other processes took {timing.others_percent:.0f} % of the machine meanwhile"
-        if timing.others_percent > MAX_OTHERS_PERCENT
-        else words.titled(timing.told[0] if timing.told else "LoadGen says why in its logs")
-    )
+    why = words.titled(timing.told[0] if timing.told else "LoadGen says why in its logs")
+    why = f"{why.removesuffix('.')}. "
+    if timing.others_percent > MAX_OTHERS_PERCENT:
+        why += f"Other processes took {timing.others_percent:.0f} % of the machine meanwhile. "
     yield Diagnosis(
-        f"{words.listed(rows)} could not be timed in every session. {busy.removesuffix('.')}. "
+        f"{words.listed(rows)} could not be timed in every session. {why}"
         "Measure again on an idle machine.",
         "speed",
         "latency and throughput",

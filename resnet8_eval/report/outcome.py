@@ -50,7 +50,7 @@ def figures(results: Results) -> list[Figure]:
         for entry in row.latency[:1]
         if entry.speedup
     ]
-    told += _range("Speed", "as fast", speeds)
+    told += _range("Speed", "as fast", speeds, " of the rows in integer kernels")
     decided = [
         entry.outcome_on_standin or entry.status
         for entry in results.requirements
@@ -68,13 +68,13 @@ def figures(results: Results) -> list[Figure]:
 
 
 def _range(
-    name: str, what: str, ratios: Sequence[tuple[float, ConfigurationResult]]
+    name: str, what: str, ratios: Sequence[tuple[float, ConfigurationResult]], of: str = ""
 ) -> list[Figure]:
     """The best ratio to float32 of the same framework, with its row, and the lowest."""
     if not ratios:
         return []
     low, high = (pick(ratios, key=lambda pair: pair[0]) for pick in (min, max))
-    best = f"{words.title(high[1])}; the least, {words.title(low[1])}: {low[0]:.2f}"
+    best = f"{words.title(high[1])}; the least{of}, {words.title(low[1])}: {low[0]:.2f}"
     return [Figure(f"{name} against float32", f"{high[0]:.2f} times {what}", best)]
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from resnet8_eval.report import charts, speed, table, tables, terminal
+from resnet8_eval.report import charts, outcome, speed, table, tables, terminal
 from resnet8_eval.report.html import page as render
 from resnet8_eval.report.markdown import comparison
 from tests.unit.report_samples import Raw, all_met, record
@@ -161,3 +161,13 @@ def test_doubts_call_rows_by_their_titles() -> None:
     for text in (render(results), " ".join(terminal.render(results, 400))):
         assert "ONNX Runtime uint8/int8, tuned, Offline: this run" in text
         assert "int8-tuned, Offline" not in text
+
+
+def test_the_figure_of_speed_says_which_rows_it_is_of() -> None:
+    raw = _timed()
+    slow = next(row for row in raw["configurations"] if row["execution"] == "reference")
+    (timed,) = raw["configurations"][3]["latency"]
+    slow["latency"] = [timed | {"speedup": _spread(0.44)}]
+    (told,) = [figure for figure in outcome.figures(record(raw)) if "Speed" in figure.name]
+    assert "; the least of the rows in integer kernels, " in told.of
+    assert "0.44" not in told.of
