@@ -59,7 +59,7 @@ def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Ann
             f"{target} cannot be made.",
             expected="a cache folder that can be written, with some hundred megabytes free",
             given=in_one_line(error),
-            next_step="Name another folder with RESNET8_EVAL_CACHE.",
+            next_step="name another folder with --cache-dir, which comes before RESNET8_EVAL_CACHE",
         ) from error
 
 

@@ -199,7 +199,7 @@ class Store:
                 f"The cache folder cannot be written to: {error.strerror or error}.",
                 expected="a writable folder",
                 given=str(self.root),
-                next_step="choose another with --cache-dir or RESNET8_EVAL_CACHE",
+                next_step="choose another with --cache-dir, which comes before RESNET8_EVAL_CACHE",
             ) from error
 
     @contextmanager

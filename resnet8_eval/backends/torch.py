@@ -23,7 +23,7 @@ from resnet8_eval.backends import (
 from resnet8_eval.backends.torch_program import COMPUTING_NOTHING, TWO_OPERANDS
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
-from resnet8_eval.errors import unreadable_model
+from resnet8_eval.errors import ModelError, unreadable_model
 from resnet8_eval.network import Network
 from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
@@ -56,6 +56,8 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
         module = (
             torch_program.load(path).module() if path.suffix == ".pt2" else torchscript.load(path)
         )
+    except ModelError:  # what torch.save wrote
+        raise
     except Exception as error:  # zip, JSON and TorchScript readers each raise their own
         raise unreadable_model(path, "torch", error) from error
 

@@ -105,7 +105,8 @@ def demand_network(path: Path) -> None:
             given=f"what torch.save writes{f', with {code[0]}' if code else ''}",
             next_step="load it with the code that wrote it, and save the network: torch.export.save"
             "(torch.export.export(module.eval(), (images,), dynamic_shapes="
-            "({0: torch.export.Dim('n')},)), 'own.pt2')",
+            "({0: torch.export.Dim('n')},)), 'own.pt2'), or torch.jit.save(torch.jit.trace("
+            "model.eval(), images), 'own.pt')",
         )
 
 

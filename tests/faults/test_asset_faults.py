@@ -301,10 +301,11 @@ def test_an_unusable_keras_model(tmp_path: Path, find: Find, name: str) -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path, small: SmallAssets, find: Find) -> None:
     (tmp_path / "file").touch()
     unwritable = tmp_path / "file" / "cache"
-    refusal(lambda: find("stand-in", cache_dir=unwritable), unwritable, "RESNET8_EVAL_CACHE")
+    helps = "--cache-dir, which comes before RESNET8_EVAL_CACHE"
+    refusal(lambda: find("stand-in", cache_dir=unwritable), unwritable, helps)
     small.put_archive(tmp_path / "given")
     small.put_model(tmp_path / "given")
-    refusal(lambda: find(cache_dir=unwritable), unwritable, "RESNET8_EVAL_CACHE")
+    refusal(lambda: find(cache_dir=unwritable), unwritable, helps)
 
 
 # --- archives ------------------------------------------------------------------------------------

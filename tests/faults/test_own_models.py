@@ -515,7 +515,8 @@ def test_what_torch_save_leaves_is_refused_as_that(
 
     path = tmp_path / name
     torch.save(content(), path, _use_new_zipfile_serialization=zipped)
-    refused(run("evaluate", path), tmp_path, f"{name} {what}")
+    helps = ("torch.export.save(", "torch.jit.save(")
+    refused(run("evaluate", path), tmp_path, f"error: {name} {what}", *helps)
 
 
 @pytest.mark.parametrize(
