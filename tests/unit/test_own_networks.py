@@ -395,6 +395,26 @@ def test_a_flat_network_that_is_another_is_refused(monkeypatch: pytest.MonkeyPat
         flat.flattened(model, "own.keras")
 
 
+@pytest.mark.parametrize("batch", [None, 1, 2, 3, 32])
+def test_it_is_held_against_the_one_that_was_loaded_at_any_batch(
+    batch: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: twice the brightness, of which a black image says nothing."""
+    import keras
+
+    taken = keras.Input((32, 32, 3), batch_size=batch)
+    x = layers().GlobalAveragePooling2D()(taken / 255)
+    model = keras.Model(taken, layers().Dense(10)(x))
+    flat.flattened(model, "own.keras")
+
+    def planted(kind: str, constant: Any, *, reverse: bool) -> dict[str, list[float]]:
+        return {"scale": (2 / constant).tolist(), "offset": [0.0]}
+
+    monkeypatch.setattr(flat, "rescaling", planted)
+    with pytest.raises(ModelError, match="could not be written as one flat network"):
+        flat.flattened(model, "own.keras")
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
