@@ -18,6 +18,9 @@ import numpy as np
 from resnet8_eval.convert.flat import INERT, rescaling
 
 _ENGINE: Final = re.compile(r"(?:tf_)?keras\.(?:src\.)?engine\.(functional|sequential)")
+_OLD: Final = re.compile(_ENGINE.pattern + r"|(?:tf_)?keras\.(?:src\.)?layers\.core\.tf_op_layer")
+CLASSES: Final = frozenset({"Policy", "TFOpLambda"})
+"""What Keras 3 does not know, and is translated."""
 _KINDS: Final = {
     "__operators__.add": "Add",
     "math.add": "Add",
@@ -105,6 +108,28 @@ def _layer(operator: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def is_module(name: object) -> bool:
+    """Whether Keras 2 wrote this of a class where Keras 3 writes another module."""
+    return name == "keras.mixed_precision" or bool(_OLD.fullmatch(str(name)))
+
+
+def read(path: Path) -> tuple[Any, Any]:
+    """A model's description of itself, as its file has it, and as Keras is given it."""
+    import h5py
+
+    if path.suffix.lower() == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            found = json.loads(archive.read("config.json"))
+            named = "metadata.json" in archive.namelist()
+            about = json.loads(archive.read("metadata.json")) if named else {}
+            version = about.get("keras_version")
+    else:
+        with h5py.File(path, "r") as file:
+            found = json.loads(file.attrs["model_config"])
+            version = file.attrs.get("keras_version")
+    return found, found if str(version).startswith("3.") else modern(found)
+
+
 def rewritten(path: Path, folder: Path) -> Path:
     """The file itself, or a copy in `folder` whose description is that of Keras 3.
 
@@ -113,25 +138,16 @@ def rewritten(path: Path, folder: Path) -> Path:
     import h5py
 
     copy = folder / f"model{path.suffix.lower()}"
-    if copy.suffix == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        found = json.loads(members["config.json"])
-        version = json.loads(members.get("metadata.json", b"{}")).get("keras_version")
-    else:
-        with h5py.File(path, "r") as file:
-            found = json.loads(file.attrs["model_config"])
-            version = file.attrs.get("keras_version")
-    described = modern(found)
-    is_modern = described == found or str(version).startswith("3.")
-    if is_modern and path.suffix == copy.suffix:
+    found, given = read(path)
+    if given == found and path.suffix == copy.suffix:
         return path
     if copy.suffix == ".keras":
-        with zipfile.ZipFile(copy, "w") as archive:
-            for name, content in (members | {"config.json": json.dumps(described)}).items():
-                archive.writestr(name, content)
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as written:
+            for name in archive.namelist():
+                is_description = name == "config.json"
+                written.writestr(name, json.dumps(given) if is_description else archive.read(name))
     else:
         shutil.copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
-            file.attrs["model_config"] = json.dumps(described)
+            file.attrs["model_config"] = json.dumps(given)
     return copy

@@ -8,7 +8,7 @@ but what is listed below is opened at all.
 from __future__ import annotations
 
 import io
-import json
+import itertools
 import math
 import reprlib
 import zipfile
@@ -125,13 +125,17 @@ def describe(path: Path) -> list[dict[str, Any]]:
         # Keras goes by the name, and so must this: a file can be valid as both.
         named_zip = path.suffix.lower() == ".keras"
         _demand_its_name(path, named_zip)
-        model = _from_zip(path) if named_zip else _from_hdf5(path)
+        (_demand_plain_zip if named_zip else _demand_plain_hdf5)(path)
+        # Keras leaves compile_config out, because it is told not to compile.
+        found, model = ({**each, "compile_config": None} for each in keras2.read(path))
         _demand_layers(model, path)
         layers: list[dict[str, Any]] = [
             {"class_name": layer["class_name"], "config": dict(layer["config"])}
             for layer in keras_size.layers_of(model)
         ]
-        given = next(_strange(model), None) or keras_size.excess(model)
+        # Both: a translation drops what it does not need.
+        strange = itertools.chain(_strange(model), _foreign(found))
+        given = next(strange, None) or keras_size.excess(model)
     except ModelError:
         raise
     except Exception as error:  # h5py, json and zipfile raise a dozen kinds for a damaged file
@@ -171,18 +175,34 @@ def _strange(model: dict[str, Any]) -> Iterator[str]:
             yield f"the activation {reprlib.repr(activation)}"
     of_layers = {id(layer) for layer in layers}
     for entry in _objects(model):
+        is_layer = id(entry) in of_layers
+        if is_layer and _operation(entry):
+            yield from _unknown(entry, True, True)
+            continue
+        holds_layers = entry is model or (is_layer and "layers" in entry["config"])
+        known = KNOWN_MODELS if holds_layers else KNOWN_LAYERS if is_layer else KNOWN_PARTS
         name, module = entry.get("class_name"), entry.get("module")
-        if id(entry) in of_layers and _operation(entry):
-            module = None
-        elif entry is model or (id(entry) in of_layers and "layers" in entry["config"]):
-            if not _among(name, KNOWN_MODELS):
-                yield f"an object of class {reprlib.repr(name)}"
-        elif not _among(name, KNOWN_LAYERS if id(entry) in of_layers else KNOWN_PARTS):
-            yield f"an object of class {reprlib.repr(name)}"
-        if not _among(module, KNOWN_MODULES):
-            yield f"the module {reprlib.repr(module)}"
-        if entry.get("registered_name") not in (None, name):
-            yield f"the registered name {reprlib.repr(entry['registered_name'])}"
+        yield from _unknown(entry, _among(name, known), _among(module, KNOWN_MODULES))
+
+
+def _foreign(found: dict[str, Any]) -> Iterator[str]:
+    """What a description names that neither Keras 3 nor Keras 2 writes."""
+    known = KNOWN_LAYERS | KNOWN_MODELS | KNOWN_PARTS | keras2.CLASSES
+    for entry in _objects(found):
+        name, module = entry.get("class_name"), entry.get("module")
+        is_known = _among(module, KNOWN_MODULES) or keras2.is_module(module)
+        operation = _operation(entry)
+        yield from _unknown(entry, operation or _among(name, known), operation or is_known)
+
+
+def _unknown(entry: dict[str, Any], class_known: bool, module_known: bool) -> Iterator[str]:
+    name, registered = entry.get("class_name"), entry.get("registered_name")
+    if not class_known:
+        yield f"an object of class {reprlib.repr(name)}"
+    if not module_known:
+        yield f"the module {reprlib.repr(entry.get('module'))}"
+    if registered not in (None, name):
+        yield f"the registered name {reprlib.repr(registered)}"
 
 
 def _operation(entry: dict[str, Any]) -> bool:
@@ -230,11 +250,11 @@ def array_bytes(path: Path) -> dict[str, int]:
     return sizes
 
 
-def _from_zip(path: Path) -> dict[str, Any]:
+def _demand_plain_zip(path: Path) -> None:
     import h5py
 
     with zipfile.ZipFile(path) as archive:
-        description = archive.getinfo("config.json")
+        archive.getinfo("config.json")  # KeyError without it
         for member in archive.infolist():
             if member.filename not in _MEMBERS:
                 raise _refusal(path, f"a member {reprlib.repr(member.filename)}")
@@ -243,12 +263,9 @@ def _from_zip(path: Path) -> dict[str, Any]:
             if member.filename.endswith(".h5"):
                 with h5py.File(io.BytesIO(archive.read(member)), "r") as weights:
                     _demand_plain(weights, path)
-        # Keras leaves this out, because it is told not to compile.
-        found = keras2.modern(json.loads(archive.read(description)))
-        return {**found, "compile_config": None}
 
 
-def _from_hdf5(path: Path) -> dict[str, Any]:
+def _demand_plain_hdf5(path: Path) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -260,7 +277,6 @@ def _from_hdf5(path: Path) -> dict[str, Any]:
                 "build the network, load_weights() into it, and save the whole, not its weights"
                 " alone: model.save('own.keras')",
             )
-        return dict(keras2.modern(json.loads(file.attrs["model_config"])))
 
 
 def _demand_plain(file: Any, path: Path) -> None:
