@@ -86,7 +86,7 @@ def ranges(
     """
     made = [name for node in network.model.graph.node for name in node.output]
     names = [network.input, *made]
-    spans = smallest_and_largest(Probe(network, names), names, images)
+    spans = smallest_and_largest(Probe(network, names), images)
     if network.softmax:
         spans[network.output] = (0.0, 1.0)  # ONNX Runtime's quantizer asks no image for these
     # Nor has a map that is zero throughout a range to take a step from.

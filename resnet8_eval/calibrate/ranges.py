@@ -38,7 +38,7 @@ def observe(network: Network, images: Images) -> Observed:
     """Collect a histogram of every map on the calibration images."""
     measured = [layer.output for layer in network.maps]
     probe = Probe(network, measured)
-    channels = _of_channels(probe, measured, images)
+    channels = _of_channels(probe, images)
     extremes = _of_tensors(channels)
     fed_sha256 = probe.fed_sha256
     histograms = _histograms(probe, extremes, images)
@@ -76,12 +76,12 @@ def activation_ranges(
     return ranges
 
 
-def smallest_and_largest(probe: Probe, names: list[str], images: Images) -> Ranges:
+def smallest_and_largest(probe: Probe, images: Images) -> Ranges:
     """Smallest (at most 0) and largest (at least 0) value of each tensor, as float32 holds them."""
-    return _of_tensors(_of_channels(probe, names, images))
+    return _of_tensors(_of_channels(probe, images))
 
 
-def _of_channels(probe: Probe, names: list[str], images: Images) -> dict[str, Tensor]:
+def _of_channels(probe: Probe, images: Images) -> dict[str, Tensor]:
     """Smallest and largest value of each channel, the second axis, as (2, channels)."""
     found: dict[str, Tensor] = {}
     for values in probe.run(images):

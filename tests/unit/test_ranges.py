@@ -116,7 +116,7 @@ NONE = np.zeros((0, 32, 32, 3), np.uint8)
 def test_extremes_are_those_of_all_batches_and_hold_zero(
     batches: list[list[float]], expected: tuple[float, float]
 ) -> None:
-    assert smallest_and_largest(cast("Probe", Seen(*batches)), ["x"], NONE) == {"x": expected}
+    assert smallest_and_largest(cast("Probe", Seen(*batches)), NONE) == {"x": expected}
 
 
 @pytest.mark.parametrize(("low", "high"), [(-3.0, 5.0), (0.0, 2.0)])

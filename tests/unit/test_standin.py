@@ -124,7 +124,7 @@ def test_no_image_occurs_twice_in_training_and_test(folder: Path) -> None:
     batches = [read(folder / name)[b"data"] for name in FILES_SHA256 if "batch_" in name]
     batches.append(read(folder / "test_batch")[b"data"])
     rows = {row.tobytes() for batch in batches for row in batch}
-    assert len(rows) == standin.TRAIN_COUNT + standin.TEST_COUNT
+    assert len(rows) == standin.TRAIN_BATCHES * standin.TRAIN_PER_BATCH + standin.TEST_COUNT
 
 
 # The MLPerf Tiny ResNet8: class, name, inputs; for convolutions also filters, size and stride.
