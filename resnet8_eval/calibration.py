@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.errors import StageError
 from resnet8_eval.preprocess import Labels
+
+OPTIONS: Final = ("--calibration-count", "--calibration-seed")
+"""What decides a calibration set, as a user gives it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class CalibrationSet:
         return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
 
 
-def choose(labels: Labels, count: int, seed: int) -> CalibrationSet:
+def choose(
+    labels: Labels, count: int, seed: int, options: Sequence[str] = OPTIONS
+) -> CalibrationSet:
     """Draw a stratified calibration set from the labels of the training split.
 
     Parameters
@@ -49,18 +56,18 @@ def choose(labels: Labels, count: int, seed: int) -> CalibrationSet:
         raise StageError(
             "A calibration set is drawn with a seed that is not negative.",
             expected="a whole number from 0",
-            given=f"--calibration-seed {seed}",
-            next_step="choose another --calibration-seed",
+            given=f"{options[1]} {seed}",
+            next_step=f"choose another {options[1]}",
         )
     classes = 10
     wanted = [count // classes + (label < count % classes) for label in range(classes)]
     available = np.bincount(labels, minlength=classes)
     if count < classes or any(available[label] < n for label, n in enumerate(wanted)):
         raise StageError(
-            f"A stratified calibration set of {count} images cannot be drawn.",
+            f"A stratified choice of {count} images cannot be drawn.",
             expected=f"{classes} to {int(available.min()) * classes} images, ten classes alike",
-            given=f"--calibration-count {count} with {available.tolist()} training images a class",
-            next_step="choose another --calibration-count",
+            given=f"{options[0]} {count} with {available.tolist()} training images a class",
+            next_step=f"choose another {options[0]}",
         )
     rng = np.random.default_rng(seed)
     chosen = [
@@ -71,7 +78,11 @@ def choose(labels: Labels, count: int, seed: int) -> CalibrationSet:
 
 
 def split(
-    labels: Labels, count: int, seed: int, validation_count: int
+    labels: Labels,
+    count: int,
+    seed: int,
+    validation_count: int,
+    options: tuple[str, str, str] = (*OPTIONS, OPTIONS[0]),
 ) -> tuple[CalibrationSet, NDArray[np.int64]]:
     """Say which training images calibrate, and which validate a choice made with them.
 
@@ -81,6 +92,8 @@ def split(
         As for :func:`choose`.
     validation_count
         How many images validate, stratified and disjoint from the calibration images.
+    options
+        What the user gives `count`, `seed` and `validation_count` with, for errors.
 
     Returns
     -------
@@ -89,12 +102,12 @@ def split(
     validating : ndarray
         int64, ascending positions in the training split.
     """
-    calibrating = choose(labels, count, seed)
+    calibrating = choose(labels, count, seed, options)
     free = np.ones(len(labels), bool)
     free[calibrating.indices] = False
     rest = np.flatnonzero(free)
     # Another stream than the calibration set's, which starts from the seed itself.
-    chosen = choose(labels[rest], validation_count, seed + 1_000_003)
+    chosen = choose(labels[rest], validation_count, seed + 1_000_003, options[::-1])
     return calibrating, rest[chosen.indices]
 
 

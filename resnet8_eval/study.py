@@ -33,6 +33,8 @@ from resnet8_eval.calibrate import tuned
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.cifar10 import read_split
 from resnet8_eval.configurations import STOCK, TUNED, Recipe
+from resnet8_eval.download import in_one_line
+from resnet8_eval.errors import StageError
 from resnet8_eval.evaluate import probabilities, softmax
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.pipeline import Pipeline
@@ -363,7 +365,7 @@ def measure_all(
 
     def feed(task: Task) -> Images:
         calibrating, validating = calibration.split(
-            train.labels, task.count, task.seed, validation_count
+            train.labels, task.count, task.seed, validation_count, OPTIONS
         )
         judged = Feed(train.images[validating] if test is None else test.images, fed)
         labels = train.labels[validating] if test is None else test.labels
@@ -392,6 +394,9 @@ def measure_all(
     return [{**row, "judged_on": judged_on} for row in rows]
 
 
+OPTIONS: Final = ("--count", "--seed", "--images")
+"""What decides which images calibrate and which judge, as a user gives it."""
+_CONNECT_SECONDS: Final = 10
 _STAGE: Final = "study"
 
 
@@ -415,11 +420,17 @@ def _backend(scheduler: str | None, jobs: int) -> Iterator[None]:
         return
     from distributed import Client
 
-    # Making a client for an address registers joblib's Dask backend.
-    with (
-        Client(scheduler, set_as_default=False) as client,
-        parallel_config("dask", client=client, n_jobs=-1),
-    ):
+    try:  # making a client for an address registers joblib's Dask backend
+        client = Client(scheduler, set_as_default=False, timeout=_CONNECT_SECONDS)
+    except OSError as error:
+        raise StageError(
+            f"No Dask scheduler answers at {scheduler}.",
+            expected="the address of one that runs, such as tcp://host:8786",
+            given=in_one_line(error),
+            next_step="start it with `dask scheduler`, or leave out --scheduler to use the cores"
+            " of this machine",
+        ) from error
+    with client, parallel_config("dask", client=client, n_jobs=-1):
         yield
 
 

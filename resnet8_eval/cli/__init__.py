@@ -7,10 +7,13 @@ command did what it says, 1 when it refused or failed, 2 when it was called wron
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
@@ -72,6 +75,28 @@ def _among(names: list[str]) -> Callable[[list[str] | None], list[str] | None]:
         return values
 
     return check
+
+
+def _processes(jobs: int | None) -> int | None:
+    if jobs == 0:
+        raise typer.BadParameter("0 processes measure nothing; give 1 or more, or -1 for all cores")
+    return jobs
+
+
+def _address(scheduler: str | None) -> str | None:
+    """Refuse what is none: a Dask client that cannot read its address never ends."""
+    if scheduler and not re.fullmatch(r"((tcp|tls)://)?[^/\s]+:\d{1,5}", scheduler):
+        raise typer.BadParameter(f"'{scheduler}' is no address such as tcp://host:8786")
+    if scheduler and not find_spec("distributed"):
+        raise typer.BadParameter("it needs Dask: pip install 'resnet8-eval[study]'")
+    return scheduler
+
+
+def _refuse_with(option: str, others: Mapping[str, object]) -> None:
+    """Refuse what would do nothing beside an option."""
+    given = [name for name, value in others.items() if value not in (None, [])]
+    if given:
+        raise typer.BadParameter(f"{' and '.join(given)} would do nothing with {option}")
 
 
 app = typer.Typer(
@@ -275,7 +300,9 @@ def study(
         Literal["validation", "test"],
         typer.Option(help="Training images that did not calibrate, or the test split."),
     ] = "validation",
-    images: Annotated[int, typer.Option(help="How many validation images judge.")] = 2000,
+    images: Annotated[
+        int | None, typer.Option(help="How many validation images judge. [default: 2000]")
+    ] = None,
     cells: Annotated[
         list[str] | None,
         typer.Option("--cell", callback=_among(CELLS), help="Row. [default: all quantized ones]"),
@@ -289,14 +316,24 @@ def study(
         typer.Option(callback=_among(GRANULARITIES), help="Of weight scales. [default: both]"),
     ] = None,
     counts: Annotated[
-        list[int] | None, typer.Option("--count", help="Calibration images. [default: 250, 1000]")
+        list[int] | None,
+        typer.Option(
+            "--count", help="Calibration images. [default: 250, 1000 for the grid, else 1000]"
+        ),
     ] = None,
     seeds: Annotated[
-        list[int] | None, typer.Option("--seed", help="Calibration seeds. [default: 0 to 4]")
+        list[int] | None,
+        typer.Option("--seed", help="Calibration seeds. [default: 0 to 4; with --bits 0]"),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; -1: one for each core.")] = -1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(callback=_processes, help="Processes. [default: one for each core]"),
+    ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Dask scheduler, such as tcp://host:8786, to use instead.")
+        str | None,
+        typer.Option(
+            callback=_address, help="Dask scheduler, such as tcp://host:8786, to use instead."
+        ),
     ] = None,
     keras_model: OwnModel = None,
     preprocessing: PreprocessingName = "raw",
@@ -317,25 +354,41 @@ def study(
     from resnet8_eval import study as studies
     from resnet8_eval.preprocess import chosen
 
-    if sum(map(bool, (budgets, epochs, bits))) > 1:
+    other = [
+        name
+        for name, value in {"--budget": budgets, "--epochs": epochs, "--bits": bits}.items()
+        if value
+    ]
+    if len(other) > 1:
         raise typer.BadParameter("give one of --budget, --epochs and --bits: each is another study")
+    if other:
+        grid = {"--cell": cells, "--ranges": ranges, "--granularity": granularity}
+        _refuse_with(other[0], grid)
+    if on == "test":
+        _refuse_with("--on test", {"--images": images})
+    if scheduler:
+        _refuse_with("--scheduler", {"--jobs": jobs})
     found = locate(kind, assets_dir, cache_dir, keras_model)
     pipeline = _pipeline(found, cache_dir, preprocessing=chosen(preprocessing))
-    chosen_seeds = seeds if seeds else [0, 1, 2, 3, 4]
-    count = (counts or [1000])[0]
+    counts = counts or ([1000] if other else [250, 1000])
+    seeds = seeds or ([0] if bits else [0, 1, 2, 3, 4])
     if budgets:
-        name, tasks = "mixed.csv", studies.mixed_tasks(budgets, count, chosen_seeds)
+        name = "mixed.csv"
+        tasks = [task for count in counts for task in studies.mixed_tasks(budgets, count, seeds)]
     elif epochs:
-        name, tasks = "few-bits.csv", studies.few_bit_tasks(epochs, count, chosen_seeds)
+        name = "few-bits.csv"
+        tasks = [task for count in counts for task in studies.few_bit_tasks(epochs, count, seeds)]
     elif bits:
-        name, tasks = "bits.csv", studies.bit_tasks(range(2, 9), count, chosen_seeds[0])
+        name = "bits.csv"
+        sets = product(counts, seeds)
+        tasks = [task for drawn in sets for task in studies.bit_tasks(range(2, 9), *drawn)]
     else:
         name = "cells.csv"
         tasks = studies.recipe_tasks(
             ranges or RANGES,
             granularity or GRANULARITIES,
-            counts or [250, 1000],
-            chosen_seeds,
+            counts,
+            seeds,
             cells or CELLS,
         )
     with Progress(console=Console(stderr=True)) as progress:
@@ -344,8 +397,8 @@ def study(
             tasks,
             pipeline,
             on_test=on == "test",
-            validation_count=images,
-            jobs=jobs,
+            validation_count=2000 if images is None else images,
+            jobs=jobs or -1,
             scheduler=scheduler,
             advance=lambda: progress.advance(bar),
         )

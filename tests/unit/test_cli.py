@@ -17,7 +17,7 @@ import onnx.numpy_helper
 import pytest
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import backends, cli, configurations, lanes, results, standin
+from resnet8_eval import backends, cli, configurations, lanes, results, standin, study
 from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.cli import judging
 from resnet8_eval.errors import SuiteError
@@ -581,3 +581,67 @@ def test_a_study_is_of_one_kind(invoke: Invoke) -> None:
     assert "give one of --budget, --epochs and --bits" in " ".join(
         done.stderr.replace("│", " ").split()
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("--bits --cell torch-int8-tuned", "--cell would do nothing with --bits"),
+        ("--epochs 0 --ranges mse", "--ranges would do nothing with --epochs"),
+        (
+            "--budget 60 --ranges mse --granularity per-tensor",
+            "--ranges and --granularity would do nothing with --budget",
+        ),
+        ("--on test --images 0", "--images would do nothing with --on test"),
+        ("--scheduler tcp://localhost:1 --jobs 2", "--jobs would do nothing with --scheduler"),
+        ("--jobs 0", "0 processes measure nothing"),
+        ("--scheduler nonsense", "'nonsense' is no address such as tcp://host:8786"),
+        ("--scheduler http://localhost:1", "is no address such as"),
+    ],
+)
+def test_a_study_refuses_what_would_do_nothing(invoke: Invoke, words: str, what: str) -> None:
+    done = invoke("study", *words.split(), "-o", "out")
+    assert done.exit_code == 2
+    assert what in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [("--images 0", "--images"), ("--count 5", "--count"), ("--seed -1", "--seed")],
+)
+def test_a_study_advises_an_option_that_it_has(
+    invoke: Invoke, tmp_path: Path, words: str, option: str
+) -> None:
+    done = invoke("study", *words.split(), "-o", tmp_path, "--assets", "stand-in")
+    assert done.exit_code == 1
+    assert f"given:    {words}" in done.stderr
+    assert f"choose another {option}\n" in done.stderr
+
+
+def test_a_study_without_its_scheduler_says_so(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "_CONNECT_SECONDS", 1)
+    words = ["--scheduler", "tcp://localhost:1", "--cell", "torch-int8-stock", "--assets=stand-in"]
+    done = invoke("study", *words, "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "error: No Dask scheduler answers at tcp://localhost:1." in done.stderr
+    assert "leave out --scheduler" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["--bits", "--epochs 0", "--budget 60"])
+def test_each_study_has_every_count_and_seed(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    asked: list[study.Task] = []
+
+    def measured(tasks: list[study.Task], *_: Any, **__: Any) -> list[study.Row]:
+        asked.extend(tasks)
+        return [{"count": task.count} for task in tasks]
+
+    monkeypatch.setattr(study, "measure_all", measured)
+    sets = ["--count", "50", "--count", "60", "--seed", "3", "--seed", "4"]
+    done = invoke("study", *words.split(), *sets, "-o", tmp_path, "--assets", "stand-in")
+    assert done.exit_code == 0, done.output
+    drawn = {(task.count, task.seed) for task in asked}
+    assert drawn == {(50, 3), (50, 4), (60, 3), (60, 4)}

@@ -368,7 +368,7 @@ def test_a_failure_is_told_by_the_stage_that_failed_and_by_those_that_need_it(
 ) -> None:
     asked = borrowing(pipeline, tmp_path, "onnx", "folded", calibration_count=9)
     asked.prepare(["feed/tuned"])  # says nothing yet
-    with pytest.raises(StageError, match="calibration set of 9 images cannot be drawn"):
+    with pytest.raises(StageError, match="stratified choice of 9 images cannot be drawn"):
         asked.artifact("calibration")
     with pytest.raises(StageError, match="because calibration could not be made") as caught:
         asked.artifact("parameters/tuned")
