@@ -250,14 +250,15 @@ _PROVED: Final = ("exact_integers", "tensors", "integers_sha256", "weights_bits"
 
 def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     """What there is of v1_4; it may have been made by an earlier run."""
-    explored = [made[stage].record for stage in advanced.explorations() if stage in made]
+    found = [made[stage].record for stage in advanced.explorations() if stage in made]
+    explored = [{**each, "cells": [*map(_unchecked, each["cells"])]} for each in found]
     first, choice = _record(made, "explored/0"), _record(made, advanced.CHOICE)
     rows = {
         name: record
         for name in advanced.LOW_BIT
         if (record := _record(made, f"mixed/{name}")) and "checks" in record
     }
-    fine_tuned = [found for name in advanced.FINE_TUNED if (found := _fine_tuned(made, name))]
+    fine_tuned = [row for name in advanced.FINE_TUNED if (row := _fine_tuned(made, name))]
     if not explored and choice is None and not fine_tuned:
         return None
     return {
@@ -295,8 +296,13 @@ def _fine_tuned(made: Mapping[str, Artifact], name: str) -> dict[str, Any] | Non
             trained, "seed", "trained_on", "validated_on", "moved_percent", "history"
         ),
         "beside": _only(stored["beside"], *Paired.__struct_fields__),
-        "torch": in_torch and {k: v for k, v in in_torch.items() if k != "checks"},
+        "torch": in_torch and _unchecked(in_torch),
     }
+
+
+def _unchecked(record: Record) -> Record:
+    """A record without its checks, which the evidence of the requirements has."""
+    return {key: value for key, value in record.items() if key != "checks"}
 
 
 _FLOAT: Final = {

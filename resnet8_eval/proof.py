@@ -7,8 +7,9 @@ from a bad recipe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -83,11 +84,15 @@ def stored(found: Sequence[StoredTensor], row: Configuration) -> Record:
 
 
 def compare(
-    found: Sequence[StoredTensor], parameters: Parameters, row: Configuration
+    found: Sequence[StoredTensor],
+    parameters: Parameters,
+    row: Configuration,
+    levels: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Check]:
     """Hold weights, activations and biases, as they were read back, against what was decided.
 
-    A failure names the first tensor that differs, and how.
+    `levels` are the largest integers of maps that have not 8 bits. A failure names the first tensor
+    that differs, and how.
     """
     by_name = {entry.name: entry for entry in found if entry.kind == "weight"}
     weight_zero = 128 if row.weights_dtype == "uint8" else 0
@@ -105,7 +110,7 @@ def compare(
     activations, activation_names = [], []
     for entry in found:
         if entry.kind == "activation":
-            scale, zero_point = grid(*ranges[entry.name])
+            scale, zero_point = grid(*ranges[entry.name], levels.get(entry.name, 255))
             activations.append(_difference(entry, [scale], [zero_point - 128 * signed]))
             activation_names.append(entry.name)
     weight_names = list(parameters.scales)

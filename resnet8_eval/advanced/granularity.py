@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import backends
+from resnet8_eval import backends, proof, stock
 from resnet8_eval.analysis import compare
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.tuned import Statistics, decide
@@ -40,21 +40,25 @@ def explore(
     Returns
     -------
     record : dict
-        As :class:`resnet8_eval.advanced_record.Cell`.
+        As :class:`resnet8_eval.advanced_record.Cell`, with ``checks``.
     scores : ndarray
         float32 (N, 10).
     """
-    recipe, backend = row.quantized_by, backends.backend(row.framework)
+    recipe, backend, network = row.quantized_by, backends.backend(row.framework), read(folded)
     path = out / f"{recipe.granularity}-{backends.file_of(row)}"
     if row.is_stock:
         made = backend.quantize(folded, images, row, path, threads)
+        checks = stock.prove(row, path, network, images, made)["checks"]
     else:
         with tempfile.TemporaryDirectory() as scratch:
             decide(statistics, Path(scratch), recipe, recipe.weight_limit)
-            made = backend.write(Parameters.load(Path(scratch)), row, path)
+            parameters = Parameters.load(Path(scratch))
+        made = backend.write(parameters, row, path)
+        held = proof.compare(backend.read_back(path, network), parameters, row)
+        checks = [*held, proof.compare_weights(parameters)]
     scores = backends.scores(path, test.images, threads=threads, execution=row.session)
     np.save(out / f"{recipe.granularity}.npy", scores)
-    found = backend.read_back(path, read(folded))
+    found = backend.read_back(path, network)
     distinct = [len(set(entry.scales)) for entry in found if entry.kind == "weight"]
     return {
         "name": row.name,
@@ -65,6 +69,7 @@ def explore(
         "scales": [min(distinct, default=0), max(distinct, default=0)],
         "weights": sorted(set(made["weights"].values())),
         "activations": made["activations"],
+        "checks": checks,
     }, scores
 
 

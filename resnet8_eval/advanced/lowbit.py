@@ -19,21 +19,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import backends, onnx_graph
+from resnet8_eval import backends, onnx_graph, proof
 from resnet8_eval.advanced.bits import Bits, largest, limit
 from resnet8_eval.advanced.granularity import PAIRED
 from resnet8_eval.analysis import compare
 from resnet8_eval.backends import StoredTensor
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import Check, equal
+from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.integers import ExactNetwork
-from resnet8_eval.network import Convolution, Dense, Network, output_first
+from resnet8_eval.network import Convolution, Dense, output_first
 from resnet8_eval.store import Record, file_sha256
 
 OPSET: Final = 21
 IR_VERSION: Final = 10
 """The first that have 4 bits."""
+ROW: Final = Configuration("onnxruntime", "int8", "int8", "uint8")
+"""What stored integers stand for, of however many bits."""
 
 
 def write(parameters: Parameters, bits: Bits, path: Path) -> None:
@@ -166,9 +169,8 @@ def weight_bytes(path: Path) -> dict[str, int]:
 
 def judge(
     path: Path,
-    network: Network,
+    parameters: Parameters,
     bits: Bits,
-    integers: Mapping[str, NDArray[np.int8]],
     test: Labelled,
     baseline: NDArray[np.float32],
     out: Path,
@@ -176,7 +178,7 @@ def judge(
 ) -> Record:
     """Score a stored network with plain ONNX Runtime, and hold it against what was decided.
 
-    `bits` and `integers` were decided; `baseline` are float32 scores (N, 10). The network's own
+    `parameters` and `bits` were decided; `baseline` are float32 scores (N, 10). The network's own
     scores are kept in `out`.
 
     Returns
@@ -187,6 +189,7 @@ def judge(
     """
     from resnet8_eval.backends import onnxruntime
 
+    network = parameters.exact
     stored = onnxruntime.read_back(path, network)
     scores = backends.scores(path, test.images, threads=threads, execution="default")
     try:
@@ -212,23 +215,18 @@ def judge(
             "total": len(scores),
             "largest_difference": furthest,
         },
-        "checks": compare_stored(stored, bits, integers, sizes),
+        "checks": compare_stored(stored, parameters, bits, sizes),
     }
-
-
-def others(stored: Sequence[StoredTensor], integers: Mapping[str, NDArray[np.int8]]) -> list[str]:
-    """Names of weights whose stored integers are not those that were decided."""
-    found = {entry.name: entry.values for entry in stored if entry.kind == "weight"}
-    return [n for n, v in integers.items() if not np.array_equal(np.asarray(found.get(n)), v)]
 
 
 def compare_stored(
     stored: Sequence[StoredTensor],
+    parameters: Parameters,
     bits: Bits,
-    integers: Mapping[str, NDArray[np.int8]],
     sizes: Mapping[str, int],
 ) -> list[Check]:
-    """Hold what a file stores against the bits and integers that were decided."""
+    """Hold what a file stores against the bits and parameters that were decided."""
+    integers = parameters.integers
     weights = {entry.name: entry for entry in stored if entry.kind == "weight"}
     maps = {entry.name: entry.dtype for entry in stored if entry.kind == "activation"}
 
@@ -251,10 +249,10 @@ def compare_stored(
             [maps.get(name, "none") for name in bits.activations],
         ),
         equal("bytes of the stored weights", packed, [sizes.get(name, 0) for name in integers]),
-        equal("weights whose stored integers are not those decided", [], others(stored, integers)),
         equal(
             "weights with integers beyond their bits",
             [],
             [n for n, b in bits.weights.items() if np.abs(found(n)).max(initial=0) > limit(b)],
         ),
+        *proof.compare(stored, parameters, ROW, bits.levels()),
     ]

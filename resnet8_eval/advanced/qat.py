@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 
 from resnet8_eval import backends, calibration, statistics
 from resnet8_eval.advanced.bits import Bits
-from resnet8_eval.advanced.lowbit import others
-from resnet8_eval.calibrate.parameters import Parameters, grid
+from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.checks import equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.integers import ExactNetwork, rounding
+from resnet8_eval.proof import compare
 from resnet8_eval.store import Record, file_sha256
 
 VALIDATING: Final = 5000
@@ -71,25 +72,15 @@ def in_torch(
     stored = backend.read_back(path, parameters.rounded)
     scores = backends.scores(path, test.images, threads=threads)
     exact = ExactNetwork(parameters.rounded, stored, rounding("torch")).scores(test.images)
-    maps = {entry.name: entry for entry in stored if entry.kind == "activation"}
-    decided = {name: grid(*parameters.activations[name], most) for name, most in levels.items()}
+    types = {entry.name: entry.dtype for entry in stored if entry.kind == "activation"}
+    maps = bits.activations
     checks = [
         equal(
-            "PyTorch, weights whose stored integers are not those decided",
-            [],
-            others(stored, parameters.integers),
+            "types of the stored maps",
+            [f"uint{width}" for width in maps.values()],
+            [types[name] for name in maps],
         ),
-        equal(
-            "PyTorch, maps with another grid than was decided",
-            [],
-            [
-                name
-                for name, (scale, zero_point) in decided.items()
-                if maps[name].dtype != f"uint{bits.activations[name]}"
-                or maps[name].zero_points != [zero_point]
-                or not np.isclose(maps[name].scales[0], scale, rtol=1e-6, atol=0)
-            ],
-        ),
+        *compare(stored, parameters, row, levels),
     ]
     return {
         "correct": int((scores.argmax(axis=1) == test.labels).sum()),
@@ -98,7 +89,7 @@ def in_torch(
         "weights_bytes": backend.weights_bytes(path),
         "disagreements": int((scores.argmax(axis=1) != exact.argmax(axis=1)).sum()),
         "said": four_bits(),
-        "checks": checks,
+        "checks": [replace(check, name=f"PyTorch, {check.name}") for check in checks],
     }, scores
 
 

@@ -17,7 +17,7 @@ from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.granularity import PAIRED, explore, paired, weight_ranges
 from resnet8_eval.advanced.mixed import Variants
 from resnet8_eval.analysis import compare
-from resnet8_eval.calibrate.parameters import EXACT, Parameters
+from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.tuned import Statistics, collect
 from resnet8_eval.configurations import TUNED, Configuration
 from resnet8_eval.inputs import Inputs, Labelled, Settings
@@ -76,8 +76,8 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
             )
     stages.append((CHOICE, "torch", (STATISTICS,), _choice, train | drawn))
     for name in LOW_BIT:
-        make, needs = functools.partial(_low_bit, name=name), (STATISTICS, CHOICE, BASELINE)
-        stages.append((f"mixed/{name}", "onnxruntime", needs, make, test))
+        make = functools.partial(_low_bit, name=name)
+        stages.append((f"mixed/{name}", "onnxruntime", (CHOICE, BASELINE), make, test))
     for bits in EPOCHS:
         rows = [f"{bits}-{k}" for k in range(SEEDS)]
         for name in rows:
@@ -178,9 +178,9 @@ def _choice(inputs: Inputs) -> Record:
         if found is not None:
             bits[name] = found
     for name, widths in bits.items():
-        lowbit.write(variants.at(widths), widths, inputs.out / f"{name}.onnx")
-        integers: dict[str, Any] = {**variants.at(widths).integers}
-        np.savez(inputs.out / f"{name}.npz", **integers)
+        decided = variants.at(widths)
+        decided.save(inputs.out, f"{name}-")
+        lowbit.write(decided, widths, inputs.out / f"{name}.onnx")
     return {
         "measured_on": len(measuring),
         "held_on": len(holding),
@@ -196,17 +196,15 @@ def _low_bit(inputs: Inputs, *, name: str) -> Record:
     bits = inputs.record(CHOICE)["bits"].get(name)
     if bits is None:
         return {"found": False}
-    with np.load(inputs.path(CHOICE, f"{name}.npz")) as integers:
-        return lowbit.judge(
-            inputs.path(CHOICE, f"{name}.onnx"),
-            network.read(inputs.path(STATISTICS, EXACT)),
-            Bits(**bits),
-            dict(integers),
-            inputs.split("test"),
-            _scores(inputs, BASELINE),
-            inputs.out,
-            inputs.threads,
-        )
+    return lowbit.judge(
+        inputs.path(CHOICE, f"{name}.onnx"),
+        Parameters.load(inputs.artifacts[CHOICE].folder, f"{name}-"),
+        Bits(**bits),
+        inputs.split("test"),
+        _scores(inputs, BASELINE),
+        inputs.out,
+        inputs.threads,
+    )
 
 
 def _trained(inputs: Inputs, *, bits: str, offset: int) -> Record:
@@ -255,9 +253,8 @@ def _fine_tuned(inputs: Inputs, *, made: str, bits: str) -> Record:
     test = inputs.split("test")
     record = lowbit.judge(
         inputs.path(made, "model.onnx"),
-        learned.exact,
+        learned,
         Bits.all(learned.exact, *UNIFORM[bits]),
-        learned.integers,
         test,
         _scores(inputs, BASELINE),
         inputs.out,

@@ -62,24 +62,24 @@ class Parameters:
         return {**self.activations, **named}
 
     @classmethod
-    def load(cls, folder: Path) -> Parameters:
+    def load(cls, folder: Path, prefix: str = "") -> Parameters:
         """Read what :meth:`save` wrote."""
-        ranges = json.loads((folder / ACTIVATIONS).read_text())
-        kinds = load_arrays(folder / WEIGHTS)
+        ranges = json.loads((folder / f"{prefix}{ACTIVATIONS}").read_text())
+        kinds = load_arrays(folder / f"{prefix}{WEIGHTS}")
         return cls(
-            network.read(folder / EXACT),
-            network.read(folder / ROUNDED),
+            network.read(folder / f"{prefix}{EXACT}"),
+            network.read(folder / f"{prefix}{ROUNDED}"),
             {name: (low, high) for name, (low, high) in ranges.items()},
             kinds["scale"],
             kinds["integers"],
         )
 
-    def save(self, folder: Path) -> None:
-        """Write them into `folder`."""
-        self.exact.save(folder / EXACT)
-        self.rounded.save(folder / ROUNDED)
-        (folder / ACTIVATIONS).write_text(json.dumps(self.activations, indent=1))
-        save_arrays(folder / WEIGHTS, scale=self.scales, integers=self.integers)
+    def save(self, folder: Path, prefix: str = "") -> None:
+        """Write them into `folder`; where it holds several, each has a `prefix` of its own."""
+        self.exact.save(folder / f"{prefix}{EXACT}")
+        self.rounded.save(folder / f"{prefix}{ROUNDED}")
+        (folder / f"{prefix}{ACTIVATIONS}").write_text(json.dumps(self.activations, indent=1))
+        save_arrays(folder / f"{prefix}{WEIGHTS}", scale=self.scales, integers=self.integers)
 
 
 def save_arrays(path: Path, **kinds: Mapping[str, Any]) -> None:

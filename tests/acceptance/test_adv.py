@@ -83,7 +83,7 @@ def test_adv_01_quantization_aware_training(requirement: Judge, run: Pipeline) -
 
 @pytest.mark.requirement("ADV-02", needs=advanced.explorations())
 def test_adv_02_granularity(requirement: Judge, run: Pipeline) -> None:
-    """Scales and types read back from each stored model; images scored; seeds that differ."""
+    """Scales, integers and types read back from each stored model; images scored; seeds differ."""
     explored, checks, seeds = set(), [], set()
     rows = {row.name: row for pair in configurations.explored() for row in pair}
     for stage in advanced.explorations():
@@ -108,6 +108,8 @@ def test_adv_02_granularity(requirement: Judge, run: Pipeline) -> None:
                     [*cell["weights"], *cell["activations"]],
                 ),
             ]
+            for check in from_records(cell["checks"]):
+                checks.append(replace(check, name=f"{name}, seed {seed}, {check.name}"))
             explored.add((name, seed))
     checks.append(equal("calibration seeds", advanced.SEEDS, len(seeds)))
     whole = [name for name in rows if all((name, seed) in explored for seed in seeds)]
@@ -118,7 +120,7 @@ def test_adv_02_granularity(requirement: Judge, run: Pipeline) -> None:
     "ADV-03", needs=[*(f"mixed/{name}" for name in advanced.LOW_BIT), *stages("compare", BASELINE)]
 )
 def test_adv_03_mixed_precision(requirement: Judge, run: Pipeline) -> None:
-    """Types, integers and bytes of each stored file; exact integers; its word on the test split."""
+    """Types, numbers and bytes of each stored file; exact integers; its word on the test split."""
     choice = run.artifact(advanced.CHOICE).record
     checks = [equal("images that measured costs and held choices as well", 0, choice["shared"])]
     found = {name: run.artifact(f"mixed/{name}").record for name in advanced.LOW_BIT}

@@ -33,6 +33,7 @@ def honest() -> Records:
                     "total": 100,
                     "weights": [row.weights_dtype],
                     "activations": [row.activations_dtype],
+                    "checks": [asdict(equal("scales", 1, 1))],
                 }
                 for row in pair
                 if row.recipe
@@ -178,6 +179,11 @@ FAULTS: dict[str, tuple[str, Callable[[Records], object], str]] = {
         "ADV-02",
         lambda r: first(r)["cells"][0].update(weights=["uint8"]),
         "stored types",
+    ),
+    "a model that stores another scale": (
+        "ADV-02",
+        lambda r: first(r)["cells"][1].update(checks=[asdict(equal("a scale", 1, 2))]),
+        "seed 0, a scale",
     ),
     "fewer images": ("ADV-02", lambda r: first(r)["cells"][0].update(total=99), "images scored"),
     "one seed for all": (

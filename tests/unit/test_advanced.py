@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from resnet8_eval import backends, configurations
-from resnet8_eval.advanced import granularity, lowbit, mixed
+from resnet8_eval.advanced import granularity, lowbit, mixed, qat
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.mixed import Part, Variants
+from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.rounding import gptq, least_error_scales
 from resnet8_eval.calibrate.tuned import Statistics, collect
 from resnet8_eval.checks import failed
@@ -63,7 +65,7 @@ def test_a_plain_session_computes_what_exact_integers_do(
     images = small_network.images(200)
     record = judged(variants, bits, tmp_path, images)
     assert record["exact_integers"]["disagreements"] <= 1
-    assert [check["name"] for check in record["checks"] if not check["ok"]] == []
+    assert failed(record["checks"]) == []
     sizes = {n: v.size for n, v in variants.at(bits).integers.items()}
     assert record["weights_bytes"] == sum(
         -(-size * bits.weights[n] // 8) for n, size in sizes.items()
@@ -76,9 +78,7 @@ def judged(variants: Variants, bits: Bits, folder: Path, images: Any) -> dict[st
     labels = np.arange(len(images)) % 10
     baseline = np.eye(10, dtype=np.float32)[labels]
     test = Labelled(Feed(images), labels)
-    return lowbit.judge(
-        path, variants.exact, bits, parameters.integers, test, baseline, folder, threads=1
-    )
+    return lowbit.judge(path, parameters, bits, test, baseline, folder, threads=1)
 
 
 def test_swapped_bits_of_a_layer_are_found(variants: Variants, tmp_path: Path) -> None:
@@ -88,12 +88,10 @@ def test_swapped_bits_of_a_layer_are_found(variants: Variants, tmp_path: Path) -
     other = replace(decided, weights=swapped)
     lowbit.write(variants.at(other), other, path)
     stored = backends.backend("onnxruntime").read_back(path, variants.exact)
-    checks = lowbit.compare_stored(
-        stored, decided, variants.at(decided).integers, lowbit.weight_bytes(path)
-    )
+    checks = lowbit.compare_stored(stored, variants.at(decided), decided, lowbit.weight_bytes(path))
     assert {check.name for check in failed(checks)} >= {
         "types of the stored weights",
-        "weights whose stored integers are not those decided",
+        "stored scales, zero points and integers of weights",
     }
 
 
@@ -107,11 +105,71 @@ def test_a_stored_integer_that_is_another_is_found(variants: Variants, tmp_path:
     lowbit.write(planted, bits, path)
     stored = backends.backend("onnxruntime").read_back(path, variants.exact)
     sizes = lowbit.weight_bytes(path)
-    (found,) = failed(lowbit.compare_stored(stored, bits, parameters.integers, sizes))
-    assert found.name == "weights whose stored integers are not those decided"
+    (found,) = failed(lowbit.compare_stored(stored, parameters, bits, sizes))
+    assert "1 of" in found.observed
+    assert "integers are others" in found.observed
     images = small_network.images()
     exact = ExactNetwork(variants.exact, stored, "onnxruntime").scores(images)
     assert np.allclose(backends.scores(path, images, threads=1, execution="default"), exact)
+
+
+def wider(parameters: Parameters) -> Parameters:
+    """Planted: weight scales that are a quarter too wide."""
+    scales = {name: scale * np.float32(1.25) for name, scale in parameters.scales.items()}
+    return replace(parameters, scales=scales)
+
+
+def ranging(parameters: Parameters) -> Parameters:
+    """Planted: a map whose range is another."""
+    name = parameters.exact.maps[0].output
+    low, high = parameters.activations[name]
+    return replace(parameters, activations={**parameters.activations, name: (low, high * 1.25)})
+
+
+def shifted(parameters: Parameters) -> Parameters:
+    """Planted: a map whose zero point is another, and its scale the same."""
+    name = parameters.exact.maps[0].output
+    low, high = parameters.activations[name]
+    moved = (low - 0.2 * (high - low), high - 0.2 * (high - low))
+    return replace(parameters, activations={**parameters.activations, name: moved})
+
+
+def biased(parameters: Parameters) -> Parameters:
+    """Planted: another bias in one layer."""
+    rounded, name = parameters.rounded, parameters.rounded.weighted[0].bias
+    moved = {name: rounded.constants()[name] + 1}
+    return replace(parameters, rounded=rounded.with_weights(moved))
+
+
+PLANTED: dict[str, tuple[Callable[[Parameters], Parameters], str]] = {
+    "scales of weights": (wider, "stored scales, zero points and integers of weights"),
+    "a range": (ranging, "stored scales and zero points of activations"),
+    "a zero point": (shifted, "stored scales and zero points of activations"),
+    "a bias": (biased, "stored biases"),
+}
+
+
+@pytest.mark.parametrize("bits", ["W4A8", "W4A4"])
+@pytest.mark.parametrize(("plant", "said"), PLANTED.values(), ids=PLANTED)
+def test_a_wrong_number_in_a_file_of_few_bits_is_told(
+    variants: Variants,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[Parameters], Parameters],
+    said: str,
+    bits: str,
+) -> None:
+    """Kernels and exact integers both compute with it, so nothing else tells."""
+    write, torch = lowbit.write, backends.backend("torch")
+    torch_write = torch.write
+    monkeypatch.setattr(lowbit, "write", lambda found, *rest: write(plant(found), *rest))
+    monkeypatch.setattr(torch, "write", lambda found, *rest: torch_write(plant(found), *rest))
+    widths, images = Bits.all(variants.exact, *MIXTURES[bits]), small_network.images(20)
+    record = judged(variants, widths, tmp_path, images)
+    assert said in {check.name for check in failed(record["checks"])}
+    test = Labelled(Feed(images), np.arange(20) % 10)
+    found, _ = qat.in_torch(variants.at(widths), widths, tmp_path / "model.pt", test, threads=1)
+    assert f"PyTorch, {said}" in {check.name for check in failed(found["checks"])}
 
 
 # --- bits per layer ------------------------------------------------------------------------------
@@ -226,3 +284,31 @@ def test_a_stored_model_has_as_many_scales_as_its_label_says(
         assert (record["scales"][1] == 1) == one
         assert record["total"] == len(scores) == len(images)
         assert record["weights"] == [row.weights_dtype]
+        assert failed(record["checks"]) == []
+
+
+@pytest.mark.parametrize("pair", configurations.explored(), ids=lambda pair: pair[0].name)
+def test_a_wrong_scale_in_an_explored_model_is_told(
+    statistics: Statistics, pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded, images = tmp_path / "folded.onnx", small_network.images()
+    small_network.parsed().save(folded)
+    test = Labelled(Feed(images), np.arange(len(images)) % 10)
+    for row in pair:
+        backend = backends.backend(row.framework)
+        read = backend.read_back
+
+        def planted(*given: Any, read: Any = read) -> Any:
+            return [
+                replace(entry, scales=[1.25 * scale for scale in entry.scales])
+                if entry.kind == "weight"
+                else entry
+                for entry in read(*given)
+            ]
+
+        with monkeypatch.context() as context:
+            context.setattr(backend, "read_back", planted)
+            record, _ = granularity.explore(
+                row, folded, Feed(images), statistics, test, tmp_path, threads=1
+            )
+        assert len(failed(record["checks"])) == 1

@@ -20,6 +20,7 @@ from resnet8_eval.advanced.mixed import Variants
 from resnet8_eval.advanced.training import CHECKPOINT, Course, Student, augmented, train
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.calibrate.tuned import collect
+from resnet8_eval.checks import failed
 from resnet8_eval.configurations import TUNED
 from resnet8_eval.evaluate import softmax
 from resnet8_eval.inputs import Labelled
@@ -258,15 +259,14 @@ def test_a_float_network_under_a_label_of_few_bits_is_found(
     baseline = np.eye(10, dtype=np.float32)[labels]
     record = lowbit.judge(
         path,
-        variants.exact,
+        parameters,
         bits,
-        parameters.integers,
         Labelled(Feed(some), labels),
         baseline,
         tmp_path,
         threads=1,
     )
-    broken = {check["name"] for check in record["checks"] if not check["ok"]}
+    broken = {check.name for check in failed(record["checks"])}
     assert "types of the stored weights" in broken
     assert record["exact_integers"]["disagreements"] == len(some)
 
@@ -284,7 +284,7 @@ def test_pytorch_holds_the_same_integers_and_computes_them(
     some = small_network.images(200)
     test = Labelled(Feed(some), np.arange(len(some)) % 10)
     record, scores = qat.in_torch(learned, bits, tmp_path / "model.pt", test, threads=1)
-    assert [check for check in record["checks"] if not check["ok"]] == []
+    assert failed(record["checks"]) == []
     assert record["disagreements"] <= 1
     assert "qscheme" in record["said"]
     simulated = Simulation(lowbit.with_whole_biases(learned, bits), bits.levels()).logits(some)
@@ -301,8 +301,8 @@ def test_pytorch_maps_that_are_not_held_to_their_levels_are_found(
 
     monkeypatch.setattr(torch_network.QuantizedNetwork, "_held", lambda _, y, __: y)
     record, _ = qat.in_torch(variants.at(bits), bits, tmp_path / "model.pt", test, threads=1)
-    (found,) = [check["name"] for check in record["checks"] if not check["ok"]]
-    assert found == "PyTorch, maps with another grid than was decided"
+    (found,) = failed(record["checks"])
+    assert found.name == "PyTorch, types of the stored maps"
 
 
 # --- the mean of the seeds -----------------------------------------------------------------------
