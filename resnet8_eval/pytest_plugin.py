@@ -153,6 +153,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: milestone {name}, {title}")
     _refuse_unknown("--requirement", config.getoption("--requirement") or (), "requirement", BY_ID)
     _refuse_unknown("-m", milestones_asked(config), "milestone", MILESTONES)
+    wanted = config.getoption("--requirement") or milestones_asked(config)
+    if wanted and config.args_source is config.ArgsSource.INVOCATION_DIR:
+        # Called without paths in a folder of the checkout: as in its root, not all tests there.
+        paths = config.getini("testpaths")
+        config.args = [str(config.rootpath / path) for path in paths] or config.args
     folders = [config.getoption(f"--{name}-dir") for name in ("assets", "cache", "reports")]
     if config.inipath is None and any(folders) and not config.option.pyargs:
         raise pytest.UsageError(

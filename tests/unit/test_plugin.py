@@ -480,6 +480,25 @@ def test_requirement_picks_by_id(suite: Suite) -> None:
     assert "met" not in done.verdicts.values()
 
 
+@pytest.mark.parametrize("words", [("-m", "v1_0"), ("--requirement", "CONV-01")])
+def test_a_call_from_another_folder_of_the_checkout_collects_the_requirements_alone(
+    suite: Suite,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    ini, folder = pytester.path / "pytest.ini", pytester.path / "unit"
+    ini.write_text(f"{ini.read_text()}\ntestpaths = acceptance\n")
+    folder.mkdir()
+    (folder / "test_other.py").write_text("raise RuntimeError('collected')\n")
+    monkeypatch.chdir(folder)
+    done = pytester.runpytest_inprocess(*words, "--collect-only", "-q")
+    assert done.ret == 0, done.stdout.str()
+    assert "acceptance/test_small.py::" in done.stdout.str()
+    done = pytester.runpytest_inprocess(*words, "--collect-only", "-q", ".")
+    assert "RuntimeError: collected" in done.stdout.str()  # a path that is named counts
+
+
 def test_an_unknown_requirement_is_told_what_there_is(suite: Suite) -> None:
     done = suite.run("--requirement=CAL-99")
     assert done.status == pytest.ExitCode.USAGE_ERROR
