@@ -106,7 +106,7 @@ def demand_network(path: Path) -> None:
             next_step="load it with the code that wrote it, and save the network: torch.export.save"
             "(torch.export.export(module.eval(), (images,), dynamic_shapes="
             "({0: torch.export.Dim('n')},)), 'own.pt2'), or torch.jit.save(torch.jit.trace("
-            "model.eval(), images), 'own.pt')",
+            "module.eval(), images), 'own.pt')",
         )
 
 
