@@ -272,9 +272,10 @@ class AcceptanceRun:
             if self.pipeline.settings.assets.user_model:
                 needs.append("preprocessings")
             needs += [
-                of_seed(f"compare/{row.name}", seed)
+                again
                 for seed in self.pipeline.settings.further_seeds
-                for row in configurations.quantized()
+                for name in (*needs, *(f"compare/{row.name}" for row in configurations.quantized()))
+                if (again := of_seed(name, seed)) in self.pipeline.stages
             ]
             if self.config.getoption("--layers"):
                 # For one recipe only: it takes a minute, and the others do not differ noticeably.

@@ -206,11 +206,16 @@ def of_seed(stage: str, seed: int) -> str:
 
 
 def _of_further_seeds(stages: list[Stage], seeds: Iterable[int]) -> list[Stage]:
-    """What leads to each quantized row's comparison, once more for each seed, if it depends on it.
+    """What leads to the comparison and the proof of each quantized row, and what was fed for it.
 
-    The rest is shared: conversion, float32 rows, and the images themselves.
+    All that depends on the seed is made once more for each. The rest is shared: conversion, float32
+    rows, and the images themselves.
     """
-    depend, wanted = {"calibration"}, {f"compare/{row.name}" for row in configurations.quantized()}
+    depend = {"calibration"}
+    wanted = {
+        f"{kind}/{row.name}" for row in configurations.quantized() for kind in ("compare", "proof")
+    }
+    wanted |= {f"feed/{recipe.key}" for recipe in configurations.recipes()}
     for stage in stages:
         if not depend.isdisjoint(stage.needs):
             depend.add(stage.name)

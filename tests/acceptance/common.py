@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from resnet8_eval import configurations
 from resnet8_eval.checks import Check, at_most, equal, from_records
 from resnet8_eval.configurations import Configuration
+from resnet8_eval.inputs import Settings
 from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.report import words
 from resnet8_eval.report.diagnosis import BASELINE_CHECK, EXACT_CHECK
 from resnet8_eval.requirements import PARITY_ATOL, asked
-from resnet8_eval.store import file_sha256
+from resnet8_eval.stages import of_seed
+from resnet8_eval.store import Artifact, file_sha256
 from resnet8_eval.verdicts import Judge, entry
 
 BASELINE = configurations.baseline()
@@ -28,6 +32,34 @@ ONNX, TORCH = (
 def stages(kind: str, *rows: Configuration) -> list[str]:
     """The stages of one kind of some rows."""
     return [f"{kind}/{row.name}" for row in rows]
+
+
+@dataclass(frozen=True)
+class _WithSeed:
+    """A run with one of its further calibration seeds; it shares what does not depend on that."""
+
+    run: Pipeline
+    seed: int
+
+    @property
+    def settings(self) -> Settings:
+        return self.run.settings
+
+    def artifact(self, name: str) -> Artifact:
+        seeded = of_seed(name, self.seed)
+        return self.run.artifact(seeded if seeded in self.run.stages else name)
+
+
+def each_seed(run: Pipeline) -> Iterator[tuple[str, Pipeline]]:
+    """The run, and the same with each further calibration seed; each with what its checks begin."""
+    yield "", run
+    for seed in run.settings.further_seeds:
+        yield f"seed {seed}: ", cast("Pipeline", _WithSeed(run, seed))
+
+
+def begun(said: str, checks: Iterable[Check]) -> list[Check]:
+    """The checks, with names that begin with `said`."""
+    return [replace(check, name=f"{said}{check.name}") for check in checks]
 
 
 def scores_record(run: Pipeline, row: Configuration) -> dict[str, Any]:
@@ -80,17 +112,26 @@ def judge_whole_test_set(
 
     assets = run.settings.assets
     total = len(read_split(assets.dataset, "test", assets.dataset_sha256).labels)
-    records = {row.name: scores_record(run, row) for row in rows}
-    shares = [100 * record["total"] / total for record in records.values()]
-    counts = [
-        equal(f"{name}, images in the confusion matrix", total, sum(map(sum, record["confusion"])))
-        for name, record in records.items()
-    ]
-    requirement.judge(min(shares), [*counts, *source_checks(run, *rows), *(checks or [])])
+    quantized, shares, found = any(row.recipe for row in rows), [], []
+    for said, at in each_seed(run) if quantized else [("", run)]:
+        records = {row.name: scores_record(at, row) for row in rows}
+        shares += [100 * record["total"] / total for record in records.values()]
+        counts = [
+            equal(
+                f"{name}, images in the confusion matrix", total, sum(map(sum, each["confusion"]))
+            )
+            for name, each in records.items()
+        ]
+        found += begun(said, [*counts, *source_checks(at, *rows)])
+    requirement.judge(min(shares), [*found, *(checks or [])])
 
 
 def proof_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
     """Whether the right network was quantized, as decided, and kernels compute what they say."""
+    return [check for said, at in each_seed(run) for check in begun(said, _proofs(at, rows))]
+
+
+def _proofs(run: Pipeline, rows: Sequence[Configuration]) -> list[Check]:
     recipes = {row.recipe.key: None for row in rows if row.recipe and not row.is_stock}
     checks: list[Check] = []
     for name in recipes:
@@ -152,21 +193,24 @@ def judge_classes(requirement: Judge, run: Pipeline, row: Configuration) -> None
 def judge_deltas(requirement: Judge, run: Pipeline, *rows: Configuration) -> None:
     """Judge how many rows report a delta that is what it says, from a baseline that is one."""
     baseline = scores_record(run, BASELINE)
-    checks = [_baseline_check(run, baseline["accuracy_percent"])]
-    for row in rows:
-        record, name = scores_record(run, row), row.name
-        delta = run.artifact(f"compare/{name}").record["delta_pp"]
-        expected = record["accuracy_percent"] - baseline["accuracy_percent"]
-        checks.append(
-            Check(
-                f"{name}, delta from {baseline['accuracy_percent']:.2f} %",
-                f"{words.signed(expected)} pp",
-                f"{words.signed(delta)} pp",
-                abs(delta - expected) < 1e-9,
+    checks, right = [_baseline_check(run, baseline["accuracy_percent"])], []
+    for said, at in each_seed(run):
+        deltas = []
+        for row in rows:
+            record, name = scores_record(at, row), row.name
+            delta = at.artifact(f"compare/{name}").record["delta_pp"]
+            expected = record["accuracy_percent"] - baseline["accuracy_percent"]
+            deltas.append(
+                Check(
+                    f"{name}, delta from {baseline['accuracy_percent']:.2f} %",
+                    f"{words.signed(expected)} pp",
+                    f"{words.signed(delta)} pp",
+                    abs(delta - expected) < 1e-9,
+                )
             )
-        )
-    right = sum(check.ok for check in checks[1:])
-    requirement.judge(right, checks + fact_checks(run, BASELINE))
+        right.append(sum(check.ok for check in deltas))
+        checks += begun(said, deltas)
+    requirement.judge(min(right), checks + fact_checks(run, BASELINE))
 
 
 def _baseline_check(run: Pipeline, accuracy: float) -> Check:
@@ -185,10 +229,10 @@ def _baseline_check(run: Pipeline, accuracy: float) -> Check:
 def judge_quantized(requirement: Judge, run: Pipeline, *rows: Configuration) -> None:
     """Judge the weighted layers left in float besides those that the recipe names."""
     left, checks = 0, []
-    for row in rows:
-        checks_of_row, left_of_row = _quantized_as_named(run, row)
+    for (said, at), row in itertools.product(each_seed(run), rows):
+        checks_of_row, left_of_row = _quantized_as_named(at, row)
         left += left_of_row
-        checks += [replace(check, name=f"{row.name}, {check.name}") for check in checks_of_row]
+        checks += begun(f"{said}{row.name}, ", checks_of_row)
     requirement.judge(left, checks)
 
 

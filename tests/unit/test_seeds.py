@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from resnet8_eval import calibration, configurations
+from resnet8_eval import calibration, cifar10, configurations
+from resnet8_eval.checks import equal
 from resnet8_eval.cifar10 import read_split
 from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.report import html, markdown
+from resnet8_eval.stages import Stage, of_seed
 from resnet8_eval.statistics import over_seeds
+from resnet8_eval.store import Artifact
+from tests.acceptance import test_cal, test_ort, test_ptq
+from tests.planted import Bench
 from tests.unit import report_samples
 
 ROW = "onnxruntime-uint8-tuned"
@@ -31,7 +37,8 @@ def test_what_does_not_depend_on_the_seed_is_there_once(several: Pipeline) -> No
     assert {f"compare/{row.name}" for row in configurations.quantized()} <= again
     assert {"calibration", f"model/{ROW}", f"scores/{ROW}"} <= again
     kinds = {name.partition("/")[0] for name in again}
-    assert kinds == {"calibration", "statistics", "parameters", "model", "scores", "compare"}
+    made = {"calibration", "statistics", "parameters", "model", "scores", "integers"}
+    assert kinds == made | {"compare", "proof", "feed"}
     assert not again & {f"scores/{row.name}" for row in configurations.CONFIGURATIONS[:3]}
     needs = several.stages[f"compare/{ROW}@1"].needs
     assert set(needs) == {f"scores/{ROW}@1", "scores/keras-float32"}
@@ -61,6 +68,80 @@ def test_it_is_what_a_run_with_that_seed_makes(several: Pipeline) -> None:
         for artifact in (alone.artifact(f"scores/{ROW}"), several.artifact(f"scores/{ROW}@1"))
     )
     assert np.array_equal(expected, found)
+
+
+class Seeded(Bench):
+    """A bench where the further seed made what the first one made, if it is not there itself."""
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """Those of the pipeline."""
+        return self._pipeline.stages
+
+    def artifact(self, stage: str) -> Artifact:
+        """The planted artefact, or the honest one."""
+        found = self._planted.get(stage) or self._pipeline.peek(stage)
+        return found or self._pipeline.artifact(stage.partition("@")[0])
+
+
+WRONG = [asdict(equal("a scale", 1, 2))]
+APART = {"disagreements": 1, "total": 2000, "probable_cause": "", "largest_difference": 0.0}
+STOCK, RECIPE = configurations.stock()[0].name, configurations.recipes()[0].key
+FAULTS: dict[str, tuple[str, dict[str, object], str, str]] = {
+    "too few images": ("calibration", {"count": 10}, "CAL-01", "measured 10"),
+    "what calibrated": ("calibration", {"checks": WRONG}, "CAL-01", "seed 1: a scale"),
+    "a feed": (f"feed/{RECIPE}", {"differing_bytes": 3}, "CAL-02", "measured 3"),
+    "a quantizer's feed": (f"model/{STOCK}", {"fed_sha256": ""}, "CAL-02", "seed 1: SHA-256"),
+    "a layer in float": (f"model/{ROW}", {"convolutions": [8, 1]}, "ORT-02", "measured 1"),
+    "the network": (f"parameters/{RECIPE}", {"checks": WRONG}, "ORT-03", "seed 1: a scale"),
+    "a stored number": (f"proof/{ROW}", {"checks": WRONG}, "ORT-03", f"seed 1: {ROW}, a scale"),
+    "kernels": (f"proof/{ROW}", {"exact_integers": APART}, "ORT-03", "exact integers class apart"),
+    "PyTorch's": ("proof/torch-int8-tuned", {"checks": WRONG}, "PTQ-03", "seed 1: torch-int8"),
+    "images": (f"scores/{ROW}", {"total": 1000}, "ORT-03", "measured 50"),
+    "another model": (f"scores/{ROW}", {"model_sha256": ""}, "ORT-03", "sha256 of the model"),
+    "a delta": (f"compare/{ROW}", {"delta_pp": -9.0}, "ORT-04", f"seed 1: {ROW}, delta"),
+    "a drop": (f"scores/{ROW}", {"correct": 1000}, "ANL-02", f"seed 1: {ROW}, delta"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_further_seed_is_told(several: Pipeline, tmp_path: Path, fault: str) -> None:
+    stage, record, requirement, said = FAULTS[fault]
+    bench = Seeded(several, tmp_path)
+    assert bench.verdict(requirement) == ""
+    bench.plant(f"{stage}@1", record)
+    assert said in bench.verdict(requirement)
+
+
+def test_a_further_seed_that_calibrates_on_test_images_is_told(
+    several: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Seeded(several, tmp_path)
+    honest = cifar10.read_split
+    monkeypatch.setattr(cifar10, "read_split", lambda folder, *_: honest(folder, "test"))
+    bench.remake("calibration@1")
+    monkeypatch.undo()
+    said = "seed 1: images that are also test images: expected 0, observed 1000"
+    assert said in bench.verdict("CAL-01")
+
+
+def test_a_further_seed_that_is_the_first_again_is_told(several: Pipeline, tmp_path: Path) -> None:
+    bench = Seeded(several, tmp_path)
+    first = bench.artifact("calibration").record
+    bench.plant("calibration@1", {"indices_sha256": first["indices_sha256"]})
+    assert "calibration sets that differ: expected 2, observed 1" in bench.verdict("CAL-01")
+
+
+def test_what_is_judged_is_made_with_each_seed(several: Pipeline) -> None:
+    needed = {
+        need
+        for module in (test_cal, test_ort, test_ptq)
+        for test in vars(module).values()
+        for marker in getattr(test, "pytestmark", ())
+        for need in marker.kwargs.get("needs", ())
+    }
+    assert len(needed) > 20
+    assert {of_seed(name, 1) for name in needed} <= several.stages.keys()
 
 
 def test_results_hold_each_count_and_their_spread(several: Pipeline) -> None:
