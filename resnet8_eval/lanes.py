@@ -279,7 +279,8 @@ def open_lane(name: str, threads: int, logs: Path) -> Any:
         timeout=IDLE_SECONDS,
         initializer=_enter,
         initargs=(str(log), os.getpid()),
-        env=lane_environment(threads),
+        # torch.export makes this folder, in the system's temporary one if it is not told where.
+        env={**lane_environment(threads), "TORCHINDUCTOR_CACHE_DIR": str(logs / "inductor")},
     )
 
 

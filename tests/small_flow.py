@@ -74,7 +74,8 @@ def stages(settings: Settings) -> list[Stage]:
     ]
 
 
-def _make(inputs: Inputs, out: Path, *, name: str) -> Record:
+def _make(inputs: Inputs, *, name: str) -> Record:
+    out = inputs.out
     cache = inputs.settings.cache_dir
     _note(cache, f"begin {name} {os.getpid()}")
     content = name.encode().ljust(BYTES // 2, b".")
