@@ -98,7 +98,7 @@ def machine(results: Results) -> str:
     ]
     if kernels:  # oneDNN with AVX-512, without it, and FBGEMM: the same integers, other last steps
         said += (
-            f" The kernels of {words.listed(kernels)} round as the processor's"
-            " instructions make them: another may class single images otherwise."
+            f" On another processor {words.listed(kernels)} may class a few images otherwise, for"
+            " PyTorch's kernels round differently there."
         )
     return said
