@@ -130,16 +130,13 @@ class AcceptanceRun:
             self._before = signal.signal(signal.SIGTERM, _terminated)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> Generator[None]:
+    def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, object, object]:
         """Give the folder back to the run before where this one ran nothing."""
-        yield
-        ran_nothing = exitstatus in (
-            pytest.ExitCode.USAGE_ERROR,
-            pytest.ExitCode.NO_TESTS_COLLECTED,
-        )
-        if self._cleared and ran_nothing and self.results is None:
+        result = yield
+        if self._cleared and self.results is None and exitstatus in _NOTHING_RUN:
             self.folder.restore(self._cleared)
             self._notes.append(f"Nothing was run; {self.folder.path} is as it was.")
+        return result
 
     def pytest_unconfigure(self) -> None:
         """Leave SIGTERM as it was."""
