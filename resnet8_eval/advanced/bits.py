@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass
 
 from resnet8_eval.environment import SATURATION_FREE_LIMIT
 from resnet8_eval.network import Network
-
-FILE: Final = "bits.json"
 
 
 @dataclass(frozen=True)
@@ -27,15 +22,6 @@ class Bits:
             {layer.weight: weights for layer in network.weighted},
             {layer.output: activations for layer in network.maps},
         )
-
-    @classmethod
-    def load(cls, folder: Path) -> Bits:
-        """Read what :meth:`save` wrote."""
-        return cls(**json.loads((folder / FILE).read_text()))
-
-    def save(self, folder: Path) -> None:
-        """Write them into `folder`."""
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1))
 
     def levels(self) -> dict[str, int]:
         """Map name to the largest integer of its grid."""

@@ -1,20 +1,18 @@
 """Bits per layer, chosen by an exact optimiser from what each layer costs at each width.
 
 A layer's cost at some bits is the divergence of the network from float32 with that layer's weights,
-or its maps, at those bits, and everything else in float32. Costs are taken to add up; the integer
-programme then finds, for any budget of bytes, the bits of least total cost (as HAWQ-V3 does: Yao et
-al. 2021, *HAWQ-V3: Dyadic Neural Network Quantization*). What a choice really diverges by is
-measured afterwards, with all of its layers at once.
+or its maps, at those bits, and everything else in float32. Costs are taken to add up, so for any
+budget of bytes the bits of least total cost are known (as in Yao et al. 2021, *HAWQ-V3: Dyadic
+Neural Network Quantization*). What a choice really diverges by is measured afterwards, with all of
+its layers at once.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -34,9 +32,8 @@ from resnet8_eval.network import Network
 from resnet8_eval.preprocess import Images
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP
 
-WEIGHT_BITS: Final = (4, 8)
-ACTIVATION_BITS: Final = (4, 8)
-"""Widths that a file stores without waste."""
+WIDTHS: Final = (4, 8)
+"""Bits that a file stores without waste."""
 CHUNK: Final = 1000
 """Images between two looks at whether a network can still be equivalent."""
 
@@ -91,12 +88,8 @@ class Variants(NamedTuple):
         return with_whole_biases(found, bits)
 
 
-def variants(
-    found: Statistics,
-    weights: Sequence[int] = WEIGHT_BITS,
-    activations: Sequence[int] = ACTIVATION_BITS,
-) -> Variants:
-    """Round weights and cut ranges at every width.
+def variants(found: Statistics) -> Variants:
+    """Round weights and cut ranges at every one of :data:`WIDTHS`.
 
     At 8 bits the tuned recipe decides, at fewer :data:`LOW_BIT` and ranges of least error.
     """
@@ -104,10 +97,10 @@ def variants(
     narrow = replace(TUNED, ranges="mse")
     return Variants(
         exact,
-        {b: round_weights(exact, moments, TUNED if b == 8 else LOW_BIT, limit(b)) for b in weights},
+        {b: round_weights(exact, moments, TUNED if b == 8 else LOW_BIT, limit(b)) for b in WIDTHS},
         {
             b: activation_ranges(exact, observed, TUNED if b == 8 else narrow, largest(b))
-            for b in activations
+            for b in WIDTHS
         },
     )
 
@@ -151,35 +144,20 @@ def sensitivities(made: Variants, images: Images) -> list[Part]:
 def front(parts: Sequence[Part]) -> list[dict[int, int]]:
     """Every choice of bits that no other beats in both size and predicted cost.
 
-    An integer programme finds the bits of least total cost within a budget of bytes, and then
-    within one byte less than those take, until even the fewest bits are too many. A choice is the
-    place of each part to its bits; the smallest comes first.
+    Part after part, what another choice of the parts so far beats is dropped: it stays beaten,
+    whatever bits the others get (Nemhauser and Ullmann 1969, *Discrete Dynamic Programming and
+    Capital Allocation*). A choice is the place of each part to its bits; the smallest comes first.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    options = [(i, b) for i, part in enumerate(parts) for b in part.costs]
-    costs = np.array([parts[i].costs[b] for i, b in options])
-    sizes = np.array([[parts[i].sizes[b] for i, b in options]])
-    once = np.array([[i == part for i, _ in options] for part in range(len(parts))], float)
-    budget = sum(max(part.sizes.values()) for part in parts)
-    found: list[dict[int, int]] = []
-    while True:
-        within = LinearConstraint(sizes, -np.inf, budget)
-        with _without_stdout():  # HiGHS prints lines of its own, past sys.stdout
-            solved = milp(
-                1e6 * costs / costs.max(),  # the solver's own tolerance is absolute
-                integrality=np.ones(len(options)),
-                bounds=Bounds(0, 1),
-                constraints=[LinearConstraint(once, 1, 1), within],
-                options={"mip_rel_gap": 0.0},
-            )
-        if not solved.success:
-            return found[::-1]
-        chosen = {i: b for (i, b), taken in zip(options, solved.x, strict=True) if taken > 0.5}
-        if found and cost(parts, chosen) <= cost(parts, found[-1]):
-            found.pop()  # as good, and smaller
-        found.append(chosen)
-        budget = size(parts, chosen) - 1
+    found: list[tuple[int, float, tuple[int, ...]]] = [(0, 0.0, ())]
+    for part in parts:
+        grown = sorted(
+            (size + part.sizes[b], cost + more, (*bits, b))
+            for size, cost, bits in found
+            for b, more in part.costs.items()
+        )
+        lowest = [math.inf, *itertools.accumulate((cost for _, cost, _ in grown), min)]
+        found = [one for one, before in zip(grown, lowest, strict=False) if one[1] < before]
+    return [dict(enumerate(bits)) for _, _, bits in found]
 
 
 def cost(parts: Sequence[Part], chosen: Mapping[int, int]) -> float:
@@ -190,19 +168,6 @@ def cost(parts: Sequence[Part], chosen: Mapping[int, int]) -> float:
 def size(parts: Sequence[Part], chosen: Mapping[int, int]) -> int:
     """Bytes of a choice."""
     return sum(parts[i].sizes[b] for i, b in chosen.items())
-
-
-@contextmanager
-def _without_stdout() -> Iterator[None]:
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def as_bits(network: Network, parts: Sequence[Part], chosen: Mapping[int, int]) -> Bits:
