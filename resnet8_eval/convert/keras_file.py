@@ -22,21 +22,9 @@ from resnet8_eval.errors import ModelError
 
 MAX_FILE_BYTES: Final = 64 * 2**20
 KNOWN_LAYERS: Final = INERT | {
-    "Activation",
-    "Add",
-    "AveragePooling2D",
-    "BatchNormalization",
-    "Conv2D",
-    "Dense",
-    "Flatten",
-    "GlobalAveragePooling2D",
-    "InputLayer",
-    "Normalization",
-    "ReLU",
-    "Rescaling",
-    "Reshape",
-    "Softmax",
-    "ZeroPadding2D",
+    *("InputLayer", "Rescaling", "Normalization", "Reshape", "Flatten"),
+    *("Conv2D", "ZeroPadding2D", "BatchNormalization", "Dense", "Add"),
+    *("Activation", "ReLU", "Softmax", "AveragePooling2D", "GlobalAveragePooling2D"),
 }
 KNOWN_OPERATIONS: Final = frozenset(
     {
@@ -52,44 +40,20 @@ KNOWN_ACTIVATIONS: Final = frozenset({"relu", "softmax", "linear"})
 KNOWN_MODELS: Final = frozenset({"Functional", "Model", "Sequential"})
 KNOWN_PARTS: Final = frozenset(
     {
-        "__keras_tensor__",
-        "__numpy__",
-        "DTypePolicy",
-        "Constant",
-        "GlorotNormal",
-        "GlorotUniform",
-        "HeNormal",
-        "HeUniform",
-        "LecunNormal",
-        "LecunUniform",
-        "Ones",
-        "Orthogonal",
-        "OrthogonalRegularizer",
-        "RandomNormal",
-        "RandomUniform",
-        "TruncatedNormal",
-        "VarianceScaling",
-        "Zeros",
-        "L1",
-        "L1L2",
-        "L2",
-        "MaxNorm",
-        "MinMaxNorm",
-        "NonNeg",
-        "UnitNorm",
+        *("__keras_tensor__", "__numpy__", "DTypePolicy"),
+        *("Zeros", "Ones", "Constant", "Orthogonal", "VarianceScaling", "TruncatedNormal"),
+        *("GlorotNormal", "HeNormal", "LecunNormal", "RandomNormal"),
+        *("GlorotUniform", "HeUniform", "LecunUniform", "RandomUniform"),
+        *("L1", "L2", "L1L2", "OrthogonalRegularizer"),
+        *("MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"),
     }
 )
 """What layers hold: types, initializers, regularizers, constraints, and their connections."""
 KNOWN_MODULES: Final = frozenset(
     {
-        None,
-        "keras",
-        "keras.constraints",
-        "keras.initializers",
-        "keras.layers",
-        "keras.regularizers",
-        "keras.src.models.functional",
-        "keras.src.models.sequential",
+        *(None, "keras", "keras.layers"),
+        *("keras.initializers", "keras.regularizers", "keras.constraints"),
+        *("keras.src.models.functional", "keras.src.models.sequential"),
     }
 )
 _NAMING: Final = frozenset({"class_name", "module", "registered_name"})
@@ -128,7 +92,7 @@ def describe(path: Path) -> list[dict[str, Any]]:
         (_demand_plain_zip if named_zip else _demand_plain_hdf5)(path)
         # Keras leaves compile_config out, because it is told not to compile.
         found, model = ({**each, "compile_config": None} for each in keras2.read(path))
-        _demand_layers(model, path)
+        _demand_model(model["class_name"], path)
         layers: list[dict[str, Any]] = [
             {"class_name": layer["class_name"], "config": dict(layer["config"])}
             for layer in keras_size.layers_of(model)
@@ -155,9 +119,9 @@ def _demand_its_name(path: Path, named_zip: bool) -> None:
         raise _refusal(path, f"{given} by another name", f"rename it to {path.stem}{suffix}")
 
 
-def _demand_layers(model: dict[str, Any], path: Path) -> None:
-    if not _among(model["class_name"], KNOWN_MODELS):
-        raise _refusal(path, f"a model of class {reprlib.repr(model['class_name'])}", _OWN_CODE)
+def _demand_model(kind: object, path: Path) -> None:
+    if not _among(kind, KNOWN_MODELS):
+        raise _refusal(path, f"a model of class {reprlib.repr(kind)}", _OWN_CODE)
 
 
 def _strange(model: dict[str, Any]) -> Iterator[str]:

@@ -17,26 +17,19 @@ from resnet8_eval.errors import ModelError
 MAX_FILE_BYTES: Final = 64 * 2**20
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
 KNOWN_PARTS: Final = frozenset(
-    {
-        "onnx.ModelProto.graph",
-        "onnx.ModelProto.metadata_props",
-        "onnx.ModelProto.opset_import",
-        "onnx.GraphProto.initializer",
-        "onnx.GraphProto.input",
-        "onnx.GraphProto.metadata_props",
-        "onnx.GraphProto.node",
-        "onnx.GraphProto.output",
-        "onnx.GraphProto.value_info",
-        "onnx.NodeProto.attribute",
-        "onnx.NodeProto.metadata_props",
-        "onnx.AttributeProto.t",
-        "onnx.TensorProto.metadata_props",
-        "onnx.ValueInfoProto.metadata_props",
-        "onnx.ValueInfoProto.type",
-        "onnx.TypeProto.tensor_type",
-        "onnx.TypeProto.Tensor.shape",
-        "onnx.TensorShapeProto.dim",
-    }
+    f"onnx.{message}.{field}"
+    for message, fields in {
+        "ModelProto": ("graph", "opset_import", "metadata_props"),
+        "GraphProto": ("initializer", "input", "node", "output", "value_info", "metadata_props"),
+        "NodeProto": ("attribute", "metadata_props"),
+        "AttributeProto": ("t",),
+        "TensorProto": ("metadata_props",),
+        "ValueInfoProto": ("type", "metadata_props"),
+        "TypeProto": ("tensor_type",),
+        "TypeProto.Tensor": ("shape",),
+        "TensorShapeProto": ("dim",),
+    }.items()
+    for field in fields
 )
 """The fields that hold messages in a network's file. Among the others are functions, subgraphs,
 training steps and sparse tensors, which all can hold tensors, and weights in another file."""
