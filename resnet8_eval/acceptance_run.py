@@ -179,7 +179,8 @@ class AcceptanceRun:
         self._part_time(report)
         if report.when == "teardown" and self.config.stash.get(xml_key, None) is not None:
             # The JUnit file takes them from the last report of a test; nothing else reads that.
-            report.user_properties = list(verdicts.readable(report.user_properties))
+            told = verdicts.readable(report.user_properties, self.register)
+            report.user_properties = list(told)
         yield
         line = verdicts.line(report, self.register)
         terminal = self.config.pluginmanager.getplugin("terminalreporter")

@@ -158,14 +158,17 @@ class _Reported:
         )
 
 
-def readable(properties: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+def readable(
+    properties: Iterable[tuple[str, Any]], register: Mapping[str, Requirement]
+) -> list[tuple[str, str]]:
     """What a test handed over as a JUnit file shows it: rounded numbers, and evidence in words.
 
-    `user_properties` that are not of this suite stay as they are.
+    `register` is what the run required, by ID. `user_properties` that are not of this suite stay as
+    they are.
     """
     handed = list(properties)
     told = {name: str(value) for name, value in handed if name in _TOLD}
-    requirement = BY_ID.get(told.get("requirement", ""))
+    requirement = register.get(told.get("requirement", ""))
     numbers = _numbers(handed)
     if requirement is not None and len(numbers) == 1:
         measured, digits = numbers[0], words.decimals(entry(requirement, numbers[0]))

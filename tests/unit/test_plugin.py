@@ -431,6 +431,8 @@ def test_a_stated_accuracy_is_told_wherever_the_threshold_is(suite: Suite) -> No
     for said in (" ".join(done.output.split()), report, table):
         assert sentence in said
     assert f'name="title" value="{title}"' in junit
+    assert "measured 80.50 %, required &gt; 80 %, margin +0.50 pp" in junit
+    assert 'name="margin" value="0.5"' in junit
     assert title in report
     assert title in [entry["title"] for entry in done.results["requirements"]]
     assert re.search(r"EVAL-03 +met +accuracy: measured 80.50 %, required > 80 %", done.output)
