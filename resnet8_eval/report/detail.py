@@ -6,11 +6,12 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import execution, table, words
-from resnet8_eval.row_record import ConfigurationResult, ExactIntegers, PerClass, Reference
+from resnet8_eval.row_record import ConfigurationResult, ExactIntegers, Reference
 
 _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
@@ -41,50 +42,18 @@ _SAID_IN_WORDS = {
 }
 """Settings that a sentence of the method says again."""
 _UNSET = {"onednn_max_cpu_isa": "all that the processor has"}
-_LEVEL = 0.05
+LEVEL = 0.05
 """A corrected p-value below this marks a class."""
 
 
-def heat_map(results: Results) -> dict[str, Any] | None:
-    """Every class in every configuration beside the baseline; None without a baseline.
-
-    Returns
-    -------
-    dict or None
-        ``columns``, the baseline's first, and ``rows`` of cells: accuracy in percent, delta in
-        percentage points, class of the colour, and whether it is significant at the ``level``.
-    """
-    rows = table.measured(results)
-    if not rows or not rows[0][0].is_baseline:
-        return None
-    tests = [test for _, found in rows for test in found.per_class_tests]
-    return {
-        "columns": [row for row, _ in rows],
-        "rows": [
-            {
-                "name": words.plain(entry.name),
-                "total": entry.total,
-                "cells": [_heat(found, k, entry) for _, found in rows],
-            }
-            for k, entry in enumerate(rows[0][1].per_class)
-        ],
-        "level": _LEVEL,
-        "tested": bool(tests),
-        "significant": any(test.holm_p < _LEVEL for test in tests),
-    }
+def baseline(results: Results) -> ConfigurationResult | None:
+    """What was measured of the baseline, which the other rows are held against."""
+    return next((found for row, found in table.measured(results) if row.is_baseline), None)
 
 
-def _heat(found: ConfigurationResult, k: int, baseline: PerClass) -> dict[str, Any]:
-    entry, before = found.per_class[k], baseline.accuracy_percent
-    accuracy = entry.accuracy_percent
-    delta = None if accuracy is None or before is None else accuracy - before
-    tests = [test for test in found.per_class_tests if test.name == entry.name]
-    return {
-        "accuracy": accuracy,
-        "delta": delta,
-        "heat": _shade(delta or 0.0, _STEPS) or "same",
-        "significant": any(test.holm_p < _LEVEL for test in tests),
-    }
+def heat(change: float | None) -> str:
+    """The class of the colour of a change in percentage points; ``same`` for none."""
+    return _shade(change or 0.0, _STEPS) or "same"
 
 
 def _shade(change: float, steps: Sequence[float], *, better: bool = True) -> str:
@@ -103,37 +72,38 @@ def confusions(results: Results) -> list[dict[str, Any]]:
         counts the cells that differ, ``worst`` says which kind of mistake grew most, and ``open``
         is true of the first in which most cells changed.
     """
-    rows = table.measured(results)
-    if not rows or not rows[0][0].is_baseline:
+    before = baseline(results)
+    if before is None:
         return []
-    baseline = rows[0][1]
-    names = [words.plain(entry.name) for entry in baseline.per_class]
+    names = [words.plain(entry.name) for entry in before.per_class]
     told: list[dict[str, Any]] = []
-    for row, found in rows:
+    for row, found in table.measured(results):
         changes = {
-            (true, answer): count - baseline.confusion[true][answer]
+            (true, answer): count - before.confusion[true][answer]
             for true, line in enumerate(found.confusion)
             for answer, count in enumerate(line)
         }
-        mistakes = [place for place in changes if place[0] != place[1]]
-        true, answer = max(mistakes, key=lambda place: changes[place])
-        most = changes[true, answer]
+        most, true, answer = max(
+            ((change, *place) for place, change in changes.items() if place[0] != place[1]),
+            key=itemgetter(0),
+        )
+        lines = [
+            [
+                (str(count), "") if row.is_baseline else _moved(changes[i, k], right=i == k)
+                for k, count in enumerate(line)
+            ]
+            for i, line in enumerate(found.confusion)
+        ]
         told.append(
             {
                 "row": row,
                 "names": names,
-                "lines": [
-                    [
-                        (str(count), "") if row.is_baseline else _moved(changes[i, k], right=i == k)
-                        for k, count in enumerate(line)
-                    ]
-                    for i, line in enumerate(found.confusion)
-                ],
+                "lines": lines,
                 "changed": sum(change != 0 for change in changes.values()),
                 "worst": f"{names[true]} taken for {names[answer]}, +{most}" if most > 0 else None,
             }
         )
-    opened = max(told, key=lambda matrix: matrix["changed"])
+    opened = max(told, key=itemgetter("changed"))
     return [matrix | {"open": matrix is opened and bool(matrix["changed"])} for matrix in told]
 
 
@@ -240,7 +210,7 @@ def _held_against(found: ExactIntegers | Reference | None, who: str) -> str | No
 
 def span(values: Iterable[float], form: str) -> str:
     """The smallest and the largest of several numbers, or the only one."""
-    found = [f"{value:{form}}".replace("-", words.MINUS) for value in sorted(values)]
+    found = [words.figure(value, form) for value in sorted(values)]
     if len(set(found)) < 2:
         return found[0] if found else words.NOTHING
     return f"{found[0]} to {found[-1]} ({len(found)})"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from resnet8_eval.record import Drawn, Histogram, NetworkLayer, Results
+from resnet8_eval.record import Drawn, Histogram, Results
 from resnet8_eval.report import words
+from resnet8_eval.report.charts import Axis
 
 _STEP: Final = 16
 """Pixels from one line to the next."""
@@ -23,7 +24,7 @@ _WIDTH, _HEIGHT = 300, 90
 
 
 def picture(results: Results) -> dict[str, Any] | None:
-    """Every layer in order, with its place among the lines, its colour and its drawings.
+    """Every layer in order, with its place among the lines, its colour and what it costs.
 
     Returns
     -------
@@ -31,12 +32,12 @@ def picture(results: Results) -> dict[str, Any] | None:
         ``width`` of the lines in pixels, ``layers``, ``legend`` of ``(class, words)``; None where
         the run quantized nothing with parameters of its own.
     """
-    drawn = results.network
+    drawn, measured = results.network, results.sensitivity
     if drawn is None:
         return None
     costs = {}
-    if results.sensitivity and results.sensitivity.recipe == drawn.recipe:
-        costs = {cost.name: cost for cost in results.sensitivity.layers}
+    if measured and measured.recipe == drawn.recipe:
+        costs = {cost.name: cost for cost in measured.layers}
     told = {
         name: cost.divergence_alone_nats
         for name, cost in costs.items()
@@ -50,37 +51,14 @@ def picture(results: Results) -> dict[str, Any] | None:
         "legend": _legend(largest),
         "layers": [
             {
-                "name": words.plain(layer.name),
-                "what": _what(layer),
+                "layer": layer,
                 "colour": _colour(told.get(layer.name), largest),
-                "cost": _cost(layer, costs),
+                "cost": costs.get(layer.name),
                 "lines": line,
-                "drawings": [
-                    _drawing(what, layer, found)
-                    for what, found in (("weights", layer.weights), ("output", layer.output))
-                    if found
-                ],
             }
             for layer, line in zip(drawn.layers, lines, strict=True)
         ],
     }
-
-
-def _what(layer: NetworkLayer) -> str:
-    """Such as ``convolution, with batch_normalization and activation; gives 32×32×16``."""
-    also = words.listed([words.plain(name) for name in layer.keras[1:]])
-    size = "×".join(map(str, layer.shape))
-    return f"{layer.kind}{f', with {also}' if also else ''}; gives {size}"
-
-
-def _cost(layer: NetworkLayer, costs: dict[str, Any]) -> str:
-    if layer.name not in costs:
-        return ""
-    cost = costs[layer.name]
-    low, high = (1e6 * limit for limit in cost.divergence_alone_ci95_nats)
-    grey = "" if low > 0 else ", inside noise"
-    mean = 1e6 * cost.divergence_alone_nats
-    return f"divergence {mean:.0f} µnat ({low:.0f} to {high:.0f}{grey})"
 
 
 def _colour(cost: float | None, largest: float) -> str:
@@ -145,52 +123,43 @@ def _across(line: int) -> int:
     return _STEP * line + _STEP // 2
 
 
-def _drawing(what: str, layer: NetworkLayer, found: Histogram) -> dict[str, Any]:
-    """Histogram and channels of a layer's weights or output, as paths."""
+def drawing(found: Histogram) -> dict[str, Any]:
+    """Histogram and channels of a layer's weights or output, as paths of 300 by 90 units.
+
+    ``bars`` is the histogram, ``clip`` the ends of the 8-bit range. Channel by channel: ``spans``
+    of 8 bits, ``extremes`` of the values, and what lies ``beyond``.
+    """
     limits = [limit for channel in found.channels for limit in channel]
-    low, high = min(found.low, *limits), max(found.high, *limits)
-    ranges = _ranges(found)
-    outside_range = [
+    axis = Axis((found.low, found.high, *limits), margin=0)
+    beyond = [
         pair
         for least, most, start, end in found.channels
         for pair in ((min(least, start), start), (end, max(most, end)))
     ]
-    outside = f"{found.clipped_percent:.2g} %" if found.clipped_percent else "none"
     return {
-        "what": what,
-        "label": f"{what} of {words.plain(layer.name)}",
-        "words": f"from {_figure(found.low)} to {_figure(found.high)}; 8 bits span {ranges}; "
-        f"outside of that: {outside}",
-        "bars": _bars(found, low, high),
-        "clip": [_share(value, low, high, _WIDTH) for value in found.clip or ()],
-        "count": len(found.channels),
-        "spans": _columns([(c[2], c[3]) for c in found.channels], low, high),
-        "extremes": _columns([(c[0], c[1]) for c in found.channels], low, high),
-        "beyond": _columns(outside_range, low, high, each=2),
+        "bars": _bars(found, axis),
+        "clip": [round(_WIDTH * axis.share(value), 1) for value in found.clip or ()],
+        "spans": _columns([channel[2:] for channel in found.channels], axis),
+        "extremes": _columns([channel[:2] for channel in found.channels], axis),
+        "beyond": _columns(beyond, axis, each=2),
     }
 
 
-def _ranges(found: Histogram) -> str:
+def ranges(found: Histogram) -> str:
+    """What 8 bits span of a layer's weights or output, in words."""
     if found.clip is not None:
-        return f"{_figure(found.clip[0])} to {_figure(found.clip[1])}"
+        return " to ".join(words.figure(end, ".3g") for end in found.clip)
     ends = sorted(channel[3] for channel in found.channels)
     if ends[0] == ends[-1]:
-        return f"±{_figure(ends[0])}"
-    return f"±{_figure(ends[0])} to ±{_figure(ends[-1])}, channel by channel"
+        return f"±{words.figure(ends[0], '.3g')}"
+    least, most = (words.figure(end, ".3g") for end in (ends[0], ends[-1]))
+    return f"±{least} to ±{most}, channel by channel"
 
 
-def _figure(value: float) -> str:
-    return f"{value:.3g}".replace("-", words.MINUS)
-
-
-def _share(value: float, low: float, high: float, whole: float) -> float:
-    return round(whole * (value - low) / ((high - low) or 1.0), 1)
-
-
-def _bars(found: Histogram, low: float, high: float) -> str:
+def _bars(found: Histogram, axis: Axis) -> str:
     """The histogram as one outline, its heights on a logarithmic scale."""
     most = math.log1p(max(found.counts, default=0)) or 1.0
-    start, end = (_share(value, low, high, _WIDTH) for value in (found.low, found.high))
+    start, end = (round(_WIDTH * axis.share(value), 1) for value in (found.low, found.high))
     width = (end - start) / max(len(found.counts), 1)
     steps = [
         f"V{_HEIGHT * (1 - math.log1p(count) / most):.1f}H{start + width * place:.1f}"
@@ -199,16 +168,15 @@ def _bars(found: Histogram, low: float, high: float) -> str:
     return f"M{start} {_HEIGHT}{''.join(steps)}V{_HEIGHT}Z"
 
 
-def _columns(spans: Iterable[Sequence[float]], low: float, high: float, each: int = 1) -> str:
+def _columns(spans: Sequence[Sequence[float]], axis: Axis, each: int = 1) -> str:
     """An upright bar for each channel, or several of them."""
-    found = list(spans)
-    width = _WIDTH * each / max(len(found), 1)
+    width = _WIDTH * each / max(len(spans), 1)
     parts = []
-    for place, (bottom, top) in enumerate(found):
+    for place, (bottom, top) in enumerate(spans):
         if top > bottom:
-            x, y = place // each * width, _HEIGHT - _share(top, low, high, _HEIGHT)
-            tall = max(_HEIGHT - _share(bottom, low, high, _HEIGHT) - y, 0.5)
+            low, high = (round(_HEIGHT * axis.share(end), 1) for end in (bottom, top))
+            x, tall = place // each * width + width / 8, max(high - low, 0.5)
             parts.append(
-                f"M{x + width / 8:.1f} {y:.1f}h{0.75 * width:.1f}v{tall:.1f}h-{0.75 * width:.1f}Z"
+                f"M{x:.1f} {_HEIGHT - high:.1f}h{0.75 * width:.1f}v{tall:.1f}h-{0.75 * width:.1f}Z"
             )
     return "".join(parts)

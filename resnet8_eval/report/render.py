@@ -28,7 +28,7 @@ from resnet8_eval.report import (
     timeline,
     words,
 )
-from resnet8_eval.requirements import FLAGGED_DROP_PP, MILESTONES
+from resnet8_eval.requirements import FINE_TUNED_WITHIN_PP, FLAGGED_DROP_PP, MILESTONES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -67,9 +67,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=False,
     )
-    environment.filters["md"] = escape
+    environment.filters.update(md=escape, plain=words.plain)
     environment.globals.update(
         {module.__name__.rpartition(".")[2]: module for module in _MODULES},
+        fine_tuned_within=FINE_TUNED_WITHIN_PP,
         flagged_drop=FLAGGED_DROP_PP,
         milestone_titles=MILESTONES,
         source=_source,

@@ -165,10 +165,14 @@ def seconds(value: float) -> str:
     return "< 0.1" if value < 0.05 else f"{value:.1f}"
 
 
+def figure(value: float, form: str = "g") -> str:
+    """As a format has it, with the typographic minus."""
+    return f"{value:{form}}".replace("-", MINUS)
+
+
 def number(value: float, unit: str = "", digits: int = 2) -> str:
     """So many decimals for percent, else as many digits as it has (ten at most)."""
-    text = f"{value:.{digits}f}" if unit == "%" else f"{value:.10g}"
-    return text.replace("-", MINUS)
+    return figure(value, f".{digits}f" if unit == "%" else ".10g")
 
 
 def with_unit(text: str, unit: str) -> str:

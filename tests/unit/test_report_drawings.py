@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any, Final
 
 import pytest
@@ -83,8 +84,8 @@ def test_sizes_of_the_plane_are_powers_of_ten_apart() -> None:
     results["configurations"][0]["weights_bytes"] = 1_000_000
     drawing = charts.plane(record(results))
     assert drawing is not None
-    assert [tick["label"] for tick in drawing["x_ticks"]] == ["100", "200", "500", "1000"]
-    places = [float(tick["x"].rstrip("%")) for tick in drawing["x_ticks"]]
+    assert [value for _, value in drawing["x_ticks"]] == [100, 200, 500, 1000]
+    places = [float(x.rstrip("%")) for x, _ in drawing["x_ticks"]]
     assert places[1] - places[0] == pytest.approx(places[3] - places[2], abs=0.02)
 
 
@@ -110,24 +111,25 @@ def test_a_delta_stands_where_its_root_is() -> None:
     found = report_samples.flagged()
     row = found["configurations"][4]
     row.update(delta_pp=-0.5, delta_ci95_pp=[-5.0, 0.5])
-    drawing = charts.delta_plot(record(found))
-    assert drawing is not None
-    (dot,) = [dot for dot in drawing["dots"] if dot["found"].delta_pp == -0.5]
-    lines = {line["kind"]: line["x"] for line in drawing["lines"]}
-    left, width = (float(text.rstrip("%")) for text in drawing["band"])
-    assert dot["low"] == lines["flagged"]
-    assert float(dot["x"].rstrip("%")) == left
-    assert float(dot["high"].rstrip("%")) == pytest.approx(left + width, abs=0.02)
-    zero = float(lines["baseline"].rstrip("%"))
+    text = html.section("comparison", record(found))
+    drawing = text[text.index('<svg class="chart deltas"') : text.index("delta, pp</text>")]
+    (left, width) = map(float, re.findall(r'class="band" x="(.*?)%" width="(.*?)%"', drawing)[0])
+    lines = dict(re.findall(r'class="line (\w+)" x1="(.*?)%"', drawing))
+    ends = re.findall(r'class="interval" x1="(.*?)%" x2="(.*?)%"', drawing)
+    dots = re.findall(r'<svg x="(.*?)%" y="\d+" overflow="visible" class=', drawing)
+    ((low, high, dot),) = [(*one, x) for one, x in zip(ends, dots, strict=True) if float(x) == left]
+    assert (low, float(dot)) == (lines["flagged"], left)
+    assert float(high) == pytest.approx(left + width, abs=0.02)
+    zero = float(lines["baseline"])
     assert zero == pytest.approx(left + width / 2, abs=0.02)
-    assert zero - float(dot["low"].rstrip("%")) == pytest.approx(math.sqrt(10) * width / 2, abs=0.1)
-    assert len(drawing["dots"]) == len(found["configurations"]) - 1
+    assert zero - float(low) == pytest.approx(math.sqrt(10) * width / 2, abs=0.1)
+    assert len(dots) == len(found["configurations"]) - 1
 
 
 def test_without_a_delta_there_is_no_plot() -> None:
     found = report_samples.all_met()
     del found["configurations"][1:]
-    assert charts.delta_plot(record(found)) is None
+    assert "chart deltas" not in html.section("comparison", record(found))
 
 
 def test_longest_chain_of_a_planted_graph() -> None:
