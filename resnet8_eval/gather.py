@@ -57,6 +57,7 @@ def gather(
     register = asked(pipeline.settings.min_accuracy).values()
     made = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
     rows = configurations.CONFIGURATIONS
+    compared = [row for row in rows if made.keys() >= {f"compare/{row.name}", f"scores/{row.name}"}]
     baseline = _record(made, f"scores/{rows[0].name}")
     conversion = _record(made, "onnx")
     return results.checked(
@@ -91,11 +92,7 @@ def gather(
                 results.requirement(entry, outcomes.get(entry.id), standin) for entry in register
             ],
             "expected": [_expected(row) for row in rows],
-            "configurations": [
-                _configuration(pipeline, made, row)
-                for row in rows
-                if f"compare/{row.name}" in made and f"scores/{row.name}" in made
-            ],
+            "configurations": [_configuration(pipeline, made, row) for row in compared],
             "calibration": _record(made, "calibration"),
             "sensitivity": _sensitivity(made),
             "network": _network(made),
@@ -103,8 +100,8 @@ def gather(
             and _only(conversion, "opset", "producer", "steps", "warnings", "versions"),
             "tuning": [
                 made[stage].record
-                for _, tuned in configurations.tunings()
-                if (stage := f"tuning/{tuned.name}") in made
+                for stock, tuned in configurations.tunings()
+                if (stage := f"tuning/{tuned.name}") in made and {stock, tuned} <= {*compared}
             ],
             "agreement": _record(made, "agreement"),
             "timing": _timing(made),

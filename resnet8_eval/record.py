@@ -376,6 +376,12 @@ class Results(Part, frozen=True):
         names = [row.name for row in self.configurations]
         if len(set(names)) < len(names):
             raise ValueError("two configurations have one name")
+        for change in self.tuning:
+            if not {change.stock, change.tuned} <= {*names}:
+                raise ValueError(f"no configurations {change.stock} and {change.tuned}")
+        alike = self.agreement
+        if alike and [*map(len, alike.percent)] != [len(alike.rows)] * len(alike.rows):
+            raise ValueError("agreement has not a line and a column for each of its rows")
         for entry in self.requirements:
             if entry.milestone not in self.milestones:
                 raise ValueError(f"no milestone {entry.milestone}, which {entry.id} belongs to")

@@ -182,9 +182,9 @@ def word_order(row: Row) -> int:
 def size_note(results: Results) -> str | None:
     """What a stored file holds besides its weights, where that was measured."""
     for row, found in measured(results):
-        if found.optimizer_bytes:
+        if found.optimizer_bytes and found.weights_bytes:
             return (
-                f"The file of {row.title} holds {words.kilobytes(found.weights_bytes or 0)} kB of "
+                f"The file of {row.title} holds {words.kilobytes(found.weights_bytes)} kB of "
                 f"weights; {words.kilobytes(found.optimizer_bytes)} kB are optimizer state that "
                 "training left. Hold the other sizes against its weights."
             )

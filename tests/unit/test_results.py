@@ -83,6 +83,19 @@ def test_a_row_without_a_number_is_expected_all_the_same(pipeline: Pipeline) -> 
     assert len(built.expected) == len(CONFIGURATIONS)
 
 
+def test_what_was_made_of_a_row_that_could_not_be_compared_is_not_told(pipeline: Pipeline) -> None:
+    """As where Keras fails, or the run is ended before: there is no baseline."""
+    partial = Pipeline(pipeline.settings)
+    peek = partial.peek
+    partial.peek = lambda name: (  # type: ignore[method-assign]
+        None if name.startswith("compare/") or "keras" in name else peek(name)
+    )
+    built = gathered(partial)
+    assert "tuning/torch-int8-tuned" in built.stages
+    assert (built.configurations, built.tuning) == ((), ())
+    html.page(built)
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_what_json_has_no_word_for_is_not_written(tmp_path: Path, number: float) -> None:
     raw = report_samples.all_met()
@@ -114,6 +127,17 @@ def test_what_json_has_no_word_for_is_not_written(tmp_path: Path, number: float)
         (("schema_version",), 3),
         (("requirements", 0, "milestone"), "v9_9"),
         (("configurations", 4, "name"), "onnxruntime-int8-tuned"),
+        (("agreement",), {"rows": ["torch-int8-tuned"], "percent": []}),
+        (
+            ("tuning",),
+            [
+                {
+                    **{"stock": "keras-float32", "tuned": "gone", "agreement_percent": 99.0},
+                    **{"delta_pp": 0.0, "delta_ci95_pp": [-0.1, 0.1], "mcnemar_p": 1.0},
+                    **{"lost": 1, "gained": 1},
+                }
+            ],
+        ),
         (("stages", "onnx", "needs"), ["scores/torch-int8-tuned", "folded"]),
     ],
 )
