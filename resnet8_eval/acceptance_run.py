@@ -31,6 +31,7 @@ from resnet8_eval.results import Outcome
 
 _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
 """A name in a marker expression; what stands in quotes is a value."""
+_OF_SPEED: Final = ("--min-speedup", "--fresh-timing")
 _NOTHING_RUN: Final = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
@@ -321,7 +322,14 @@ class AcceptanceRun:
             ) from None
 
     def _select(self, nodeids: Iterable[str]) -> None:
-        self.selected.update(found for nodeid in nodeids if (found := verdicts.id_in(nodeid)))
+        selected = {found for nodeid in nodeids if (found := verdicts.id_in(nodeid))}
+        idle = [name for name in _OF_SPEED if self.config.getoption(name) is not None]
+        if selected and "EVAL-05" not in selected and idle:
+            raise pytest.UsageError(
+                f"{idle[0]} would do nothing: it is for EVAL-05, which this call does not select. "
+                "Leave it out, or add v1_3 to -m, or --requirement EVAL-05"
+            )
+        self.selected |= selected
         if self.selected:
             self._begin()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resnet8_eval.requirements import EQUIVALENT
@@ -29,7 +29,9 @@ def demand(text: str) -> Demand:
 
 
 def judge(
-    demanded: Demand, names: Iterable[str], compared: Mapping[str, Mapping[str, Any]]
+    demanded: Demand,
+    names: Iterable[str],
+    compared: Mapping[str, Sequence[Mapping[str, Any] | None]],
 ) -> dict[str, Any]:
     """Hold rows against a demand; the result is as :class:`resnet8_eval.record.Gate`.
 
@@ -38,10 +40,15 @@ def judge(
     names
         The rows that it is made of.
     compared
-        Row to its ``word`` and ``delta_pp``; a row that is absent was not measured, and fails.
+        Row to its ``word`` and ``delta_pp``, with each calibration seed; what was not measured is
+        None, or absent, and fails.
     """
     rows = list(names)
-    failing = [name for name in rows if not _passes(demanded, compared.get(name))]
+    failing = [
+        name
+        for name in rows
+        if not all(_passes(demanded, found) for found in compared.get(name) or [None])
+    ]
     return {"demand": demanded, "met": not failing, "rows": rows, "failing": failing}
 
 

@@ -190,8 +190,13 @@ def _seeds(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] |
 def _gate(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     if pipeline.settings.gate is None:
         return None
-    names = [row.name for row in configurations.gated()]
-    compared = {name: made[f"compare/{name}"].record for name in names if f"compare/{name}" in made}
+    names, seeds = [row.name for row in configurations.gated()], pipeline.settings.further_seeds
+    stages = {
+        name: [stage, *(again for n in seeds if (again := of_seed(stage, n)) in pipeline.stages)]
+        for name in names
+        for stage in [f"compare/{name}"]
+    }
+    compared = {name: [_record(made, each) for each in every] for name, every in stages.items()}
     return gate.judge(pipeline.settings.gate, names, compared)
 
 

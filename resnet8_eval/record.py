@@ -129,7 +129,8 @@ class Gate(Part, frozen=True):
     """What the run demanded of its rows beyond the requirements (--gate).
 
     `demand` is "equivalent" (to the baseline), or the largest drop in percentage points. `rows` are
-    those that it judged, stock rows not among them; a row without a number fails.
+    those that it judged, stock rows not among them; a row without a number fails, and so does one
+    that fails with any of the calibration seeds.
     """
 
     demand: Literal["equivalent"] | Positive

@@ -20,6 +20,8 @@ from resnet8_eval.row_record import ConfigurationResult
 
 BASELINE_CHECK: Final = "accuracy of the baseline that every delta is from"
 EXACT_CHECK: Final = "images that kernels and exact integers class apart"
+OTHERS_CHECK: Final = "share of the processor time that others took meanwhile, in percent"
+SPEED_CHECK: Final = "least speed over float32 of both scenarios and thread counts"
 """What acceptance tests call these checks."""
 _MOST: Final = 0.5
 """The share of a loss from which something explains most of it."""
@@ -41,8 +43,9 @@ _PLACES: Final = {
     6: "the recipe, and the operators of the ONNX Runtime rows under “How it was made”",
     7: "the recipe, and the operators of the PyTorch rows under “How it was made”",
     8: "the comparison",
+    "EVAL-05": "latency and throughput, and LoadGen's logs",
 }
-"""By phase of the requirement, what else to look at."""
+"""By phase of the requirement, or by its own name, what else to look at."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ def _is_off_by_kernels(row: ConfigurationResult) -> bool:
 
 
 def _timing(results: Results, failed: Entries) -> Iterator[Diagnosis]:
-    """Rows that were not timed in every session, and what disturbed them."""
+    """Rows that were not timed in every session, and what disturbed them or made them slow."""
     timing = results.timing
     timed = [entry for entry in failed if entry.quantity.endswith("in both scenarios")]
     rows = [
@@ -210,15 +213,19 @@ def _timing(results: Results, failed: Entries) -> Iterator[Diagnosis]:
         for row in results.configurations
         if not all([*(one.valid for one in row.latency), *(one.valid for one in row.throughput)])
     ]
-    if timing is None or not timed or not rows or _broken(timed):
+    broken = _broken(timed)
+    of_speed = all(name.endswith((OTHERS_CHECK, SPEED_CHECK)) for name in broken)
+    if timing is None or not timed or not of_speed or not (rows or OTHERS_CHECK in broken):
         return
-    why = words.titled(timing.told[0] if timing.told else "LoadGen says why in its logs")
-    why = f"{why.removesuffix('.')}. "
+    why = ""
+    if rows:
+        told = words.titled(timing.told[0] if timing.told else "LoadGen says why in its logs")
+        why = f"{words.listed(rows)} could not be timed in every session. {told.rstrip('.')}. "
     if timing.others_percent > MAX_OTHERS_PERCENT:
-        why += f"Other processes took {timing.others_percent:.0f} % of the machine meanwhile. "
+        share = f"{timing.others_percent:.0f} % of the machine"
+        why += f"Other processes took {share} while speed was measured. "
     yield Diagnosis(
-        f"{words.listed(rows)} could not be timed in every session. {why}"
-        "Measure again on an idle machine.",
+        f"{why}Measure again on an idle machine.",
         "speed",
         "latency and throughput",
         f"{words.plain(results.command)} --fresh-timing",
@@ -316,8 +323,9 @@ def _first_evidence(failed: Entries) -> Iterator[Diagnosis]:
     more = f", the first of {others + 1} that fail" if others else ""
     broken = checks.failed(first.evidence)
     said = words.check(broken[0]).removeprefix("BROKEN: ") if broken else words.shortfall(first)
+    place = _PLACES.get(first.id) or _PLACES.get(first.phase, "its test")
     yield Diagnosis(
-        f"{first.id}{more}: {said}. Look at {_PLACES.get(first.phase, 'its test')}.",
+        f"{first.id}{more}: {said}. Look at {place}.",
         *_requirement(first.id),
         explains=frozenset(entry.id for entry in failed),
     )

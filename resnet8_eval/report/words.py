@@ -315,8 +315,10 @@ def gate(results: Results) -> list[str]:
     )
     count = f"{len(found.rows) - len(found.failing)} of {len(found.rows)}"
     where = " on the stand-in" if is_standin(results) else ""
+    worst = {row.name: row.delta_pp.worst for row in results.seeds.rows} if results.seeds else {}
+    seeds = f" with each of {len(results.seeds.seeds)} calibration seeds" if results.seeds else ""
     said = [
-        f"gate {'met' if found.met else 'not met'}{where}: {count} rows {wanted} "
+        f"gate {'met' if found.met else 'not met'}{where}: {count} rows {wanted}{seeds} "
         f"(--gate {found.demand if isinstance(found.demand, str) else format(found.demand, 'g')}; "
         "stock rows are not judged)"
     ]
@@ -327,6 +329,8 @@ def gate(results: Results) -> list[str]:
         why = f"{row.word}, {signed(row.delta_pp)} pp" if row else "not evaluated"
         if row and row.delta_ci95_pp:
             why += f" ({delta_interval(row.delta_ci95_pp)})"
+        if name in worst:
+            why += f"; worst of its seeds {signed(worst[name])} pp"
         said.append(f"{titles.get(name, plain(name))}: {why}")
     return said
 

@@ -9,6 +9,7 @@ import pytest
 from resnet8_eval.checks import Check, at_most, equal
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.report.diagnosis import OTHERS_CHECK, SPEED_CHECK
 from resnet8_eval.requirements import ANSWERED_IMAGES, MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.verdicts import Judge
 
@@ -76,8 +77,7 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
     record, demanded = run.artifact("latency").record, run.settings.min_speedup
     rows, measured, checks = record["rows"], 0, []
     if demanded is not None:
-        name = "share of the processor time that others took meanwhile, in percent"
-        checks.append(at_most(name, MAX_OTHERS_PERCENT, record["others_percent"]))
+        checks.append(at_most(OTHERS_CHECK, MAX_OTHERS_PERCENT, record["others_percent"]))
     for row in CONFIGURATIONS:
         found = rows.get(row.name, {})
         scenarios = [found.get(scenario) for scenario in ("SingleStream", "Offline")]
@@ -99,7 +99,7 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
             speed = min((e["speedup"]["median"] for e in entries if e["speedup"]), default=0.0)
             checks.append(
                 Check(
-                    f"{row.name}, least speed over float32 of both scenarios and thread counts",
+                    f"{row.name}, {SPEED_CHECK}",
                     f"at least {demanded:g} times",
                     f"{speed:.2f} times",
                     speed >= demanded,

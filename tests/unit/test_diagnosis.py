@@ -175,7 +175,7 @@ def test_the_models_that_are_known_by_checksum_are_not_doubted() -> None:
 @pytest.mark.parametrize(
     ("others", "because"),
     [
-        (88.0, " round 3: a clock jumped. Other processes took 88 % of the machine meanwhile."),
+        (88.0, " round 3: a clock jumped. Other processes took 88 % of the machine while"),
         (1.0, " round 3: a clock jumped. Measure again"),
     ],
 )
@@ -209,6 +209,16 @@ def test_a_row_that_could_not_be_timed_is_named_with_what_disturbed_it(
     assert text.startswith("ONNX Runtime uint8, tuned could not be timed in every session.")
     assert because in text
     assert text.endswith("Run: pytest -m v1_3 --fresh-timing")
+    for row in raw["configurations"]:
+        row["latency"] = [session | {"valid": True}]
+    too_slow = f"torch-int8-tuned, {diagnosis.SPEED_CHECK}"
+    evidence = [samples._check(too_slow, "at least 2 times", "1.50 times", ok=False)]
+    samples._fail(raw, "EVAL-05", 12, "", evidence)
+    (text,) = said(raw, "v1_3")
+    assert "1.50 times. Look at latency and throughput" in text
+    evidence.append(samples._check(diagnosis.OTHERS_CHECK, "at most 10", "88", ok=others < 10))
+    (text,) = said(raw, "v1_3")
+    assert text.startswith("Other processes took 88 %") == (others > 10)
 
 
 @pytest.mark.parametrize(

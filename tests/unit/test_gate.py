@@ -43,14 +43,17 @@ ROW = "torch-int8-tuned"
 )
 def test_a_row_passes_or_not(demand: str, word: str, delta: float, met: bool) -> None:
     good = {"word": "equivalent", "delta_pp": 0.0}
-    compared = {"one": good, "other": {"word": word, "delta_pp": delta}}
-    found = gate.judge(gate.demand(demand), ["one", "other"], compared)
-    assert (found["met"], found["failing"]) == (met, [] if met else ["other"])
+    given = {"word": word, "delta_pp": delta}
+    for seeds in ([given], [good, given]):  # alone, and with the second of two calibration seeds
+        compared = {"one": [good, good], "other": seeds}
+        found = gate.judge(gate.demand(demand), ["one", "other"], compared)
+        assert (found["met"], found["failing"]) == (met, [] if met else ["other"])
 
 
 def test_a_row_without_a_number_fails() -> None:
-    found = gate.judge(5.0, ["there", "absent"], {"there": {"word": "", "delta_pp": 0.0}})
-    assert (found["met"], found["failing"]) == (False, ["absent"])
+    there = {"word": "", "delta_pp": 0.0}
+    found = gate.judge(5.0, ["there", "absent", "once"], {"there": [there], "once": [there, None]})
+    assert (found["met"], found["failing"]) == (False, ["absent", "once"])
 
 
 @pytest.mark.parametrize("text", ["", "same", "-1", "nan", "inf", "Equivalent"])
@@ -73,12 +76,17 @@ def test_every_form_of_the_report_says_which_gate(told: Callable[..., Any]) -> N
     raw = report_samples.flagged()
     name = raw["configurations"][5]["name"]
     raw["gate"] = {"demand": 1.0, "met": False, "rows": [name, "gone"], "failing": [name, "gone"]}
+    spread = {"mean": -1.0, "deviation": 0.1, "worst": -7.5}
+    figures = dict.fromkeys(("accuracy_percent", "delta_pp", "agreement_percent"), spread)
+    seeded = {"name": name, "correct": [1, 2], **figures}
+    raw["seeds"] = {"seeds": [0, 1], "total": 10_000, "rows": [seeded]}
     found = report_samples.record(raw)
     if told is terminal.render:
         text = "\n".join(terminal.render(found, 200))
     else:
         text = html.section("verdict", found) if told is html.section else markdown.summary(found)
-    assert "gate not met: 0 of 2 rows no more than 1 pp below the baseline (--gate 1;" in text
+    assert "gate not met: 0 of 2 rows no more than 1 pp below the baseline with each of 2" in text
+    assert "worst of its seeds −7.50 pp" in text
     assert "PyTorch int8, tuned: degraded, −" in text
     assert "gone: not evaluated" in text
 

@@ -409,6 +409,18 @@ def test_an_option_that_means_nothing_is_refused(suite: Suite, option: str, said
     assert said in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("--min-speedup=1.2", "-m", "v1_2"), ("--fresh-timing", "--requirement=CAL-01", "-n2")],
+)
+def test_an_option_of_speed_without_its_requirement_is_refused(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    done = suite.run(*words)
+    assert (done.status, done.results) == (pytest.ExitCode.USAGE_ERROR, {})
+    assert f"{words[0].partition('=')[0]} would do nothing: it is for EVAL-05" in done.output
+
+
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "fast"])
 def test_a_demand_that_is_no_speed_is_refused(suite: Suite, given: str) -> None:
     done = suite.run(f"--min-speedup={given}", apart=True)

@@ -157,6 +157,14 @@ def test_results_hold_each_count_and_their_spread(several: Pipeline) -> None:
     assert gather(one, {}, complete=False, command="pytest", started=0.0).seeds is None
 
 
+def test_the_gate_judges_a_row_with_each_seed(several: Pipeline) -> None:
+    gated = Pipeline(replace(several.settings, gate=100.0))
+    found = gather(gated, {}, complete=False, command="pytest", started=0.0).gate
+    assert found is not None
+    passed = {*found.rows} - {*found.failing}  # the others were not made with both
+    assert passed == {ROW, "onnxruntime-float32", "torch-float32"}
+
+
 def test_spread_by_hand() -> None:
     assert over_seeds([87.0, 87.2, 87.1]) == pytest.approx(
         {"mean": 87.1, "deviation": 0.1, "worst": 87.0}
