@@ -82,7 +82,7 @@ def split(
     count: int,
     seed: int,
     validation_count: int,
-    options: tuple[str, str, str] = (*OPTIONS, OPTIONS[0]),
+    options: Sequence[str] = OPTIONS,
 ) -> tuple[CalibrationSet, NDArray[np.int64]]:
     """Say which training images calibrate, and which validate a choice made with them.
 
@@ -93,7 +93,8 @@ def split(
     validation_count
         How many images validate, stratified and disjoint from the calibration images.
     options
-        What the user gives `count`, `seed` and `validation_count` with, for errors.
+        What the user gives `count` and `seed` with, and `validation_count` if that can be chosen,
+        for errors.
 
     Returns
     -------
@@ -107,7 +108,18 @@ def split(
     free[calibrating.indices] = False
     rest = np.flatnonzero(free)
     # Another stream than the calibration set's, which starts from the seed itself.
-    chosen = choose(labels[rest], validation_count, seed + 1_000_003, options[::-1])
+    try:
+        chosen = choose(labels[rest], validation_count, seed + 1_000_003)
+    except StageError as error:
+        given = zip(options[::2], (count, validation_count), strict=False)
+        left = np.bincount(labels[rest], minlength=10).tolist()
+        raise StageError(
+            "Too few training images that do not calibrate can be drawn.",
+            expected=f"{max(validation_count, 10)} of them, ten classes alike",
+            given=f"{' and '.join(f'{name} {n}' for name, n in given)}: {left} of each class are"
+            " left",
+            next_step=f"choose another {' or '.join(options[::2])}",
+        ) from error
     return calibrating, rest[chosen.indices]
 
 

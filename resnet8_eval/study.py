@@ -31,6 +31,7 @@ from resnet8_eval.advanced.stages import CHOSEN, SENSITIVITY_IMAGES
 from resnet8_eval.analysis import divergence
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.checks import said
 from resnet8_eval.cifar10 import read_split
 from resnet8_eval.configurations import STOCK, TUNED, Recipe
 from resnet8_eval.download import in_one_line
@@ -334,7 +335,8 @@ def run(
     for _ in found:
         advance()
     missing = [task for task in keys if task not in found]
-    calls = (delayed(_measured)(task, folded, feed(task)) for task in missing)
+    known = _computed_with()
+    calls = (delayed(_measured)(task, folded, feed(task), known) for task in missing)
     with _backend(scheduler, jobs):
         for task, rows in Parallel(return_as="generator_unordered", batch_size=1)(calls):
             made = {"rows": rows}
@@ -364,9 +366,12 @@ def measure_all(
     references: dict[bytes, NDArray[np.float32]] = {}
 
     def feed(task: Task) -> Images:
+        kept, options = (validation_count, OPTIONS) if test is None else (10, OPTIONS[:2])
         calibrating, validating = calibration.split(
-            train.labels, task.count, task.seed, validation_count, OPTIONS
+            train.labels, task.count, task.seed, kept, options
         )
+        if test is not None:  # some do not calibrate, and may be learned from
+            validating = validating[:0]
         judged = Feed(train.images[validating] if test is None else test.images, fed)
         labels = train.labels[validating] if test is None else test.labels
         which = b"test" if test is not None else validating.tobytes()
@@ -400,13 +405,30 @@ _CONNECT_SECONDS: Final = 10
 _STAGE: Final = "study"
 
 
-def _measured(task: Task, folded: bytes, images: Images) -> tuple[Task, list[Row]]:
+def _measured(
+    task: Task, folded: bytes, images: Images, expected: dict[str, Any]
+) -> tuple[Task, list[Row]]:
+    """In a worker: measure a task, if it computes as the caller does, who keeps the result."""
+    found = _computed_with()
+    if others := [name for name in expected if expected[name] != found[name]]:
+        raise StageError(
+            "A worker of the study computes otherwise than the process that keeps its results.",
+            expected="; ".join(f"{name} {said(expected[name])}" for name in others),
+            given="; ".join(f"{name} {said(found[name])}" for name in others),
+            next_step="use workers with the same packages, and instructions of the processor",
+        )
     return task, measure(task, folded, images)
+
+
+def _computed_with() -> dict[str, Any]:
+    """What decides results besides task and images; a worker may have any number of cores."""
+    found = environment.fingerprint()
+    return {**found, "cpu": {k: v for k, v in found["cpu"].items() if k != "cores"}}
 
 
 def _key(task: Task, source: Mapping[str, Any]) -> str:
     decided_by = {"task": task.describe(), "source": dict(source)}
-    return digest({**decided_by, "environment": environment.fingerprint()})
+    return digest({**decided_by, "environment": _computed_with()})
 
 
 @contextmanager

@@ -72,9 +72,14 @@ def _among(names: list[str]) -> Callable[[list[str] | None], list[str] | None]:
         for value in values or ():
             if value not in names:
                 raise typer.BadParameter(f"'{value}' is none of {', '.join(names)}")
-        return values
+        return _once(values)
 
     return check
+
+
+def _once(values: list[Any] | None) -> list[Any] | None:
+    """What a repeatable option was given, each value once."""
+    return values and list(dict.fromkeys(values))
 
 
 def _processes(jobs: int | None) -> int | None:
@@ -283,13 +288,16 @@ def study(
     epochs: Annotated[
         list[int] | None,
         typer.Option(
-            help="Measure 4 and 8 bits after so many epochs of fine-tuning instead; 0: none.", min=0
+            callback=_once,
+            help="Measure 4 and 8 bits after so many epochs of fine-tuning instead; 0: none.",
+            min=0,
         ),
     ] = None,
     budgets: Annotated[
         list[float] | None,
         typer.Option(
             "--budget",
+            callback=_once,
             help="Choose bits of 4 or 8 for each layer instead, for this percentage of the bytes"
             " at 8 bits.",
             min=50,
@@ -318,12 +326,16 @@ def study(
     counts: Annotated[
         list[int] | None,
         typer.Option(
-            "--count", help="Calibration images. [default: 250, 1000 for the grid, else 1000]"
+            "--count",
+            callback=_once,
+            help="Calibration images. [default: 250, 1000 for the grid, else 1000]",
         ),
     ] = None,
     seeds: Annotated[
         list[int] | None,
-        typer.Option("--seed", help="Calibration seeds. [default: 0 to 4; with --bits 0]"),
+        typer.Option(
+            "--seed", callback=_once, help="Calibration seeds. [default: 0 to 4; with --bits 0]"
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -370,6 +382,7 @@ def study(
         _refuse_with("--scheduler", {"--jobs": jobs})
     found = locate(kind, assets_dir, cache_dir, keras_model)
     pipeline = _pipeline(found, cache_dir, preprocessing=chosen(preprocessing))
+    _sound(pipeline, ["structure/onnx", "folded"])
     counts = counts or ([1000] if other else [250, 1000])
     seeds = seeds or ([0] if bits else [0, 1, 2, 3, 4])
     if budgets:
@@ -470,15 +483,20 @@ def _pipeline(given: assets.Assets, cache_dir: Path | None, **settings: Any) -> 
 def _made(
     given: assets.Assets, cache_dir: Path | None, names: Iterable[str], **settings: Any
 ) -> dict[str, Artifact]:
-    """Stages of a model that the user named, if the checks of all that they need hold."""
-    pipeline = _pipeline(given, cache_dir, **settings)
+    """Stages of a model that the user named, as :func:`_sound`."""
+    return _sound(_pipeline(given, cache_dir, **settings), names)
+
+
+def _sound(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Artifact]:
+    """Stages, if the checks of all that they need hold; else ModelError."""
     pipeline.prepare(names)
     # In order, so that the error is of the stage that failed first, not of one that needs it.
     for name in pipeline.closure(names):
         for check in pipeline.artifact(name).record.get("checks", ()):
             if not check["ok"]:
                 raise ModelError(
-                    f"What was made of {given.model.name} does not stand for it: {check['name']}.",
+                    f"What was made of {pipeline.settings.assets.model.name} does not stand for it:"
+                    f" {check['name']}.",
                     expected=check["expected"],
                     given=check["observed"],
                     next_step=f"do not use it; `run {name} --json` shows every check of that stage",

@@ -110,3 +110,13 @@ def test_images_that_validate_are_stratified_and_none_of_them_calibrates() -> No
     assert not set(validating.tolist()) & set(calibrating.indices.tolist())
     assert np.bincount(LABELS[validating]).tolist() == [30] * 10
     assert not np.array_equal(validating, split(LABELS, 200, 2, 300)[1])
+
+
+@pytest.mark.parametrize(("count", "validating"), [(2995, 100), (3000, 10), (200, 5), (200, 2990)])
+def test_too_few_images_to_validate_on_are_told_by_what_the_user_chose(
+    count: int, validating: int
+) -> None:
+    with pytest.raises(StageError, match="Too few training images") as caught:
+        split(np.arange(3000) % 10, count, 0, validating)
+    assert caught.value.given.startswith(f"--calibration-count {count}: [")
+    assert str(validating) not in caught.value.given.partition(": ")[0].split()

@@ -523,6 +523,7 @@ def test_the_users_own_folder_may_be_written_as_a_tilde(
         ("structure/onnx", ["convert"]),
         ("structure/onnx", ["quantize", "--assets=stand-in"]),
         ("parameters/tuned", ["quantize", "--assets=stand-in"]),
+        ("structure/onnx", ["study", "--assets=stand-in", "--keras-model"]),
     ],
 )
 def test_what_is_no_longer_the_same_network_is_not_handed_out(
@@ -547,7 +548,7 @@ def test_what_is_no_longer_the_same_network_is_not_handed_out(
     made.store.produce(stage, made.key(stage), produce)
     monkeypatch.setenv("RESNET8_EVAL_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    done = invoke(words[0], pipeline.settings.assets.model, "-o", out, *words[1:])
+    done = invoke(*words, pipeline.settings.assets.model, "-o", out)
     assert done.exit_code == 1
     assert "does not stand for it: layers" in done.stderr
     assert not out.exists()
@@ -606,15 +607,20 @@ def test_a_study_refuses_what_would_do_nothing(invoke: Invoke, words: str, what:
 
 
 @pytest.mark.parametrize(
-    ("words", "option"),
-    [("--images 0", "--images"), ("--count 5", "--count"), ("--seed -1", "--seed")],
+    ("words", "given", "option"),
+    [
+        ("--images 0", "--count 250 and --images 0: ", "--count or --images"),
+        ("--count 2995 --on test", "--count 2995: ", "--count"),
+        ("--count 5", "--count 5 with", "--count"),
+        ("--seed -1", "--seed -1", "--seed"),
+    ],
 )
 def test_a_study_advises_an_option_that_it_has(
-    invoke: Invoke, tmp_path: Path, words: str, option: str
+    invoke: Invoke, tmp_path: Path, words: str, given: str, option: str
 ) -> None:
     done = invoke("study", *words.split(), "-o", tmp_path, "--assets", "stand-in")
     assert done.exit_code == 1
-    assert f"given:    {words}" in done.stderr
+    assert f"given:    {given}" in done.stderr
     assert f"choose another {option}\n" in done.stderr
 
 
@@ -629,8 +635,11 @@ def test_a_study_without_its_scheduler_says_so(
     assert "leave out --scheduler" in done.stderr
 
 
-@pytest.mark.parametrize("words", ["--bits", "--epochs 0", "--budget 60"])
-def test_each_study_has_every_count_and_seed(
+@pytest.mark.parametrize(
+    "words",
+    ["--bits", "--epochs 0 --epochs 0", "--budget 60 --budget 60", "--cell torch-int8-stock " * 2],
+)
+def test_each_study_has_every_count_and_seed_once(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     asked: list[study.Task] = []
@@ -640,8 +649,12 @@ def test_each_study_has_every_count_and_seed(
         return [{"count": task.count} for task in tasks]
 
     monkeypatch.setattr(study, "measure_all", measured)
-    sets = ["--count", "50", "--count", "60", "--seed", "3", "--seed", "4"]
+    monkeypatch.setattr(study, "summarize", list)
+    sets = ["--count", "50", "--count", "60", "--seed", "3", "--seed", "4", "--seed", "4"]
     done = invoke("study", *words.split(), *sets, "-o", tmp_path, "--assets", "stand-in")
     assert done.exit_code == 0, done.output
     drawn = {(task.count, task.seed) for task in asked}
     assert drawn == {(50, 3), (50, 4), (60, 3), (60, 4)}
+    assert len(asked) == len({*asked})
+    assert {task.cells for task in asked} <= {(), ("torch-int8-stock",)}
+    assert {task.budgets for task in asked} <= {(), (60.0,)}

@@ -19,6 +19,7 @@ from resnet8_eval.advanced import mixed, qat
 from resnet8_eval.advanced.stages import CHOSEN
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.errors import StageError
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import Feed
@@ -277,6 +278,17 @@ def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
     assert len(list(Store(tmp_path / "store").artifacts())) == len(wanted)
     alone = study.run(wanted[:1], folded, feed, Store(tmp_path / "alone"), {}, jobs=1)
     assert rows[:1] == alone
+
+
+def test_a_worker_that_computes_otherwise_measures_nothing() -> None:
+    """Planted: another release of ONNX Runtime than that of the process that keeps the results."""
+    known = study._computed_with()
+    known["packages"] = {**known["packages"], "onnxruntime": "1.0.0"}
+    (task,) = tasks(0)
+    with pytest.raises(StageError, match="computes otherwise") as caught:
+        study._measured(task, b"", None, known)  # type: ignore[arg-type]
+    assert "onnxruntime: 1.0.0" in caught.value.expected
+    assert "cores" not in known["cpu"]  # a worker may have any number
 
 
 def test_recipes_are_summed_up_over_their_seeds(tmp_path: Path) -> None:
