@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final
 
+from resnet8_eval import advanced_record as parts
 from resnet8_eval import configurations, environment, gate, lanes, results
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import RAW
-from resnet8_eval.record import Results
+from resnet8_eval.record import Baseline, Conversion, Results, Timing, Tuning
 from resnet8_eval.requirements import asked
 from resnet8_eval.results import Outcome
-from resnet8_eval.row_record import Paired
+from resnet8_eval.row_record import Census, ExpectedRow, Paired, Part
 from resnet8_eval.stages import of_seed
 from resnet8_eval.statistics import over_seeds
 from resnet8_eval.store import Artifact, Record
@@ -82,24 +84,29 @@ def gather(
                 "threads": {"per_stage": lanes.THREADS, "stages_at_once": lanes.SLOTS},
             },
             "baseline": baseline
-            and {
-                "configuration": rows[0].name,
-                **_only(baseline, "correct", "total", "accuracy_percent", "confusion"),
-                "classes": [entry["name"] for entry in baseline["per_class"]],
-            },
+            and _part(
+                Baseline,
+                baseline,
+                configuration=rows[0].name,
+                classes=[entry["name"] for entry in baseline["per_class"]],
+            ),
             "milestones": results.milestones(outcomes, standin, stopped),
             "requirements": [
                 results.requirement(entry, outcomes.get(entry.id), standin) for entry in register
             ],
-            "expected": [_expected(row) for row in rows],
+            "expected": [
+                ExpectedRow(
+                    row.name, row.framework, row.dtype, row.recipe.name if row.recipe else None
+                )
+                for row in rows
+            ],
             "configurations": [_configuration(pipeline, made, row) for row in compared],
             "calibration": _record(made, "calibration"),
             "sensitivity": _sensitivity(made),
             "network": _network(made),
-            "conversion": conversion
-            and _only(conversion, "opset", "producer", "steps", "warnings", "versions"),
+            "conversion": conversion and _part(Conversion, conversion),
             "tuning": [
-                made[stage].record
+                _part(Tuning, made[stage].record)
                 for stock, tuned in configurations.tunings()
                 if (stage := f"tuning/{tuned.name}") in made and {stock, tuned} <= {*compared}
             ],
@@ -118,9 +125,10 @@ def _record(made: Mapping[str, Artifact], stage: str) -> Record | None:
     return made[stage].record if stage in made else None
 
 
-def _only(record: Record | None, *keys: str) -> Record:
-    """These parts of a record; nothing where the run did not need the stage."""
-    return {key: record[key] for key in keys} if record else {}
+def _part(kind: type[Part], *records: Record, **more: object) -> Record:
+    """What records, and `more`, have of a part's fields."""
+    found = {key: value for record in (*records, more) for key, value in record.items()}
+    return {key: found[key] for key in kind.__struct_fields__ if key in found}
 
 
 def _stage(pipeline: Pipeline, artifact: Artifact, name: str, started: float) -> dict[str, Any]:
@@ -163,26 +171,14 @@ def _seeds(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] |
         return None
     rows, total = [], 0
     for row in configurations.quantized():
-        scores, compared = (
-            [
-                f"{kind}/{row.name}",
-                *(of_seed(f"{kind}/{row.name}", n) for n in settings.further_seeds),
-            ]
-            for kind in ("scores", "compare")
-        )
-        if made.keys() >= {*scores, *compared}:
-            found = [made[stage].record for stage in scores]
-            beside = [made[stage].record for stage in compared]
+        names = [row.name, *(of_seed(row.name, seed) for seed in settings.further_seeds)]
+        stages = [(f"scores/{name}", f"compare/{name}") for name in names]
+        if made.keys() >= set(chain.from_iterable(stages)):
+            found = [made[one].record | made[other].record for one, other in stages]
             total = found[0]["total"]
-            rows.append(
-                {
-                    "name": row.name,
-                    "correct": [record["correct"] for record in found],
-                    "accuracy_percent": over_seeds([r["accuracy_percent"] for r in found]),
-                    "delta_pp": over_seeds([r["delta_pp"] for r in beside]),
-                    "agreement_percent": over_seeds([r["agreement_percent"] for r in beside]),
-                }
-            )
+            figures = {key: over_seeds([each[key] for each in found]) for key in _OVER_SEEDS}
+            correct = [each["correct"] for each in found]
+            rows.append({"name": row.name, "correct": correct, **figures})
     seeds = [settings.calibration_seed, *settings.further_seeds]
     return {"seeds": seeds, "total": total, "rows": rows} if rows else None
 
@@ -200,23 +196,12 @@ def _gate(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | 
     return gate.judge(pipeline.settings.gate, names, compared)
 
 
-def _expected(row: Configuration) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "framework": row.framework,
-        "dtype": row.dtype,
-        "recipe": row.recipe.name if row.recipe else None,
-    }
-
-
 def _configuration(
     pipeline: Pipeline, made: Mapping[str, Artifact], row: Configuration
 ) -> dict[str, Any]:
+    timed = (_record(made, "latency") or {"rows": {}})["rows"].get(row.name)
     return {
-        **_expected(row),
-        "weights_dtype": row.weights_dtype,
-        "activations_dtype": row.activations_dtype,
-        "execution": row.execution,
+        **{key: getattr(row, key) for key in _OF_A_ROW},
         **(_quantized(pipeline, made, row.name, row.recipe) if row.recipe else _FLOAT),
         "files": {
             "model": str(model_path(pipeline, row)),
@@ -224,53 +209,35 @@ def _configuration(
         },
         **made[f"scores/{row.name}"].record,
         **made[f"compare/{row.name}"].record,
-        **_speed(made, row.name),
-    }
-
-
-def _speed(made: Mapping[str, Artifact], name: str) -> dict[str, Any]:
-    """What was measured of a row's speed, if it was."""
-    measured = _record(made, "latency")
-    if measured is None:
-        return {}
-    row = measured["rows"][name]
-    return {
-        "latency": row["SingleStream"],
-        "throughput": row["Offline"],
-        "answers": row["answers"],
+        **({field: timed[key] for field, key in _TIMED.items()} if timed else {}),
     }
 
 
 def _timing(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     found = _record(made, "latency")
-    said = _only(found, "loadgen", "rounds", "min_queries", "others_percent", "told")
-    return {"processor": environment.cpu()["model"], **said} if found else None
-
-
-_PROVED: Final = ("exact_integers", "tensors", "integers_sha256", "weights_bits", "needs")
+    return found and _part(Timing, found, processor=environment.cpu()["model"])
 
 
 def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     """What there is of v1_4; it may have been made by an earlier run."""
     found = [made[stage].record for stage in advanced.explorations() if stage in made]
-    explored = [{**each, "cells": [*map(_unchecked, each["cells"])]} for each in found]
+    explored = [
+        _part(parts.Granularity, each, cells=[_part(parts.Cell, cell) for cell in each["cells"]])
+        for each in found
+    ]
     first, choice = _record(made, "explored/0"), _record(made, advanced.CHOICE)
-    rows = {
-        name: record
+    rows = [
+        _low_bit(parts.LowBit, name, record)
         for name in advanced.LOW_BIT
         if (record := _record(made, f"mixed/{name}")) and "checks" in record
-    }
+    ]
     fine_tuned = [row for name in advanced.FINE_TUNED if (row := _fine_tuned(made, name))]
     if not explored and choice is None and not fine_tuned:
         return None
     return {
         "granularity": explored,
         "ranges": first["ranges"] if first else {},
-        "mixed": choice
-        and {
-            **_only(choice, "measured_on", "held_on", "parts", "fronts", "bits"),
-            "rows": [_low_bit(name, row) for name, row in rows.items()],
-        },
+        "mixed": choice and _part(parts.Mixed, choice, rows=rows),
         "fine_tuned": fine_tuned,
         "means": [
             {"bits": bits, **mean}
@@ -280,10 +247,8 @@ def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     }
 
 
-def _low_bit(name: str, row: Record) -> dict[str, Any]:
-    told = _only(row["exact_integers"], "disagreements", "largest_difference")
-    kept = {k: v for k, v in row.items() if k not in ("checks", "exact_integers", "beside")}
-    return {"name": name, **kept, **told}
+def _low_bit(kind: type[parts.LowBit], name: str, row: Record, **more: object) -> Record:
+    return _part(kind, row, row["exact_integers"], name=name, **more)
 
 
 def _fine_tuned(made: Mapping[str, Artifact], name: str) -> dict[str, Any] | None:
@@ -292,21 +257,24 @@ def _fine_tuned(made: Mapping[str, Artifact], name: str) -> dict[str, Any] | Non
     )
     if not trained or not stored:
         return None
-    return {
-        **_low_bit(name, stored),
-        "training": _only(
-            trained, "seed", "trained_on", "validated_on", "moved_percent", "history"
-        ),
-        "beside": _only(stored["beside"], *Paired.__struct_fields__),
-        "torch": in_torch and _unchecked(in_torch),
-    }
+    return _low_bit(
+        parts.FineTuned,
+        name,
+        stored,
+        training=_part(parts.Training, trained),
+        beside=_part(Paired, stored["beside"]),
+        torch=in_torch and _part(parts.InTorch, in_torch),
+    )
 
 
-def _unchecked(record: Record) -> Record:
-    """A record without its checks, which the evidence of the requirements has."""
-    return {key: value for key, value in record.items() if key != "checks"}
-
-
+_OVER_SEEDS: Final = ("accuracy_percent", "delta_pp", "agreement_percent")
+_OF_A_ROW: Final = (
+    *("name", "framework", "dtype", "weights_dtype", "activations_dtype", "execution"),
+)
+_TIMED: Final = {"latency": "SingleStream", "throughput": "Offline", "answers": "answers"}
+"""Fields of a configuration, and what the stage calls them."""
+_MODEL: Final = ("support", "lowering", "kernels", "default_kernels")
+_PROVED: Final = ("exact_integers", "tensors", "integers_sha256", "weights_bits", "needs")
 _FLOAT: Final = {
     "recipe": None,
     "calibration_seed": None,
@@ -333,7 +301,7 @@ def _quantized(
     pipeline: Pipeline, made: Mapping[str, Artifact], name: str, recipe: Recipe
 ) -> dict[str, Any]:
     """What a quantized row says of itself besides its scores."""
-    model = made[f"model/{name}"].record
+    model, proved = made[f"model/{name}"].record, _record(made, f"proof/{name}")
     return {
         "recipe": {
             "name": recipe.name,
@@ -344,11 +312,8 @@ def _quantized(
         "calibration_seed": pipeline.settings.calibration_seed,
         "quantized_ops": sum(model["quantized_ops"].values()),
         "float_ops": sum(model["float_ops"].values()),
-        "census": _only(model, "quantized_ops", "float_ops", "weights"),
-        "support": model.get("support"),
-        "lowering": model.get("lowering"),
-        "kernels": model.get("kernels"),
-        "default_kernels": model.get("default_kernels"),
-        **_only(_record(made, f"proof/{name}"), *_PROVED),
-        **_only(_record(made, f"layers/{name}"), "layers"),
+        "census": _part(Census, model),
+        **{key: model.get(key) for key in _MODEL},
+        **({key: proved[key] for key in _PROVED} if proved else {}),
+        **(_record(made, f"layers/{name}") or {}),
     }

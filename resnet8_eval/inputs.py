@@ -12,7 +12,7 @@ import numpy as np
 from resnet8_eval.assets import Assets, unchanged
 from resnet8_eval.configurations import Recipe
 from resnet8_eval.gate import Demand
-from resnet8_eval.preprocess import RAW, Feed, Labels, Preprocessing
+from resnet8_eval.preprocess import RAW, Feed, Labels, Preprocessing, Scores
 from resnet8_eval.requirements import MIN_CALIBRATION_IMAGES
 from resnet8_eval.store import Artifact, Record
 
@@ -91,6 +91,11 @@ class Inputs:
     def images(self, stage: str) -> Feed:
         """The images that a needed artefact holds."""
         return Feed(np.load(self.path(stage, "images.npy")), self.settings.preprocessing)
+
+    def scores(self, stage: str) -> Scores:
+        """The scores that a needed artefact holds."""
+        found: Scores = np.load(self.path(stage, "scores.npy"))
+        return found
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -9,16 +9,30 @@ import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from resnet8_eval import backends, configurations, lanes
+import numpy as np
+
+from resnet8_eval import backends, configurations, gallery, hints, lanes, network
+from resnet8_eval.analysis import BASELINE
+from resnet8_eval.analysis import compare as beside
+from resnet8_eval.calibrate import histograms
+from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.tuned import Statistics, collect, compare_feeds, decide, same_function
+from resnet8_eval.calibration import choose, split, verify
 from resnet8_eval.configurations import Configuration, Recipe
+from resnet8_eval.convert import keras_file, keras_to_onnx, onnx_file, onnx_to_torch
+from resnet8_eval.evaluate import evaluate, parity
 from resnet8_eval.inputs import Inputs
-from resnet8_eval.store import Record
+from resnet8_eval.integers import ExactNetwork, rounding
+from resnet8_eval.layers import COST_IMAGES, NOISE_IMAGES, noise
+from resnet8_eval.layers import sensitivity as costs
+from resnet8_eval.proof import prove as prove_tuned
+from resnet8_eval.requirements import PARITY_ATOL
+from resnet8_eval.stock import prove as prove_stock
+from resnet8_eval.store import Record, file_sha256
 
 
 def onnx(inputs: Inputs) -> Record:
     """Convert the Keras model; an ONNX one is taken as it is."""
-    from resnet8_eval.convert import keras_to_onnx, onnx_file
-
     with inputs.model() as model:
         if model.suffix == ".onnx":
             onnx_file.demand_readable(model)
@@ -29,10 +43,8 @@ def onnx(inputs: Inputs) -> Record:
 
 def preprocessings(inputs: Inputs) -> Record:
     """Try the usual preprocessings on a few training images."""
-    from resnet8_eval import calibration, hints
-
     train = inputs.split("train")
-    some = calibration.choose(train.labels, hints.IMAGES, 0).indices
+    some = choose(train.labels, hints.IMAGES, 0).indices
     with inputs.model() as model:
         runtime = backends.open_runtime(model, inputs.threads)
         return hints.tried(runtime, train.images[some], train.labels[some], inputs.class_names)
@@ -40,7 +52,6 @@ def preprocessings(inputs: Inputs) -> Record:
 
 def folded(inputs: Inputs) -> Record:
     """Fold batch normalisation, and parse what comes out or refuse it."""
-    from resnet8_eval import network
     from resnet8_eval.convert.fold import fold
 
     record = fold(inputs.path("onnx", "model.onnx"), inputs.out / "folded.onnx")
@@ -50,8 +61,6 @@ def folded(inputs: Inputs) -> Record:
 
 def torch(inputs: Inputs) -> Record:
     """Convert the folded network to PyTorch and export it."""
-    from resnet8_eval.convert import onnx_to_torch
-
     module = onnx_to_torch.convert(inputs.path("folded", "folded.onnx"))
     onnx_to_torch.export(module, inputs.out / "model.pt2")
     return {"parameters": sum(parameter.numel() for parameter in module.parameters())}
@@ -59,17 +68,13 @@ def torch(inputs: Inputs) -> Record:
 
 def calibration(inputs: Inputs) -> Record:
     """Draw the calibration set from the training images."""
-    import numpy as np
-
-    from resnet8_eval import calibration
-
     train, test = inputs.split("train"), inputs.split("test")
     settings = inputs.settings
-    chosen = calibration.choose(train.labels, settings.calibration_count, settings.calibration_seed)
+    chosen = choose(train.labels, settings.calibration_count, settings.calibration_seed)
     images, labels = train.images.pixels[chosen.indices], train.labels[chosen.indices]
     np.save(inputs.out / "indices.npy", chosen.indices)
     np.save(inputs.out / "images.npy", images)
-    checks = calibration.verify(images, labels, settings.calibration_count, test.images.pixels)
+    checks = verify(images, labels, settings.calibration_count, test.images.pixels)
     return {
         "source": "train",
         "count": len(images),
@@ -82,26 +87,16 @@ def calibration(inputs: Inputs) -> Record:
 
 def statistics(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Collect what a recipe needs to know of the calibration images."""
-    from resnet8_eval import network
-    from resnet8_eval.calibrate.tuned import collect, same_function
-
     images = inputs.images("calibration")
     folded = network.read(inputs.path("folded", "folded.onnx"))
     found = collect(folded, images, recipe)
     found.save(inputs.out)
     checks = same_function(inputs.path("onnx", "model.onnx"), inputs.out, images, inputs.threads)
-    return {
-        "fed_sha256": found.observed.fed_sha256,
-        "checks": checks,
-    }
+    return {"fed_sha256": found.observed.fed_sha256, "checks": checks}
 
 
 def parameters(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Decide a recipe's scales, zero points and integers."""
-    from resnet8_eval.calibrate import histograms
-    from resnet8_eval.calibrate.parameters import Parameters
-    from resnet8_eval.calibrate.tuned import Statistics, decide
-
     made = inputs.artifacts[f"statistics/{recipe.statistics}"]
     statistics = Statistics.load(made.folder, made.record["fed_sha256"])
     decided = decide(statistics, inputs.out, recipe, recipe.weight_limit)
@@ -112,29 +107,27 @@ def parameters(inputs: Inputs, *, recipe: Recipe) -> Record:
 def model(inputs: Inputs, *, row: Configuration) -> Record:
     """Write a row's model from its recipe's parameters."""
     backend = backends.backend(row.framework)
-    return backend.write(inputs.parameters(row.quantized_by), row, inputs.out / backend.MODEL_FILE)
+    path = inputs.out / backends.file_of(row)
+    return backend.write(inputs.parameters(row.quantized_by), row, path)
 
 
 def stock_model(inputs: Inputs, *, row: Configuration) -> Record:
     """Quantize with the framework's own quantizer."""
-    backend = backends.backend(row.framework)
-    return backend.quantize(
+    return backends.backend(row.framework).quantize(
         inputs.path("folded", "folded.onnx"),
         inputs.images("calibration"),
         row,
-        inputs.out / backend.STOCK_FILE,
+        inputs.out / backends.file_of(row),
         inputs.threads,
     )
 
 
+def _stored(inputs: Inputs, row: Configuration) -> Path:
+    return inputs.path(f"model/{row.name}", backends.file_of(row))
+
+
 def scores(inputs: Inputs, *, row: Configuration) -> Record:
     """Run a row's stored model over the test images."""
-    import numpy as np
-
-    from resnet8_eval.convert import keras_file
-    from resnet8_eval.evaluate import evaluate
-    from resnet8_eval.store import file_sha256
-
     test, made = inputs.split("test"), backends.model_file(row)
     lent: AbstractContextManager[Path] = nullcontext(inputs.path(*made)) if made else inputs.model()
     with lent as path:
@@ -151,13 +144,8 @@ def scores(inputs: Inputs, *, row: Configuration) -> Record:
 
 def integers(inputs: Inputs, *, row: Configuration) -> Record:
     """Compute a row's stored model in exact integers over the test images."""
-    import numpy as np
-
-    from resnet8_eval.integers import ExactNetwork, rounding
-
-    backend = backends.backend(row.framework)
     network = inputs.parameters(row.quantized_by).rounded
-    stored = backend.read_back(inputs.path(f"model/{row.name}", backend.MODEL_FILE), network)
+    stored = backends.backend(row.framework).read_back(_stored(inputs, row), network)
     images = inputs.split("test").images
     scores = ExactNetwork(network, stored, rounding(row.framework)).scores(images)
     np.save(inputs.out / "scores.npy", scores)
@@ -166,43 +154,30 @@ def integers(inputs: Inputs, *, row: Configuration) -> Record:
 
 def proof(inputs: Inputs, *, row: Configuration) -> Record:
     """Hold a tuned model against its parameters, its scores against exact integers."""
-    import numpy as np
-
-    from resnet8_eval.proof import prove
-
     exact = configurations.integers(row)
-    return prove(
+    return prove_tuned(
         row,
-        inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE),
+        _stored(inputs, row),
         inputs.parameters(row.quantized_by),
         inputs.split("test"),
-        np.load(inputs.path(f"scores/{row.name}", "scores.npy")),
-        None if exact is None else np.load(inputs.path(exact, "scores.npy")),
+        inputs.scores(f"scores/{row.name}"),
+        None if exact is None else inputs.scores(exact),
     )
 
 
 def stock_proof(inputs: Inputs, *, row: Configuration) -> Record:
     """Hold a stock model against what the framework's quantizer is said to make."""
-    from resnet8_eval import network
-    from resnet8_eval.stock import prove
-
-    stage = f"model/{row.name}"
-    return prove(
+    return prove_stock(
         row,
-        inputs.path(stage, backends.backend(row.framework).STOCK_FILE),
+        _stored(inputs, row),
         network.read(inputs.path("folded", "folded.onnx")),
         inputs.images("calibration"),
-        inputs.record(stage),
+        inputs.record(f"model/{row.name}"),
     )
 
 
 def sensitivity(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Measure what 8 bits cost each layer, on training images."""
-    import numpy as np
-
-    from resnet8_eval.calibration import split
-    from resnet8_eval.layers import COST_IMAGES, NOISE_IMAGES, sensitivity
-
     train, settings = inputs.split("train"), inputs.settings
     count, seed = settings.calibration_count, settings.calibration_seed
     rest = len(train.labels) - count
@@ -215,18 +190,16 @@ def sensitivity(inputs: Inputs, *, recipe: Recipe) -> Record:
         "source": "train",
         "calibrated": len(np.intersect1d(calibrating.indices, validating)),
         "noise_images": len(few),
-        **sensitivity(parameters, images, train.labels[validating], inputs.threads),
+        **costs(parameters, images, train.labels[validating], inputs.threads),
     }
 
 
 def layers(inputs: Inputs, *, row: Configuration) -> Record:
     """Measure the noise of each layer of a row's stored model."""
-    from resnet8_eval.layers import noise
-
     recipe = row.quantized_by
     measured = noise(
         row,
-        inputs.path(f"model/{row.name}", backends.backend(row.framework).MODEL_FILE),
+        _stored(inputs, row),
         inputs.parameters(recipe),
         inputs.images(f"sensitivity/{recipe.key}"),
         inputs.threads,
@@ -236,18 +209,11 @@ def layers(inputs: Inputs, *, row: Configuration) -> Record:
 
 def compare(inputs: Inputs, *, row: Configuration) -> Record:
     """Hold a row's scores against the baseline's."""
-    import numpy as np
-
-    from resnet8_eval import gallery
-    from resnet8_eval.analysis import BASELINE, compare
-
     test = inputs.split("test")
-    scores, baseline = (
-        np.load(inputs.path(f"scores/{name}", "scores.npy"))
-        for name in (row.name, configurations.baseline().name)
-    )
+    scores = inputs.scores(f"scores/{row.name}")
+    baseline = inputs.scores(f"scores/{configurations.baseline().name}")
     return {
-        **compare(scores, baseline, test.labels, inputs.class_names),
+        **beside(scores, baseline, test.labels, inputs.class_names),
         **(BASELINE if row == configurations.baseline() else {}),
         "right_base64": gallery.right_base64(test.labels, scores),
         "changed": gallery.newly_wrong(test.images.pixels, test.labels, baseline, scores),
@@ -256,25 +222,15 @@ def compare(inputs: Inputs, *, row: Configuration) -> Record:
 
 def tuning(inputs: Inputs, *, stock: str, tuned: str) -> Record:
     """Hold a tuned row's scores against the stock row's."""
-    import numpy as np
-
-    from resnet8_eval.analysis import compare
-
-    before, after = (
-        np.load(inputs.path(f"scores/{name}", "scores.npy")) for name in (stock, tuned)
-    )
-    found = compare(after, before, inputs.split("test").labels, inputs.class_names)
-    keys = ("delta_pp", "delta_ci95_pp", "lost", "gained", "mcnemar_p", "agreement_percent")
-    return {"stock": stock, "tuned": tuned, **{key: found[key] for key in keys}}
+    before, after = inputs.scores(f"scores/{stock}"), inputs.scores(f"scores/{tuned}")
+    labels = inputs.split("test").labels
+    return {"stock": stock, "tuned": tuned, **beside(after, before, labels, inputs.class_names)}
 
 
 def agreement(inputs: Inputs) -> Record:
     """Count on how many images each two rows agree."""
-    import numpy as np
-
     answers = {
-        stage.partition("/")[2]: np.load(inputs.path(stage, "scores.npy")).argmax(axis=1)
-        for stage in inputs.artifacts
+        stage.partition("/")[2]: inputs.scores(stage).argmax(axis=1) for stage in inputs.artifacts
     }
     return {
         "rows": list(answers),
@@ -287,13 +243,13 @@ def agreement(inputs: Inputs) -> Record:
 
 def latency(inputs: Inputs) -> Record:
     """Measure latency and throughput of every row."""
-    from resnet8_eval import latency
+    from resnet8_eval.latency import Target, measure
 
     rows = configurations.CONFIGURATIONS
     float32 = {row.framework: row.name for row in rows if row.recipe is None}
     with inputs.model() as model:
         targets = [
-            latency.Target(
+            Target(
                 row.name,
                 row.framework,
                 inputs.path(*made) if (made := backends.model_file(row)) else model,
@@ -303,7 +259,7 @@ def latency(inputs: Inputs) -> Record:
             )
             for row in rows
         ]
-        return latency.measure(
+        return measure(
             targets,
             inputs.split("test").images,
             inputs.out,
@@ -315,8 +271,6 @@ def latency(inputs: Inputs) -> Record:
 
 def structure_onnx(inputs: Inputs) -> Record:
     """Hold the ONNX model's layers and weights against the Keras model's."""
-    import numpy as np
-
     from resnet8_eval.convert import structure
 
     with np.load(inputs.path("onnx", "keras_weights.npz")) as weights:
@@ -328,33 +282,19 @@ def structure_onnx(inputs: Inputs) -> Record:
 
 def structure_torch(inputs: Inputs) -> Record:
     """Hold the PyTorch module and its export against the ONNX model."""
-    from resnet8_eval.convert import onnx_to_torch
-
     folded = inputs.path("folded", "folded.onnx")
     checks, record = onnx_to_torch.verify(folded, onnx_to_torch.convert(folded))
     exported = onnx_to_torch.verify_export(folded, inputs.path("torch", "model.pt2"))
-    return {
-        "checks": checks,
-        "export_checks": exported,
-        **record,
-    }
+    return {"checks": checks, "export_checks": exported, **record}
 
 
 def same_scores(inputs: Inputs, *, title: str, expected: str, observed: str) -> Record:
     """Hold one float32 row's scores against another's."""
-    import numpy as np
-
-    from resnet8_eval.evaluate import parity
-    from resnet8_eval.requirements import PARITY_ATOL
-
-    before, after = (np.load(inputs.path(stage, "scores.npy")) for stage in (expected, observed))
-    checks = parity(title, before, after, PARITY_ATOL)
-    return {"checks": checks}
+    before, after = inputs.scores(expected), inputs.scores(observed)
+    return {"checks": parity(title, before, after, PARITY_ATOL)}
 
 
 def feed(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Hold what calibration was fed against what evaluation is fed."""
-    from resnet8_eval.calibrate.tuned import compare_feeds
-
     images = inputs.images("calibration")
     return compare_feeds(images, inputs.record(f"parameters/{recipe.key}")["fed_sha256"])

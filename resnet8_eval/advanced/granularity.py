@@ -19,9 +19,6 @@ from resnet8_eval.network import Network, output_first, read
 from resnet8_eval.preprocess import Images
 from resnet8_eval.store import Record, file_sha256
 
-PAIRED = ("delta_pp", "delta_ci95_pp", "lost", "gained", "mcnemar_p", "agreement_percent", "word")
-"""What a paired comparison keeps."""
-
 
 def explore(
     row: Configuration,
@@ -84,8 +81,9 @@ def paired(
     Returns
     -------
     dict
-        :data:`PAIRED` of per-channel minus per-tensor, and ``from_baseline``, of each granularity
-        the ``agreement_percent`` with float32 and the ``kl_nats`` from it.
+        As :func:`resnet8_eval.analysis.compare`, per-channel minus per-tensor, with
+        ``from_baseline``: of each granularity the ``agreement_percent`` with float32 and the
+        ``kl_nats`` from it.
     """
     found = compare(channel, tensor, labels)
     beside = {}
@@ -93,7 +91,7 @@ def paired(
         entry = compare(scores, baseline, labels)
         kl_nats = entry["divergence"]["kl_nats"]
         beside[name] = {"agreement_percent": entry["agreement_percent"], "kl_nats": kl_nats}
-    return {**{key: found[key] for key in PAIRED}, "from_baseline": beside}
+    return {**found, "from_baseline": beside}
 
 
 def weight_ranges(network: Network) -> list[dict[str, Any]]:

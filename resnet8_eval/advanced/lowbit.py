@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from resnet8_eval import backends, onnx_graph, proof
 from resnet8_eval.advanced.bits import Bits, largest, limit
-from resnet8_eval.advanced.granularity import PAIRED
 from resnet8_eval.analysis import compare
 from resnet8_eval.backends import StoredTensor
 from resnet8_eval.calibrate.parameters import Parameters, grid
@@ -201,12 +200,11 @@ def judge(
     np.save(out / "scores.npy", scores)
     beside, sizes = compare(scores, baseline, test.labels), weight_bytes(path)
     correct = int((scores.argmax(axis=1) == test.labels).sum())
-    kept = (*PAIRED, "divergence", "accuracy_ci95_percent")
     return {
         "correct": correct,
         "total": len(scores),
         "accuracy_percent": 100 * correct / len(scores),
-        **{key: beside[key] for key in kept},
+        **beside,
         "size_bytes": path.stat().st_size,
         "weights_bytes": sum(sizes.values()),
         "model_sha256": file_sha256(path),

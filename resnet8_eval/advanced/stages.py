@@ -9,12 +9,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval import calibration, configurations, lanes, network
 from resnet8_eval.advanced import lowbit, mixed, qat
 from resnet8_eval.advanced.bits import Bits
-from resnet8_eval.advanced.granularity import PAIRED, explore, paired, weight_ranges
+from resnet8_eval.advanced.granularity import explore, paired, weight_ranges
 from resnet8_eval.advanced.mixed import Variants
 from resnet8_eval.analysis import compare
 from resnet8_eval.calibrate.parameters import Parameters
@@ -104,12 +103,6 @@ def _variants(inputs: Inputs) -> Variants:
     return mixed.variants(Statistics.load(made.folder, made.record["fed_sha256"]))
 
 
-def _scores(inputs: Inputs, stage: str) -> NDArray[np.float32]:
-
-    found: NDArray[np.float32] = np.load(inputs.path(stage, "scores.npy"))
-    return found
-
-
 def _explored(inputs: Inputs, *, offset: int) -> Record:
 
     settings, train = inputs.settings, inputs.split("train")
@@ -152,7 +145,7 @@ def _granularity(
     return {
         "seed": explored.record["seed"],
         "cells": [record for record, _ in found],
-        **paired(tensor, channel, _scores(inputs, BASELINE), inputs.split("test").labels),
+        **paired(tensor, channel, inputs.scores(BASELINE), inputs.split("test").labels),
     }
 
 
@@ -201,7 +194,7 @@ def _low_bit(inputs: Inputs, *, name: str) -> Record:
         Parameters.load(inputs.artifacts[CHOICE].folder, f"{name}-"),
         Bits(**bits),
         inputs.split("test"),
-        _scores(inputs, BASELINE),
+        inputs.scores(BASELINE),
         inputs.out,
         inputs.threads,
     )
@@ -256,14 +249,14 @@ def _fine_tuned(inputs: Inputs, *, made: str, bits: str) -> Record:
         learned,
         Bits.all(learned.exact, *UNIFORM[bits]),
         test,
-        _scores(inputs, BASELINE),
+        inputs.scores(BASELINE),
         inputs.out,
         inputs.threads,
     )
     beside = compare(
-        np.load(inputs.out / "scores.npy"), _scores(inputs, f"mixed/{bits}"), test.labels
+        np.load(inputs.out / "scores.npy"), inputs.scores(f"mixed/{bits}"), test.labels
     )
-    return {**record, "beside": {key: beside[key] for key in PAIRED}}
+    return {**record, "beside": beside}
 
 
 def _in_torch(inputs: Inputs, *, made: str, bits: str) -> Record:
@@ -273,13 +266,13 @@ def _in_torch(inputs: Inputs, *, made: str, bits: str) -> Record:
     record, scores = qat.in_torch(
         learned, widths, inputs.out / "model.pt", inputs.split("test"), inputs.threads
     )
-    stored = _scores(inputs, made.replace("qat-training", "qat"))
+    stored = inputs.scores(made.replace("qat-training", "qat"))
     other = int((scores.argmax(axis=1) != stored.argmax(axis=1)).sum())
     return {**record, "other_than_onnx": other}
 
 
 def _mean_of_seeds(inputs: Inputs, *, bits: str) -> Record:
 
-    trained = [_scores(inputs, stage) for stage in inputs.artifacts if stage.startswith("qat/")]
-    before, baseline = _scores(inputs, f"mixed/{bits}"), _scores(inputs, BASELINE)
+    trained = [inputs.scores(stage) for stage in inputs.artifacts if stage.startswith("qat/")]
+    before, baseline = inputs.scores(f"mixed/{bits}"), inputs.scores(BASELINE)
     return qat.mean_of_seeds(trained, before, baseline, inputs.split("test").labels)
