@@ -33,6 +33,9 @@ _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECAS
 """A name in a marker expression; what stands in quotes is a value."""
 _OF_SPEED: Final = ("--min-speedup", "--fresh-timing")
 _NOTHING_RUN: Final = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+_SETTINGS: Final = (
+    *("calibration_count", "calibration_seed", "min_speedup", "min_accuracy", "gate", "seeds"),
+)
 _ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
 
@@ -99,17 +102,8 @@ class AcceptanceRun:
             except AssetError as error:
                 self._missing = error
                 raise
-            settings = Settings(
-                found,
-                cache_dir,
-                option("--calibration-count"),
-                option("--calibration-seed"),
-                option("--min-speedup"),
-                option("--min-accuracy"),
-                option("--gate"),
-                how,
-                option("--seeds"),
-            )
+            said = {name: option(f"--{name.replace('_', '-')}") for name in _SETTINGS}
+            settings = Settings(found, cache_dir, preprocessing=how, **said)
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
 

@@ -29,8 +29,8 @@ _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 """Where a container reads its share of the processor (Linux, cgroup v2): quota and period in µs."""
 _NOT_PRODUCING: Final = (
     *("report", "cli", "acceptance", "pytest_plugin.py", "acceptance_run.py", "__main__.py"),
-    *("gate.py", "gather.py", "record.py", "row_record.py", "results.py", "results_v1.py"),
-    "verdicts.py",
+    *("gate.py", "gather.py", "record.py", "row_record.py", "advanced_record.py", "results.py"),
+    *("results_v1.py", "verdicts.py"),
 )
 """Parts of the package that only show what was produced."""
 

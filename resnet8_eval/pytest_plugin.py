@@ -10,8 +10,9 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 
@@ -33,6 +34,7 @@ from resnet8_eval.requirements import (
     Requirement,
 )
 
+_Number = TypeVar("_Number", int, float)
 _RUN: Final = pytest.StashKey[AcceptanceRun]()
 
 
@@ -61,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--min-accuracy",
-        type=_number("percent, such as 80", lambda number: 0 <= number < 100),
+        type=_value("percent, such as 80", float, lambda number: 0 <= number < 100),
         metavar="PERCENT",
         help="with --keras-model: the accuracy that its float32 must exceed, instead of "
         f"{MIN_ACCURACY_PERCENT:g} %%; every report says so",
@@ -90,7 +92,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--seeds",
-        type=_seeds,
+        type=_value("a whole number from 1, such as 5", int, lambda number: number >= 1),
         default=1,
         metavar="N",
         help="also make and score the quantized rows with the N - 1 seeds that follow, and report "
@@ -110,7 +112,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--min-speedup",
-        type=_number("a number above 0, such as 1.2", lambda number: 0 < number < math.inf),
+        type=_value("a number above 0, such as 1.2", float, lambda number: 0 < number < math.inf),
         metavar="X",
         help="demand of EVAL-05 that every quantized row that runs in integer kernels is at least "
         "X times as fast as float32 of its framework (default: no demand)",
@@ -339,26 +341,18 @@ def pytest_html_results_summary(session: pytest.Session) -> None:
         fill_page(session.config, run.results, run.earlier)
 
 
-def _number(expected: str, is_one: Callable[[float], bool]) -> Callable[[str], float]:
+def _value(
+    expected: str, kind: Callable[[str], _Number], is_one: Callable[[_Number], bool]
+) -> Callable[[str], _Number]:
     """How a number is read from the command line."""
 
-    def read(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not is_one(number):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
-        return number
+    def read(text: str) -> _Number:
+        with suppress(ValueError):
+            if is_one(number := kind(text)):
+                return number
+        raise argparse.ArgumentTypeError(f"expected {expected}; got {text}")
 
     return read
-
-
-def _seeds(text: str) -> int:
-    """A number of calibration seeds, from the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, such as 5; got {text}")
-    return int(text)
 
 
 def _refuse_unknown(option: str, names: Iterable[str], what: str, known: Collection[str]) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from resnet8_eval import configurations
 
@@ -91,10 +91,6 @@ class Requirement:
             return 0.0 - abs(measured - self.threshold)
         upper_limit = self.direction in ("<", "<=")
         return self.threshold - measured if upper_limit else measured - self.threshold
-
-    def describe(self) -> dict[str, Any]:
-        """Built-in types."""
-        return asdict(self)
 
     @property
     def required(self) -> str:

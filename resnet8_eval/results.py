@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,17 +142,10 @@ def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> R
     """What the record says of a requirement; `outcome` is None if it was not asked for."""
     found = outcome or Outcome("not evaluated")
     return RequirementResult(
-        id=entry.id,
-        title=entry.title,
-        milestone=entry.milestone,
-        phase=entry.phase,
-        quantity=entry.quantity,
+        **asdict(entry),
         status="not evaluated" if standin else found.status,
         outcome_on_standin=found.status if standin and found.status != "not evaluated" else None,
         measured=found.measured,
-        threshold=entry.threshold,
-        direction=entry.direction,
-        unit=entry.unit,
         margin=None if found.measured is None else entry.margin(found.measured),
         evidence=found.evidence,
         test=found.test,

@@ -14,7 +14,7 @@ from typing import Any
 
 from resnet8_eval import backends, configurations, making
 from resnet8_eval.advanced import stages as advanced
-from resnet8_eval.configurations import Configuration
+from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.store import Record
 
@@ -59,13 +59,11 @@ def table(settings: Settings) -> list[Stage]:
     # Whatever is fed images descends from these; a file's name decides nothing.
     how = settings.preprocessing
     model = {"model": assets.model_sha256, "preprocessing": how.describe()}
-    calibration = {
-        **train,
-        **test,
-        "count": settings.calibration_count,
-        "seed": settings.calibration_seed,
-    }
-    rows = configurations.CONFIGURATIONS
+    drawn = {"count": settings.calibration_count, "seed": settings.calibration_seed}
+    calibration = train | test | drawn
+    # What needs no framework goes to the lane that is the first to have nothing else to do.
+    spare = "onnxruntime"
+    rows, recipes = configurations.CONFIGURATIONS, configurations.recipes()
     calibrated, stock = configurations.calibrated(), configurations.stock()
     baseline = f"scores/{configurations.baseline().name}"
     float_scores = {row.framework: f"scores/{row.name}" for row in rows if row.recipe is None}
@@ -76,64 +74,51 @@ def table(settings: Settings) -> list[Stage]:
         Stage("torch", "torch", ("folded",), making.torch, {}),
     ]
 
-    def of_recipes(
+    def of_each(
         kind: str,
-        lane: str,
-        needs: tuple[str, ...],
-        make: Callable[..., Record],
-        decided_by: dict[str, Any],
-    ) -> None:
-        for recipe in configurations.recipes():
-            name = f"{kind}/{recipe.key}"
-            own = functools.partial(make, recipe=recipe)
-            known = {"recipe": recipe.key, "statistics": recipe.statistics}
-            needed = tuple(need.format(**known) for need in needs)
-            stages.append(Stage(name, lane, needed, own, decided_by | recipe.describe()))
-
-    def of_rows(
-        kind: str,
-        chosen: Iterable[Configuration],
-        needs: Callable[[Configuration], tuple[str, ...]],
+        chosen: Iterable[Configuration | Recipe],
+        needs: Callable[[Any], tuple[str, ...]],
         make: Callable[..., Record],
         decided_by: dict[str, Any],
         lane: str | None = None,
     ) -> None:
-        for row in chosen:
+        for one in chosen:
+            if isinstance(one, Configuration):
+                name, own = one.name, functools.partial(make, row=one)
+                lane_of = lane or one.framework
+            else:
+                name, own = one.key, functools.partial(make, recipe=one)
+                lane_of = lane or spare
+            needed = tuple(dict.fromkeys(needs(one)))
             stages.append(
-                Stage(
-                    f"{kind}/{row.name}",
-                    lane or row.framework,
-                    tuple(dict.fromkeys(needs(row))),
-                    functools.partial(make, row=row),
-                    decided_by | row.describe(),
-                )
+                Stage(f"{kind}/{name}", lane_of, needed, own, decided_by | one.describe())
             )
 
-    for recipe in {recipe.statistics: recipe for recipe in configurations.recipes()}.values():
+    for recipe in {recipe.statistics: recipe for recipe in recipes}.values():
         make = functools.partial(making.statistics, recipe=recipe)
         name, needs = f"statistics/{recipe.statistics}", ("onnx", "folded", "calibration")
-        stages.append(Stage(name, "onnxruntime", needs, make, {}))
-    of_recipes("parameters", "onnxruntime", ("statistics/{statistics}",), making.parameters, {})
-    of_rows("model", calibrated, _parameters_of, making.model, {})
-    of_rows("model", stock, lambda _: ("folded", "calibration"), making.stock_model, {})
+        stages.append(Stage(name, spare, needs, make, {}))
+    of_each("parameters", recipes, lambda r: (f"statistics/{r.statistics}",), making.parameters, {})
+    of_each("model", calibrated, _parameters_of, making.model, {})
+    of_each("model", stock, lambda _: ("folded", "calibration"), making.stock_model, {})
     # PyTorch's lane has the most to do, so its rows come first.
     urgent_first = sorted(rows, key=lambda row: row.framework != "torch")
-    of_rows("scores", urgent_first, _source, making.scores, test | model)
-    of_rows(
+    of_each("scores", urgent_first, _source, making.scores, test | model)
+    of_each(
         "integers",
         [row for row in calibrated if configurations.integers(row) == f"integers/{row.name}"],
         lambda row: (*_parameters_of(row), f"model/{row.name}"),
         making.integers,
         test,
     )
-    of_rows(
+    of_each(
         "proof",
         stock,
         lambda row: ("folded", "calibration", f"model/{row.name}"),
         making.stock_proof,
         {},
     )
-    of_rows(
+    of_each(
         "proof",
         calibrated,
         lambda row: (
@@ -145,8 +130,8 @@ def table(settings: Settings) -> list[Stage]:
         making.proof,
         test,
     )
-    of_recipes("sensitivity", "torch", ("parameters/{recipe}",), making.sensitivity, calibration)
-    of_rows(
+    of_each("sensitivity", recipes, _parameters_of, making.sensitivity, calibration, "torch")
+    of_each(
         "layers",
         calibrated,
         lambda row: (
@@ -157,9 +142,7 @@ def table(settings: Settings) -> list[Stage]:
         making.layers,
         {},
     )
-    # What needs no framework goes to the lane that is the first to have nothing else to do.
-    spare = "onnxruntime"
-    of_rows(
+    of_each(
         "compare", rows, lambda row: (baseline, f"scores/{row.name}"), making.compare, test, spare
     )
     for before, after in configurations.tunings():
@@ -189,7 +172,7 @@ def table(settings: Settings) -> list[Stage]:
     )
     named = {**train, **test, **model, "name": how.name}
     stages.append(Stage("preprocessings", "keras", (), making.preprocessings, named))
-    of_recipes("feed", "onnxruntime", ("calibration", "parameters/{recipe}"), making.feed, {})
+    of_each("feed", recipes, lambda r: ("calibration", *_parameters_of(r)), making.feed, {})
     stages += _of_further_seeds(stages, settings.further_seeds)
     stages += [Stage(*made) for made in advanced.table(settings, test, train)]
     names = Counter(stage.name for stage in stages)
@@ -206,11 +189,7 @@ def of_seed(stage: str, seed: int) -> str:
 
 
 def _of_further_seeds(stages: list[Stage], seeds: Iterable[int]) -> list[Stage]:
-    """What leads to the comparison and the proof of each quantized row, and what was fed for it.
-
-    All that depends on the seed is made once more for each. The rest is shared: conversion, float32
-    rows, and the images themselves.
-    """
+    """What leads to quantized rows' comparison, proof and feed and depends on the seed, anew."""
     depend = {"calibration"}
     wanted = {
         f"{kind}/{row.name}" for row in configurations.quantized() for kind in ("compare", "proof")
@@ -247,15 +226,14 @@ def _parity(name: str, title: str, expected: str, observed: str) -> Stage:
     return Stage(f"parity/{name}", "torch", (expected, observed), make, {"title": title})
 
 
-def _parameters_of(row: Configuration) -> tuple[str, ...]:
-    return (f"parameters/{row.quantized_by.key}",)
+def _parameters_of(one: Configuration | Recipe) -> tuple[str, ...]:
+    recipe = one.quantized_by if isinstance(one, Configuration) else one
+    return (f"parameters/{recipe.key}",)
 
 
 def _source(row: Configuration) -> tuple[str, ...]:
-    """The stage that a row is scored after: its model's.
-
-    The baseline's model is an asset. It waits until the network is parsed: what is refused is not
-    scored, and the other lanes start first.
-    """
+    """The stage that a row is scored after: its model's."""
+    # The baseline's model is an asset. It waits until the network is parsed: what is refused is not
+    # scored, and the other lanes start first.
     found = backends.model_file(row)
     return ("folded",) if found is None else (found[0],)

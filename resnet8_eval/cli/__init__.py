@@ -271,7 +271,7 @@ def report(
 def show_requirements(as_json: AsJson = False) -> None:
     """List the requirements: what is measured, what is required, in which milestone and phase."""
     if as_json:
-        print_json([requirement.describe() for requirement in requirements.REGISTER])
+        print_json([asdict(requirement) for requirement in requirements.REGISTER])
         return
     for milestone, title in requirements.MILESTONES.items():
         typer.echo(f"{milestone}  {title}")

@@ -220,11 +220,9 @@ def _scores(
 
 @contextmanager
 def _working(what: str) -> Iterator[None]:
-    """A spinner on a terminal, nothing elsewhere; nor what frameworks write while they start.
-
-    They write to the descriptor, past ``sys.stderr``. It is shown where the work stops for a reason
-    that has no words of its own.
-    """
+    """A spinner on a terminal, nothing elsewhere; nor what frameworks write while they start."""
+    # They write to the descriptor, past sys.stderr. It is shown where the work stops for a reason
+    # that has no words of its own.
     from rich.console import Console
 
     sys.stderr.flush()

@@ -187,11 +187,7 @@ def _scatter(
     ticks: list[float],
     columns: Iterable[str],
 ) -> Drawing:
-    """Configurations on a plane, each with a letter that a table beside it explains.
-
-    Each has its place across and its height, with the interval of that height; `ticks` are written
-    below, and the table has the `columns` of the comparison.
-    """
+    """Configurations on a plane: place across, height and its interval, a letter, the table."""
     rows, ends = list(found), (16, 262)
     up = Axis([limit for *_, limits in rows for limit in limits], margin=0.06)
     points = [
@@ -232,10 +228,8 @@ def _nest(points: list[Drawing]) -> None:
 
 
 def _name(points: list[Drawing]) -> None:
-    """Put every point's letter beside it, clear of marks, of other letters and of their leaders.
-
-    What is clear on the narrowest drawing is clear on any, for only the gaps grow.
-    """
+    """Put every point's letter beside it, clear of marks, of other letters and of their leaders."""
+    # What is clear on the narrowest drawing is clear on any, for only the gaps grow.
     marks = [_room(point, 0, 0, 7 + 4 * point["around"]) for point in points]
     letters: list[Room] = []
     for point in sorted(points, key=lambda point: (point["share"], point["letter"])):

@@ -97,7 +97,6 @@ def confusions(results: Results) -> list[dict[str, Any]]:
         told.append(
             {
                 "row": row,
-                "names": names,
                 "lines": lines,
                 "changed": sum(change != 0 for change in changes.values()),
                 "worst": f"{names[true]} taken for {names[answer]}, +{most}" if most > 0 else None,
@@ -125,7 +124,6 @@ def galleries(results: Results) -> list[dict[str, Any]]:
             "answers": "; ".join(dict.fromkeys(row.due.dtype for row, _ in sharing)),
             "images": changed,
             "lost": lost,
-            "names": [words.plain(entry.name) for entry in sharing[0][1].per_class],
         }
         for (lost, changed), sharing in alike.items()
     ]
@@ -232,11 +230,6 @@ def environment(results: Results) -> list[tuple[str, str]]:
     return [(words.plain(name), words.said(value)) for name, value in entries]
 
 
-def date(results: Results) -> str:
-    """When the run was, to the minute."""
-    return minute(results.created)
-
-
 def minute(created: str) -> str:
     """A moment, to the minute."""
     try:
@@ -258,14 +251,11 @@ def commit(results: Results) -> str:
 
 def local_builds(results: Results) -> list[str]:
     """Commands that install builds which a version alone does not name, such as ``2.13.0+cpu``."""
-    packages = sorted(results.environment.packages.items())
-    found = [
-        (words.plain(name), words.plain(version)) for name, version in packages if "+" in version
-    ]
     return [
-        f"python -m pip install {shlex.quote(f'{name}=={version}')}"
-        + f"  # {version.partition('+')[2]} build, from the project's own index"
-        for name, version in found
+        f"python -m pip install {shlex.quote(words.plain(f'{name}=={version}'))}"
+        f"  # {words.plain(version.partition('+')[2])} build, from the project's own index"
+        for name, version in sorted(results.environment.packages.items())
+        if "+" in version
     ]
 
 

@@ -61,7 +61,10 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
     return {
         "verdicts": _moved(_verdicts(old), _verdicts(new)),
         "requirements": _moved(_requirements(old), _requirements(new)),
-        "accuracies": [_moved_accuracy(*row) for row in _moved_rows(old, new)] if alike else [],
+        "accuracies": [
+            Change(name, _accuracy(one), _accuracy(two) + _others(one, two))
+            for name, one, two in (_moved_rows(old, new) if alike else ())
+        ],
         "comparison": _moved(_told(old, names), _told(new, names)) if alike else [],
         "recipes": _moved(_recipes(old), _recipes(new)),
         "versions": _moved(dict(detail.environment(old)), dict(detail.environment(new))),
@@ -114,9 +117,8 @@ def _moved_rows(old: Results, new: Results) -> Iterator[tuple[str, Row, Row]]:
             yield name, one, two
 
 
-def _moved_accuracy(name: str, one: Row, two: Row) -> Change:
-    others = one and two and one.correct == two.correct
-    return Change(name, _accuracy(one), _accuracy(two) + (", others" if others else ""))
+def _others(one: Row, two: Row) -> str:
+    return ", others" if one and two and one.correct == two.correct else ""
 
 
 def _verdicts(results: Results) -> Pairs:
@@ -129,13 +131,11 @@ def _verdicts(results: Results) -> Pairs:
 
 def _requirements(results: Results) -> Pairs:
     return {
-        entry.id: f"{entry.status}{_on_standin(entry.outcome_on_standin)}, {words.measured(entry)}"
+        entry.id: entry.status
+        + (f" ({found} on the stand-in)" if (found := entry.outcome_on_standin) else "")
+        + f", {words.measured(entry)}"
         for entry in results.requirements
     }
-
-
-def _on_standin(found: str | None) -> str:
-    return f" ({found} on the stand-in)" if found else ""
 
 
 def accuracies(old: Results, new: Results) -> list[list[str]]:

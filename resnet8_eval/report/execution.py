@@ -38,22 +38,21 @@ def before_deploying(results: Results) -> list[Note]:
     for row, found in table.measured(results):
         if found.recipe is None:
             continue
-        short, more = _otherwise(found, found.recipe.runs_as)
+        short, more = _left_in_float(found), ""
+        if found.execution == "reference":
+            short = f"It was computed {DEFINITIONS['reference']}."
+            more = _lowered(found) if found.lowering else _refusals(found)
+        elif found.recipe.runs_as:
+            short = (
+                f"It was measured with {words.plain(found.recipe.runs_as)}. Open it with "
+                f"resnet8_eval.backends.onnxruntime.open_session, as this suite does. {short}"
+            )
+            more = _SIGNED_KERNELS
         if found.execution == "kernel" and found.weights_bits:
-            short = f"{short} {_range(found)}".strip()
+            short = f"{short.strip()} {_range(found)}"
         if short:
-            notes.append(Note(row, short, more))
+            notes.append(Note(row, short.strip(), more))
     return notes
-
-
-def _otherwise(found: ConfigurationResult, runs_as: str | None) -> tuple[str, str]:
-    """Where it runs otherwise than a user may think, and why; empty where it does not."""
-    if found.execution == "reference":
-        more = _lowered(found) if found.lowering else _refusals(found)
-        return f"It was computed {DEFINITIONS['reference']}.", more
-    if runs_as:
-        return _as_unsigned(found, runs_as), _SIGNED_KERNELS
-    return _left_in_float(found), ""
 
 
 def _range(found: ConfigurationResult) -> str:
@@ -129,14 +128,6 @@ _SIGNED_KERNELS: Final = (
     "The session option session.qdqisint8allowed alone keeps them in integers too, in kernels "
     "that take seven to ten times as long, depending on the processor (docs/performance.md)."
 )
-
-
-def _as_unsigned(found: ConfigurationResult, runs_as: str) -> str:
-    return (
-        f"It was measured with {words.plain(runs_as)}. Open it with "
-        "resnet8_eval.backends.onnxruntime.open_session, as this suite does. "
-        + _left_in_float(found)
-    ).strip()
 
 
 def _left_in_float(found: ConfigurationResult) -> str:

@@ -12,7 +12,7 @@ from resnet8_eval.row_record import LayerNoise
 
 _NOISE: Final = {"sqnr_weights_db": "Weights, dB", "sqnr_output_db": "Output, dB"}
 UNTOLD: Final = "not told from zero"
-Columns = dict[tuple[str, str], list[dict[str, Any]]]
+Cell = dict[str, Any]
 _COSTS: Final = (
     *("Divergence alone, µnat", "Agreement alone, %"),
     *("Divergence recovered, µnat", "Agreement recovered, pp"),
@@ -39,14 +39,18 @@ def layers(results: Results) -> dict[str, Any] | None:
     names = list(dict.fromkeys([*costs, *itertools.chain.from_iterable(noise.values())]))
     if not names:
         return None
-    columns = _cost_columns([costs.get(name) for name in names]) if costs else {}
+    columns = [(heading, "") for heading in _COSTS if costs]
+    cells = _costs([costs.get(name) for name in names]) if costs else [[] for _ in names]
     for key, heading in _NOISE.items():
-        columns |= _noise_columns(noise, names, key, heading)
+        for titles, texts in _alike(noise, names, key).items():
+            columns.append((heading, titles))
+            for line, text in zip(cells, texts, strict=True):
+                line.append(_cell(text))
     return {
-        "columns": list(columns),
+        "columns": columns,
         "rows": [
-            {"name": short, "title": name, "cells": [cells[i] for cells in columns.values()]}
-            for i, (name, short) in enumerate(short_names(names).items())
+            {"name": short, "title": name, "cells": line}
+            for (name, short), line in zip(short_names(names).items(), cells, strict=True)
         ],
     }
 
@@ -99,16 +103,14 @@ def short_names(names: list[str]) -> dict[str, str]:
     return dict(zip(names, short if clear else map(words.plain, names), strict=True))
 
 
-def _cost_columns(costs: Sequence[LayerCost | None]) -> Columns:
+def _costs(costs: Sequence[LayerCost | None]) -> list[list[Cell]]:
     """What each layer costs; grey where the interval of the cost does not leave zero out."""
     largest = max(cost.divergence_alone_ci95_nats[0] for cost in costs if cost)
-    no_cost = [_cell(words.NOTHING) | {"told": False}] * len(_COSTS)
-    rows = [_cost(cost, largest) if cost else no_cost for cost in costs]
-    headings = [(heading, "") for heading in _COSTS]
-    return dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
+    no_cost = _cell(words.NOTHING) | {"told": False}
+    return [_cost(cost, largest) if cost else [no_cost] * len(_COSTS) for cost in costs]
 
 
-def _cost(cost: LayerCost, largest: float) -> list[dict[str, Any]]:
+def _cost(cost: LayerCost, largest: float) -> list[Cell]:
     """A cell for each of the headings; a bar as long as the share of the largest lower limit."""
     least = cost.divergence_alone_ci95_nats[0]
     bar = round(100 * least / largest, 1) if least > 0 else None
@@ -129,13 +131,13 @@ def _cost(cost: LayerCost, largest: float) -> list[dict[str, Any]]:
 
 def _micro(
     nats: float, interval: Sequence[float], form: Callable[[float, int], str] = "{:.{}f}".format
-) -> dict[str, Any]:
+) -> Cell:
     """Millionths of a nat with their interval."""
     mean, low, high = (form(1e6 * value, 0) for value in (nats, *interval))
     return _cell(f"{mean} ({low} to {high})", told=_told(interval))
 
 
-def _cell(text: str, *, told: bool = True) -> dict[str, Any]:
+def _cell(text: str, *, told: bool = True) -> Cell:
     return {"text": text if told else f"{text}, {UNTOLD}", "bar": None, "told": told}
 
 
@@ -144,21 +146,15 @@ def _told(interval: Sequence[float]) -> bool:
     return interval[0] > 0 or interval[1] < 0
 
 
-def _noise_columns(
-    noise: dict[str, dict[str, LayerNoise]], names: list[str], key: str, heading: str
-) -> Columns:
-    """Ratios in dB; configurations that read alike share a column."""
+def _alike(
+    noise: dict[str, dict[str, LayerNoise]], names: list[str], key: str
+) -> dict[str, tuple[str, ...]]:
+    """Ratios in dB, by the configurations that read alike, which share a column."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for title, entries in noise.items():
-        texts = tuple(_decibels(getattr(entries.get(name), key, None)) for name in names)
+        found = [getattr(entries.get(name), key, None) for name in names]
+        texts = tuple(words.NOTHING if value is None else f"{value:.1f}" for value in found)
         alike.setdefault(texts, []).append(title)
-    return {
-        (heading, "; ".join(titles) if len(alike) > 1 else "all configurations"): [
-            _cell(text) for text in texts
-        ]
-        for texts, titles in alike.items()
-    }
-
-
-def _decibels(value: float | None) -> str:
-    return words.NOTHING if value is None else f"{value:.1f}"
+    if len(alike) == 1:
+        return {"all configurations": next(iter(alike))}
+    return {"; ".join(titles): texts for texts, titles in alike.items()}

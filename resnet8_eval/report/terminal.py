@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Final
+from typing import Any, Final
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import diagnosis, outcome, speed, table, tables, words
@@ -36,49 +36,39 @@ def render(results: Results, width: int) -> list[str]:
         A banner if the run is on the stand-in, the comparison, what makes its figures of speed
         doubtful, one line for each milestone.
     """
+
+    def wrapped(text: str, first: str = "", then: str = "", **how: Any) -> list[str]:
+        return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=then, **how)
+
     lines = []
     if words.is_standin(results):
-        lines += _banner(words.STANDIN_TITLE, words.STANDIN_TEXT, width)
-    if not results.complete:
-        lines += textwrap.wrap(words.incomplete(results), width)
-    lines += textwrap.wrap(words.user_model(results), width)
+        rule = "!" * width
+        lines += [rule, words.STANDIN_TITLE.center(width).rstrip()]
+        lines += [*wrapped(words.STANDIN_TEXT), rule]
+    lines += [*wrapped(words.incomplete(results)), *wrapped(words.user_model(results))]
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
     for cell, weights, accuracy, change, interval, *_, p, agreement in tables.tuning(results).lines:
         text = f"{cell}, stock → tuned: {accuracy} %, {change} pp ({interval}), p {p}"
-        text = f"{text}; agreement {agreement} %; weights {weights}"
-        lines += textwrap.wrap(text, width, subsequent_indent="  ")
+        lines += wrapped(f"{text}; agreement {agreement} %; weights {weights}", then="  ")
     lines += [""] * bool(results.tuning)
     for doubt in results.timing.told if results.timing else ():
-        lines += textwrap.wrap(f"Speed: {words.titled(doubt)}", width, subsequent_indent="  ")
-    lines += textwrap.wrap(speed.recommendation(results) or "", width, subsequent_indent="  ")
-    lines += textwrap.wrap(outcome.machine(results), width)
+        lines += wrapped(f"Speed: {words.titled(doubt)}", then="  ")
+    lines += wrapped(speed.recommendation(results) or "", then="  ")
+    lines += wrapped(outcome.machine(results))
     for figure in outcome.figures(results):
-        lines += textwrap.wrap(
-            f"{figure.name}: {figure.value} ({figure.of})", width, subsequent_indent="  "
-        )
+        lines += wrapped(f"{figure.name}: {figure.value} ({figure.of})", then="  ")
     lines.append("")
     for name, milestone in results.milestones.items():
         lines.append(words.milestone(name, milestone))
-        for found in diagnosis.of(results, name):
-            lines += textwrap.wrap(
-                f"Diagnosis: {found}",
-                width,
-                initial_indent="  ",
-                subsequent_indent="    ",
-                break_on_hyphens=False,  # an option stays whole
-            )
+        for found in diagnosis.of(results, name):  # an option stays whole
+            lines += wrapped(f"Diagnosis: {found}", "  ", "    ", break_on_hyphens=False)
         for shortfall in diagnosis.further(results, name):
-            lines += textwrap.wrap(shortfall, width, initial_indent="  ", subsequent_indent="    ")
+            lines += wrapped(shortfall, "  ", "    ")
     verdict, *failing = words.gate(results) or [""]
-    lines += textwrap.wrap(verdict, width)
+    lines += wrapped(verdict)
     for row in failing:
-        lines += textwrap.wrap(row, width, initial_indent="  ", subsequent_indent="    ")
+        lines += wrapped(row, "  ", "    ")
     return lines
-
-
-def _banner(title: str, text: str, width: int) -> list[str]:
-    rule = "!" * width
-    return [rule, title.center(width).rstrip(), *textwrap.wrap(text, width), rule]
 
 
 def _table(results: Results, width: int) -> list[str]:

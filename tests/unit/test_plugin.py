@@ -425,7 +425,7 @@ def test_an_option_of_speed_without_its_requirement_is_refused(
 def test_a_demand_that_is_no_speed_is_refused(suite: Suite, given: str) -> None:
     done = suite.run(f"--min-speedup={given}", apart=True)
     assert done.status == pytest.ExitCode.USAGE_ERROR
-    assert f"expected a number above 0, such as 1.2, got {given}" in done.output
+    assert f"expected a number above 0, such as 1.2; got {given}" in done.output
 
 
 def test_a_stated_accuracy_is_told_wherever_the_threshold_is(suite: Suite) -> None:
@@ -461,8 +461,8 @@ def test_without_a_statement_the_register_decides_of_an_own_model(suite: Suite) 
     ("words", "said"),
     [
         (["--min-accuracy=80"], "name it with --keras-model"),
-        (["--keras-model=own.h5", "--min-accuracy=nan"], "expected percent, such as 80, got nan"),
-        (["--keras-model=own.h5", "--min-accuracy=100"], "expected percent, such as 80, got 100"),
+        (["--keras-model=own.h5", "--min-accuracy=nan"], "expected percent, such as 80; got nan"),
+        (["--keras-model=own.h5", "--min-accuracy=100"], "expected percent, such as 80; got 100"),
     ],
 )
 def test_a_stated_accuracy_that_means_nothing_is_refused(
