@@ -264,16 +264,19 @@ class AcceptanceRun:
                 needs += [f"compare/{row.name}" for row in configurations.gated()]
             if self.pipeline.settings.assets.user_model:
                 needs.append("preprocessings")
-            needs += [
-                again
-                for seed in self.pipeline.settings.further_seeds
-                for name in (*needs, *(f"compare/{row.name}" for row in configurations.quantized()))
-                if (again := of_seed(name, seed)) in self.pipeline.stages
-            ]
+            if further := self.pipeline.settings.further_seeds:
+                needs += [f"compare/{row.name}" for row in configurations.quantized()]
+                needs += [
+                    again
+                    for seed in further
+                    for name in needs
+                    if (again := of_seed(name, seed)) in self.pipeline.stages
+                ]
             if self.config.getoption("--layers"):
                 # For one recipe only: it takes a minute, and the others do not differ noticeably.
                 needs += [
-                    f"layers/{row.name}"
+                    f"{kind}/{row.name}"
+                    for kind in ("layers", "compare")  # what is not compared is not shown
                     for row in configurations.calibrated()
                     if row.recipe == configurations.TUNED
                 ]

@@ -26,6 +26,7 @@ _FORMULAS: Final = {
     Pooling: "output = clip(round(sum(input - input_zero_point) * multiplier) + output_zero_point)",
     Dense: "output = (sum(input - input_zero_point) * weight + bias) * multiplier",
 }
+"""A dense layer whose output is quantized computes as a convolution does."""
 
 
 def write(
@@ -51,7 +52,7 @@ def write(
                 "file": file,
                 "reads": [makers[network.moved.get(name, name)] for name in layer.inputs],
                 **_settings(layer),
-                "formula": _FORMULAS[type(layer)],
+                **_result(exact, layer),
                 "arrays": {
                     key: {"dtype": str(value.dtype), "shape": list(value.shape)}
                     for key, value in arrays.items()
@@ -82,6 +83,16 @@ def _settings(layer: Layer) -> dict[str, Any]:
             return {"window": list(layer.window)}
         case Dense():
             return {}
+
+
+def _result(exact: ExactNetwork, layer: Layer) -> dict[str, Any]:
+    """How the output is computed, and the integers that it is held to, if it is quantized."""
+    if layer.output not in exact.grids:
+        return {"formula": _FORMULAS[type(layer)]}
+    grid, relu = exact.grids[layer.output], _settings(layer).get("relu")
+    ends = grid.zero_point if relu else 0, grid.levels
+    kind = Convolution if isinstance(layer, Dense) else type(layer)
+    return {"formula": _FORMULAS[kind], "clip": [grid.lowest + end for end in ends]}
 
 
 def _arrays(exact: ExactNetwork, layer: Layer, values: dict[str, Any]) -> dict[str, NDArray[Any]]:

@@ -56,7 +56,7 @@ class Pipeline:
             self._failures.update(lanes.run(jobs, make, logs, self._announce))
 
     def forget(self, names: Iterable[str], made_before: float) -> None:
-        """Remove stages from the cache, to have them made anew.
+        """Remove stages from the cache, to have them made anew, and how far trainings were.
 
         Parameters
         ----------
@@ -69,6 +69,8 @@ class Pipeline:
         for name in names:
             self._made.pop(name, None)
             self.store.discard(name, self.key(name), made_before)
+            if name.startswith("qat-training/"):
+                self.store.discard_trainings(made_before)
 
     def artifact(self, name: str) -> Artifact:
         """The artefact of a stage, made now if it is missing.

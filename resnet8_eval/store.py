@@ -153,6 +153,13 @@ class Store:
                 with self._writing():
                     _remove(folder)
 
+    def discard_trainings(self, kept_before: float) -> None:
+        """Remove what trainings kept before a moment (seconds since the epoch); none is at work."""
+        with self.lock(SCHEDULING), self._writing():
+            for path in (self.root / TRAINING).glob("*"):
+                if path.stat().st_mtime < kept_before:  # each epoch replaces a file in it
+                    _remove(path)
+
     def artifacts(self) -> Iterator[tuple[Path, Artifact | None]]:
         """Whatever stands where artefacts do, with None for what is damaged or none."""
         for path in self._paths():

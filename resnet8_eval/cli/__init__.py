@@ -39,7 +39,7 @@ from resnet8_eval.cli.options import (
 )
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import usable_cores
-from resnet8_eval.errors import ModelError
+from resnet8_eval.errors import ModelError, ResultsError
 from resnet8_eval.lanes import lane_environment
 from resnet8_eval.store import Artifact
 
@@ -246,25 +246,32 @@ def report(
         )
     if fail_on_change and diff is None:
         raise typer.BadParameter("--fail-on-change needs --diff with an older results.json")
-    found = read(results)
-    if diff is not None:
-        old = read(diff)
-        moved, is_changed = differences.changes(old, found), differences.is_changed(old, found)
-        if as_json:
-            head = {"summary": differences.summary(moved), "changed": is_changed}
-            print_json(head | {part: list(map(asdict, each)) for part, each in moved.items()})
+    found, old = read(results), None if diff is None else read(diff)
+    try:
+        if old is not None:
+            moved, is_changed = differences.changes(old, found), differences.is_changed(old, found)
+            if as_json:
+                head = {"summary": differences.summary(moved), "changed": is_changed}
+                print_json(head | {part: list(map(asdict, each)) for part, each in moved.items()})
+            else:
+                typer.echo(texts.difference(old, found))
+            if fail_on_change and is_changed:
+                raise typer.Exit(1)
+        elif markdown:
+            typer.echo(texts.summary(found))
+        elif as_json:
+            typer.echo(encode(found), nl=False)
         else:
-            typer.echo(texts.difference(old, found))
-        if fail_on_change and is_changed:
-            raise typer.Exit(1)
-    elif markdown:
-        typer.echo(texts.summary(found))
-    elif as_json:
-        typer.echo(encode(found), nl=False)
-    else:
-        target = output or results.with_name("report.html")
-        target.write_text(html.page(found), encoding="utf-8")
-        typer.echo(f"written to {target}")
+            target = output or results.with_name("report.html")
+            target.write_text(html.page(found), encoding="utf-8")
+            typer.echo(f"written to {target}")
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{results} has parts that do not fit one another.",
+            expected="a results.json as this suite wrote it",
+            given=f"{type(error).__name__}: {error}",
+            next_step="make it anew with: make report",
+        ) from error
 
 
 @app.command("requirements")

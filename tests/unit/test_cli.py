@@ -410,6 +410,19 @@ def test_report_refuses_results_that_break_the_contract(invoke: Invoke, recorded
     assert "does not keep the form" in done.stderr
 
 
+def test_results_whose_parts_do_not_fit_are_refused_in_a_sentence(
+    invoke: Invoke, recorded: Path
+) -> None:
+    """Planted: no layer of the network that is drawn gives what the second one reads."""
+    broken = json.loads(recorded.read_text())
+    broken["network"]["layers"][0]["name"] = "another"
+    recorded.write_text(json.dumps(broken))
+    done = invoke("report", recorded)
+    assert done.exit_code == 1
+    assert "has parts that do not fit one another" in done.stderr
+    assert "given:    KeyError: " in done.stderr
+
+
 def test_cache_shows_verifies_and_clears(
     invoke: Invoke, pipeline: Pipeline, tmp_path: Path
 ) -> None:

@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from resnet8_eval import cli, configurations
+from resnet8_eval import cli, configurations, quantized_onnx
+from resnet8_eval import golden as vectors
+from resnet8_eval.advanced import lowbit, mixed
+from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.backends import onnxruntime
 from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.tuned import collect
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.pipeline import Pipeline, model_path
+from tests import small_network
 
 POSITIONS = [0, 7, 1999]
 ROWS = ["onnxruntime-int8-tuned", "onnxruntime-uint8-tuned", "onnxruntime-int8-stock"]
@@ -46,11 +51,10 @@ def less_zero(held: dict[str, np.ndarray], role: str) -> np.ndarray:
     return held[role].astype(np.int64) - int(held[f"{role}_zero_point"])
 
 
-def onto(held: dict[str, np.ndarray], real: np.ndarray, *, relu: bool = False) -> np.ndarray:
-    zero_point, dtype = int(held["output_zero_point"]), held["output"].dtype
-    bounds = np.iinfo(dtype)
-    low = zero_point if relu else bounds.min
-    return np.clip(np.rint(real).astype(np.int64) + zero_point, low, bounds.max).astype(dtype)
+def onto(entry: Index, held: dict[str, np.ndarray], real: np.ndarray) -> np.ndarray:
+    assert "clip(round(" in entry["formula"]
+    whole = np.rint(real).astype(np.int64) + int(held["output_zero_point"])
+    return np.clip(whole, *entry["clip"]).astype(held["output"].dtype)
 
 
 def convolution(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
@@ -61,7 +65,7 @@ def convolution(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
     down, across = entry["strides"]
     sums = np.einsum("nhwcij,ocij->nhwo", windows[:, ::down, ::across], weight) + held["bias"]
     real = sums.astype(np.float32) * held["multiplier"]
-    return onto(held, real, relu=entry["relu"])
+    return onto(entry, held, real)
 
 
 def addition(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
@@ -69,20 +73,18 @@ def addition(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
         less_zero(held, role) * float(held[f"{role}_scale"]) / float(held["output_scale"])
         for role in ("input", "other")
     ]
-    return onto(held, real[0] + real[1], relu=entry["relu"])
+    return onto(entry, held, real[0] + real[1])
 
 
 def pooling(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
-    del entry
     sums = less_zero(held, "input").sum(axis=(1, 2))
-    return onto(held, sums.astype(np.float32) * held["multiplier"])
+    return onto(entry, held, sums.astype(np.float32) * held["multiplier"])
 
 
 def dense(entry: Index, held: dict[str, np.ndarray]) -> np.ndarray:
-    del entry
     sums = less_zero(held, "input") @ held["weight"].astype(np.int64).T + held["bias"]
     real = sums.astype(np.float32) * held["multiplier"]
-    return onto(held, real) if "output_zero_point" in held else real
+    return onto(entry, held, real) if "clip" in entry else real
 
 
 LAYERS: dict[str, Callable[[Index, dict[str, np.ndarray]], np.ndarray]] = {
@@ -94,7 +96,21 @@ LAYERS: dict[str, Callable[[Index, dict[str, np.ndarray]], np.ndarray]] = {
 
 
 def test_each_layer_is_what_its_file_says(written: tuple[Path, Index]) -> None:
-    folder, index = written
+    _recomputed(*written)
+
+
+def test_maps_of_four_bits_are_held_to_their_sixteen_integers(tmp_path: Path) -> None:
+    images = small_network.images(24)
+    variants = mixed.variants(collect(small_network.parsed(), images, configurations.TUNED))
+    bits = Bits.all(variants.exact, 4, 4)
+    lowbit.write(variants.at(bits), bits, tmp_path / "model.onnx")
+    exact = quantized_onnx.read(tmp_path / "model.onnx")
+    index = vectors.write(exact, images[:2], [0, 1], tmp_path)
+    assert {entry["clip"][1] for entry in index["layers"] if "clip" in entry} == {15}
+    _recomputed(tmp_path, index)
+
+
+def _recomputed(folder: Path, index: Index) -> None:
     for entry in index["layers"]:
         with np.load(folder / entry["file"]) as arrays:
             held = dict(arrays)

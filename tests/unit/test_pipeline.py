@@ -18,7 +18,7 @@ from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import lane_environment
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.stages import Stage
-from resnet8_eval.store import file_sha256
+from resnet8_eval.store import TRAINING, file_sha256
 from tests.planted import borrowing
 
 QUANTIZED = {
@@ -406,6 +406,19 @@ def test_what_is_forgotten_is_made_anew_with_all_that_it_needs(
     again = asked.artifact("calibration")
     asked.forget(["calibration"], again.created)
     assert asked.peek("calibration") == again
+
+
+def test_a_training_that_is_forgotten_begins_anew(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Planted: it would go on from its last whole epoch, which may be the last of all."""
+    asked = borrowing(pipeline, tmp_path, "calibration")
+    kept = tmp_path / TRAINING / "0123" / "checkpoint.npz"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    asked.forget(["calibration", "latency"], time.time() + 1)
+    asked.forget(["qat-training/W8A8-0"], kept.stat().st_mtime - 1)
+    assert kept.exists()
+    asked.forget(["qat-training/W8A8-0"], time.time() + 1)
+    assert not kept.parent.exists()
 
 
 def test_an_artefact_that_vanished_is_made_again(fresh: Pipeline) -> None:

@@ -389,6 +389,22 @@ def test_what_is_to_be_made_anew_is_forgotten(
     assert {name.partition("/")[0] for name in seen} == set(forgotten)
 
 
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        ("--seeds=2", ["compare/torch-int8-stock", "compare/torch-int8-stock@1"]),
+        ("--layers", ["layers/torch-int8-tuned", "compare/torch-int8-tuned"]),
+    ],
+)
+def test_what_an_option_measures_is_made_for_the_report_of_any_selection(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, option: str, shown: list[str]
+) -> None:
+    seen: set[str] = set()
+    monkeypatch.setattr(Pipeline, "prepare", lambda _, names: seen.update(names))
+    suite.run(option, "-m", "v1_0")
+    assert seen >= set(shown)
+
+
 def test_a_demand_on_speed_reaches_the_requirement(suite: Suite) -> None:
     suite.write({"EVAL-05": passing("EVAL-05", body="assert run.settings.min_speedup == 1.25")})
     assert suite.run("--min-speedup=1.25").statuses(["EVAL-05"]) == {"EVAL-05": "met"}

@@ -120,6 +120,11 @@ def test_one_scale_that_is_not_from_the_images_is_named(
     found[place] = replace(found[place], scales=[found[place].scales[0] * 1.01])
     check = stock.ranges(ROWS[0], found, folded, images)
     assert check.observed == found[place].name
+    # That of another tensor of the same network.
+    other = next(entry for entry in found if entry.kind == "activation")
+    found[place] = replace(found[place], scales=other.scales)
+    check = stock.ranges(ROWS[0], found, folded, images)
+    assert check.observed == found[place].name
 
 
 def test_a_stock_row_that_is_not_proven_makes_its_requirement_red(bench: Bench) -> None:
