@@ -39,8 +39,8 @@ def demand_readable(path: Path) -> None:
     """Refuse a file that is no whole ONNX model of CIFAR-10 images, in float32 or quantized.
 
     ModelError if it is damaged or too large, refers to another file, has operators or subgraphs
-    that no ResNet8 has, takes something else than batches of 32x32 RGB images, or has weights that
-    are not finite.
+    that no ResNet8 has, takes something else than batches of 32x32 RGB images, gives more than
+    one output, or has weights that are not finite.
     """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")
@@ -77,6 +77,8 @@ def _fault(path: Path) -> str | None:
         elif taken and taken[0][1:] == (32, 32, 3):
             why = " (a fixed batch: export it for any)"
         return f"input of shape {', '.join(map(str, taken))}{why}"
+    if len(model.graph.output) != 1:  # which of them are the scores?
+        return f"{len(model.graph.output)} outputs"
     for tensor in _tensors(model):
         value = onnx.numpy_helper.to_array(tensor)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
@@ -109,7 +111,7 @@ def _refusal(path: Path, given: str) -> ModelError:
     return ModelError(
         f"{path.name} is not an ONNX model that this suite can judge.",
         expected="one whole .onnx file of standard operators and finite weights, with the single"
-        " input (N, 32, 32, 3)",
+        " input (N, 32, 32, 3) and a single output",
         given=f"{given}, in {path}",
         next_step="save the network with its weights inside, for batches of any size of 32×32 RGB"
         " images",

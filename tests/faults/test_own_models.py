@@ -350,6 +350,16 @@ def text(model: onnx.ModelProto) -> None:
     )
 
 
+def another_output(model: onnx.ModelProto) -> None:
+    """First, where it would be taken for the scores."""
+    (scores,) = model.graph.output
+    model.graph.node.append(helper.make_node("Identity", [scores.name], ["another"]))
+    other = onnx.ValueInfoProto()
+    other.CopyFrom(scores)
+    other.name = "another"
+    model.graph.output.insert(0, other)
+
+
 def of_no_type(model: onnx.ModelProto) -> None:
     kernel(model).data_type = 9999
 
@@ -357,6 +367,7 @@ def of_no_type(model: onnx.ModelProto) -> None:
 UNUSABLE = {
     "infinite weights": (infinite, "NaN or infinite"),
     "one image at a time": (one_image, "input of shape (1, 32, 32, 3)"),
+    "two outputs": (another_output, "2 outputs"),
     "a custom operator": (custom, "the custom operator own."),
     "a subgraph": (branching, "no ResNet8 needs: onnx.AttributeProto.g"),
     "a function": (lambda m: m.functions.add(), "no ResNet8 needs: onnx.ModelProto.functions"),
