@@ -29,7 +29,7 @@ _TO_PLANES: Final = [0, 3, 1, 2]
 _OTHERWISE_CALLED: Final = {
     "Clip": "ReLU6 or another Clip",
     "LeakyRelu": "LeakyReLU",
-    "Pad": "a padding that no convolution follows at once",
+    "Pad": "a padding that no convolution follows at once, or one that pads by itself",
     "ReduceMean": "an average of another kind",
     "Reshape": "a map that is flattened, but not averaged before",
     "Softmax": "a softmax that does not give the scores",

@@ -107,16 +107,17 @@ def compare(
         _other_bias(stored_biases.get(name), bias) for name, bias in _biases(parameters).items()
     ]
     ranges = parameters.every_range()
-    activations, activation_names = [], []
-    for entry in found:
-        if entry.kind == "activation":
-            scale, zero_point = grid(*ranges[entry.name], levels.get(entry.name, 255))
-            activations.append(_difference(entry, [scale], [zero_point - 128 * signed]))
-            activation_names.append(entry.name)
+    maps = [(entry.name, entry) for entry in found if entry.kind == "activation"]
+    lacking = parameters.activations.keys() - dict(maps)
+    named = [*maps, *((name, None) for name in sorted(lacking))]
+    activations = []
+    for name, entry in named:
+        scale, zero_point = grid(*ranges[name], levels.get(name, 255))
+        activations.append(_difference(entry, [scale], [zero_point - 128 * signed]))
     weight_names = list(parameters.scales)
     return [
         _check("scales, zero points and integers of weights", weight_names, weights),
-        _check("scales and zero points of activations", activation_names, activations),
+        _check("scales and zero points of activations", [name for name, _ in named], activations),
         _check("biases", weight_names, biases),
     ]
 

@@ -46,6 +46,7 @@ from resnet8_eval.store import Artifact
 QUANTIZED = configurations.quantized()
 if TYPE_CHECKING:
     from resnet8_eval.pipeline import Pipeline
+    from resnet8_eval.preprocess import Preprocessing
 
     Framework: TypeAlias = str
     Dtype: TypeAlias = str
@@ -371,7 +372,6 @@ def study(
     from rich.progress import Progress
 
     from resnet8_eval import study as studies
-    from resnet8_eval.preprocess import chosen
 
     other = [
         name
@@ -388,7 +388,7 @@ def study(
     if scheduler:
         _refuse_with("--scheduler", {"--jobs": jobs})
     found = locate(kind, assets_dir, cache_dir, keras_model)
-    pipeline = _pipeline(found, cache_dir, preprocessing=chosen(preprocessing))
+    pipeline = _pipeline(found, cache_dir, preprocessing=_fed(preprocessing, keras_model))
     _sound(pipeline, ["structure/onnx", "folded"])
     counts = counts or ([1000] if other else [250, 1000])
     seeds = seeds or ([0] if bits else [0, 1, 2, 3, 4])
@@ -447,15 +447,13 @@ def run_stages(
     as_json: AsJson = False,
 ) -> None:
     """Make single stages of the pipeline, and show their records."""
-    from resnet8_eval.preprocess import chosen
-
     further = [int(n) for name in stages or () if (n := name.partition("@")[2]).isdecimal()]
     pipeline = _pipeline(
         locate(kind, assets_dir, cache_dir, keras_model),
         cache_dir,
         calibration_count=calibration_count,
         calibration_seed=calibration_seed,
-        preprocessing=chosen(preprocessing),
+        preprocessing=_fed(preprocessing, keras_model),
         seeds=max([calibration_seed, *further]) - calibration_seed + 1,
     )
     if not stages:
@@ -474,6 +472,18 @@ def run_stages(
     else:
         for name, artifact in made.items():
             typer.echo(f"{name}  {artifact.folder}")
+
+
+def _fed(preprocessing: str, own: Path | None) -> Preprocessing:
+    """What the user's own model is fed; the pretrained one is fed raw pixels."""
+    from resnet8_eval.preprocess import RAW, chosen
+
+    if preprocessing != RAW.name and own is None:
+        raise typer.BadParameter(
+            "--preprocessing is for a model of your own; name it with --keras-model. The"
+            " pretrained model is fed raw pixels"
+        )
+    return chosen(preprocessing)
 
 
 def _progress(line: str) -> None:

@@ -589,6 +589,13 @@ def test_what_frameworks_write_while_they_start_is_shown_only_where_the_work_fai
     assert "what it was" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["study", "-o", "out"], ["run", "calibration"]])
+def test_the_pretrained_model_is_fed_as_it_was_trained(invoke: Invoke, command: list[str]) -> None:
+    done = invoke(*command, "--preprocessing", "unit", "--assets", "stand-in")
+    assert done.exit_code == 2
+    assert "name it with --keras-model" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_a_study_is_of_one_kind(invoke: Invoke) -> None:
     done = invoke("study", "--bits", "--budget", 60, "-o", "out")
     assert done.exit_code == 2

@@ -83,6 +83,16 @@ def test_one_other_number_is_found_and_named(
     assert said in _check(pipeline, model, tmp_path / "model.onnx")
 
 
+def test_a_map_that_is_left_in_float_is_found_and_named(pipeline: Pipeline) -> None:
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    model = pipeline.artifact(f"model/{ONNX.name}").path("model.onnx")
+    found = backend.read_back(model, parameters.rounded)
+    name = parameters.rounded.maps[2].output
+    kept = [entry for entry in found if entry.name != name]
+    (check,) = [each for each in proof.compare(kept, parameters, ONNX) if not each.ok]
+    assert f"first wrong: {name}: it is not stored as a quantized tensor" in check.observed
+
+
 def test_a_swapped_axis_is_found_and_named(pipeline: Pipeline, tmp_path: Path) -> None:
     model = _model(pipeline)
     square = {e.name for e in model.graph.initializer if e.dims[:2] == [16, 16]}
