@@ -118,6 +118,16 @@ class Backend(Protocol):
             As :meth:`census`, and ``fed_sha256``, the hash of all the bytes that were fed.
         """
 
+    def lower(self, path: Path, row: Configuration, images: Images) -> Record | None:
+        """Try the framework's own lowering of a stock model to integer kernels.
+
+        Returns
+        -------
+        dict or None
+            As :class:`resnet8_eval.row_record.Lowering`: how the lowered model answers the last
+            batch of `images`, beside the model itself. None where there is no such step.
+        """
+
     def write(self, parameters: Parameters, row: Configuration, path: Path) -> Record:
         """Write a quantized model from given parameters.
 

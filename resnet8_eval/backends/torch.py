@@ -80,8 +80,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     -------
     dict
         As the protocol says; also ``support`` for unsigned weights (see
-        :func:`unsigned_kernel_support`), and for signed ones ``lowering``: how the integer kernels
-        that torchao lowers the model to answer on a batch, beside the model itself.
+        :func:`unsigned_kernel_support`).
     """
     import torch
 
@@ -112,33 +111,37 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
         module = prepare_pt2e(exported, quantizer)
         for batch in batches(images):
             fed.update(batch.data)
-            example = (torch.from_numpy(batch),)
-            module(*example)
-        module = convert_pt2e(module)
-        onnx_to_torch.export(module, path)
-        lowering = None if unsigned else _lowering(path, example)
+            module(torch.from_numpy(batch))
+        onnx_to_torch.export(convert_pt2e(module), path)
     return {
         **census(path),
         "fed_sha256": fed.hexdigest(),
         "support": unsigned_kernel_support() if unsigned else None,
-        "lowering": lowering,
     }
 
 
-def _lowering(path: Path, example: tuple[Any, ...]) -> dict[str, Any]:
-    """Try torchao's own lowering to integer kernels, and hold it against the model."""
-    import torch
-    from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+def lower(path: Path, row: Configuration, images: Images) -> Record | None:
+    """Try torchao's own lowering; see :class:`resnet8_eval.backends.Backend`.
 
-    module = torch_program.load(path).module()
-    with torch.inference_mode():
-        expected = module(*example).argmax(1)
-    try:
-        lowered = lower_pt2e_quantized_to_x86(torch_program.load(path).module(), example)
+    It is compiled, which takes some ten seconds.
+    """
+    if row.weights_dtype == "uint8":
+        return None  # no integer kernel takes such weights
+    import torch
+
+    with torchscript.deprecations_ignored():
+        from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+
+        *_, batch = batches(images)
+        example = (torch.from_numpy(batch),)
         with torch.inference_mode():
-            found = lowered(*example).argmax(1)
-    except Exception as error:  # inductor raises whatever the part that failed raised
-        return {"images": len(expected), "differing": None, "said": str(error).splitlines()[0]}
+            expected = torch_program.load(path).module()(*example).argmax(1)
+        try:
+            lowered = lower_pt2e_quantized_to_x86(torch_program.load(path).module(), example)
+            with torch.inference_mode():
+                found = lowered(*example).argmax(1)
+        except Exception as error:  # inductor raises whatever the part that failed raised
+            return {"images": len(expected), "differing": None, "said": str(error).splitlines()[0]}
     return {"images": len(expected), "differing": int((found != expected).sum()), "said": None}
 
 

@@ -146,7 +146,7 @@ def test_what_fails_keeps_its_milestone_from_met(suite: Suite, start: int) -> No
 
 def test_with_workers_it_is_the_same(suite: Suite) -> None:
     told(suite, dict(zip(list(ALWAYS)[2:], FAULTS, strict=False)), "-n2")
-    told(suite, {"ANL-01": "skipped"}, "-n2")
+    told(suite, {"ANL-01": "skipped"}, "-n1")
 
 
 # --- tests that were not run ---------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_with_workers_it_is_the_same(suite: Suite) -> None:
         ("--deselect", "acceptance/test_small.py::test_conv_02_small"),
         ("-n1", "-k", "not conv_02"),
     ],
-    ids=["by expression", "by name", "with workers"],
+    ids=["by expression", "by name", "with a worker"],
 )
 def test_a_deselected_requirement_is_not_met(suite: Suite, words: tuple[str, ...]) -> None:
     done = suite.run(*words)
@@ -204,7 +204,7 @@ def test_what_came_after_the_first_failure_is_not_met(
     assert not done.results["complete"]
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize("fault", [FAILS, BAD_NUMBER], ids=["an error", "a number"])
 def test_only_the_failed_ones_run_again_is_no_complete_run(
     suite: Suite, fault: str, words: tuple[str, ...]
@@ -225,7 +225,7 @@ def test_only_the_failed_ones_run_again_is_no_complete_run(
     }
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize("plugin", ["terminal", "runner", "skipping", "cacheprovider", "junitxml"])
 def test_no_plugin_that_is_left_out_makes_a_milestone_met(
     suite: Suite, plugin: str, workers: tuple[str, ...]
@@ -264,7 +264,7 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize("fault", BREAKS)
 def test_a_test_that_breaks_the_run_off_is_not_met(
     suite: Suite, fault: str, words: tuple[str, ...]
@@ -279,7 +279,7 @@ def test_a_test_that_breaks_the_run_off_is_not_met(
 
 def test_a_crash_after_the_number_was_good_meets_nothing(suite: Suite) -> None:
     suite.write({"ANL-02": planted("ANL-02", "fixture crash_in_teardown|")}, FIXTURES)
-    done = suite.run("-n2")
+    done = suite.run("-n1")
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert done.verdicts == {
         "v1_0": "met",
@@ -389,7 +389,7 @@ def test_a_test_that_only_has_the_name_of_a_requirement_is_refused(
     assert done.results == {}
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize("name", ["test_cal_01", "test_calibration", "test_cal_2", "test_CAL_02"])
 def test_a_name_that_does_not_say_its_requirement_is_refused(
     suite: Suite, name: str, words: tuple[str, ...]
@@ -402,7 +402,7 @@ def test_a_name_that_does_not_say_its_requirement_is_refused(
     assert done.results == {}
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize(
     ("outcome", "body", "reason"),
     [
@@ -569,8 +569,8 @@ WITH_WORKERS = {
 
 @pytest.mark.parametrize(
     ("way", "workers"),
-    [*((way, ()) for way in INCOMPLETE), *((way, ("-n2",)) for way in WITH_WORKERS)],
-    ids=lambda given: given if isinstance(given, str) else "with workers" if given else "alone",
+    [*((way, ()) for way in INCOMPLETE), *((way, ("-n1",)) for way in WITH_WORKERS)],
+    ids=lambda given: given if isinstance(given, str) else "with a worker" if given else "alone",
 )
 def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
     suite: Suite, pytester: pytest.Pytester, way: str, workers: tuple[str, ...]
@@ -624,7 +624,7 @@ def test_what_is_kept_outlives_any_number_of_runs(suite: Suite) -> None:
 
 def test_it_is_told_what_was_asked_for(suite: Suite) -> None:
     assert suite.run().results["selected"] == list(ALWAYS)
-    asked = suite.run("-m", "v1_1", "-n2").results["selected"]
+    asked = suite.run("-m", "v1_1", "-n1").results["selected"]
     assert asked == [entry.id for entry in of_milestone("v1_1")]
 
 
@@ -655,7 +655,7 @@ def test_what_runs_no_test_leaves_the_reports_alone(suite: Suite, word: str) -> 
     assert not (suite.reports / "last-complete").exists()
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize(
     ("options", "made"),
     [
@@ -761,7 +761,7 @@ assets._checkouts = lambda: []
 
 @pytest.mark.parametrize(
     ("answers", "words"),
-    [(True, ()), (True, ("-n2",)), (False, ())],
+    [(True, ()), (True, ("-n1",)), (False, ())],
     ids=["refuses", "refuses, with workers", "never answers"],
 )
 def test_a_proxy_sees_one_attempt_for_each_file(

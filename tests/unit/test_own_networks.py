@@ -128,9 +128,9 @@ def normalise(x: Any) -> Any:
     return layers().BatchNormalization()(x)
 
 
-def one_relu() -> Any:
+def one_relu(*first: Any) -> Any:
     relu = layers().ReLU()
-    return residual(norm={}, relu=lambda: relu)
+    return residual(norm={}, first=first, relu=lambda: relu)
 
 
 def idle_convolution() -> Any:
@@ -189,41 +189,49 @@ def sequential() -> Any:
 
 NETWORKS: dict[str, Maker] = {
     "without normalisation": lambda: residual(relu=lambda: layers().ReLU()),
-    "+, and relu of keras": lambda: residual(norm={}, add=plus, relu=rectified),
-    "keras.ops.add": lambda: residual(norm={}, add=added),
-    "no biases": lambda: residual(norm={}, bias=False),
-    "neither scale nor center": lambda: residual(norm={"scale": False, "center": False}),
-    "no scale": lambda: residual(norm={"scale": False}, bias=False),
-    "no center": lambda: residual(norm={"center": False}),
-    "layers that pad": lambda: residual(norm={}, padding="layer"),
-    "global average": lambda: residual(norm={}, last=layers().GlobalAveragePooling2D()),
-    "global average, sizes kept": lambda: residual(
+    "+, relu of keras, names with dots": lambda: residual(
+        norm={}, add=plus, relu=rectified, name="block.conv.{}"
+    ),
+    "keras.ops.add, no biases": lambda: residual(norm={}, add=added, bias=False),
+    "neither scale nor center, logits": lambda: residual(
+        norm={"scale": False, "center": False}, head=layers().Dense(10, use_bias=False)
+    ),
+    "no scale, layers that pad": lambda: residual(
+        norm={"scale": False}, bias=False, padding="layer"
+    ),
+    "no center, global average": lambda: residual(
+        norm={"center": False}, last=layers().GlobalAveragePooling2D()
+    ),
+    "global average, sizes kept, names": lambda: residual(
         norm={},
         last=lambda x: layers().Flatten()(layers().GlobalAveragePooling2D(keepdims=True)(x)),
+        name="große conv {}",
     ),
-    "Reshape": lambda: residual(
-        norm={}, last=lambda x: layers().Reshape((6,))(layers().AveragePooling2D(8)(x))
+    "Reshape, pixels in [-1, 1]": lambda: residual(
+        norm={},
+        first=[layers().Rescaling(1 / 127.5, -1)],
+        last=lambda x: layers().Reshape((6,))(layers().AveragePooling2D(8)(x)),
     ),
-    "4×4": lambda: residual(norm={}, strides=(4, 2)),
+    "4×4, Softmax": lambda: residual(
+        norm={}, strides=(4, 2), head=lambda x: layers().Softmax()(layers().Dense(10)(x))
+    ),
     "16×16, kernels of 5": lambda: residual(norm={}, strides=(1, 2), kernel=5),
-    "logits": lambda: residual(norm={}, head=layers().Dense(10, use_bias=False)),
-    "Softmax": lambda: residual(norm={}, head=lambda x: layers().Softmax()(layers().Dense(10)(x))),
-    "pixels in [0, 1]": lambda: residual(norm={}, first=[layers().Rescaling(1 / 255)]),
-    "pixels in [-1, 1]": lambda: residual(norm={}, first=[layers().Rescaling(1 / 127.5, -1)]),
-    "standardised pixels": lambda: residual(
-        first=[layers().Normalization(mean=[120.0, 125, 110], variance=[3600.0, 3700, 4000])]
+    "standardised pixels, one ReLU, used everywhere": lambda: one_relu(
+        layers().Normalization(mean=[120.0, 125, 110], variance=[3600.0, 3700, 4000])
     ),
     "standardised by images": adapted,
     "bytes": lambda: residual(first=[layers().Rescaling(1 / 255)], dtype="uint8"),
-    "x / 255": lambda: residual(norm={}, first=[lambda x: x / 255.0]),
+    "x / 255, a batch of 128": lambda: residual(
+        norm={}, first=[lambda x: x / 255.0], batch_size=128
+    ),
     "(x - mean) / deviation": lambda: residual(norm={}, first=[standardised]),
     "1 - x / 255 of bytes": lambda: residual(first=[inverted_bytes], dtype="uint8"),
-    "one ReLU, used everywhere": one_relu,
-    "images of any size": lambda: stack(size=None),
     "in dictionaries": in_dictionaries,
-    "three summands": lambda: stack(sum_of_three),
-    "ReLU twice, flat averages flattened": lambda: stack(
+    "three summands, images of any size": lambda: stack(sum_of_three, size=None),
+    "ReLU twice, padded on one side, flat averages flattened": lambda: stack(
         layers().ReLU(),
+        layers().ZeroPadding2D(((1, 0), (0, 2))),
+        layers().Conv2D(5, (2, 3), (2, 1)),
         head=lambda x: layers().Dense(10)(layers().Flatten()(layers().GlobalAveragePooling2D()(x))),
     ),
     "one channel": lambda: stack(
@@ -232,22 +240,19 @@ NETWORKS: dict[str, Maker] = {
         layers().Conv2D(1, 3),
         layers().ReLU(),
     ),
-    "padded on one side": lambda: stack(
-        layers().ZeroPadding2D(((1, 0), (0, 2))), layers().Conv2D(5, (2, 3), (2, 1))
-    ),
-    "inert layers": lambda: residual(
+    "inert layers, pixels in [0, 1]": lambda: residual(
         norm={},
-        first=[layers().RandomTranslation(0.1, 0.1), layers().RandomContrast(0.1)],
+        first=[
+            layers().RandomTranslation(0.1, 0.1),
+            layers().RandomContrast(0.1),
+            layers().Rescaling(1 / 255),
+        ],
         between=[layers().Dropout(0.1), layers().SpatialDropout2D(0.1)],
     ),
     "models in the model": nested,
     "augmented by a model, then rescaled": augmented,
-    "a batch of 128": lambda: residual(norm={}, batch_size=128),
-    "names": lambda: residual(norm={}, name="große conv {}"),
-    "names with dots": lambda: residual(norm={}, add=plus, name="block.conv.{}"),
     "float64": lambda: under("float64"),
     "equal weights": equal_layers,
-    "a kernel of zeros": lambda: without("Conv2D", 0),
     "a dense layer of zeros": lambda: without("Dense", 0),
     "a layer of zeros": lambda: stack(
         lambda x: layers().Add()([x, idle_convolution()(x)]),

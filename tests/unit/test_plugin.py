@@ -90,7 +90,7 @@ def test_a_tilde_behind_an_equals_sign_is_the_users_own_folder(
     assert config.getoption(option) == Path(folder)
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_a_junit_reader_shows_each_requirement_and_its_numbers(
     suite: Suite, words: tuple[str, ...]
 ) -> None:
@@ -142,7 +142,7 @@ AcceptanceRun.prepared = prepared
 """
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_the_time_of_the_pipeline_is_no_test_s(suite: Suite, words: tuple[str, ...]) -> None:
     conftest = suite.reports.with_name("conftest.py")
     conftest.write_text(conftest.read_text(encoding="utf-8") + SLOW, encoding="utf-8")
@@ -165,7 +165,7 @@ def test_workers_change_nothing_in_the_report_but_times(suite: Suite) -> None:
     assert pages[0] == pages[1]
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_a_failure_says_id_measured_required_and_margin(
     suite: Suite, words: tuple[str, ...]
 ) -> None:
@@ -205,7 +205,7 @@ NEW_MILESTONE = {
 }
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_a_new_milestone_is_two_entries_in_the_register_and_a_test(
     suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
 ) -> None:
@@ -234,15 +234,15 @@ def test_a_new_milestone_is_two_entries_in_the_register_and_a_test(
     assert "v9_9 met" in (suite.reports / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
 @pytest.mark.parametrize(
-    ("expression", "name"),
+    ("expression", "name", "words"),
     [
-        ("v1_9", "v1_9"),
-        ("v1_0 or v1_9", "v1_9"),
-        ("not v2_0", "v2_0"),
-        ("V1_2", "V1_2"),
-        ("v1.2", "v1.2"),
+        ("v1_9", "v1_9", ()),
+        ("v1_9", "v1_9", ("-n1",)),
+        ("v1_0 or v1_9", "v1_9", ()),
+        ("not v2_0", "v2_0", ()),
+        ("V1_2", "V1_2", ()),
+        ("v1.2", "v1.2", ()),
     ],
 )
 def test_an_unknown_milestone_is_refused_in_one_line_before_anything_is_done(
@@ -279,7 +279,7 @@ def test_other_marker_expressions_select_as_ever(
 ON_DEMAND_IDS = [name for name, entry in BY_ID.items() if entry.milestone in ON_DEMAND]
 
 
-@pytest.mark.parametrize("words", [(), ("-n2",), ("-m", "not v1_0")], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("-n1",), ("-m", "not v1_0")], ids=" ".join)
 def test_what_takes_long_is_left_out_unless_it_is_named(
     suite: Suite, words: tuple[str, ...]
 ) -> None:
@@ -427,7 +427,7 @@ def test_an_option_that_means_nothing_is_refused(suite: Suite, option: str, said
 
 @pytest.mark.parametrize(
     "words",
-    [("--min-speedup=1.2", "-m", "v1_2"), ("--fresh-timing", "--requirement=CAL-01", "-n2")],
+    [("--min-speedup=1.2", "-m", "v1_2"), ("--fresh-timing", "--requirement=CAL-01", "-n1")],
 )
 def test_an_option_of_speed_without_its_requirement_is_refused(
     suite: Suite, words: tuple[str, ...]
@@ -504,7 +504,7 @@ def test_what_another_plugin_warns_about_outside_of_tests_is_its_own(
 
 
 def test_requirement_picks_by_id(suite: Suite) -> None:
-    done = suite.run("--requirement=CAL-01", "--requirement", "PT-02", "-n2")
+    done = suite.run("--requirement=CAL-01", "--requirement", "PT-02", "-n1")
     assert done.status == pytest.ExitCode.OK
     assert {n for n, s in done.statuses().items() if s == "met"} == {"CAL-01", "PT-02"}
     assert "met" not in done.verdicts.values()
@@ -577,7 +577,7 @@ def test_no_key_moves_with_how_a_run_is_called(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     body = "with open('keys', 'a') as keys: print(*map(run.key, run.stages), file=keys)"
     suite.write({"CAL-01": passing("CAL-01", body=body)})
-    ways: list[tuple[str, ...]] = [(), ("-vv",), ("-q", "--tb=short"), ("-n2",)]
+    ways: list[tuple[str, ...]] = [(), ("-vv",), ("-q", "--tb=short"), ("-n1",)]
     for words in ways:
         suite.run("--requirement=CAL-01", *words)
         suite.reports.rename(suite.reports.with_name(f"reports of {words}"))

@@ -245,7 +245,7 @@ def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
     folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
 ) -> None:
     distributed = pytest.importorskip("distributed")
-    wanted = tasks(*range(6))
+    wanted = tasks(*range(4))
     finished = 0
     with distributed.LocalCluster(
         n_workers=2,

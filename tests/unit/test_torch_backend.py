@@ -60,12 +60,12 @@ for name in sys.argv[3:]:
 def test_models_made_twice_are_the_same_to_the_byte(pipeline: Pipeline, tmp_path: Path) -> None:
     """Whichever the process made before: TorchScript numbers the classes that it has seen."""
     parameters = pipeline.artifact("parameters/tuned").folder
-    for number, names in enumerate([NAMES, NAMES[::-1], NAMES[:1], NAMES[1:]]):
+    for number, names in enumerate([NAMES, NAMES[::-1]]):
         words = [sys.executable, "-W", "ignore", "-c", MAKE, parameters, tmp_path / str(number)]
         subprocess.run([*map(str, words), *names], check=True)  # noqa: S603 (our own code)
     for name in NAMES:
         made = [file_sha256(path) for path in tmp_path.glob(f"*/{name}/model.pt")]
-        assert len(made) == 3
+        assert len(made) == 2
         assert len(set(made)) == 1
 
 
