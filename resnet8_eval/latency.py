@@ -253,7 +253,8 @@ def _compared(answers: Sequence[Scores], expected: Scores) -> Record:
     return {
         "images": int(np.isfinite(scores).all(axis=(0, 2)).sum()),
         "disagreements": int((scores.argmax(axis=2) != expected.argmax(axis=1)).sum()),
-        "largest_difference": float(np.abs(scores - expected).max()),
+        # An answer that never came is no number; JSON would not hold it.
+        "largest_difference": float(np.nan_to_num(np.abs(scores - expected), nan=1.0).max()),
     }
 
 

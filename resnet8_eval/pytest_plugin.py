@@ -364,11 +364,15 @@ def _refuse_unknown(option: str, names: Iterable[str], what: str, known: Collect
 
 
 def _refuse_missing(config: pytest.Config) -> None:
-    """Refuse a folder or a model that is named and is not there."""
+    """Refuse a folder, a model or a preprocessing that is named and is not there."""
     try:
         given_folder(config.getoption("--assets-dir"))
         if (model := config.getoption("--keras-model")) is not None:
             given_model(model)
+        if (how := config.getoption("--preprocessing")) is not None:
+            from resnet8_eval.preprocess import chosen
+
+            chosen(how)
     except AssetError as error:
         raise pytest.UsageError(
             f"{error.what} Expected {error.expected}; given: {error.given}. {error.next_step}"

@@ -386,8 +386,11 @@ def check(found: Check) -> str:
 
 def check_name(found: Check) -> str:
     """What was looked at, with a row called by its title."""
-    row, _, what = plain(found.name).partition(", ")
-    return f"{_TITLES[row]}: {what}" if what and row in _TITLES else plain(found.name)
+    name, _, what = plain(found.name).partition(", ")
+    *seed, row = name.rpartition(": ")  # of a further calibration seed, it stands before the row
+    return (
+        f"{''.join(seed)}{_TITLES[row]}: {what}" if what and row in _TITLES else plain(found.name)
+    )
 
 
 def _reaches(requirement: RequirementResult) -> bool:

@@ -716,12 +716,18 @@ def test_missing_assets_end_the_run_before_any_test(
 
 @pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize(
-    "option", ["--keras-model=/nofile.h5", "--keras-model=acceptance", "--assets-dir=/nodir"]
+    "options",
+    [
+        "--keras-model=/nofile.h5",
+        "--keras-model=acceptance",
+        "--assets-dir=/nodir",
+        "--keras-model=own.h5 --preprocessing=/nofile.toml",
+    ],
 )
 def test_a_file_or_a_folder_that_is_not_there_is_a_wrong_call(
-    suite: Suite, option: str, words: tuple[str, ...]
+    suite: Suite, options: str, words: tuple[str, ...]
 ) -> None:
-    done = suite.run(option, *words, apart=True)
+    done = suite.run(*options.split(), *words, apart=True)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in done.output.splitlines() if line]
     assert line.startswith("ERROR: ")

@@ -75,6 +75,14 @@ def test_accuracy_mode_gives_the_scores_of_every_image(
     np.testing.assert_array_equal(found, scores(IMAGES.astype(np.float32)))
 
 
+def test_an_answer_that_never_came_is_no_answer() -> None:
+    expected = np.eye(10, dtype=np.float32)[:3]
+    lost = expected.copy()
+    lost[1] = np.nan
+    found = latency._compared([expected, lost], expected)
+    assert (found["images"], found["largest_difference"]) == (2, 1.0)
+
+
 def test_the_fastest_batch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = {8: 1.0, 32: 2.0, 128: 16.0}
     now = [0.0]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet8_eval.checks import Check
 from resnet8_eval.record import Results
 from resnet8_eval.report import html, markdown, publish, table, terminal, words
 from resnet8_eval.report.render import escape
@@ -254,3 +255,16 @@ def test_a_sensitivity_of_no_layer_is_left_out() -> None:
         row.pop("layers", None)
     assert "## Layers" in markdown.summary(record(report_samples.extended()))
     assert "## Layers" not in markdown.summary(record(raw))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("torch-int8-tuned, a scale", "PyTorch int8, tuned: a scale"),
+        ("seed 1: torch-int8-tuned, a scale", "seed 1: PyTorch int8, tuned: a scale"),
+        ("seed 1: distinct images", "seed 1: distinct images"),
+        ("torch-int8-tuned", "torch-int8-tuned"),
+    ],
+)
+def test_a_check_of_a_row_calls_it_by_its_title_with_any_seed(name: str, said: str) -> None:
+    assert words.check_name(Check(name, "1", "1", ok=True)) == said
