@@ -94,12 +94,7 @@ def gather(
             "requirements": [
                 results.requirement(entry, outcomes.get(entry.id), standin) for entry in register
             ],
-            "expected": [
-                ExpectedRow(
-                    row.name, row.framework, row.dtype, row.recipe.name if row.recipe else None
-                )
-                for row in rows
-            ],
+            "expected": [*map(ExpectedRow.of, rows)],
             "configurations": [_configuration(pipeline, made, row) for row in compared],
             "calibration": _record(made, "calibration"),
             "sensitivity": _sensitivity(made),

@@ -12,6 +12,10 @@ _TOLD_BESIDE: Final = (
     *("file_name", "engine", "runs_as"),
 )
 """Fields of a recipe of version 1 that stand elsewhere now."""
+_ROWS: Final = (
+    *("keras-float32", "onnxruntime-float32", "torch-float32", "onnxruntime-int8"),
+    *("onnxruntime-uint8", "torch-int8", "torch-uint8"),
+)
 _NOISE: Final = ("name", "sqnr_weights_db", "sqnr_output_db")
 
 
@@ -34,17 +38,13 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "expected": [
             {
-                "name": _row(f"{framework}-{dtype}"),
+                "name": _row(name),
                 "framework": framework,
                 "dtype": dtype,
                 "recipe": None if dtype == "float32" else "tuned",
             }
-            for dtypes, frameworks in (
-                (["float32"], ["keras", "onnxruntime", "torch"]),
-                (["int8", "uint8"], ["onnxruntime", "torch"]),
-            )
-            for framework in frameworks
-            for dtype in dtypes
+            for name in _ROWS
+            for framework, dtype in [name.split("-")]
         ],
         "configurations": [
             {

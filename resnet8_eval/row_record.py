@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+if TYPE_CHECKING:
+    from resnet8_eval.configurations import Configuration
 
 Status = Literal["met", "not met", "not evaluated"]
 Count = Annotated[int, Meta(ge=0)]
@@ -56,6 +59,11 @@ class ExpectedRow(Part, frozen=True):
     framework: str
     dtype: str
     recipe: str | None
+
+    @classmethod
+    def of(cls, row: Configuration | ConfigurationResult) -> ExpectedRow:
+        """That of a row as it is configured, or as it was measured."""
+        return cls(row.name, row.framework, row.dtype, row.recipe.name if row.recipe else None)
 
 
 class Recipe(Part, frozen=True):

@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -47,18 +47,6 @@ QUANTIZED = configurations.quantized()
 if TYPE_CHECKING:
     from resnet8_eval.pipeline import Pipeline
     from resnet8_eval.preprocess import Preprocessing
-
-    Framework: TypeAlias = str
-    Dtype: TypeAlias = str
-    RecipeName: TypeAlias = str
-else:  # the list of rows decides what may be chosen
-
-    def _one_of(names: Iterable[str]) -> Any:
-        return Literal[tuple(dict.fromkeys(names))]
-
-    Framework = _one_of(row.framework for row in QUANTIZED)
-    Dtype = _one_of(row.dtype for row in QUANTIZED)
-    RecipeName = _one_of(row.recipe.name for row in QUANTIZED if row.recipe)
 OwnModel = Annotated[Path | None, typer.Option(help="Judge this Keras model instead.")]
 CELLS = [row.name for row in QUANTIZED]
 RANGES, GRANULARITIES = (
@@ -66,16 +54,17 @@ RANGES, GRANULARITIES = (
 )
 
 
-def _among(names: list[str]) -> Callable[[list[str] | None], list[str] | None]:
-    """Check each value of a repeatable option against a list; typer can check only single ones."""
+def _among(names: Iterable[str], *flags: str, **more: Any) -> Any:
+    """An option whose value, or each of whose values, is one of these names."""
+    known = list(dict.fromkeys(names))
 
-    def check(values: list[str] | None) -> list[str] | None:
-        for value in values or ():
-            if value not in names:
-                raise typer.BadParameter(f"'{value}' is none of {', '.join(names)}")
-        return _once(values)
+    def check(given: Any) -> Any:
+        for value in [given] if isinstance(given, str) else given or ():
+            if value not in known:
+                raise typer.BadParameter(f"'{value}' is none of {', '.join(known)}")
+        return given if isinstance(given, str) else _once(given)
 
-    return check
+    return typer.Option(*flags, callback=check, **{"metavar": "|".join(known)} | more)
 
 
 def _once(values: list[Any] | None) -> list[Any] | None:
@@ -165,9 +154,11 @@ for command in (judging.evaluate, judging.compare, judging.golden):
 def quantize(
     model: Annotated[Path, typer.Argument(help="float32 model: .h5, .keras or .onnx.")],
     output: Output,
-    framework: Annotated[Framework, typer.Option()] = "onnxruntime",
-    dtype: Annotated[Dtype, typer.Option()] = "int8",
-    recipe: Annotated[RecipeName, typer.Option()] = configurations.TUNED.name,
+    framework: Annotated[str, _among(row.framework for row in QUANTIZED)] = "onnxruntime",
+    dtype: Annotated[str, _among(row.dtype for row in QUANTIZED)] = "int8",
+    recipe: Annotated[
+        str, _among(row.recipe.name for row in QUANTIZED if row.recipe)
+    ] = configurations.TUNED.name,
     preprocessing: PreprocessingName = "raw",
     calibration_count: Count = 1000,
     calibration_seed: Seed = 0,
@@ -217,7 +208,7 @@ def _row(framework: str, dtype: str, recipe: str) -> Configuration:
 def report(
     results: Annotated[Path, typer.Argument(help="results.json")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="HTML file to write. [default: beside it]")
+        Path | None, typer.Option("--output", "-o", help="HTML file to write. (default: beside it)")
     ] = None,
     diff: Annotated[
         Path | None, typer.Option(help="Show what moved from this older results.json to RESULTS.")
@@ -317,37 +308,37 @@ def study(
         typer.Option(help="Training images that did not calibrate, or the test split."),
     ] = "validation",
     images: Annotated[
-        int | None, typer.Option(help="How many validation images judge. [default: 2000]")
+        int | None, typer.Option(help="How many validation images judge. (default: 2000)")
     ] = None,
     cells: Annotated[
         list[str] | None,
-        typer.Option("--cell", callback=_among(CELLS), help="Row. [default: all quantized ones]"),
+        _among(CELLS, "--cell", metavar="ROW", help="Row. (default: all quantized ones)"),
     ] = None,
     ranges: Annotated[
         list[str] | None,
-        typer.Option(callback=_among(RANGES), help="Activation ranges. [default: all three]"),
+        _among(RANGES, help="Activation ranges. (default: all three)"),
     ] = None,
     granularity: Annotated[
         list[str] | None,
-        typer.Option(callback=_among(GRANULARITIES), help="Of weight scales. [default: both]"),
+        _among(GRANULARITIES, help="Of weight scales. (default: both)"),
     ] = None,
     counts: Annotated[
         list[int] | None,
         typer.Option(
             "--count",
             callback=_once,
-            help="Calibration images. [default: 250, 1000 for the grid, else 1000]",
+            help="Calibration images. (default: 250, 1000 for the grid, else 1000)",
         ),
     ] = None,
     seeds: Annotated[
         list[int] | None,
         typer.Option(
-            "--seed", callback=_once, help="Calibration seeds. [default: 0 to 4; with --bits 0]"
+            "--seed", callback=_once, help="Calibration seeds. (default: 0 to 4; with --bits 0)"
         ),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(callback=_processes, help="Processes. [default: one for each core]"),
+        typer.Option(callback=_processes, help="Processes. (default: one for each core)"),
     ] = None,
     scheduler: Annotated[
         str | None,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from resnet8_eval import assets
 from resnet8_eval.cli.options import (
     AsJson,
     AssetsDir,
@@ -41,25 +40,24 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's accuracy on the test images, in all and for each class."""
-    from resnet8_eval.cifar10 import read_class_names
     from resnet8_eval.evaluate import evaluate as judge
     from resnet8_eval.preprocess import chosen
 
     how = chosen(preprocessing)
-    scores, labels, source, told = _scores(model, how, kind, assets_dir, cache_dir)
+    scores, labels, names, source, told = _scores(model, how, kind, assets_dir, cache_dir)
     record = {
         "model": str(model),
-        "assets": source.kind,
+        "assets": source,
         "preprocessing": {"name": how.name, **how.describe()},
         **told,
-        **judge(scores, labels, read_class_names(source.dataset, source.dataset_sha256)),
+        **judge(scores, labels, names),
     }
     if as_json:
         print_json(record)
         return
     typer.echo(
         f"{model.name}: {record['accuracy_percent']:.2f} % "
-        f"({record['correct']}/{record['total']}, {source.kind} images)"
+        f"({record['correct']}/{record['total']}, {source} images)"
     )
     for entry in record["per_class"]:
         typer.echo(f"  {entry['name']:11} {entry['accuracy_percent']:6.2f} %")
@@ -78,14 +76,12 @@ def compare(
 ) -> None:
     """Hold models against a baseline, image by image: delta, interval, exact test, flag."""
     from resnet8_eval import analysis
-    from resnet8_eval.cifar10 import read_class_names
     from resnet8_eval.evaluate import evaluate as judge
     from resnet8_eval.preprocess import chosen
 
     how = chosen(preprocessing)
     found = [_scores(model, how, kind, assets_dir, cache_dir) for model in (baseline, *models)]
-    reference, labels, source, _ = found[0]
-    names = read_class_names(source.dataset, source.dataset_sha256)
+    reference, labels, names, source, _ = found[0]
     rows = []
     for model, (scores, *_, told) in zip((baseline, *models), found, strict=True):
         rows.append(
@@ -100,7 +96,7 @@ def compare(
         )
     if as_json:
         fed = {"name": how.name, **how.describe()}
-        print_json({"assets": source.kind, "preprocessing": fed, "models": rows})
+        print_json({"assets": source, "preprocessing": fed, "models": rows})
         return
     titles = _told_apart([Path(row["model"]) for row in rows])
     for title, row in zip(titles, rows, strict=True):
@@ -192,8 +188,8 @@ def _scores(
     kind: Literal["real", "auto", "stand-in"],
     assets_dir: Path | None,
     cache_dir: Path | None,
-) -> tuple[Any, Any, assets.Assets, dict[str, Any]]:
-    """Scores of a stored model, the labels, where the images come from, and what may be wrong."""
+) -> tuple[Any, Any, tuple[str, ...], str, dict[str, Any]]:
+    """Scores of a stored model, labels, class names, kind of assets, and what may be wrong."""
     from resnet8_eval import backends, calibration, hints, saturation
     from resnet8_eval.cifar10 import read_class_names, read_split
     from resnet8_eval.convert import onnx_file
@@ -206,16 +202,18 @@ def _scores(
     found = locate(kind, assets_dir, cache_dir, model, suffixes)
     train, test = (read_split(found.dataset, n, found.dataset_sha256) for n in ("train", "test"))
     some = calibration.choose(train.labels, hints.IMAGES, 0).indices
+    names = read_class_names(found.dataset, found.dataset_sha256)
     with _working(f"evaluate {model.name}"):
         scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())
         tried = hints.tried(
             backends.open_runtime(model, usable_cores()),
             Feed(train.images[some], how),
             train.labels[some],
-            read_class_names(found.dataset, found.dataset_sha256),
+            names,
         )
         saturating = saturation.told(model, Feed(test.images, how), test.labels, scores)
-    return scores, test.labels, found, {"hint": tried["hint"], "saturation": saturating}
+    told = {"hint": tried["hint"], "saturation": saturating}
+    return scores, test.labels, names, found.kind, told
 
 
 @contextmanager

@@ -40,7 +40,7 @@ CacheDir = Annotated[
     typer.Option(
         envvar="RESNET8_EVAL_CACHE",
         callback=_expanded,
-        help="Where downloads and artefacts are kept. [default: the user's cache folder]",
+        help="Where downloads and artefacts are kept. (default: the user's cache folder)",
         show_default=False,
     ),
 ]

@@ -79,19 +79,18 @@ def against_integers(results: Results) -> list[str]:
 
 def same_weights(results: Results) -> list[str]:
     """Sentences on rows that hold the same weights, so that nobody takes them for two findings."""
-    titles = {row.due.name: row.title for row in table.rows(results)}
     groups: dict[str, list[ConfigurationResult]] = defaultdict(list)
     for entry in results.configurations:
         if entry.integers_sha256:
             groups[entry.integers_sha256].append(entry)
-    return [_same(results, group, titles) for group in groups.values() if len(group) > 1]
+    return [_same(results, group) for group in groups.values() if len(group) > 1]
 
 
-def _same(results: Results, group: list[ConfigurationResult], titles: dict[str, str]) -> str:
+def _same(results: Results, group: list[ConfigurationResult]) -> str:
     by_framework: dict[str, list[str]] = defaultdict(list)
     for entry in group:
-        by_framework[entry.framework].append(titles[entry.name])
-    said = [f"{words.listed([titles[entry.name] for entry in group])} hold the same weights."]
+        by_framework[entry.framework].append(words.title(entry))
+    said = [f"{words.listed([words.title(entry) for entry in group])} hold the same weights."]
     said += [
         f"{words.listed(alike)} are one measurement, not {len(alike)}."
         for alike in by_framework.values()

@@ -75,15 +75,8 @@ def _legend(largest: float) -> list[tuple[str, str]]:
 
 
 def _lines(drawn: Drawn) -> list[dict[str, Any]]:
-    """Which line each map takes, layer by layer.
-
-    Returns
-    -------
-    list of dict
-        In pixels from the left: ``at``, the layer's own line; ``past``, lines that only pass;
-        ``to``, lines that turn off for a map that is read once more below, as ``(from, to)``;
-        ``into``, lines that end in the layer. ``ends`` says whether nothing reads it.
-    """
+    """Lines ``at`` a layer, ``past`` it, that turn off ``to`` others and end ``into`` it, in px."""
+    # A line turns off where a map is read once more below; `ends`: nothing reads the layer.
     last = {name: place for place, layer in enumerate(drawn.layers) for name in layer.reads}
     lines: dict[int, str] = {0: "images"}
     told = []

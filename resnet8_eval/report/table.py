@@ -39,7 +39,7 @@ class Column:
 
     key: str
     header: str
-    text: Callable[[ConfigurationResult], str]
+    text: Callable[[Any], str]
     order: Callable[[ConfigurationResult], float] | None = None
 
     @property
@@ -79,18 +79,13 @@ def _throughput(found: ConfigurationResult) -> Spread | None:
     return found.throughput[0].images_per_second if found.throughput else None
 
 
-_NAMES: Final[dict[str, Callable[[ExpectedRow | ConfigurationResult], str]]] = {
-    "title": words.title,
-    "framework": words.framework,
-    "dtype": lambda row: words.plain(row.dtype),
-    "recipe": words.recipe,
-}
-"""What is known of a row without a number, too."""
+_NAMES: Final = frozenset({"title", "framework", "dtype", "recipe"})
+"""Keys of the columns that a row without a number has, too."""
 COLUMNS: Final = (
-    Column("title", "Configuration", _NAMES["title"]),
-    Column("framework", "Framework", _NAMES["framework"]),
-    Column("dtype", "Dtype", _NAMES["dtype"]),
-    Column("recipe", "Recipe", _NAMES["recipe"]),
+    Column("title", "Configuration", words.title),
+    Column("framework", "Framework", words.framework),
+    Column("dtype", "Dtype", lambda row: words.plain(row.dtype)),
+    Column("recipe", "Recipe", words.recipe),
     Column(
         "types",
         "Weights/activations",
@@ -138,8 +133,7 @@ def rows(results: Results) -> list[Row]:
     found = {entry.name: entry for entry in results.configurations}
     due = {entry.name: entry for entry in results.expected}
     for name, entry in found.items():
-        recipe = entry.recipe.name if entry.recipe else None
-        due.setdefault(name, ExpectedRow(name, entry.framework, entry.dtype, recipe))
+        due.setdefault(name, ExpectedRow.of(entry))
     baseline = results.baseline.configuration if results.baseline else None
     lines = [Row(entry, found.get(name), name == baseline) for name, entry in due.items()]
     return sorted(lines, key=lambda row: not row.is_baseline)
@@ -163,7 +157,7 @@ def measured(results: Results) -> list[tuple[Row, ConfigurationResult]]:
 def cell(row: Row, column: Column) -> str:
     """What a line shows in a column."""
     if column.key in _NAMES:
-        return _NAMES[column.key](row.due)
+        return column.text(row.due)
     if row.configuration is None:
         return "not evaluated" if column.key == "word" else NOTHING
     if row.is_baseline:

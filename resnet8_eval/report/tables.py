@@ -48,11 +48,10 @@ def tuning(results: Results) -> Table:
 
 def seeds(results: Results) -> Table:
     """A line for each row that was made with every seed."""
-    titles = {row.name: words.title(row) for row in results.expected}
     ranges = {row.name: words.weights_range(row) for row in results.configurations}
     return of_pairs(
         (
-            ("Configuration", titles.get(row.name, words.plain(row.name))),
+            ("Configuration", words.title_of(results, row.name)),
             (words.WEIGHTS_RANGE, ranges.get(row.name, words.NOTHING)),
             ("Correct", ", ".join(map(str, row.correct))),
             ("Accuracy, %: mean", words.percent(row.accuracy_percent.mean)),

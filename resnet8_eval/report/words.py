@@ -207,12 +207,7 @@ def title(row: ExpectedRow | ConfigurationResult) -> str:
 
 WEIGHTS_RANGE: Final = "Weights: run exactly on"
 """Heading of what :func:`weights_range` says."""
-_TITLES: Final = {
-    row.name: title(
-        ExpectedRow(row.name, row.framework, row.dtype, row.recipe.name if row.recipe else None)
-    )
-    for row in CONFIGURATIONS
-}
+_TITLES: Final = {row.name: title(ExpectedRow.of(row)) for row in CONFIGURATIONS}
 _A_ROW: Final = re.compile("|".join(sorted(_TITLES, key=len, reverse=True)))
 
 
@@ -233,13 +228,17 @@ def weights_range(row: ConfigurationResult) -> str:
     return NOTHING if row.weights_bits is None else f"{row.weights_bits} bits: {runs_on(row)}"
 
 
+def title_of(results: Results, name: str) -> str:
+    """The title of a row of a complete run, by its name."""
+    return next((title(row) for row in results.expected if row.name == name), plain(name))
+
+
 def baseline(results: Results) -> str:
     """The baseline, such as ``87.19 % (8719/10000, Keras float32)``."""
     found = results.baseline
     if found is None:
         return "not measured"
-    titles = {row.name: title(row) for row in results.expected}
-    where = titles.get(found.configuration, plain(found.configuration))
+    where = title_of(results, found.configuration)
     where += " on the stand-in" if is_standin(results) else ""
     return f"{percent(found.accuracy_percent)} % ({found.correct}/{found.total}, {where})"
 
@@ -323,7 +322,6 @@ def gate(results: Results) -> list[str]:
         "stock rows are not judged)"
     ]
     rows = {row.name: row for row in results.configurations}
-    titles = {row.name: title(row) for row in results.expected}
     for name in found.failing:
         row = rows.get(name)
         why = f"{row.word}, {signed(row.delta_pp)} pp" if row else "not evaluated"
@@ -331,7 +329,7 @@ def gate(results: Results) -> list[str]:
             why += f" ({delta_interval(row.delta_ci95_pp)})"
         if name in worst:
             why += f"; worst of its seeds {signed(worst[name])} pp"
-        said.append(f"{titles.get(name, plain(name))}: {why}")
+        said.append(f"{title_of(results, name)}: {why}")
     return said
 
 
@@ -360,10 +358,7 @@ def shortfall(requirement: RequirementResult) -> str:
             f"required {required(requirement)}, margin {margin(requirement)}"
         )
     broken = checks.failed(requirement.evidence)
-    parts += [
-        f"{check_name(check)}: expected {plain(check.expected)}, observed {plain(check.observed)}"
-        for check in broken[:_MOST]
-    ]
+    parts += [check(found).removeprefix("BROKEN: ") for found in broken[:_MOST]]
     if len(broken) > _MOST:
         parts.append(f"and {len(broken) - _MOST} more")
     return "; ".join(parts) or reason(requirement)

@@ -80,6 +80,13 @@ def test_each_command_has_a_help_worth_reading(invoke: Invoke, words: list[str])
         assert "--json" in done.stdout
 
 
+def test_help_says_what_applies_where_an_option_is_left_out(invoke: Invoke) -> None:
+    """Text in square brackets would be taken for the markup of its colours, and not shown."""
+    told = " ".join(invoke("study", "--help").stdout.replace("│", " ").split())
+    assert "Activation ranges. (default: all three)" in told
+    assert "Processes. (default: one for each core)" in told
+
+
 def test_every_command_is_in_the_help(invoke: Invoke) -> None:
     for command in {words[0] for words in COMMANDS if words}:
         assert f" {command} " in invoke("--help").stdout
