@@ -35,7 +35,7 @@ def images_to_test(assets: Path) -> tuple[Any, Any]:
 def calibration_set(assets: Path) -> Any:
     """The suite's calibration images of seed 0 as float32."""
     train = read_split(assets / "cifar-10-batches-py", "train")
-    chosen = calibration.choose(train.labels, CALIBRATION_IMAGES, 0).indices
+    chosen = calibration.choose(train.labels, CALIBRATION_IMAGES, 0)
     return train.images[chosen].astype(np.float32)
 
 

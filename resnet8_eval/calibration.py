@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,25 +17,16 @@ OPTIONS: Final = ("--calibration-count", "--calibration-seed")
 """What decides a calibration set, as a user gives it."""
 
 
-@dataclass(frozen=True)
-class CalibrationSet:
-    """A stratified choice of training images, drawn with `seed`.
-
-    `indices` are ascending positions in the training split, int64 (N,).
-    """
-
-    indices: NDArray[np.int64]
-    seed: int
-
-    @property
-    def indices_sha256(self) -> str:
-        """SHA-256 of the indices as little-endian int64."""
-        return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+Indices = NDArray[np.int64]
+"""Ascending positions in the training split, (N,)."""
 
 
-def choose(
-    labels: Labels, count: int, seed: int, options: Sequence[str] = OPTIONS
-) -> CalibrationSet:
+def indices_sha256(indices: Indices) -> str:
+    """SHA-256 of indices as little-endian int64."""
+    return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
+
+
+def choose(labels: Labels, count: int, seed: int, options: Sequence[str] = OPTIONS) -> Indices:
     """Draw a stratified calibration set from the labels of the training split.
 
     Parameters
@@ -74,7 +64,7 @@ def choose(
         rng.choice(np.flatnonzero(labels == label), size=n, replace=False)
         for label, n in enumerate(wanted)
     ]
-    return CalibrationSet(np.sort(np.concatenate(chosen)).astype(np.int64), seed)
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def split(
@@ -83,7 +73,7 @@ def split(
     seed: int,
     validation_count: int,
     options: Sequence[str] = OPTIONS,
-) -> tuple[CalibrationSet, NDArray[np.int64]]:
+) -> tuple[Indices, Indices]:
     """Say which training images calibrate, and which validate a choice made with them.
 
     Parameters
@@ -98,14 +88,12 @@ def split(
 
     Returns
     -------
-    calibrating : CalibrationSet
-        Exactly ``choose(labels, count, seed)``.
-    validating : ndarray
-        int64, ascending positions in the training split.
+    calibrating, validating
+        The former is exactly ``choose(labels, count, seed)``.
     """
     calibrating = choose(labels, count, seed, options)
     free = np.ones(len(labels), bool)
-    free[calibrating.indices] = False
+    free[calibrating] = False
     rest = np.flatnonzero(free)
     # Another stream than the calibration set's, which starts from the seed itself.
     try:
@@ -120,7 +108,7 @@ def split(
             " left",
             next_step=f"choose another {' or '.join(options[::2])}",
         ) from error
-    return calibrating, rest[chosen.indices]
+    return calibrating, rest[chosen]
 
 
 def verify(
@@ -131,16 +119,20 @@ def verify(
     `count` images were asked for. Test images are compared by pixel content, not by index.
     """
     per_class = np.bincount(labels, minlength=10)
-    test = {image.tobytes() for image in test_images}
-    pixels = [image.tobytes() for image in images]
     return [
         equal("calibration images", count, len(images)),
-        equal("distinct images", len(pixels), len(set(pixels))),
+        equal("distinct images", len(images), len({image.tobytes() for image in images})),
         Check(
             "class balance",
             "ten classes that differ by at most one image",
             f"{per_class.min()} to {per_class.max()} a class",
             bool(len(per_class) == 10 and np.ptp(per_class) <= 1),
         ),
-        equal("images that are also test images", 0, sum(image in test for image in pixels)),
+        equal("images that are also test images", 0, shared(images, test_images)),
     ]
+
+
+def shared(some: NDArray[np.uint8], others: NDArray[np.uint8]) -> int:
+    """How many of some images are, pixel for pixel, among others."""
+    known = {image.tobytes() for image in others}
+    return sum(image.tobytes() in known for image in some)

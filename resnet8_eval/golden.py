@@ -70,19 +70,11 @@ def write(
 
 
 def _settings(layer: Layer) -> dict[str, Any]:
-    match layer:
-        case Convolution():
-            return {
-                "strides": list(layer.strides),
-                "pads": list(layer.pads),
-                "relu": layer.before_relu is not None,
-            }
-        case Addition():
-            return {"relu": layer.before_relu is not None}
-        case Pooling():
-            return {"window": list(layer.window)}
-        case Dense():
-            return {}
+    sizes = [key for key in ("strides", "pads", "window") if hasattr(layer, key)]
+    found: dict[str, Any] = {key: list(getattr(layer, key)) for key in sizes}
+    if isinstance(layer, Convolution | Addition):
+        found["relu"] = layer.before_relu is not None
+    return found
 
 
 def _result(exact: ExactNetwork, layer: Layer) -> dict[str, Any]:

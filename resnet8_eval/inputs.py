@@ -18,6 +18,7 @@ from resnet8_eval.store import Artifact, Record
 
 if TYPE_CHECKING:
     from resnet8_eval.calibrate.parameters import Parameters
+    from resnet8_eval.calibrate.tuned import Statistics
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,12 @@ class Inputs:
 
         assets = self.settings.assets
         return read_class_names(assets.dataset, assets.dataset_sha256)
+
+    def statistics(self, stage: str) -> Statistics:
+        """What a needed artefact's stage collected on the calibration images."""
+        from resnet8_eval.calibrate.tuned import Statistics
+
+        return Statistics.load(self.artifacts[stage].folder, self.record(stage)["fed_sha256"])
 
     def parameters(self, recipe: Recipe) -> Parameters:
         """What a recipe's calibration decided."""

@@ -249,11 +249,7 @@ class ExactNetwork:
         return np.take(table, places, mode="wrap")  # which looks for no errors
 
     def _pairs(self, layer: Addition) -> Floats:
-        """What each pair of integers adds up to, float32 (65536,).
-
-        The kernels use fused multiply-add: a product of float64 is exact here, and one rounding to
-        float32 follows.
-        """
+        """What each pair of integers adds up to, float32 (65536,), with fused multiply-add."""
         one, two, out = (self.grid(name) for name in (*layer.inputs, layer.output))
         a, b = (values.ravel() for values in np.indices((256, 256), np.float32))
         if self.rounding != "onnxruntime":

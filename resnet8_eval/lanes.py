@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import sys
 import threading
@@ -69,7 +70,8 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
     Parameters
     ----------
     jobs
-        What to do, the most urgent first. Needs that are not among them are done already.
+        What to do, each behind those that it needs; of those that could run, the first is the most
+        urgent. Needs that are not among them are done already.
     make
         Does one.
     logs
@@ -82,23 +84,17 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
     dict
         The jobs that could not be done, and why.
     """
-    by_name = {job.name: job for job in jobs}
-    graph = {job.name: [need for need in job.needs if need in by_name] for job in jobs}
-    needs_first = [by_name[name] for name in TopologicalSorter(graph).static_order()]
-    order = TopologicalSorter(graph)
-    order.prepare()
-    ready: set[str] = set()
+    TopologicalSorter({job.name: job.needs for job in jobs}).prepare()  # or raise CycleError
+    known, done, left = {job.name for job in jobs}, set[str](), list(jobs)
     failures: dict[str, SuiteError] = {}
     crew = _Crew(logs, announce)
     try:
         while True:
-            ready.update(order.get_ready())
-            waiting = [job for job in jobs if job.name in ready]
-            for job in sorted(waiting, key=lambda job: job.alone):
+            ready = [job for job in left if done.issuperset(known.intersection(job.needs))]
+            for job in sorted(ready, key=lambda job: job.alone):
                 if crew.has_room_for(job):
-                    ready.remove(job.name)
+                    left.remove(job)
                     crew.start(job, make)
-            left = [job for job in jobs if job.name not in failures and not crew.has_seen(job)]
             crew.warm_up({job.lane: None for job in left})
             if not crew.running:
                 break
@@ -107,9 +103,10 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
                     failures[ended.name] = result
                     announce(f"{ended.name} FAILED")
                 else:
-                    order.done(ended.name)
+                    done.add(ended.name)
                     announce(f"{ended.name} {result:.1f} s")
-            _spread(failures, needs_first)
+            _spread(failures, jobs)
+            left = [job for job in left if job.name not in failures]
             crew.dismiss_but({job.lane for job in left})
     except BaseException as error:
         making = [job.name for _, job in crew.running.values() if job is not None]
@@ -120,9 +117,9 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
     return failures
 
 
-def _spread(failures: dict[str, SuiteError], needs_first: Iterable[Job]) -> None:
+def _spread(failures: dict[str, SuiteError], jobs: Iterable[Job]) -> None:
     """Add the jobs that need a failed job."""
-    for job in needs_first:
+    for job in jobs:
         broken = next((need for need in job.needs if need in failures), None)
         if broken and job.name not in failures:
             failures[job.name] = _not_made(job.name, broken, failures[broken])
@@ -137,13 +134,8 @@ class _Crew:
         self._heard: dict[Path, int] = {}
         self._lanes: dict[tuple[str, int], Any] = {}
         self._leaving: list[threading.Thread] = []
-        self._seen: set[str] = set()
         self._warm: set[str] = set()
         self.running: dict[Future[float], tuple[tuple[str, int], Job | None]] = {}
-
-    def has_seen(self, job: Job) -> bool:
-        """Whether a job has been started."""
-        return job.name in self._seen
 
     def has_room_for(self, job: Job) -> bool:
         """Whether a job could start now."""
@@ -155,7 +147,6 @@ class _Crew:
     def start(self, job: Job, make: Make) -> None:
         """Begin a job in its lane."""
         threads = CORES if job.alone else THREADS
-        self._seen.add(job.name)
         self._warm.add(job.lane)
         self._submit((job.lane, threads), job, make, job.name, threads)
 
@@ -234,17 +225,10 @@ class _Crew:
 
 
 def _warm_up(lane: str) -> float:
-    """In a lane: import what its stages will need, while they wait for others.
-
-    If a framework cannot be imported, the first stage that needs it reports that.
-    """
+    """In a lane: import what its stages will need; if that fails, the first of them reports it."""
     with contextlib.suppress(Exception):
         _WARM_UPS[lane]()
     return 0.0
-
-
-def _import_onnxruntime() -> None:
-    import onnxruntime.quantization  # noqa: F401
 
 
 def _import_torch() -> None:
@@ -254,7 +238,10 @@ def _import_torch() -> None:
     torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
 
 
-_WARM_UPS: Final = {"onnxruntime": _import_onnxruntime, "torch": _import_torch}
+_WARM_UPS: Final[dict[str, Callable[[], object]]] = {
+    "onnxruntime": lambda: importlib.import_module("onnxruntime.quantization"),
+    "torch": _import_torch,
+}
 """Not Keras: conversion logs what TensorFlow says while it is imported."""
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from resnet8_eval.backends import Runtime
 from resnet8_eval.preprocess import Images, preprocess
@@ -106,18 +107,13 @@ def load_test(
     log.enable_trace = False
     sut = loadgen.ConstructSUT(issue, lambda: None)
     library = loadgen.ConstructQSL(len(images), min(LOADED, len(images)), load, lambda _: None)
-    before = (time.monotonic(), time.process_time(), _idle_s())
+    before = _times()
     try:
         loadgen.StartTestWithLogSettings(sut, library, settings, log)
     finally:
         loadgen.DestroyQSL(library)
         loadgen.DestroySUT(sut)
-    wall, own, idle = (
-        after - earlier
-        for after, earlier in zip(
-            (time.monotonic(), time.process_time(), _idle_s()), before, strict=True
-        )
-    )
+    wall, own, idle = (_times() - before).tolist()
     capacity = wall * (psutil.cpu_count() or 1)
     return {
         **_judged(folder / "mlperf_log_detail.txt", scenario, answered, clock_s, accuracy),
@@ -163,7 +159,8 @@ def _judged(
     return {"valid": valid, "reasons": reasons, "figures": figures, "loadgen_s": loadgen_s}
 
 
-def _idle_s() -> float:
-    """Seconds that the machine's processors have had nothing to do."""
+def _times() -> NDArray[np.float64]:
+    """Seconds: of the steady clock, of this process, and of processors with nothing to do."""
     times = psutil.cpu_times()
-    return float(times.idle + getattr(times, "iowait", 0.0))
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    return np.array([time.monotonic(), time.process_time(), idle])

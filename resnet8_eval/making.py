@@ -15,9 +15,8 @@ from resnet8_eval import backends, configurations, gallery, hints, lanes, networ
 from resnet8_eval.analysis import BASELINE
 from resnet8_eval.analysis import compare as beside
 from resnet8_eval.calibrate import histograms
-from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.calibrate.tuned import Statistics, collect, compare_feeds, decide, same_function
-from resnet8_eval.calibration import choose, split, verify
+from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide, in_words, same_function
+from resnet8_eval.calibration import choose, indices_sha256, split, verify
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.convert import keras_file, keras_to_onnx, onnx_file, onnx_to_torch
 from resnet8_eval.evaluate import evaluate, parity
@@ -44,7 +43,7 @@ def onnx(inputs: Inputs) -> Record:
 def preprocessings(inputs: Inputs) -> Record:
     """Try the usual preprocessings on a few training images."""
     train = inputs.split("train")
-    some = choose(train.labels, hints.IMAGES, 0).indices
+    some = choose(train.labels, hints.IMAGES, 0)
     with inputs.model() as model:
         runtime = backends.open_runtime(model, inputs.threads)
         return hints.tried(runtime, train.images[some], train.labels[some], inputs.class_names)
@@ -69,18 +68,18 @@ def torch(inputs: Inputs) -> Record:
 def calibration(inputs: Inputs) -> Record:
     """Draw the calibration set from the training images."""
     train, test = inputs.split("train"), inputs.split("test")
-    settings = inputs.settings
-    chosen = choose(train.labels, settings.calibration_count, settings.calibration_seed)
-    images, labels = train.images.pixels[chosen.indices], train.labels[chosen.indices]
-    np.save(inputs.out / "indices.npy", chosen.indices)
+    count, seed = inputs.settings.calibration_count, inputs.settings.calibration_seed
+    chosen = choose(train.labels, count, seed)
+    images, labels = train.images.pixels[chosen], train.labels[chosen]
+    np.save(inputs.out / "indices.npy", chosen)
     np.save(inputs.out / "images.npy", images)
-    checks = verify(images, labels, settings.calibration_count, test.images.pixels)
+    checks = verify(images, labels, count, test.images.pixels)
     return {
         "source": "train",
         "count": len(images),
         "per_class": np.bincount(labels, minlength=10).tolist(),
-        "indices_sha256": chosen.indices_sha256,
-        "seed": chosen.seed,
+        "indices_sha256": indices_sha256(chosen),
+        "seed": seed,
         "checks": checks,
     }
 
@@ -97,25 +96,24 @@ def statistics(inputs: Inputs, *, recipe: Recipe) -> Record:
 
 def parameters(inputs: Inputs, *, recipe: Recipe) -> Record:
     """Decide a recipe's scales, zero points and integers."""
-    made = inputs.artifacts[f"statistics/{recipe.statistics}"]
-    statistics = Statistics.load(made.folder, made.record["fed_sha256"])
-    decided = decide(statistics, inputs.out, recipe, recipe.weight_limit)
-    drawn = histograms.layers(Parameters.load(inputs.out), statistics.observed, recipe.weight_limit)
-    return {**decided, "checks": made.record["checks"], "drawn": drawn}
+    stage = f"statistics/{recipe.statistics}"
+    statistics = inputs.statistics(stage)
+    decided = decide(statistics, recipe, recipe.weight_limit)
+    decided.save(inputs.out)
+    return {
+        "method": in_words(recipe, decided),
+        "fed_sha256": statistics.observed.fed_sha256,
+        "checks": inputs.record(stage)["checks"],
+        "drawn": histograms.layers(decided, statistics.observed, recipe.weight_limit),
+    }
 
 
 def model(inputs: Inputs, *, row: Configuration) -> Record:
-    """Write a row's model from its recipe's parameters."""
-    backend = backends.backend(row.framework)
-    path = inputs.out / backends.file_of(row)
-    return backend.write(inputs.parameters(row.quantized_by), row, path)
-
-
-def stock_model(inputs: Inputs, *, row: Configuration) -> Record:
-    """Quantize with the framework's own quantizer, and try its lowering to integer kernels."""
-    backend = backends.backend(row.framework)
+    """Write a row's model, from its recipe's parameters or by the framework's own quantizer."""
+    backend, path = backends.backend(row.framework), inputs.out / backends.file_of(row)
+    if not row.is_stock:
+        return backend.write(inputs.parameters(row.quantized_by), row, path)
     folded, images = inputs.path("folded", "folded.onnx"), inputs.images("calibration")
-    path = inputs.out / backends.file_of(row)
     made = backend.quantize(folded, images, row, path, inputs.threads)
     return made | {"lowering": backend.lower(path, row, images)}
 
@@ -186,7 +184,7 @@ def sensitivity(inputs: Inputs, *, recipe: Recipe) -> Record:
     parameters = inputs.parameters(recipe)
     return {
         "source": "train",
-        "calibrated": len(np.intersect1d(calibrating.indices, validating)),
+        "calibrated": len(np.intersect1d(calibrating, validating)),
         "noise_images": len(few),
         **costs(parameters, images, train.labels[validating], inputs.threads),
     }

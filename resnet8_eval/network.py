@@ -244,7 +244,7 @@ def parse(model: onnx.ModelProto, name: str = "The model") -> Network:
     copy.CopyFrom(model)
     try:
         return _Parser(copy).network()
-    except _UnrepresentableError as error:
+    except _PartError as error:
         raise ModelError(
             f"{name} is a network that this suite cannot quantize.",
             expected="convolutions, each with ReLU or none, additions of two maps, one average over"
@@ -254,7 +254,7 @@ def parse(model: onnx.ModelProto, name: str = "The model") -> Network:
         ) from None
 
 
-class _UnrepresentableError(Exception):
+class _PartError(Exception):
     pass
 
 
@@ -273,9 +273,7 @@ class _Parser:
     def network(self) -> Network:
         graph = self._graph
         if len(graph.input) != 1 or len(graph.output) != 1:
-            raise _UnrepresentableError(
-                f"{len(graph.input)} inputs and {len(graph.output)} outputs"
-            )
+            raise _PartError(f"{len(graph.input)} inputs and {len(graph.output)} outputs")
         layers: list[Layer] = []
         for node in graph.node:
             match node.op_type:
@@ -295,9 +293,9 @@ class _Parser:
                     pass  # part of the layer before
                 case other:
                     said = _OTHERWISE_CALLED.get(other, other)
-                    raise _UnrepresentableError(f"{said} ({node.name or node.output[0]})")
+                    raise _PartError(f"{said} ({node.name or node.output[0]})")
         if not layers or not isinstance(layers[-1], Dense):
-            raise _UnrepresentableError("no dense layer at the end")
+            raise _PartError("no dense layer at the end")
         return Network(
             self._model, tuple(layers), graph.input[0].name, self._planes, self._output()
         )
@@ -305,34 +303,32 @@ class _Parser:
     def _output(self) -> str:
         (name,) = self._outputs
         if self._shapes.get(name, ())[1:] != (CLASSES,):
-            raise _UnrepresentableError(f"an output of shape {self._said(name)}")
+            raise _PartError(f"an output of shape {self._said(name)}")
         return name
 
     def _transpose(self, node: onnx.NodeProto) -> str:
         (image,) = self._graph.input
         perm = settings(node).get("perm", [])
         if node.input[0] != image.name or perm != _TO_PLANES:
-            raise _UnrepresentableError(f"a transposition by {perm}")
+            raise _PartError(f"a transposition by {perm}")
         if self._shapes[node.output[0]][1:] != IMAGE:
-            raise _UnrepresentableError(f"images of shape {self._said(image.name)}")
+            raise _PartError(f"images of shape {self._said(image.name)}")
         self._known.add(node.output[0])
         return node.output[0]
 
     def _convolution(self, node: onnx.NodeProto) -> Convolution:
         self._demand_maps(node, node.input[:1])
-        self._demand_constants(node, 3)
+        self._demand_constants(node)
         given = settings(node)
         if given.get("group", 1) != 1:
-            raise _UnrepresentableError(f"a convolution in {given['group']} groups ({node.name})")
+            raise _PartError(f"a convolution in {given['group']} groups ({node.name})")
         if any(size != 1 for size in given.get("dilations", ())):
-            raise _UnrepresentableError(f"a dilated convolution ({node.name})")
+            raise _PartError(f"a dilated convolution ({node.name})")
         if given.get("auto_pad", b"NOTSET") != b"NOTSET":
-            raise _UnrepresentableError(f"a convolution whose padding is not written ({node.name})")
+            raise _PartError(f"a convolution whose padding is not written ({node.name})")
         taken, channels = self._constants[node.input[1]].shape[1], self._shapes[node.input[0]][1]
         if taken != channels:
-            raise _UnrepresentableError(
-                f"a kernel for {taken} channels on a map of {channels} ({node.name})"
-            )
+            raise _PartError(f"a kernel for {taken} channels on a map of {channels} ({node.name})")
         down, across = given.get("strides", (1, 1))
         top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
         output, before_relu = self._with_relu(node)
@@ -351,9 +347,9 @@ class _Parser:
         self._demand_maps(node, node.input)
         left, right = node.input
         if self._planes in node.input:
-            raise _UnrepresentableError(f"an addition to the image itself ({node.name})")
+            raise _PartError(f"an addition to the image itself ({node.name})")
         if self._shapes[left] != self._shapes[right]:
-            raise _UnrepresentableError(
+            raise _PartError(
                 f"an addition of {self._said(left)} and {self._said(right)} ({node.name})"
             )
         return Addition(node.name, (left, right), *self._with_relu(node))
@@ -363,37 +359,33 @@ class _Parser:
         height, width = whole = self._shapes[node.input[0]][2:]
         window = tuple(settings(node).get("kernel_shape", whole))
         if window != whole or any(settings(node).get("pads", ())):
-            raise _UnrepresentableError(
+            raise _PartError(
                 f"an average over {_times(window)} of a map of {_times(whole)} ({node.name})"
             )
         readers = self._readers[node.output[0]]
         channels = self._shapes[node.input[0]][1]
         flat = [n.output[0] for n in readers if self._shapes[n.output[0]][1:] == (channels,)]
         if len(readers) != 1 or [reader.op_type for reader in readers] != ["Reshape"] or not flat:
-            raise _UnrepresentableError(f"an average that is not flattened ({node.name})")
+            raise _PartError(f"an average that is not flattened ({node.name})")
         node.op_type = "GlobalAveragePool"
         del node.attribute[:]
         self._known.add(flat[0])
         return Pooling(node.name, (node.input[0],), node.output[0], flat[0], (height, width))
 
     def _dense(self, node: onnx.NodeProto, before: Iterable[Layer]) -> Dense:
-        self._demand_constants(node, 3)
+        self._demand_constants(node)
         given = settings(node)
         plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
         if any(given.get(name, value) != value for name, value in plain.items()):
-            raise _UnrepresentableError(f"a transposed or scaled matrix product ({node.name})")
+            raise _PartError(f"a transposed or scaled matrix product ({node.name})")
         flattened = {layer.flat for layer in before if isinstance(layer, Pooling)}
         readers = self._readers[node.output[0]]
         if any(isinstance(layer, Dense) for layer in before) or any(
             reader.op_type != "Softmax" for reader in readers
         ):
-            raise _UnrepresentableError(
-                f"more than one dense layer, or one with an activation ({node.name})"
-            )
+            raise _PartError(f"more than one dense layer, or one with an activation ({node.name})")
         if node.input[0] not in flattened:
-            raise _UnrepresentableError(
-                f"a dense layer on a map that is not averaged ({node.name})"
-            )
+            raise _PartError(f"a dense layer on a map that is not averaged ({node.name})")
         return Dense(node.name, (node.input[0],), node.output[0], node.input[1], node.input[2])
 
     def _is_last(self, node: onnx.NodeProto, before: list[Layer]) -> bool:
@@ -411,9 +403,7 @@ class _Parser:
         readers = self._readers[name]
         if any(reader.op_type == "Relu" for reader in readers):
             if len(readers) > 1:
-                raise _UnrepresentableError(
-                    f"a map that is read both before and after its ReLU ({node.name})"
-                )
+                raise _PartError(f"a map that is read both before and after its ReLU ({node.name})")
             self._known.add(readers[0].output[0])
             return readers[0].output[0], name
         self._known.add(name)
@@ -423,15 +413,15 @@ class _Parser:
         for name in names:
             if name not in self._known:
                 what = "a constant" if name in self._constants else name
-                raise _UnrepresentableError(f"{node.op_type} of {what} ({node.name})")
+                raise _PartError(f"{node.op_type} of {what} ({node.name})")
 
-    def _demand_constants(self, node: onnx.NodeProto, count: int) -> None:
+    def _demand_constants(self, node: onnx.NodeProto) -> None:
         """Weight and bias have to be there, and finite."""
-        if len(node.input) != count or not all(n in self._constants for n in node.input[1:]):
-            raise _UnrepresentableError(f"{node.op_type} without constant weights ({node.name})")
+        if len(node.input) != 3 or not all(n in self._constants for n in node.input[1:]):
+            raise _PartError(f"{node.op_type} without constant weights ({node.name})")
         values = [self._constants[name] for name in node.input[1:]]
         if not all(np.isfinite(value).all() for value in values):
-            raise _UnrepresentableError(f"weights that are NaN or infinite ({node.name})")
+            raise _PartError(f"weights that are NaN or infinite ({node.name})")
 
     def _said(self, name: str) -> str:
         return f"({', '.join(str(size or 'N') for size in self._shapes.get(name, ()))})"

@@ -40,7 +40,7 @@ def load_quantized(path: Path) -> onnx.ModelProto:
     for node in graph.node:
         output = node.output[0]
         if node.op_type == "Constant":
-            known[output] = _value(settings(node))
+            known[output] = _evaluated(node, {})
         else:
             kept.append(node)
         if node.op_type in QUANTIZE_STEPS and node.input[1] in known:
@@ -49,9 +49,9 @@ def load_quantized(path: Path) -> onnx.ModelProto:
                 node.input[2:] = [f"{output}, zero point"]
                 known[node.input[2]] = zero
             if node.op_type == "QuantizeLinear" and set(node.input) <= set(known):
-                real, scale, zero_point = (known[name] for name in node.input)
+                _, scale, zero_point = (known[name] for name in node.input)
                 if scale.ndim < 2 and zero_point.dtype.kind in "iu":  # neither blocks nor float8
-                    known[output] = _quantized(node, real, scale, zero_point)
+                    known[output] = _evaluated(node, known)
                     kept.pop()
             if node.op_type == "QuantizeLinear" and node.input[2] in known:
                 dtypes[output] = known[node.input[2]].dtype
@@ -66,14 +66,11 @@ def load_quantized(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _value(said: Mapping[str, Any]) -> NDArray[Any]:
-    """What a ``Constant`` node holds, in whichever of its attributes."""
-    from onnx import numpy_helper
+def _evaluated(node: onnx.NodeProto, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    from onnx.reference import ReferenceEvaluator
 
-    ((kind, value),) = said.items()
-    if kind == "value":
-        return numpy_helper.to_array(value)
-    return np.asarray(value, np.float32 if "float" in kind else np.int64 if "int" in kind else None)
+    (value,) = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+    return np.asarray(value)
 
 
 def _integers(node: onnx.NodeProto, dtypes: Mapping[str, Any]) -> Any:
@@ -84,14 +81,6 @@ def _integers(node: onnx.NodeProto, dtypes: Mapping[str, Any]) -> Any:
         return dtypes.get(node.input[0], np.uint8)
     stated = settings(node).get("output_dtype")
     return tensor_dtype_to_np_dtype(stated) if stated else np.uint8
-
-
-def _quantized(node: onnx.NodeProto, real: Any, scale: Any, zero_point: Any) -> NDArray[Any]:
-    """``QuantizeLinear``: ``clip(round(real / scale) + zero_point)``, halves to even."""
-    bounds = np.iinfo(zero_point.dtype)
-    steps = np.rint(real / along_axis(node, scale, real.ndim))
-    moved = steps + along_axis(node, zero_point, real.ndim)
-    return np.asarray(np.clip(moved, bounds.min, bounds.max).astype(zero_point.dtype))
 
 
 def along_axis(node: onnx.NodeProto, values: NDArray[Any], dimensions: int) -> NDArray[Any]:

@@ -87,6 +87,9 @@ class Pipeline:
         """
         if not self.peek(name) and name not in self._failures:
             self.prepare([name])
+        return self._found(name)
+
+    def _found(self, name: str) -> Artifact:
         found = self.peek(name)
         if found is None:
             raise self._failures.get(name) or _vanished(name)
@@ -110,11 +113,7 @@ class Pipeline:
             If something that it needs does not exist; nothing else is made here.
         """
         stage = self.stages[name]
-        needed = {need: self.peek(need) for need in stage.needs}
-        missing = next((need for need, found in needed.items() if found is None), None)
-        if missing:
-            raise _vanished(missing)
-        found = {need: artifact for need, artifact in needed.items() if artifact}
+        found = {need: self._found(need) for need in stage.needs}
         return self.store.produce(
             name, self.key(name), lambda out: stage.make(Inputs(self.settings, found, threads, out))
         )

@@ -103,8 +103,11 @@ def compare(
         for name, scales in parameters.scales.items()
     ]
     stored_biases = {entry.name: entry for entry in found if entry.kind == "bias"}
+    constants = parameters.rounded.constants()
     biases = [
-        _other_bias(stored_biases.get(name), bias) for name, bias in _biases(parameters).items()
+        _other_bias(stored_biases.get(layer.weight), constants[layer.bias])
+        for layer in parameters.rounded.weighted
+        if layer.weight in parameters.scales
     ]
     ranges = parameters.every_range()
     maps = [(entry.name, entry) for entry in found if entry.kind == "activation"]
@@ -192,16 +195,6 @@ def _other_integers(entry: StoredTensor, integers: NDArray[np.int8]) -> str | No
         return f"shape {values.shape}, not {integers.shape}"
     wrong = int((values != integers).sum())
     return f"{wrong} of {integers.size} integers are others" if wrong else None
-
-
-def _biases(parameters: Parameters) -> dict[str, NDArray[np.float32]]:
-    """The bias beside each quantized weight, by the weight's name."""
-    constants = parameters.rounded.constants()
-    return {
-        layer.weight: constants[layer.bias]
-        for layer in parameters.rounded.weighted
-        if layer.weight in parameters.scales
-    }
 
 
 def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | None:

@@ -100,7 +100,7 @@ def table(settings: Settings) -> list[Stage]:
         stages.append(Stage(name, spare, needs, make, {}))
     of_each("parameters", recipes, lambda r: (f"statistics/{r.statistics}",), making.parameters, {})
     of_each("model", calibrated, _parameters_of, making.model, {})
-    of_each("model", stock, lambda _: ("folded", "calibration"), making.stock_model, {})
+    of_each("model", stock, lambda _: ("folded", "calibration"), making.model, {})
     # PyTorch's lane has the most to do, so its rows come first.
     urgent_first = sorted(rows, key=lambda row: row.framework != "torch")
     of_each("scores", urgent_first, _source, making.scores, test | model)

@@ -83,7 +83,7 @@ def materialise(folder: Path) -> None:
     }
     folder.mkdir(parents=True)
     for name, content in files.items():
-        (folder / name).write_bytes(_pickled(content))
+        (folder / name).write_bytes(pickle.PROTO + b"\x02" + _opcodes(content) + pickle.STOP)
 
 
 def _batch(title: str, count: int, seed: int) -> dict[str, Any]:
@@ -96,16 +96,8 @@ def _batch(title: str, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _pickled(value: object) -> bytes:
-    """Pickle `value` as Python 2 did for the official files.
-
-    Python 3 would pickle bytes through `_codecs.encode` and arrays through module names that
-    changed with NumPy 2; the official files hold Python 2 strings and NumPy's old names.
-    """
-    return pickle.PROTO + b"\x02" + _opcodes(value) + pickle.STOP
-
-
 def _opcodes(value: object) -> bytes:
+    """`value` as Python 2 pickled it: with its strings, and the names that NumPy had before 2."""
     match value:
         case int() if 0 <= value < 1 << 8:
             return pickle.BININT1 + struct.pack("<B", value)
@@ -200,12 +192,7 @@ def _paint(shape: Callable[..., Floats], count: int, dice: _Dice) -> Bytes:
 def _placed(
     dice: _Dice, count: int, turns: int, reach: float, smallest: float, largest: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Place `count` shapes at random: pixel coordinates in each shape's own frame, and its size.
-
-    The frames are turned by up to half of `turns` 64ths of a circle either way, centred within
-    `reach` pixels of the image's centre and scaled so that the shape's radius, `smallest` to
-    `largest` pixels, is 1.
-    """
+    """Place shapes at random: coordinates in frames where their radius is 1, and their sizes."""
     turn = dice.octets(count, 1, 1).astype(np.intp) % turns - turns // 2
     axis = np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)
     x = axis - dice.uniform(-reach, reach, count, 1, 1)

@@ -42,20 +42,14 @@ def prove(
     :func:`resnet8_eval.proof.stored`, with ``checks`` of the tensors.
     """
     found = backend(row.framework).read_back(model, network)
-    hashed = hashlib.sha256()
-    for batch in batches(images):
-        hashed.update(batch.data)
+    hashed = hashlib.sha256(b"".join(batch.data for batch in batches(images)))
     checks = [
         equal("made by the quantizer of", MAKERS[row.framework], record["maker"]),
         equal("SHA-256 of what calibration fed", hashed.hexdigest(), record["fed_sha256"]),
         nearest(found, network),
         ranges(row, found, network, images),
     ]
-    return {
-        **stored(found, row),
-        "checks": checks,
-        "exact_integers": None,
-    }
+    return {**stored(found, row), "checks": checks, "exact_integers": None}
 
 
 def nearest(found: Sequence[StoredTensor], network: Network) -> Check:

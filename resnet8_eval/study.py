@@ -184,8 +184,7 @@ def _quantized(
 
     @functools.cache
     def parameters(limit: int) -> Parameters:
-        tuned.decide(_collected(folded, images, task.recipe), folder, task.recipe, limit)
-        return Parameters.load(folder)
+        return tuned.decide(_collected(folded, images, task.recipe), task.recipe, limit)
 
     source = folder / "folded.onnx"
     source.write_bytes(folded)
@@ -258,11 +257,11 @@ _Choices = Iterator[tuple[Row, Parameters, int | Mapping[str, int]]]
 
 
 def _map_cell(task: Task, collected: Any, images: Images, folder: Path) -> _Choices:
-    del images
+    del images, folder
     levels = 2**task.activation_bits - 1
-    tuned.decide(collected, folder, task.recipe, 2 ** (task.weight_bits - 1) - 1, levels)
     what = {"weight_bits": task.weight_bits, "activation_bits": task.activation_bits}
-    yield what, Parameters.load(folder), levels
+    limit = 2 ** (task.weight_bits - 1) - 1
+    yield what, tuned.decide(collected, task.recipe, limit, levels), levels
 
 
 def _few_bits(task: Task, collected: Any, images: Images, folder: Path) -> _Choices:
@@ -287,17 +286,17 @@ def _mixed(task: Task, collected: Any, images: Images, folder: Path) -> _Choices
         parts = [part for part in every if part.kind in kinds]
         front, whole = mixed.front(parts), sum(max(part.sizes.values()) for part in parts)
         for percent in task.budgets:
-            within = [c for c in front if mixed.size(parts, c) <= percent / 100 * whole]
+            within = [c for c in front if c.bytes <= percent / 100 * whole]
             # Of few odd weights, 4 bits everywhere may be a little more than half.
             chosen = (within or front[:1])[-1]
             bits = mixed.as_bits(variants.exact, parts, chosen)
             what = {
                 "recipe": name,
                 "budget_percent": percent,
-                "bytes": mixed.size(parts, chosen),
+                "bytes": chosen.bytes,
                 "weight_bits": " ".join(map(str, bits.weights.values())),
                 "activation_bits": " ".join(map(str, bits.activations.values())),
-                "predicted": mixed.cost(parts, chosen),
+                "predicted": chosen.predicted,
             }
             yield what, variants.at(bits), bits.levels()
 
@@ -330,12 +329,12 @@ def run(
     """
     from joblib import Parallel, delayed
 
-    keys = {task: _key(task, source) for task in tasks}
+    known = _computed_with()
+    keys = {task: digest([task.describe(), dict(source), known]) for task in tasks}
     found = {task: kept.record for task in keys if (kept := store.get(_STAGE, keys[task]))}
     for _ in found:
         advance()
     missing = [task for task in keys if task not in found]
-    known = _computed_with()
     calls = (delayed(_measured)(task, folded, feed(task), known) for task in missing)
     with _backend(scheduler, jobs):
         for task, rows in Parallel(return_as="generator_unordered", batch_size=1)(calls):
@@ -377,10 +376,10 @@ def measure_all(
         which = b"test" if test is not None else validating.tobytes()
         if which not in references:
             references[which] = backends.scores(folded, judged, threads=1)
-        calibrate = Feed(train.images[calibrating.indices], fed)
+        calibrate = Feed(train.images[calibrating], fed)
         rest = np.setdiff1d(np.arange(len(train.labels)), validating)
         if task.budgets:  # costs are measured on images that did not calibrate
-            rest = np.setdiff1d(rest, calibrating.indices)
+            rest = np.setdiff1d(rest, calibrating)
             drawn = np.random.default_rng(task.seed).permutation(rest)
             rest = np.sort(drawn[:SENSITIVITY_IMAGES])
         elif not task.epochs:
@@ -424,11 +423,6 @@ def _computed_with() -> dict[str, Any]:
     """What decides results besides task and images; a worker may have any number of cores."""
     found = environment.fingerprint()
     return {**found, "cpu": {k: v for k, v in found["cpu"].items() if k != "cores"}}
-
-
-def _key(task: Task, source: Mapping[str, Any]) -> str:
-    decided_by = {"task": task.describe(), "source": dict(source)}
-    return digest({**decided_by, "environment": _computed_with()})
 
 
 @contextmanager

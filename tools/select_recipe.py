@@ -102,7 +102,6 @@ def judge(
     import torch
 
     from resnet8_eval import backends, network
-    from resnet8_eval.calibrate.parameters import Parameters
     from resnet8_eval.calibrate.tuned import Statistics, collect, decide
     from resnet8_eval.evaluate import softmax
     from resnet8_eval.simulate import Simulation
@@ -120,14 +119,14 @@ def judge(
             recipe, count = candidate.recipe, candidate.count
             if count not in fed:
                 calibrating, validating = calibration.split(train.labels, count, seed, images)
-                chosen, judged = train.images[calibrating.indices], train.images[validating]
+                chosen, judged = train.images[calibrating], train.images[validating]
                 reference = backends.scores(work / "folded.onnx", judged, threads=1)
                 fed[count] = study.Images(chosen, judged, train.labels[validating], reference)
             if (count, recipe.statistics) not in collected:
                 found = collect(parsed, fed[count].calibration, recipe)
                 collected[count, recipe.statistics] = found
-            decide(collected[count, recipe.statistics], work, recipe, recipe.weight_limit)
-            simulation = Simulation(Parameters.load(work))
+            statistics = collected[count, recipe.statistics]
+            simulation = Simulation(decide(statistics, recipe, recipe.weight_limit))
             rows.append(
                 {
                     "candidate": candidate.name,

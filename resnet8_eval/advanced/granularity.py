@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from resnet8_eval import backends, proof, stock
 from resnet8_eval.analysis import compare
-from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.tuned import Statistics, decide
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
@@ -47,9 +45,7 @@ def explore(
         made = backend.quantize(folded, images, row, path, threads)
         checks = stock.prove(row, path, network, images, made)["checks"]
     else:
-        with tempfile.TemporaryDirectory() as scratch:
-            decide(statistics, Path(scratch), recipe, recipe.weight_limit)
-            parameters = Parameters.load(Path(scratch))
+        parameters = decide(statistics, recipe, recipe.weight_limit)
         made = backend.write(parameters, row, path)
         held = proof.compare(backend.read_back(path, network), parameters, row)
         checks = [*held, proof.compare_weights(parameters)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -141,40 +141,39 @@ def sensitivities(made: Variants, images: Images) -> list[Part]:
     ]
 
 
-def front(parts: Sequence[Part]) -> list[dict[int, int]]:
-    """Every choice of bits that no other beats in both size and predicted cost.
+class Choice(NamedTuple):
+    """Bits of each part in order, their bytes in all, and the divergence predicted, in nats."""
+
+    bytes: int
+    predicted: float
+    bits: tuple[int, ...]
+
+
+def front(parts: Sequence[Part]) -> list[Choice]:
+    """Every choice of bits that no other beats in both bytes and divergence, the smallest first.
 
     Part after part, what another choice of the parts so far beats is dropped: it stays beaten,
     whatever bits the others get (Nemhauser and Ullmann 1969, *Discrete Dynamic Programming and
-    Capital Allocation*). A choice is the place of each part to its bits; the smallest comes first.
+    Capital Allocation*).
     """
-    found: list[tuple[int, float, tuple[int, ...]]] = [(0, 0.0, ())]
+    found = [Choice(0, 0.0, ())]
     for part in parts:
         grown = sorted(
-            (size + part.sizes[b], cost + more, (*bits, b))
-            for size, cost, bits in found
-            for b, more in part.costs.items()
+            Choice(one.bytes + part.sizes[b], one.predicted + cost, (*one.bits, b))
+            for one in found
+            for b, cost in part.costs.items()
         )
-        lowest = [math.inf, *itertools.accumulate((cost for _, cost, _ in grown), min)]
-        found = [one for one, before in zip(grown, lowest, strict=False) if one[1] < before]
-    return [dict(enumerate(bits)) for _, _, bits in found]
+        lowest = [math.inf, *itertools.accumulate((one.predicted for one in grown), min)]
+        found = [one for one, before in zip(grown, lowest, strict=False) if one.predicted < before]
+    return found
 
 
-def cost(parts: Sequence[Part], chosen: Mapping[int, int]) -> float:
-    """Predicted divergence of a choice, in nats."""
-    return sum(parts[i].costs[b] for i, b in chosen.items())
-
-
-def size(parts: Sequence[Part], chosen: Mapping[int, int]) -> int:
-    """Bytes of a choice."""
-    return sum(parts[i].sizes[b] for i, b in chosen.items())
-
-
-def as_bits(network: Network, parts: Sequence[Part], chosen: Mapping[int, int]) -> Bits:
+def as_bits(network: Network, parts: Sequence[Part], chosen: Choice) -> Bits:
     """A choice by the network's names; what was not to be chosen keeps 8 bits."""
     from resnet8_eval.simulate import owners
 
-    of_layer = {(parts[i].layer, parts[i].kind): b for i, b in chosen.items()}
+    bits = zip(parts, chosen.bits, strict=True)
+    of_layer = {(part.layer, part.kind): b for part, b in bits}
     owner = owners(network)
     return Bits(
         {layer.weight: of_layer.get((layer.name, "weights"), 8) for layer in network.weighted},
@@ -245,13 +244,8 @@ def search(
     network = held.made.exact
     found = front(parts)
     points: list[dict[str, Any]] = [
-        {
-            "bits": [chosen[i] for i in range(len(parts))],
-            "bytes": size(parts, chosen),
-            "predicted": cost(parts, chosen),
-            "measured": None,
-        }
-        for chosen in found
+        {"bits": list(one.bits), "bytes": one.bytes, "predicted": one.predicted, "measured": None}
+        for one in found
     ]
     for place in np.unique(np.linspace(0, len(found) - 1, count).round().astype(int)).tolist():
         bits = as_bits(network, parts, found[place])

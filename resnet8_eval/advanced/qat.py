@@ -36,12 +36,6 @@ def divided(
     return np.setdiff1d(np.arange(len(labels)), validating), validating
 
 
-def shared(some: NDArray[np.uint8], others: NDArray[np.uint8]) -> int:
-    """How many of some images are, pixel for pixel, among others."""
-    known = {image.tobytes() for image in others}
-    return sum(image.tobytes() in known for image in some)
-
-
 def moved_percent(before: Parameters, after: Parameters) -> float:
     """Share of the weights' integers that training changed."""
     changed = sum(int((before.integers[n] != v).sum()) for n, v in after.integers.items())

@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,10 +15,9 @@ from resnet8_eval import calibration, configurations, lanes, network
 from resnet8_eval.advanced import lowbit, mixed, qat
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.granularity import explore, paired, weight_ranges
-from resnet8_eval.advanced.mixed import Variants
 from resnet8_eval.analysis import compare
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.calibrate.tuned import Statistics, collect
+from resnet8_eval.calibrate.tuned import collect
 from resnet8_eval.configurations import TUNED, Configuration
 from resnet8_eval.inputs import Inputs, Labelled, Settings
 from resnet8_eval.store import TRAINING, Record
@@ -56,39 +56,39 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
     """Every stage, each behind those that it needs."""
     drawn = {"count": settings.calibration_count, "seed": settings.calibration_seed}
     stages: list[Made] = []
+
+    def add(
+        stage: str,
+        lane: str,
+        needs: tuple[str, ...],
+        make: Callable[..., Record],
+        decided_by: dict[str, Any],
+        **given: Any,
+    ) -> None:
+        stages.append((stage, lane, needs, functools.partial(make, **given), decided_by))
+
     for bits, k in itertools.product(EPOCHS, range(SEEDS)):  # the longest
-        make = functools.partial(_trained, bits=bits, offset=k)
-        made = f"qat-training/{bits}-{k}"
-        stages.append((made, "torch", (STATISTICS,), make, train | test | drawn))
+        name, decided_by = f"qat-training/{bits}-{k}", train | test | drawn
+        add(name, "torch", (STATISTICS,), _trained, decided_by, bits=bits, offset=k)
     for k in range(SEEDS):
-        make = functools.partial(_explored, offset=k)
-        stages.append((f"explored/{k}", "onnxruntime", ("folded",), make, train | drawn))
-        for tensor, channel in configurations.explored():
-            stages.append(
-                (
-                    _name(tensor, k),
-                    tensor.framework,
-                    ("folded", f"explored/{k}", BASELINE),
-                    functools.partial(_granularity, rows=(tensor, channel), offset=k),
-                    test | {"rows": [tensor.describe(), channel.describe()]},
-                )
-            )
-    stages.append((CHOICE, "torch", (STATISTICS,), _choice, train | drawn))
+        add(f"explored/{k}", "onnxruntime", ("folded",), _explored, train | drawn, offset=k)
+        needs = ("folded", f"explored/{k}", BASELINE)
+        for rows in configurations.explored():
+            name, lane = _name(rows[0], k), rows[0].framework
+            decided_by = test | {"rows": [row.describe() for row in rows]}
+            add(name, lane, needs, _granularity, decided_by, rows=rows, offset=k)
+    add(CHOICE, "torch", (STATISTICS,), _choice, train | drawn)
     for name in LOW_BIT:
-        make = functools.partial(_low_bit, name=name)
-        stages.append((f"mixed/{name}", "onnxruntime", (CHOICE, BASELINE), make, test))
+        add(f"mixed/{name}", "onnxruntime", (CHOICE, BASELINE), _low_bit, test, name=name)
     for bits in EPOCHS:
-        rows = [f"{bits}-{k}" for k in range(SEEDS)]
-        for name in rows:
-            made, of_bits = f"qat-training/{name}", f"mixed/{bits}"
-            make = functools.partial(_fine_tuned, made=made, bits=bits)
+        of_bits, seeds = f"mixed/{bits}", [f"{bits}-{k}" for k in range(SEEDS)]
+        for name in seeds:
+            made, stored = f"qat-training/{name}", f"qat/{name}"
             needs = (made, of_bits, BASELINE)
-            stages.append((f"qat/{name}", "onnxruntime", needs, make, test))
-            make = functools.partial(_in_torch, made=made, bits=bits)
-            stages.append((f"qat-torch/{name}", "torch", (made, f"qat/{name}"), make, test))
-        make = functools.partial(_mean_of_seeds, bits=bits)
-        every = (*(f"qat/{name}" for name in rows), f"mixed/{bits}", BASELINE)
-        stages.append((f"qat-mean/{bits}", "onnxruntime", every, make, test))
+            add(stored, "onnxruntime", needs, _fine_tuned, test, made=made, bits=bits)
+            add(f"qat-torch/{name}", "torch", (made, stored), _in_torch, test, made=made, bits=bits)
+        every = (*(f"qat/{name}" for name in seeds), of_bits, BASELINE)
+        add(f"qat-mean/{bits}", "onnxruntime", every, _mean_of_seeds, test, bits=bits)
     return stages
 
 
@@ -97,55 +97,36 @@ def _name(row: Configuration, k: int) -> str:
     return f"granularity/{row.framework}-{row.dtype}-{recipe}-{k}"
 
 
-def _variants(inputs: Inputs) -> Variants:
-
-    made = inputs.artifacts[STATISTICS]
-    return mixed.variants(Statistics.load(made.folder, made.record["fed_sha256"]))
-
-
 def _explored(inputs: Inputs, *, offset: int) -> Record:
-
     settings, train = inputs.settings, inputs.split("train")
     seed = settings.calibration_seed + offset
     chosen = calibration.choose(train.labels, settings.calibration_count, seed)
-    images = train.images[chosen.indices]
+    images = train.images[chosen]
     folded = network.read(inputs.path("folded", "folded.onnx"))
     found = collect(folded, images, TUNED)
     found.save(inputs.out)
     np.save(inputs.out / "images.npy", images.pixels)
     return {
         "seed": seed,
-        "indices_sha256": chosen.indices_sha256,
+        "indices_sha256": calibration.indices_sha256(chosen),
         "fed_sha256": found.observed.fed_sha256,
-        "ranges": {
-            "as trained": weight_ranges(folded),
-            "equalized": weight_ranges(found.network),
-        },
+        "ranges": {"as trained": weight_ranges(folded), "equalized": weight_ranges(found.network)},
     }
 
 
 def _granularity(
     inputs: Inputs, *, rows: tuple[Configuration, Configuration], offset: int
 ) -> Record:
-
-    explored = inputs.artifacts[f"explored/{offset}"]
-    found = [
-        explore(
-            row,
-            inputs.path("folded", "folded.onnx"),
-            inputs.images(f"explored/{offset}"),
-            Statistics.load(explored.folder, explored.record["fed_sha256"]),
-            inputs.split("test"),
-            inputs.out,
-            inputs.threads,
-        )
-        for row in rows
-    ]
+    explored, test = f"explored/{offset}", inputs.split("test")
+    folded, images = inputs.path("folded", "folded.onnx"), inputs.images(explored)
+    found, statistics = [], inputs.statistics(explored)
+    for row in rows:
+        found.append(explore(row, folded, images, statistics, test, inputs.out, inputs.threads))
     (_, tensor), (_, channel) = found
     return {
-        "seed": explored.record["seed"],
+        "seed": inputs.record(explored)["seed"],
         "cells": [record for record, _ in found],
-        **paired(tensor, channel, inputs.scores(BASELINE), inputs.split("test").labels),
+        **paired(tensor, channel, inputs.scores(BASELINE), test.labels),
     }
 
 
@@ -160,7 +141,7 @@ def _choice(inputs: Inputs) -> Record:
     _, free = calibration.split(train.labels, count, seed, sum(wanted))
     free = np.random.default_rng(seed).permutation(free)
     measuring, holding = (np.sort(part) for part in (free[: wanted[0]], free[wanted[0] :]))
-    variants = _variants(inputs)
+    variants = mixed.variants(inputs.statistics(STATISTICS))
     parts = mixed.sensitivities(variants, train.images[measuring])
     held = mixed.Held(variants, train.images[holding], train.labels[holding])
     drawn = mixed.Held(variants, train.images[measuring], train.labels[measuring])
@@ -185,19 +166,16 @@ def _choice(inputs: Inputs) -> Record:
 
 
 def _low_bit(inputs: Inputs, *, name: str) -> Record:
-
     bits = inputs.record(CHOICE)["bits"].get(name)
     if bits is None:
         return {"found": False}
-    return lowbit.judge(
-        inputs.path(CHOICE, f"{name}.onnx"),
-        Parameters.load(inputs.artifacts[CHOICE].folder, f"{name}-"),
-        Bits(**bits),
-        inputs.split("test"),
-        inputs.scores(BASELINE),
-        inputs.out,
-        inputs.threads,
-    )
+    parameters = Parameters.load(inputs.artifacts[CHOICE].folder, f"{name}-")
+    return _judged(inputs, inputs.path(CHOICE, f"{name}.onnx"), parameters, Bits(**bits))
+
+
+def _judged(inputs: Inputs, model: Path, parameters: Parameters, bits: Bits) -> Record:
+    baseline, test = inputs.scores(BASELINE), inputs.split("test")
+    return lowbit.judge(model, parameters, bits, test, baseline, inputs.out, inputs.threads)
 
 
 def _trained(inputs: Inputs, *, bits: str, offset: int) -> Record:
@@ -212,7 +190,7 @@ def _trained(inputs: Inputs, *, bits: str, offset: int) -> Record:
         Labelled(split.images[places], split.labels[places])
         for places in qat.divided(split.labels, count, seed)
     )
-    variants = _variants(inputs)
+    variants = mixed.variants(inputs.statistics(STATISTICS))
     widths = Bits.all(variants.exact, *UNIFORM[bits])
     course = Course(EPOCHS[bits], seed=seed + offset)
     learned, history = train(
@@ -233,34 +211,23 @@ def _trained(inputs: Inputs, *, bits: str, offset: int) -> Record:
         "course": asdict(course),
         "trained_on": len(training.labels),
         "validated_on": len(validating.labels),
-        "shared": qat.shared(validating.images.pixels, training.images.pixels),
-        "in_test": qat.shared(training.images.pixels, inputs.split("test").images.pixels),
+        "shared": calibration.shared(validating.images.pixels, training.images.pixels),
+        "in_test": calibration.shared(training.images.pixels, inputs.split("test").images.pixels),
         "history": history,
         "moved_percent": qat.moved_percent(variants.at(widths), learned),
     }
 
 
 def _fine_tuned(inputs: Inputs, *, made: str, bits: str) -> Record:
-
     learned = Parameters.load(inputs.artifacts[made].folder)
-    test = inputs.split("test")
-    record = lowbit.judge(
-        inputs.path(made, "model.onnx"),
-        learned,
-        Bits.all(learned.exact, *UNIFORM[bits]),
-        test,
-        inputs.scores(BASELINE),
-        inputs.out,
-        inputs.threads,
-    )
-    beside = compare(
-        np.load(inputs.out / "scores.npy"), inputs.scores(f"mixed/{bits}"), test.labels
-    )
+    widths = Bits.all(learned.exact, *UNIFORM[bits])
+    record = _judged(inputs, inputs.path(made, "model.onnx"), learned, widths)
+    scores, untrained = np.load(inputs.out / "scores.npy"), inputs.scores(f"mixed/{bits}")
+    beside = compare(scores, untrained, inputs.split("test").labels)
     return {**record, "beside": beside}
 
 
 def _in_torch(inputs: Inputs, *, made: str, bits: str) -> Record:
-
     learned = Parameters.load(inputs.artifacts[made].folder)
     widths = Bits.all(learned.exact, *UNIFORM[bits])
     record, scores = qat.in_torch(
@@ -272,7 +239,6 @@ def _in_torch(inputs: Inputs, *, made: str, bits: str) -> Record:
 
 
 def _mean_of_seeds(inputs: Inputs, *, bits: str) -> Record:
-
     trained = [inputs.scores(stage) for stage in inputs.artifacts if stage.startswith("qat/")]
     before, baseline = inputs.scores(f"mixed/{bits}"), inputs.scores(BASELINE)
     return qat.mean_of_seeds(trained, before, baseline, inputs.split("test").labels)

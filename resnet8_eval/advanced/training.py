@@ -326,11 +326,7 @@ def _begin(parameters: Parameters, bits: Bits) -> tuple[Student, torch.optim.Ada
 def _decided_by(
     parameters: Parameters, bits: Bits, images: Labelled, validating: Feed, course: Course
 ) -> str:
-    """A name made of all that decides a checkpoint, this code included.
-
-    The rest of the package is left out, so that no training is lost to a change elsewhere. If such
-    a change matters, a checkpoint no longer gives what was seen when it was kept.
-    """
+    """A name made of all that decides a checkpoint; of the code, only what trains counts."""
     total = hashlib.sha256(images.labels.tobytes())
     for fed in (images.images, validating):
         total.update(fed.pixels.tobytes())

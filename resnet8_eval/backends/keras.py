@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,6 @@ def _set_threads(tf: Any, threads: int) -> None:
     if threading.get_intra_op_parallelism_threads() != threads:
         # TensorFlow refuses this once it has run anything. The number of threads is then the one
         # that `lanes.lane_environment` set.
-        try:
+        with suppress(RuntimeError):
             threading.set_intra_op_parallelism_threads(threads)
             threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError:
-            return

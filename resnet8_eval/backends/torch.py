@@ -251,11 +251,7 @@ def unsigned_kernel_support() -> dict[str, Any]:
 
 
 def _is_eight_bit(value: Any) -> bool:
-    """Whether a value is an 8-bit tensor, or comes out of one.
-
-    ``dequantize`` of a float tensor is that tensor, so what goes into it counts as well. The dtype
-    of a stored tensor is reported with the weights.
-    """
+    """Whether a value is 8-bit, or what ``dequantize`` makes of one or of a stored tensor."""
     node = _origin(value)
     if node.kind() != "aten::dequantize":
         return node.kind() in _EIGHT_BIT

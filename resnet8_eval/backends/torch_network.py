@@ -110,12 +110,7 @@ class QuantizedNetwork(nn.Module):
         return y.clamp(-zero_point * scale, (self._levels[name] - zero_point) * scale)
 
     def _pinned(self, layer: Pooling) -> int:
-        """The whole number that the integer kernel divides by to reach the pooled grid.
-
-        The kernel sums `area` integers, divides, and keeps its input's scale. Dividing by another
-        number than `area` gives the result a scale of its own, and with it the bits that the mean
-        of a mostly zero map would leave unused.
-        """
+        """What the kernel, which cannot rescale, divides sums by to reach the pooled grid."""
         before, wanted = self._grids[layer.inputs[0]], self._grids[layer.output]
         divisor = max(1, round(layer.area * wanted.scale / before.scale))
         self._grids[layer.output] = Grid(before.scale * divisor / layer.area, before.zero_point)
@@ -226,11 +221,7 @@ class _Score(nn.Module):
 
 
 def _integer_product() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The integer matrix product with a float32 result, of oneDNN, as a TorchScript function.
-
-    One of its arguments is a list of optional numbers. Scripting can record such a list in a
-    TorchScript file; tracing cannot.
-    """
+    """The product of oneDNN with a float32 result, scripted: tracing cannot record its list."""
 
     def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return torch.ops.onednn.qlinear_pointwise(

@@ -53,11 +53,7 @@ def save(module: Any, path: Path) -> None:
 
 
 def _canonicalize(path: Path) -> None:
-    """Make the file depend on the network alone.
-
-    Source positions, which name the folder that this package lies in, are taken out. Numbers in
-    names of classes count what the process has traced before; here they follow the modules' order.
-    """
+    """Take out source positions, and number classes in the order of the network alone."""
     with zipfile.ZipFile(path) as archive:
         kept = {
             name: archive.read(name)

@@ -112,9 +112,7 @@ def _histograms(probe: Probe, extremes: Ranges, images: Images) -> dict[str, NDA
     return counts
 
 
-def _cut(
-    low: float, high: float, counts: NDArray[np.int64], recipe: Recipe = TUNED, levels: int = 255
-) -> Range:
+def _cut(low: float, high: float, counts: NDArray[np.int64], recipe: Recipe, levels: int) -> Range:
     """The range that the recipe keeps of the values between `low` and `high`."""
     if low == high:  # a map of zeros; quantizers do not agree on the grid of no range at all
         return 0.0, 1.0
@@ -150,11 +148,7 @@ def _percentile(low: float, high: float, counts: NDArray[np.int64], percent: flo
 
 
 def _pooled(before: Range, pooled: Range, area: int) -> Range:
-    """Widen a pooled range to n/area of the map's, for a whole n.
-
-    PyTorch's integer pooling divides a sum of `area` integers by any whole number and cannot
-    rescale; so both frameworks use a grid that it can reach.
-    """
+    """Widen a pooled range to n/area of the map's, n whole, which PyTorch's kernel can reach."""
     share = [mean / whole for mean, whole in zip(pooled, before, strict=True) if whole]
     divisor = max(1, math.ceil(area * max(share))) if share else area
     return before[0] * divisor / area, before[1] * divisor / area

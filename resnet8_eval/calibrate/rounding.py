@@ -174,10 +174,7 @@ def input_moments(network: Network, images: Images) -> Moments:
 
 
 def _windows(layer: Convolution, kernel: tuple[int, ...], values: Tensor) -> Tensor:
-    """The vectors that a convolution multiplies by its weights, (rows, height x width x channels).
-
-    A map's channels lie side by side, so they come last: a line of a window is copied at once.
-    """
+    """What a convolution multiplies by its weights, (rows, height x width x channels)."""
     top, left, bottom, right = layer.pads
     down, across = layer.strides
     maps = np.moveaxis(values, 1, -1)

@@ -73,36 +73,20 @@ def collect(folded: Network, images: Images, recipe: Recipe) -> Statistics:
     )
 
 
-def decide(
-    statistics: Statistics, folder: Path, recipe: Recipe, limit: int, levels: int = 255
-) -> Record:
+def decide(statistics: Statistics, recipe: Recipe, limit: int, levels: int = 255) -> Parameters:
     """Decide every quantization parameter from what was collected.
 
     Parameters
     ----------
-    folder
-        Where :class:`resnet8_eval.calibrate.parameters.Parameters` are saved.
     limit
         Largest magnitude of a rounded weight.
     levels
         Largest integer of the activations' grids.
-
-    Returns
-    -------
-    dict
-        ``method`` in words; ``weight_limit``; ``fed_sha256``, the hash of the bytes fed when the
-        ranges were found; and ``layers``, the names of the weighted layers.
     """
     exact, observed, moments = statistics
-    activations = activation_ranges(exact, observed, recipe, levels)
+    ranges = activation_ranges(exact, observed, recipe, levels)
     rounded = round_weights(exact, moments, recipe, limit)
-    Parameters(exact, rounded.network, activations, rounded.scales, rounded.integers).save(folder)
-    return {
-        "method": _describe(recipe, limit, activations[exact.input]),
-        "weight_limit": limit,
-        "fed_sha256": observed.fed_sha256,
-        "layers": [layer.name for layer in exact.weighted],
-    }
+    return Parameters(exact, rounded.network, ranges, rounded.scales, rounded.integers)
 
 
 def same_function(source: Path, folder: Path, images: Images, threads: int) -> list[Check]:
@@ -126,9 +110,9 @@ def same_function(source: Path, folder: Path, images: Images, threads: int) -> l
     return parity("equalized network against the converted one", before, after, EQUALIZED_ATOL)
 
 
-def _describe(recipe: Recipe, limit: int, span: tuple[float, float]) -> dict[str, Any]:
-    """The method in words, for results.json."""
-    scale, zero_point = grid(*span)
+def in_words(recipe: Recipe, decided: Parameters) -> dict[str, Any]:
+    """How parameters were found, for results.json."""
+    scale, zero_point = grid(*decided.activations[decided.exact.input])
     cut = f" {recipe.percentile}" if recipe.ranges == "percentile" else ""
     rounding = "GPTQ rounding" if recipe.rounding == "gptq" else "rounded to nearest"
     return {
@@ -136,7 +120,7 @@ def _describe(recipe: Recipe, limit: int, span: tuple[float, float]) -> dict[str
         "activations": f"per tensor, {recipe.ranges}{cut}",
         "weights": f"{recipe.granularity}, symmetric, {rounding}"
         + (", bias corrected" if recipe.correct_bias else ""),
-        "weight_limit": limit,
+        "weight_limit": recipe.weight_limit,
         "input": f"all that preprocessing can give: scale {scale:.6g}, zero point {zero_point}",
         "score": "float32",
     }
@@ -145,7 +129,7 @@ def _describe(recipe: Recipe, limit: int, span: tuple[float, float]) -> dict[str
 def compare_feeds(images: Images, fed_sha256: str) -> Record:
     """Hold what calibration fed to the network against what evaluation would feed it.
 
-    `fed_sha256` is what :func:`decide` recorded for the calibration images.
+    `fed_sha256` is what :func:`collect` found of the calibration images.
 
     Returns
     -------

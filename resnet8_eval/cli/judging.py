@@ -201,7 +201,7 @@ def _scores(
         onnx_file.demand_readable(model)
     found = locate(kind, assets_dir, cache_dir, model, suffixes)
     train, test = (read_split(found.dataset, n, found.dataset_sha256) for n in ("train", "test"))
-    some = calibration.choose(train.labels, hints.IMAGES, 0).indices
+    some = calibration.choose(train.labels, hints.IMAGES, 0)
     names = read_class_names(found.dataset, found.dataset_sha256)
     with _working(f"evaluate {model.name}"):
         scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())

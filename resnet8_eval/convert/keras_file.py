@@ -63,25 +63,11 @@ _MOST_WEIGHTS: Final = 8 * keras_size.MOST["layers"]
 _MEMBERS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
 
 
-def describe(path: Path) -> list[dict[str, Any]]:
-    """Read the layer list of a Keras model without running anything in it.
+def demand_known(path: Path) -> None:
+    """Refuse what is not a whole Keras model of known layers, ``.h5`` or ``.keras``; run nothing.
 
-    Parameters
-    ----------
-    path
-        A whole model, ``.h5`` (Keras 2 or 3) or ``.keras``.
-
-    Returns
-    -------
-    list of dict
-        ``class_name`` and ``config`` of each layer, in the file's order; those of a model inside
-        the model follow it.
-
-    Raises
-    ------
-    ModelError
-        If the file is not a Keras model, has anything that a residual network does not
-        have, or describes a network that is far too large.
+    ModelError if it is damaged, has anything that a residual network does not have, or describes a
+    network that is far too large.
     """
     if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
         raise _refusal(path, f"a file of {path.stat().st_size:,} bytes")
@@ -92,11 +78,6 @@ def describe(path: Path) -> list[dict[str, Any]]:
         (_demand_plain_zip if named_zip else _demand_plain_hdf5)(path)
         # Keras leaves compile_config out, because it is told not to compile.
         found, model = ({**each, "compile_config": None} for each in keras2.read(path))
-        _demand_model(model["class_name"], path)
-        layers: list[dict[str, Any]] = [
-            {"class_name": layer["class_name"], "config": dict(layer["config"])}
-            for layer in keras_size.layers_of(model)
-        ]
         # Both: a translation drops what it does not need.
         strange = itertools.chain(_strange(model), _foreign(found))
         given = next(strange, None) or keras_size.excess(model)
@@ -105,8 +86,8 @@ def describe(path: Path) -> list[dict[str, Any]]:
     except Exception as error:  # h5py, json and zipfile raise a dozen kinds for a damaged file
         raise _refusal(path, f"{type(error).__name__}: {error!s:.200}") from error
     if given:
-        raise _refusal(path, given, _OWN_CODE if "'Lambda'" in given else _ANOTHER)
-    return layers
+        own_code = "'Lambda'" in given or given.startswith("a model of class")
+        raise _refusal(path, given, _OWN_CODE if own_code else _ANOTHER)
 
 
 def _demand_its_name(path: Path, named_zip: bool) -> None:
@@ -119,13 +100,10 @@ def _demand_its_name(path: Path, named_zip: bool) -> None:
         raise _refusal(path, f"{given} by another name", f"rename it to {path.stem}{suffix}")
 
 
-def _demand_model(kind: object, path: Path) -> None:
-    if not _among(kind, KNOWN_MODELS):
-        raise _refusal(path, f"a model of class {reprlib.repr(kind)}", _OWN_CODE)
-
-
 def _strange(model: dict[str, Any]) -> Iterator[str]:
     """What the description has Keras make or look up, and should not."""
+    if not _among(model["class_name"], KNOWN_MODELS):
+        yield f"a model of class {reprlib.repr(model['class_name'])}"
     layers = keras_size.layers_of(model)
     outermost = {id(layer) for layer in model["config"]["layers"]}
     for layer in layers:

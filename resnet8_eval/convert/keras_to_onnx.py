@@ -30,7 +30,7 @@ def load_noted(path: Path) -> tuple[Any, list[str]]:
     The results are those of :func:`resnet8_eval.convert.flat.flattened`. ModelError if the file is
     no Keras model of known layers, or has another input or output.
     """
-    keras_file.describe(path)
+    keras_file.demand_known(path)
     import keras
 
     try:

@@ -147,7 +147,9 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
     with torch.inference_mode():
         ShapeProp(module).propagate(torch.zeros(2, 32, 32, 3))
     calls = [node for node in module.graph.nodes if node.op == "call_module"]
-    made = {str(call.target): _core(module.get_submodule(str(call.target))) for call in calls}
+    made = {str(call.target): module.get_submodule(str(call.target)) for call in calls}
+    # onnx2torch wraps an unevenly padded Conv2d with its padding.
+    made = {n: m[-1] if isinstance(m, torch.nn.Sequential) else m for n, m in made.items()}
     torch_shapes = {str(call.target): list(call.meta["tensor_meta"].shape)[1:] for call in calls}
 
     checks = [
@@ -211,13 +213,6 @@ def verify_export(onnx_path: Path, exported: Path) -> list[Check]:
         equal("exported program's output for batches of 1 and 3", [(1, 10), (3, 10)], sizes),
         equal(f"of {len(wanted)} initializers, missing in the exported program", 0, missing),
     ]
-
-
-def _core(module: torch.nn.Module) -> torch.nn.Module:
-    """The computing module; onnx2torch wraps an unevenly padded Conv2d with its padding."""
-    import torch
-
-    return module[-1] if isinstance(module, torch.nn.Sequential) else module
 
 
 def _bit_equal(node: Any, source: Any, parameter: Any) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from resnet8_eval import backends, calibration, cifar10, configurations, network, preprocess
 from resnet8_eval.calibrate import probe, tuned
 from resnet8_eval.calibrate.ranges import observe
-from resnet8_eval.calibration import CalibrationSet
+from resnet8_eval.calibration import Indices
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.preprocess import batches
 from tests.planted import Bench, as_npy
@@ -23,14 +23,12 @@ STOCK = [f"model/{row.name}" for row in configurations.stock()]
 
 def choosing(
     change: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]],
-) -> Callable[..., CalibrationSet]:
+) -> Callable[..., Indices]:
     """A choice whose indices were changed afterwards."""
     honest = calibration.choose
 
-    def choose(labels: NDArray[np.int64], count: int, seed: int) -> CalibrationSet:
-        found = honest(labels, count, seed)
-        indices = change(found.indices.copy(), labels)
-        return CalibrationSet(indices, found.seed)
+    def choose(labels: NDArray[np.int64], count: int, seed: int) -> Indices:
+        return change(honest(labels, count, seed), labels)
 
     return choose
 

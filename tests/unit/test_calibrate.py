@@ -21,20 +21,15 @@ from resnet8_eval.checks import failed
 from resnet8_eval.configurations import TUNED
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import RAW, batches, preprocess
-from resnet8_eval.store import Record
 from tests import small_network
 
 IMAGES = small_network.images()
 
 
-def calibrated(folder: Path) -> Record:
-    statistics = collect(small_network.parsed(), IMAGES, TUNED)
-    return decide(statistics, folder, TUNED, TUNED.weight_limit)
-
-
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    calibrated(tmp_path)
+    statistics = collect(small_network.parsed(), IMAGES, TUNED)
+    decide(statistics, TUNED, TUNED.weight_limit).save(tmp_path)
     return tmp_path
 
 
@@ -76,16 +71,16 @@ def test_a_network_that_became_another_is_told(made: Path, fault: str) -> None:
     assert "largest difference" in broken[0].name
 
 
-def test_the_bytes_that_were_fed_are_told(tmp_path: Path) -> None:
-    record = calibrated(tmp_path)
+def test_the_bytes_that_were_fed_are_told() -> None:
+    fed_sha256 = collect(small_network.parsed(), IMAGES, TUNED).observed.fed_sha256
     fed = preprocess(IMAGES).tobytes()
-    assert record["fed_sha256"] == hashlib.sha256(fed).hexdigest()
-    assert compare_feeds(IMAGES, record["fed_sha256"]) == {
+    assert fed_sha256 == hashlib.sha256(fed).hexdigest()
+    assert compare_feeds(IMAGES, fed_sha256) == {
         "differing_bytes": 0,
         "compared_bytes": len(fed),
         "expected_bytes": len(fed),
-        "evaluation_sha256": record["fed_sha256"],
-        "calibration_sha256": record["fed_sha256"],
+        "evaluation_sha256": fed_sha256,
+        "calibration_sha256": fed_sha256,
         "preprocessing": RAW.describe(),
         "largest_difference": 0.0,
     }
@@ -105,7 +100,7 @@ from resnet8_eval.calibrate.tuned import collect, decide
 folded, images, out = map(Path, sys.argv[1:])
 statistics = collect(network.read(folded), np.load(images)[::10], configurations.TUNED)
 for recipe in configurations.recipes():
-    decide(statistics, out, recipe, recipe.weight_limit)
+    decide(statistics, recipe, recipe.weight_limit).save(out)
     for path in sorted(out.iterdir()):
         print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 """

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from resnet8_eval.convert import keras_file
+from resnet8_eval.convert import keras2, keras_file, keras_size
 from resnet8_eval.errors import ModelError
 from resnet8_eval.manifest import fixtures_dir
 
@@ -64,13 +64,19 @@ def refusal(path: Path) -> str:
     with pytest.raises(
         ModelError, match="is not a Keras model that this suite can judge"
     ) as caught:
-        keras_file.describe(path)
+        keras_file.demand_known(path)
     assert str(path) in caught.value.given
     return caught.value.given
 
 
+def described(path: Path) -> list[Config]:
+    """The layers of a file that is not refused."""
+    keras_file.demand_known(path)
+    return keras_size.layers_of(keras2.read(path)[1])
+
+
 def test_the_stand_in_is_described() -> None:
-    layers = keras_file.describe(STANDIN)
+    layers = described(STANDIN)
     kinds = [layer["class_name"] for layer in layers]
     assert (kinds.count("Conv2D"), kinds.count("Dense"), kinds[0]) == (9, 1, "InputLayer")
     assert layers[-1]["config"]["units"] == 10
@@ -78,7 +84,7 @@ def test_the_stand_in_is_described() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_both_formats_give_the_same_layers(tmp_path: Path, name: str) -> None:
-    assert keras_file.describe(write(tmp_path, name)) == keras_file.describe(STANDIN)
+    assert described(write(tmp_path, name)) == described(STANDIN)
 
 
 def replace_layer(class_name: str, **settings: Any) -> Change:
@@ -275,7 +281,7 @@ def test_a_translation_is_judged_by_the_version_that_the_file_claims(
 ) -> None:
     change = set_first("dtype", policy("keras.mixed_precision"))
     path = write_changed(tmp_path, name, change)
-    assert keras_file.describe(claimed(path, "2.21.0"))
+    assert described(claimed(path, "2.21.0"))
     assert "'Policy'" in refusal(claimed(path, "3.15.1"))
 
 
@@ -298,7 +304,7 @@ def test_what_is_not_compiled_need_not_be_known(tmp_path: Path) -> None:
     path = write_changed(
         tmp_path, "model.keras", lambda m: m.update(compile_config={"optimizer": optimizer})
     )
-    assert keras_file.describe(path) == keras_file.describe(STANDIN)
+    assert described(path) == described(STANDIN)
 
 
 # --- networks that are far too large -------------------------------------------------------------
@@ -403,7 +409,7 @@ def test_a_file_by_the_name_of_the_other_format_is_to_be_renamed(
 ) -> None:
     path = write(tmp_path, other).rename(tmp_path / name)
     with pytest.raises(ModelError) as caught:
-        keras_file.describe(path)
+        keras_file.demand_known(path)
     assert caught.value.given == f"{given} by another name, in {path}"
     assert caught.value.next_step == f"rename it to {other}"
 

@@ -327,7 +327,7 @@ def test_what_is_made_of_it_in_8_bits_is_proven(
     for key, recipe in recipes.items():
         (tmp_path / key).mkdir()
         found = collect(own.network, IMAGES, recipe)
-        decide(found, tmp_path / key, recipe, recipe.weight_limit)
+        decide(found, recipe, recipe.weight_limit).save(tmp_path / key)
         assert failed(same_function(own.onnx, tmp_path / key, IMAGES, 1)) == []
     for row in configurations.calibrated():
         backend = backends.backend(row.framework)

@@ -133,7 +133,6 @@ from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval import backends, configurations, network, proof
 from resnet8_eval.calibrate.tuned import collect, decide
 from resnet8_eval.integers import ExactNetwork, rounding
-from resnet8_eval.calibrate.parameters import Parameters
 folded, images, dataset, out = map(Path, sys.argv[1:])
 recipe = configurations.TUNED
 limits = {"chosen": recipe.weight_limit, "eight bits": 127}
@@ -142,8 +141,7 @@ found = {}
 for name, limit in limits.items():
     folder = out / name
     folder.mkdir()
-    record = decide(statistics, folder, recipe, limit)
-    parameters = Parameters.load(folder)
+    parameters = decide(statistics, recipe, limit)
     test = read_split(dataset, "test")
     test = Split(test.images[:500], test.labels[:500])
     torch = backends.backend("torch")
@@ -154,7 +152,7 @@ for name, limit in limits.items():
     cause = proof.probable_cause(stored, "torch", as_decided=True)
     found[name] = {
         **proof.disagreement(scores, exact, test, cause),
-        "weight_limit": record["method"]["weight_limit"],
+        "weight_limit": limit,
     }
 print(json.dumps(found))
 """

@@ -45,5 +45,5 @@ def test_calibration_and_validation_images_are_disjoint(pipeline: Pipeline) -> N
     labels = read_split(pipeline.settings.assets.dataset, "train").labels
     for seed in range(5):
         calibrating, validating = split(labels, 100, seed, 200)
-        assert not set(calibrating.indices) & set(validating)
+        assert not set(calibrating) & set(validating)
         assert len(set(validating)) == 200

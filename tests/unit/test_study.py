@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import configurations, preprocess, study
-from resnet8_eval.advanced import mixed, qat
+from resnet8_eval import calibration, configurations, preprocess, study
+from resnet8_eval.advanced import mixed
 from resnet8_eval.advanced.stages import CHOSEN
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.cifar10 import Split, read_split
@@ -238,7 +238,7 @@ def test_costs_are_measured_on_training_images_that_neither_calibrate_nor_judge(
     costs, none = fed
     assert (len(costs.training.labels), len(none.training.labels)) == (400, 0)
     for others in (costs.calibration, costs.judged):
-        assert qat.shared(costs.training.images.pixels, preprocess.fed(others).pixels) == 0
+        assert calibration.shared(costs.training.images.pixels, preprocess.fed(others).pixels) == 0
 
 
 def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(

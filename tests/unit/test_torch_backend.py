@@ -279,19 +279,18 @@ from pathlib import Path
 import numpy as np
 from resnet8_eval import backends, configurations, network
 from resnet8_eval.backends import torch
-from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.tuned import collect, decide
 from resnet8_eval.cifar10 import read_split
 
 folded, images, dataset, out = map(Path, sys.argv[1:])
 recipe = configurations.TUNED
 statistics = collect(network.read(folded), np.load(images)[::5], recipe)
-record = decide(statistics, out, recipe, recipe.weight_limit)
+parameters = decide(statistics, recipe, recipe.weight_limit)
 row = configurations.of("torch-int8-tuned")
-torch.write(Parameters.load(out), row, out / "model.pt")
+torch.write(parameters, row, out / "model.pt")
 test = read_split(dataset, "test")
 scores = backends.scores(out / "model.pt", test.images, threads=1)
-print(json.dumps([record["method"]["weight_limit"], int((scores.argmax(1) == test.labels).sum())]))
+print(json.dumps([recipe.weight_limit, int((scores.argmax(1) == test.labels).sum())]))
 """
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resnet8_eval import calibration
 from resnet8_eval.advanced import lowbit, mixed, qat, training
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.advanced.bits import Bits
@@ -226,8 +227,8 @@ def test_all_that_does_not_validate_trains() -> None:
 
 def test_a_shared_image_is_found_by_its_pixels() -> None:
     some = small_network.images(20)
-    assert qat.shared(some[10:], some[:10]) == 0
-    assert qat.shared(some[9:], some[:10]) == 1
+    assert calibration.shared(some[10:], some[:10]) == 0
+    assert calibration.shared(some[9:], some[:10]) == 1
 
 
 def test_a_leak_is_told_by_the_stage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
