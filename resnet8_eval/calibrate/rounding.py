@@ -134,11 +134,13 @@ def least_error_scales(
     With few bits, clipping the largest weights costs less than coarse steps for all. The error is
     that after :func:`gptq`, whose parameters these are: the variance of what an output changes by.
     """
+    candidates = np.outer(_SHARES, scale).astype(np.float32)
+    steps = candidates.astype(np.float64)[..., None]
+    # Channels are rounded each by itself, so all candidates are at once.
+    many = np.tile(weight, (len(steps), 1))
+    rounded = gptq(many, covariance, steps.ravel(), limit).reshape(len(steps), *weight.shape)
     least, best = np.full(len(scale), np.inf), scale.copy()
-    for share in _SHARES:
-        candidate = (scale * share).astype(np.float32)
-        step = candidate.astype(np.float64)
-        change = weight - gptq(weight, covariance, step, limit) * step[:, None]
+    for candidate, change in zip(candidates, weight - rounded * steps, strict=True):
         error = np.einsum("oi,ij,oj->o", change, covariance, change, optimize=True)
         better = error < least
         least[better], best[better] = error[better], candidate[better]
