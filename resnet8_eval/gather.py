@@ -14,7 +14,7 @@ from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import RAW
 from resnet8_eval.record import Baseline, Conversion, Results, Timing, Tuning
-from resnet8_eval.requirements import asked
+from resnet8_eval.requirements import MILESTONES, asked
 from resnet8_eval.results import Outcome
 from resnet8_eval.row_record import Census, ExpectedRow, Paired, Part
 from resnet8_eval.stages import of_seed
@@ -90,7 +90,9 @@ def gather(
                 configuration=rows[0].name,
                 classes=[entry["name"] for entry in baseline["per_class"]],
             ),
-            "milestones": results.milestones(outcomes, standin, stopped),
+            "milestones": {
+                name: results.milestone(name, outcomes, standin, stopped) for name in MILESTONES
+            },
             "requirements": [
                 results.requirement(entry, outcomes.get(entry.id), standin) for entry in register
             ],

@@ -18,7 +18,7 @@ from resnet8_eval import results_v1
 from resnet8_eval.checks import Check
 from resnet8_eval.errors import ResultsError
 from resnet8_eval.record import Milestone, RequirementResult, Results
-from resnet8_eval.requirements import MILESTONES, ON_DEMAND, Requirement, of_milestone
+from resnet8_eval.requirements import ON_DEMAND, Requirement, of_milestone
 from resnet8_eval.row_record import Status
 
 SCHEMA_VERSION: Final = 2
@@ -121,23 +121,6 @@ class Outcome:
     decided: bool = False
 
 
-def milestones(
-    outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None
-) -> dict[str, Milestone]:
-    """The verdict on every milestone.
-
-    Parameters
-    ----------
-    outcomes
-        By requirement ID; those that are absent were not asked for.
-    standin
-        Whether the run was on the stand-in, on which nothing is ever met.
-    stopped
-        What ended the run before its time; what it had not reached is then not evaluated.
-    """
-    return {name: _milestone(name, outcomes, standin, stopped) for name in MILESTONES}
-
-
 def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> RequirementResult:
     """What the record says of a requirement; `outcome` is None if it was not asked for."""
     found = outcome or Outcome("not evaluated")
@@ -153,9 +136,20 @@ def requirement(entry: Requirement, outcome: Outcome | None, standin: bool) -> R
     )
 
 
-def _milestone(
+def milestone(
     name: str, outcomes: Mapping[str, Outcome], standin: bool, stopped: str | None
 ) -> Milestone:
+    """The verdict on a milestone.
+
+    Parameters
+    ----------
+    outcomes
+        By requirement ID; those that are absent were not asked for.
+    standin
+        Whether the run was on the stand-in, on which nothing is ever met.
+    stopped
+        What ended the run before its time; what it had not reached is then not evaluated.
+    """
     entries = of_milestone(name)
     found = [outcomes[entry.id] for entry in entries if entry.id in outcomes]
     met = sum(outcome.status == "met" for outcome in found)

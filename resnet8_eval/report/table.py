@@ -32,37 +32,31 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the comparison: what a configuration shows in it, and what it is sorted by.
+    """One column of the comparison: what a configuration has in it, and how that is shown.
 
-    Without an order, it is sorted by the text itself.
+    Numbers have a form of their own, and are sorted as they are; `absent` stands for none.
     """
 
     key: str
     header: str
-    text: Callable[[Any], str]
-    order: Callable[[ConfigurationResult], float] | None = None
+    value: Callable[[Any], Any]
+    form: Callable[[Any], str] = words.plain
+    absent: float = 0.0
 
     @property
     def is_number(self) -> bool:
         """Whether it is aligned to the right."""
-        return self.order is not None
+        return self.form is not words.plain
 
+    def text(self, found: ExpectedRow | ConfigurationResult) -> str:
+        """What it shows of a row."""
+        return self.form(self.value(found))
 
-def _number(
-    key: str,
-    header: str,
-    value: Callable[[ConfigurationResult], Any],
-    form: Callable[[Any], str],
-    absent: float = 0.0,
-) -> Column:
-    """A column that is sorted by the number, or the median over rounds, that it shows."""
-
-    def order(found: ConfigurationResult) -> float:
-        number = value(found)
+    def order(self, found: ConfigurationResult) -> Any:
+        """What it is sorted by: the number, or its median over rounds."""
+        number = self.value(found)
         number = number.median if isinstance(number, Spread) else number
-        return absent if number is None else number
-
-    return Column(key, header, lambda found: form(value(found)), order)
+        return self.absent if number is None else number
 
 
 def weights_bytes(found: ConfigurationResult) -> int:
@@ -84,38 +78,32 @@ _NAMES: Final = frozenset({"title", "framework", "dtype", "recipe"})
 COLUMNS: Final = (
     Column("title", "Configuration", words.title),
     Column("framework", "Framework", words.framework),
-    Column("dtype", "Dtype", lambda row: words.plain(row.dtype)),
+    Column("dtype", "Dtype", _of("dtype")),
     Column("recipe", "Recipe", words.recipe),
-    Column(
-        "types",
-        "Weights/activations",
-        lambda c: words.plain(f"{c.weights_dtype}/{c.activations_dtype}"),
-    ),
-    _number("bits", "Weights, bits", _of("weights_bits"), lambda bits: str(bits or NOTHING)),
+    Column("types", "Weights/activations", lambda c: f"{c.weights_dtype}/{c.activations_dtype}"),
+    Column("bits", "Weights, bits", _of("weights_bits"), lambda bits: str(bits or NOTHING)),
     Column("needs", "Runs exactly on", words.runs_on),
-    Column("execution", "Execution", lambda c: words.plain(c.execution if c.recipe else c.dtype)),
-    _number("accuracy", "Accuracy, %", _of("accuracy_percent"), words.percent),
-    Column("correct", "Correct/total", lambda c: f"{c.correct}/{c.total}", _of("correct")),
-    _number("interval", "95 % interval, %", _of("accuracy_ci95_percent"), words.accuracy_interval),
-    _number("delta", "Delta, pp", _of("delta_pp"), words.signed),
-    _number(
-        "delta_interval", "Delta 95 % interval, pp", _of("delta_ci95_pp"), words.delta_interval
-    ),
-    _number("mcnemar", words.UNCORRECTED, _of("mcnemar_p"), words.p_value, absent=1.0),
-    _number("agreement", "Agreement, %", _of("agreement_percent"), words.percent),
-    _number(
+    Column("execution", "Execution", lambda c: c.execution if c.recipe else c.dtype),
+    Column("accuracy", "Accuracy, %", _of("accuracy_percent"), words.percent),
+    Column("correct", "Correct/total", _of("correct", "total"), "{0[0]}/{0[1]}".format),
+    Column("interval", "95 % interval, %", _of("accuracy_ci95_percent"), words.accuracy_interval),
+    Column("delta", "Delta, pp", _of("delta_pp"), words.signed),
+    Column("delta_interval", "Delta 95 % interval, pp", _of("delta_ci95_pp"), words.delta_interval),
+    Column("mcnemar", words.UNCORRECTED, _of("mcnemar_p"), words.p_value, absent=1.0),
+    Column("agreement", "Agreement, %", _of("agreement_percent"), words.percent),
+    Column(
         "latency", "One image, ms", lambda c: _latency(c, "p50_ms"), partial(words.median, digits=3)
     ),
-    _number("throughput", "Images/s", _throughput, partial(words.median, digits=0)),
-    _number(
+    Column("throughput", "Images/s", _throughput, partial(words.median, digits=0)),
+    Column(
         "speedup",
         "Times float32",
         lambda c: _latency(c, "speedup"),
         partial(words.median, digits=2),
     ),
-    _number("size", "Size, kB", _of("size_bytes"), words.kilobytes),
-    _number("weights", "Weights, kB", weights_bytes, words.kilobytes),
-    Column("word", "Verdict", lambda c: c.word),
+    Column("size", "Size, kB", _of("size_bytes"), words.kilobytes),
+    Column("weights", "Weights, kB", weights_bytes, words.kilobytes),
+    Column("word", "Verdict", _of("word")),
     Column("flag", "Flag", lambda c: "⚑ FLAGGED" if c.flagged else "none"),
 )
 SPEED: Final = ("latency", "throughput", "speedup")
