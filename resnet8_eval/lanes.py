@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +49,7 @@ class Job:
     Attributes
     ----------
     name
-        What :data:`Make` is told.
+        What :data:`Make` is told, such as ``"scores/torch-int8"``.
     lane
         The worker process that makes it.
     needs
@@ -60,8 +60,8 @@ class Job:
 
     name: str
     lane: str
-    needs: tuple[str, ...] = ()
-    alone: bool = False
+    needs: tuple[str, ...]
+    alone: bool = field(default=False, kw_only=True)
 
 
 def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict[str, SuiteError]:

@@ -51,9 +51,8 @@ class Pipeline:
             make = functools.partial(
                 _make, self.settings, {stage.name: self.key(stage.name) for stage in missing}
             )
-            jobs = [lanes.Job(s.name, s.lane, s.needs, s.alone) for s in missing]
             logs = self.settings.cache_dir / "logs"
-            self._failures.update(lanes.run(jobs, make, logs, self._announce))
+            self._failures.update(lanes.run(missing, make, logs, self._announce))
 
     def forget(self, names: Iterable[str], made_before: float) -> None:
         """Remove stages from the cache, to have them made anew, and how far trainings were.

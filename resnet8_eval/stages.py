@@ -16,37 +16,26 @@ from resnet8_eval import backends, configurations, making
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.inputs import Inputs, Settings
+from resnet8_eval.lanes import Job
 from resnet8_eval.store import Record
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Stage(Job):
     """One arrow of the flow.
 
     Attributes
     ----------
-    name
-        Such as ``"scores/torch-int8"``.
-    lane
-        The worker process that makes it.
-    needs
-        Stages that must exist first.
     make
         Writes files into ``inputs.out`` and returns the record.
     decided_by
         Everything besides `needs`, the code and the environment that decides its content.
-    alone
-        Whether nothing else may run meanwhile, because it measures time.
     by_processor
         Whether it counts only on the model of processor that it was made on.
     """
 
-    name: str
-    lane: str
-    needs: tuple[str, ...]
     make: Callable[[Inputs], Record]
     decided_by: dict[str, Any]
-    alone: bool = False
     by_processor: bool = False
 
 

@@ -23,7 +23,7 @@ GROWN: list[bytes] = []
 
 
 def stage(name: str, *needs: str, lane: str = "keras", alone: bool = False) -> Job:
-    return Job(name, lane, needs, alone)
+    return Job(name, lane, needs, alone=alone)
 
 
 def behave(folder: Path, name: str, threads: int) -> float:
