@@ -84,12 +84,7 @@ def retrieve(url: str | None, sha256: str, target: Path) -> None:
     """
     import pooch
 
-    registry = pooch.create(
-        target.parent,
-        base_url="",
-        registry={target.name: f"sha256:{sha256}"},
-        urls={target.name: url},
-    )
+    known_hash = f"sha256:{sha256}"
     with ExitStack() as answers:  # which pooch leaves open when a download fails
         downloader = pooch.HTTPDownloader(
             progressbar=True,
@@ -98,7 +93,7 @@ def retrieve(url: str | None, sha256: str, target: Path) -> None:
             hooks={"response": lambda answer, **_: answers.enter_context(answer)},
         )
         try:
-            registry.fetch(target.name, downloader=downloader)
+            pooch.retrieve(url, known_hash, target.name, target.parent, downloader=downloader)
         except (OSError, ValueError) as error:  # the errors of `requests` are OSErrors
             cause: BaseException = error
             while cause.__context__ is not None:  # "no such host" is deep in "too many retries"
