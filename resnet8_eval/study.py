@@ -96,7 +96,7 @@ class Images:
     Attributes
     ----------
     reference
-        float32 probabilities (N, 10) of the float32 network for `judged`.
+        Scores (N, 10) of the float32 network for `judged`: probabilities or logits.
     training
         To fine-tune on, or to choose bits by; none of them is judged. Other tasks need none.
     """
@@ -238,7 +238,7 @@ def _collected_once(
 
 
 def judge(scores: NDArray[np.float32], images: Images) -> Row:
-    """Hold probabilities (N, 10) against the labels and against the float32 network's.
+    """Hold scores (N, 10), probabilities or logits, against the labels and the float32 network's.
 
     ``divergence`` is the mean Kullback–Leibler divergence from float32, in nats.
     """
@@ -248,7 +248,7 @@ def judge(scores: NDArray[np.float32], images: Images) -> Row:
         "float_correct": int((reference == images.labels).sum()),
         "total": len(answers),
         "agreement_percent": 100 * float((answers == reference).mean()),
-        "divergence": divergence(scores, probabilities(images.reference))["kl_nats"],
+        "divergence": divergence(*map(probabilities, (scores, images.reference)))["kl_nats"],
     }
 
 

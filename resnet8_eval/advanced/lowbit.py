@@ -26,6 +26,7 @@ from resnet8_eval.backends import StoredTensor
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
+from resnet8_eval.evaluate import probabilities
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.integers import ExactNetwork
 from resnet8_eval.network import Convolution, Dense, output_first
@@ -194,7 +195,7 @@ def judge(
     try:
         exact = ExactNetwork(network, stored, "onnxruntime").scores(test.images)
         disagreements = int((scores.argmax(axis=1) != exact.argmax(axis=1)).sum())
-        furthest = float(np.abs(scores - exact).max())
+        furthest = float(np.abs(probabilities(scores) - probabilities(exact)).max())
     except KeyError:  # something is not stored as integers, as the checks say
         disagreements, furthest = len(scores), 1.0
     np.save(out / "scores.npy", scores)

@@ -24,7 +24,7 @@ from resnet8_eval.cli.options import (
     print_json,
     whole_folder,
 )
-from resnet8_eval.environment import usable_cores
+from resnet8_eval.environment import is_x86, usable_cores
 from resnet8_eval.errors import SuiteError
 
 if TYPE_CHECKING:
@@ -120,6 +120,11 @@ def _doubts(told: dict[str, Any]) -> list[str]:
     """What may be wrong with a model's figures, a line each."""
     found = told["saturation"]
     lines = [f"hint: {told['hint']}"] if told["hint"] else []
+    if told["runs_as"]:
+        lines.append(
+            f"note: run with {told['runs_as']}, as backends.onnxruntime.open_session opens it; a"
+            " plain session leaves more in float, and may class a few images otherwise"
+        )
     if found and found["warning"]:
         lines.append(f"warning: {found['warning']}")
     elif found:
@@ -212,8 +217,17 @@ def _scores(
             names,
         )
         saturating = saturation.told(model, Feed(test.images, how), test.labels, scores)
-    told = {"hint": tried["hint"], "saturation": saturating}
+    told = {"hint": tried["hint"], "saturation": saturating, "runs_as": _runs_as(model)}
     return scores, test.labels, names, found.kind, told
+
+
+def _runs_as(model: Path) -> str | None:
+    """What was done to a model's activations before it ran; None where nothing was."""
+    from resnet8_eval.backends import onnxruntime
+
+    if model.suffix != ".onnx" or not is_x86() or onnxruntime.unsigned(model) == str(model):
+        return None
+    return onnxruntime.RUNS_AS_UNSIGNED
 
 
 @contextmanager

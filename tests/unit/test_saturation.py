@@ -23,6 +23,7 @@ from resnet8_eval import (
 )
 from resnet8_eval.backends import StoredTensor
 from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.cli import judging
 from resnet8_eval.pipeline import Pipeline, model_path
 
 
@@ -115,6 +116,17 @@ def test_evaluate_warns_of_weights_that_saturate_here(
     tuned = evaluated(pipeline, configurations.of("onnxruntime-int8-tuned")).stdout
     assert "warning" not in tuned
     assert "note: signed weights up to ±63: no x86 kernel saturates on them" in tuned
+
+
+@pytest.mark.parametrize("row", configurations.quantized("onnxruntime"), ids=lambda row: row.name)
+def test_what_runs_otherwise_than_in_a_plain_session_is_told(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, row: configurations.Configuration
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    signed = row.activations_dtype == "int8"
+    said = judging._runs_as(model_path(pipeline, row))
+    lines = judging._doubts({"hint": None, "saturation": None, "runs_as": said})
+    assert ["note: run with unsigned activations" in line for line in lines] == [True] * signed
 
 
 def found_exactly(pipeline: Pipeline) -> int:

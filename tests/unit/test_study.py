@@ -20,6 +20,7 @@ from resnet8_eval.advanced.stages import CHOSEN
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval.errors import StageError
+from resnet8_eval.evaluate import softmax
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import Feed
@@ -27,6 +28,7 @@ from resnet8_eval.store import Store
 
 CELL = "onnxruntime-uint8-tuned"
 CELLS = [row.name for row in configurations.calibrated()]
+_NONE = np.zeros((0, 32, 32, 3), np.uint8)
 STOCK = [row.name for row in configurations.stock()]
 
 
@@ -278,6 +280,18 @@ def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
     assert len(list(Store(tmp_path / "store").artifacts())) == len(wanted)
     alone = study.run(wanted[:1], folded, feed, Store(tmp_path / "alone"), {}, jobs=1)
     assert rows[:1] == alone
+
+
+def test_scores_that_are_logits_are_held_as_probabilities() -> None:
+    random = np.random.default_rng(0)
+    before, after = random.normal(size=(2, 20, 10)).astype(np.float32)
+    labels = np.arange(20) % 10
+    rows = [
+        study.judge(scores, study.Images(_NONE, _NONE, labels, reference))
+        for scores, reference in ((after, before), (softmax(after), softmax(before)))
+    ]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5)
+    assert rows[0]["divergence"] > 0.1
 
 
 def test_a_worker_that_computes_otherwise_measures_nothing() -> None:
