@@ -65,8 +65,7 @@ class AcceptanceRun:
         self._pipeline: Any = None
         self._notes: list[str] = []
         self._said: set[str] = set()
-        self._begun = False
-        self._cleared: dict[str, bytes] = {}
+        self._cleared: dict[str, bytes] | None = None
         self._prepared = False
         self._missing: AssetError | None = None
         self._heading: Path | None = None
@@ -238,7 +237,7 @@ class AcceptanceRun:
 
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
-        if not self._begun:
+        if self._cleared is None:
             return []
         from resnet8_eval.report import terminal
 
@@ -297,11 +296,9 @@ class AcceptanceRun:
 
     def _begin(self) -> None:
         """From here on, the folder holds nothing that an earlier run left."""
-        if self._begun:
-            return
-        with self._told():
-            self._cleared = self.folder.clear()
-        self._begun = True
+        if self._cleared is None:
+            with self._told():
+                self._cleared = self.folder.clear()
 
     def demand_folder(self) -> None:
         """Refuse a folder that takes no report files, before other plugins open theirs."""

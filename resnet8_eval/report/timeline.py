@@ -94,7 +94,7 @@ def timeline(results: Results) -> dict[str, Any] | None:
         "width": _WIDTH,
         "height": top,
         "lanes": lanes,
-        "ticks": [{"x": round(_WIDTH * axis.share(t), 1), "label": f"{t:g}"} for t in axis.ticks()],
+        "ticks": [(round(_WIDTH * axis.share(t), 1), t) for t in axis.ticks()],
         "cached": [words.plain(name) for name in stages if name not in made],
         "chain": [words.plain(name) for name in chain] if len(chain) > 1 else [],
         "chain_seconds": sum(stages[name].seconds for name in chain),
