@@ -343,7 +343,8 @@ def _explained(job: Job, error: Exception, log: Path) -> SuiteError:
         f"Stage {job.name} failed.",
         expected="a finished artefact",
         given="\n            ".join([f"{type(error).__name__}: {error}", *tail]),
-        next_step=f"read {log}; run it alone with: python -m resnet8_eval run {job.name}",
+        next_step=f"read {log}; run it alone with: python -m resnet8_eval run {job.name}, and this"
+        " run's own --assets, --keras-model and calibration",
     )
 
 

@@ -374,6 +374,8 @@ def study(
     if other:
         grid = {"--cell": cells, "--ranges": ranges, "--granularity": granularity}
         _refuse_with(other[0], grid)
+    if cells and all(configurations.of(cell).is_stock for cell in cells):
+        _refuse_with("stock rows alone", {"--ranges": ranges, "--granularity": granularity})
     if on == "test":
         _refuse_with("--on test", {"--images": images})
     if scheduler:
@@ -507,7 +509,8 @@ def _sound(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Artifact]:
                     f" {check['name']}.",
                     expected=check["expected"],
                     given=check["observed"],
-                    next_step=f"do not use it; `run {name} --json` shows every check of that stage",
+                    next_step=f"do not use it; `run {name} --json --keras-model MODEL`, with the"
+                    " same options, shows every check of that stage",
                 )
     return {name: pipeline.artifact(name) for name in names}
 

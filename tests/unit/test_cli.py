@@ -620,6 +620,10 @@ def test_a_study_is_of_one_kind(invoke: Invoke) -> None:
             "--budget 60 --ranges mse --granularity per-tensor",
             "--ranges and --granularity would do nothing with --budget",
         ),
+        (
+            "--cell torch-int8-stock --ranges mse",
+            "--ranges would do nothing with stock rows alone",
+        ),
         ("--on test --images 0", "--images would do nothing with --on test"),
         ("--scheduler tcp://localhost:1 --jobs 2", "--jobs would do nothing with --scheduler"),
         ("--jobs 0", "0 processes measure nothing"),
