@@ -82,13 +82,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--calibration-count",
-        type=int,
+        type=_value("a whole number from 10, such as 1000", int, lambda number: number >= 10),
         default=MIN_CALIBRATION_IMAGES,
         metavar="N",
         help=f"calibration images, stratified (default {MIN_CALIBRATION_IMAGES})",
     )
     group.addoption(
-        "--calibration-seed", type=int, default=0, metavar="N", help="their seed (default 0)"
+        "--calibration-seed",
+        type=_value("a whole number from 0", int, lambda number: number >= 0),
+        default=0,
+        metavar="N",
+        help="their seed (default 0)",
     )
     group.addoption(
         "--seeds",

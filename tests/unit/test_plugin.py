@@ -415,6 +415,8 @@ def test_a_demand_on_speed_reaches_the_requirement(suite: Suite) -> None:
     [
         ("--gate=half", "expected equivalent, or the largest drop in percentage points"),
         ("--gate=-1", "expected equivalent, or the largest drop in percentage points"),
+        ("--calibration-count=9", "expected a whole number from 10, such as 1000; got 9"),
+        ("--calibration-seed=-1", "expected a whole number from 0; got -1"),
         ("--seeds=0", "expected a whole number from 1, such as 5; got 0"),
         ("--seeds=many", "expected a whole number from 1, such as 5; got many"),
     ],
