@@ -63,14 +63,13 @@ def _shade(change: float, steps: Sequence[float], *, better: bool = True) -> str
 
 
 def confusions(results: Results) -> list[dict[str, Any]]:
-    """What changed in each configuration's confusion matrix, after the baseline's own matrix.
+    """What changed in each configuration's confusion matrix, the baseline's first.
 
     Returns
     -------
     list of dict
-        The baseline's first. ``lines`` of cells, each ``(text, class of its colour)``; ``changed``
-        counts the cells that differ, ``worst`` says which kind of mistake grew most, and ``open``
-        is true of the first in which most cells changed.
+        ``changed`` counts the cells that differ from the baseline's, ``worst`` says which kind of
+        mistake grew most, and ``open`` is true of the first in which most cells changed.
     """
     before = baseline(results)
     if before is None:
@@ -87,17 +86,9 @@ def confusions(results: Results) -> list[dict[str, Any]]:
             ((change, *place) for place, change in changes.items() if place[0] != place[1]),
             key=itemgetter(0),
         )
-        lines = [
-            [
-                (str(count), "") if row.is_baseline else _moved(changes[i, k], right=i == k)
-                for k, count in enumerate(line)
-            ]
-            for i, line in enumerate(found.confusion)
-        ]
         told.append(
             {
                 "row": row,
-                "lines": lines,
                 "changed": sum(change != 0 for change in changes.values()),
                 "worst": f"{names[true]} taken for {names[answer]}, +{most}" if most > 0 else None,
             }
@@ -106,27 +97,19 @@ def confusions(results: Results) -> list[dict[str, Any]]:
     return [matrix | {"open": matrix is opened and bool(matrix["changed"])} for matrix in told]
 
 
-def _moved(change: int, *, right: bool) -> tuple[str, str]:
+def moved(change: int, *, right: bool) -> tuple[str, str]:
     """A change of the images in a cell, and its colour: more is better where they are right."""
     colour = _shade(change, _IMAGES, better=right)
     return (words.signed(change, 0), colour) if colour else ("", "")
 
 
-def galleries(results: Results) -> list[dict[str, Any]]:
-    """Images that quantized models newly get wrong; those that share all of them stand once."""
+def galleries(results: Results) -> list[list[tuple[table.Row, ConfigurationResult]]]:
+    """Quantized models that newly get images wrong; those that share all of them stand together."""
     alike: dict[Any, list[tuple[table.Row, ConfigurationResult]]] = {}
     for row, found in table.measured(results):
         if found.changed:
             alike.setdefault((found.lost, found.changed), []).append((row, found))
-    return [
-        {
-            "title": words.listed([row.title for row, _ in sharing]),
-            "answers": "; ".join(dict.fromkeys(row.due.dtype for row, _ in sharing)),
-            "images": changed,
-            "lost": lost,
-        }
-        for (lost, changed), sharing in alike.items()
-    ]
+    return list(alike.values())
 
 
 def recipe(found: ConfigurationResult) -> dict[str, str]:
