@@ -96,12 +96,9 @@ class Pipeline:
 
     def peek(self, name: str) -> Artifact | None:
         """The artefact of a stage if it exists; nothing is made."""
-        if name not in self._made:
-            found = self.store.get(name, self.key(name))
-            if found is None:
-                return None
+        if name not in self._made and (found := self.store.get(name, self.key(name))):
             self._made[name] = found
-        return self._made[name]
+        return self._made.get(name)
 
     def make(self, name: str, threads: int) -> Artifact:
         """Make one stage in this process, with so many threads.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval import backends, calibration, cifar10, configurations, network, preprocess
+from resnet8_eval import backends, calibration, cifar10, configurations, making, network, preprocess
 from resnet8_eval.calibrate import probe, tuned
 from resnet8_eval.calibrate.ranges import observe
 from resnet8_eval.calibration import Indices
@@ -68,7 +68,7 @@ CHOICES: dict[str, tuple[Callable[..., NDArray[np.int64]], str]] = {
 def test_a_choice_that_is_not_stratified_is_seen(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any], said: str
 ) -> None:
-    monkeypatch.setattr(calibration, "choose", choosing(change))
+    monkeypatch.setattr(making, "choose", choosing(change))
     bench.remake("calibration")
     assert said in bench.verdict("CAL-01")
 
