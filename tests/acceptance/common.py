@@ -14,6 +14,7 @@ from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Settings
 from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.preprocess import RAW
 from resnet8_eval.report import words
 from resnet8_eval.report.diagnosis import BASELINE_CHECK, EXACT_CHECK
 from resnet8_eval.requirements import PARITY_ATOL, asked
@@ -83,10 +84,11 @@ def source_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
 
 
 def known_facts(run: Pipeline) -> dict[str, Any] | None:
-    """What is known of a model and images of the manifest."""
+    """What is known of a model and images of the manifest, fed raw pixels."""
     facts = json.loads((fixtures_dir() / "expected.json").read_text())
     fact = facts.get(run.settings.assets.model_sha256)
-    return fact if fact and fact["assets"] == run.settings.assets.kind else None
+    known = fact and fact["assets"] == run.settings.assets.kind
+    return fact if known and run.settings.preprocessing == RAW else None
 
 
 def fact_checks(run: Pipeline, row: Configuration) -> list[Check]:

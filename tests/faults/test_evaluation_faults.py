@@ -17,6 +17,7 @@ from resnet8_eval.cifar10 import Split
 from resnet8_eval.errors import ModelError
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import ALWAYS
+from tests.acceptance import common
 from tests.planted import Bench
 
 Images = NDArray[np.uint8]
@@ -269,3 +270,10 @@ def test_ties_are_counted_with_all_three_ways_out(
         ]
         == ties
     )
+
+
+def test_a_known_count_is_that_of_raw_pixels(pipeline: Pipeline) -> None:
+    """The pretrained model as one's own, fed otherwise: its number is not held against that."""
+    assert common.known_facts(pipeline) is not None
+    other = replace(pipeline.settings, preprocessing=preprocess.USUAL["unit"])
+    assert common.known_facts(Pipeline(other)) is None
