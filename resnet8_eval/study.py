@@ -134,29 +134,36 @@ def recipe_tasks(
     ]
 
 
-def bit_tasks(bits: Sequence[int], count: int, seed: int) -> list[Task]:
+def bit_tasks(bits: Sequence[int], counts: Sequence[int], seeds: Sequence[int]) -> list[Task]:
     """The accuracy map: weights at each of `bits` × activations at each of `bits`."""
     recipe = replace(TUNED, ranges="mse")  # with few bits, rounding weighs more than clipping
     return [
         Task("bits", count, seed, recipe, (), weights, activations)
-        for weights, activations in product(bits, bits)
+        for count, seed, weights, activations in product(counts, seeds, bits, bits)
     ]
 
 
-def few_bit_tasks(epochs: Sequence[int], count: int, seeds: Sequence[int]) -> list[Task]:
+def few_bit_tasks(epochs: Sequence[int], counts: Sequence[int], seeds: Sequence[int]) -> list[Task]:
     """Weights and activations of 4 and 8 bits, each with so many epochs of fine-tuning, or none."""
     return [
         Task("few", count, seed, TUNED, (), weights, activations, some)
-        for some, seed, weights, activations in product(epochs, seeds, (4, 8), (4, 8))
+        for count, some, seed, weights, activations in product(
+            counts, epochs, seeds, (4, 8), (4, 8)
+        )
     ]
 
 
-def mixed_tasks(budgets: Sequence[float], count: int, seeds: Sequence[int]) -> list[Task]:
+def mixed_tasks(
+    budgets: Sequence[float], counts: Sequence[int], seeds: Sequence[int]
+) -> list[Task]:
     """Bits of each layer, chosen for each budget: of weights alone, and of weights and maps.
 
     A budget is in percent of the bytes at 8 bits, of the weights or of these and one image's maps.
     """
-    return [Task("mixed", count, seed, TUNED, budgets=tuple(budgets)) for seed in seeds]
+    return [
+        Task("mixed", count, seed, TUNED, budgets=tuple(budgets))
+        for count, seed in product(counts, seeds)
+    ]
 
 
 def measure(task: Task, folded: bytes, images: Images) -> list[Row]:

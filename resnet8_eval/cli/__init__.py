@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -386,24 +385,14 @@ def study(
     counts = counts or ([1000] if other else [250, 1000])
     seeds = seeds or ([0] if bits else [0, 1, 2, 3, 4])
     if budgets:
-        name = "mixed.csv"
-        tasks = [task for count in counts for task in studies.mixed_tasks(budgets, count, seeds)]
+        name, tasks = "mixed.csv", studies.mixed_tasks(budgets, counts, seeds)
     elif epochs:
-        name = "few-bits.csv"
-        tasks = [task for count in counts for task in studies.few_bit_tasks(epochs, count, seeds)]
+        name, tasks = "few-bits.csv", studies.few_bit_tasks(epochs, counts, seeds)
     elif bits:
-        name = "bits.csv"
-        sets = product(counts, seeds)
-        tasks = [task for drawn in sets for task in studies.bit_tasks(range(2, 9), *drawn)]
+        name, tasks = "bits.csv", studies.bit_tasks(range(2, 9), counts, seeds)
     else:
-        name = "cells.csv"
-        tasks = studies.recipe_tasks(
-            ranges or RANGES,
-            granularity or GRANULARITIES,
-            counts,
-            seeds,
-            cells or CELLS,
-        )
+        name, recipes = "cells.csv", (ranges or RANGES, granularity or GRANULARITIES)
+        tasks = studies.recipe_tasks(*recipes, counts, seeds, cells or CELLS)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("study", total=len(tasks))
         rows = studies.measure_all(

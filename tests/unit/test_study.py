@@ -138,7 +138,7 @@ def test_recipes_and_bits_of_one_calibration_set_share_what_is_collected_on_it(
     monkeypatch.setattr(tuned, "collect", counted)
     study._collected_once.cache_clear()
     grid = study.recipe_tasks(["minmax", "mse"], ["per-tensor"], [50], [0, 1], [CELL])
-    grid += study.bit_tasks([4, 8], 50, 1)
+    grid += study.bit_tasks([4, 8], [50], [1])
     rows = [study.measure(task, folded, feed(task)) for task in grid]
     assert collected == [50, 50]
     study._collected_once.cache_clear()
@@ -158,7 +158,7 @@ def test_another_model_is_another_study(
 def test_eight_simulated_bits_lose_little_and_two_lose_much(
     folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
 ) -> None:
-    corners = study.bit_tasks([2, 8], 50, 0)
+    corners = study.bit_tasks([2, 8], [50], [0])
     rows = study.run(corners, folded, feed, Store(tmp_path), {}, jobs=1)
     agreement = {
         (row["weight_bits"], row["activation_bits"]): row["agreement_percent"] for row in rows
@@ -175,7 +175,7 @@ def test_fine_tuning_is_one_more_cell_of_few_bits(
     def with_training(task: study.Task) -> study.Images:
         return replace(feed(task), training=Labelled(Feed(train.images[:500]), train.labels[:500]))
 
-    grid = study.few_bit_tasks([0, 1], 50, [0])
+    grid = study.few_bit_tasks([0, 1], [50], [0])
     assert len({(task.weight_bits, task.activation_bits) for task in grid}) == 4
     few = [task for task in grid if (task.weight_bits, task.activation_bits) == (4, 4)]
     before, after = study.run(few, folded, with_training, Store(tmp_path), {}, jobs=1)
@@ -192,7 +192,7 @@ def test_bits_are_chosen_within_each_budget_on_images_that_do_not_judge(
 ) -> None:
     train = read_split(pipeline.settings.assets.dataset, "train")
     some = Labelled(Feed(train.images[500:600]), train.labels[500:600])
-    (task,) = study.mixed_tasks([50, 60, 100], 50, [0])
+    (task,) = study.mixed_tasks([50, 60, 100], [50], [0])
     images = replace(feed(task), training=some)
     measured: list[Any] = []
     honest = mixed.sensitivities
@@ -218,7 +218,7 @@ def test_bits_are_chosen_within_each_budget_on_images_that_do_not_judge(
     # 4 and 8 bits everywhere are those that are measured without a choice.
     few = {
         (t.weight_bits, t.activation_bits): study.measure(t, folded, feed(t))[0]["divergence"]
-        for t in study.few_bit_tasks([0], 50, [0])
+        for t in study.few_bit_tasks([0], [50], [0])
     }
     found = [rows[k]["divergence"] for k in (0, 3, 2)]
     assert found == [few[4, 8], few[4, 4], few[8, 8]]
@@ -235,7 +235,7 @@ def test_costs_are_measured_on_training_images_that_neither_calibrate_nor_judge(
 
     monkeypatch.setattr(study, "run", watching)
     monkeypatch.setattr(study, "SENSITIVITY_IMAGES", 400)
-    grid = [*study.mixed_tasks([60], 100, [0]), *study.bit_tasks([8], 100, 0)]
+    grid = [*study.mixed_tasks([60], [100], [0]), *study.bit_tasks([8], [100], [0])]
     study.measure_all(grid, pipeline, on_test=False, validation_count=200)
     costs, none = fed
     assert (len(costs.training.labels), len(none.training.labels)) == (400, 0)
