@@ -25,7 +25,7 @@ from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import ModelError, unreadable_model
 from resnet8_eval.network import Network
-from resnet8_eval.preprocess import Images, batches
+from resnet8_eval.preprocess import BATCH_SIZE, Images, batches
 from resnet8_eval.store import Record
 
 MODEL_FILE: Final = "model.pt"
@@ -132,8 +132,7 @@ def lower(path: Path, row: Configuration, images: Images) -> Record | None:
     with torchscript.deprecations_ignored():
         from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
 
-        *_, batch = batches(images)
-        example = (torch.from_numpy(batch),)
+        example = (torch.from_numpy(next(batches(images[-BATCH_SIZE:]))),)
         with torch.inference_mode():
             expected = torch_program.load(path).module()(*example).argmax(1)
         try:

@@ -795,5 +795,5 @@ def test_a_proxy_sees_one_attempt_for_each_file(
     assert done.status == EXIT_STATUS
     assert len(proxy.asked) == 2
     assert all(line.startswith(b"CONNECT ") for line in proxy.asked)
-    assert done.output.count("Downloading file") == 2
+    assert done.output.count("Downloading data from") == 2
     assert len([line for line in done.output.splitlines() if line]) <= 25 + 2

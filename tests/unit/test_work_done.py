@@ -101,6 +101,8 @@ IMAGES_FED = {
     # one with each of the two networks that have to be the same function.
     "statistics/equalized-1": 3 * CALIBRATION + CALIBRATION + 2 * CALIBRATION,
     **{f"model/{row.name}": CALIBRATION for row in configurations.stock()},
+    # A batch more for torchao's lowering.
+    "model/torch-int8-stock": CALIBRATION + preprocess.BATCH_SIZE,
     **{f"proof/{row.name}": 2 * CALIBRATION for row in configurations.stock()},
     **{f"scores/{row.name}": TEST for row in CONFIGURATIONS},
     **{exact: TEST for row in CALIBRATED if (exact := configurations.integers(row))},
