@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -148,8 +147,6 @@ def model_path(pipeline: Pipeline, row: Configuration) -> Path:
 
 def _make(settings: Settings, keys: Mapping[str, str], name: str, threads: int) -> float:
     """In a lane: make one stage and return how long it took."""
-    # A framework's half a million objects stay anyway; the collector need not walk them each time.
-    gc.freeze()
     pipeline = Pipeline(settings)
     if pipeline.key(name) != keys[name]:
         raise StageError(
