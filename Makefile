@@ -7,10 +7,13 @@ PYTHON ?= $(firstword $(foreach p,$(VERSIONS:%=python%) python3 python,\
 	$(shell $(p) -c '$(ASK)' $(p) $(VERSIONS) 2>/dev/null)))
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Python compiles a module when it is first imported; pip would compile all, most of them for nothing.
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PYTEST := $(BIN)/python -m pytest
+# One more than cores: many tests wait for a process that they started.
+WORKERS = $(shell $(BIN)/python -c 'from resnet8_eval.environment import usable_cores as n; print(n() + 1)')
 
 .DEFAULT_GOAL := help
 .PHONY: help report test lint types unit acceptance bench clean
@@ -31,7 +34,7 @@ types: $(DEV) ## Type check
 	$(BIN)/mypy
 
 unit: $(DEV) ## Unit, fault and browser tests, on the stand-in or smaller
-	$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
 
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
 	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in

@@ -18,8 +18,10 @@ from tests.small_flow import ROOT, site
 
 FEW = """
 from resnet8_eval import cifar10, requirements
+from resnet8_eval.backends import torch
 
 requirements.MIN_CALIBRATION_IMAGES = 100
+torch.lower = lambda *_: None
 whole = cifar10.read_split
 
 
@@ -31,7 +33,10 @@ def few(dataset, name, *words):
 
 cifar10.read_split = few
 """
-"""200 images for the test and 100 for calibration, in every process of a run."""
+"""200 images for the test and 100 for calibration, in every process of a run.
+
+Nor is torchao's lowering tried, which takes longer than all the rest of a row.
+"""
 
 
 @pytest.fixture
