@@ -7,13 +7,13 @@ PYTHON ?= $(firstword $(foreach p,$(VERSIONS:%=python%) python3 python,\
 	$(shell $(p) -c '$(ASK)' $(p) $(VERSIONS) 2>/dev/null)))
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Python compiles a module when it is first imported; pip would compile all, most of them for nothing.
+# pip compiles what it installs on one core; compileall takes all of them. Nothing may be left to be
+# compiled at import, where a test makes each warning an error.
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PYTEST := $(BIN)/python -m pytest
-# One more than cores: many tests wait for a process that they started.
-WORKERS = $(shell $(BIN)/python -c 'from resnet8_eval.environment import usable_cores as n; print(n() + 1)')
+COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 
 .DEFAULT_GOAL := help
 .PHONY: help report test lint types unit acceptance bench clean
@@ -34,7 +34,7 @@ types: $(DEV) ## Type check
 	$(BIN)/mypy
 
 unit: $(DEV) ## Unit, fault and browser tests, on the stand-in or smaller
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
+	$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
 
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
 	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in
@@ -54,11 +54,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing TensorFlow, ONNX Runtime, PyTorch and the suite into $(VENV)/: some minutes and 3 GB, or 7 with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
+	@$(COMPILE)
 	@touch $@
 
 # Tests of accessibility need axe-core; without npm they are skipped, and say so.
 $(DEV): $(STAMP)
 	@echo "Installing what only the suite's own tests need"
 	$(PIP) -e '.[dev]'
+	@$(COMPILE)
 	-command -v npm >/dev/null && npm install --silent --no-fund --no-audit --prefix $(VENV)/axe axe-core@4.10.3
 	@touch $@
