@@ -215,3 +215,15 @@ def moved(by: float) -> NDArray[np.float32]:
 )
 def test_parity(observed: NDArray[np.float32], failures: int) -> None:
     assert len(failed(parity("one against the other", SCORES, observed, 1e-5))) == failures
+
+
+@pytest.mark.parametrize(("roundings", "failures"), [(4, 0), (6, 1)])
+def test_large_logits_are_held_as_exactly_as_float32_has_them(
+    roundings: int, failures: int
+) -> None:
+    """At 200 one rounding of float32 is 2.4e-5, which moves a probability by a quarter of it."""
+    expected = np.zeros((3, 10), np.float32)
+    expected[:, :2] = 200
+    observed = expected.copy()
+    observed[:, 0] += 4 * roundings * 200 * np.finfo(np.float32).eps
+    assert len(failed(parity("", expected, observed, 1e-5))) == failures
