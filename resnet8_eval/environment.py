@@ -120,10 +120,19 @@ def saturating_kernels(framework: str) -> str | None:
     return None if flags & set(found["flags"]) else f"this processor has no {instructions}"
 
 
-def onednn_has_avx512() -> bool:
-    """Whether oneDNN may use AVX-512, where the processor has it."""
-    held = (cpu()["onednn_max_cpu_isa"] or "").upper()
-    return held not in _AVX_VNNI | _NO_VNNI - {"AVX512_CORE"}
+def onednn_multiplies_once() -> bool:
+    """Whether oneDNN's 8-bit convolutions scale a sum by one product of scales, not by one by one.
+
+    Its kernels for AMX do, and those that use neither AVX-512 nor VNNI; seen in oneDNN 3.12 under
+    each value of ONEDNN_MAX_CPU_ISA, which limits nothing if it is no name of instructions.
+    """
+    found = cpu()
+    held = (found["onednn_max_cpu_isa"] or "").upper()
+    if held in _AVX_VNNI:
+        return "avx_vnni" not in found["flags"]
+    if held in _NO_VNNI:
+        return held != "AVX512_CORE"
+    return "amx_int8" in found["flags"] and ("AMX" in held or not held.startswith("AVX"))
 
 
 def usable_cores() -> int:

@@ -4,7 +4,7 @@ What kernels are held against: it is computed from what a stored model holds, sh
 the writers, and runs in no framework. Weights and activations are integers, less their zero points,
 and their products are summed exactly. What happens to a sum that falls between two integers of the
 output's grid depends on the order of a few float32 steps, so these are those of the kernels:
-ONNX Runtime's, and PyTorch's two (:func:`rounding`). All round halves to even. ONNX Runtime's
+ONNX Runtime's, and PyTorch's three (:func:`rounding`). All round halves to even. ONNX Runtime's
 scores are met to 1e-6, and PyTorch's.
 
 A float32 product (BLAS) is exact here. Each product of two integers is an integer, and so is each
@@ -34,7 +34,7 @@ from resnet8_eval.preprocess import Images, batches
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
-Rounding = Literal["onnxruntime", "onednn", "onednn-avx2", "fbgemm"]
+Rounding = Literal["onnxruntime", "onednn", "onednn-once", "fbgemm"]
 
 BATCH: Final = 16
 """Images at a time, so that a layer's columns stay in the processor's cache."""
@@ -218,7 +218,7 @@ class ExactNetwork:
             if self.rounding == "onednn":
                 sums *= given
                 sums *= scales
-            else:  # kernels without AVX-512 multiply once
+            else:
                 sums *= given * scales
             sums += bias
             sums *= _ONE / out.scale
@@ -292,13 +292,13 @@ def rounding(framework: str) -> Rounding:
     """Whose steps a framework's kernels take on this processor.
 
     PyTorch's engine ``x86`` convolves with oneDNN where it finds ``avx512_vnni``, else with FBGEMM;
-    oneDNN takes other kernels where it is told to leave AVX-512 alone.
+    oneDNN has two kinds of kernels, by the instructions that it may use.
     """
     if framework == "onnxruntime":
         return "onnxruntime"
     if "avx512_vnni" not in environment.cpu()["flags"]:
         return "fbgemm"
-    return "onednn" if environment.onednn_has_avx512() else "onednn-avx2"
+    return "onednn-once" if environment.onednn_multiplies_once() else "onednn"
 
 
 def _fused(a: Any, b: np.float32, c: Any) -> Any:

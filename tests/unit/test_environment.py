@@ -213,3 +213,26 @@ def test_which_kernels_can_saturate_here(
     if torch:
         told = f"ONEDNN_MAX_CPU_ISA={held}" if held else "no AVX-512 VNNI"
         assert told in str(environment.saturating_kernels("torch"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "held", "once"),
+    [
+        (["avx512_vnni"], None, False),
+        (["avx512_vnni"], "avx2", True),
+        (["avx512_vnni"], "AVX512_CORE", False),
+        (["avx512_vnni"], "AVX2_VNNI", True),
+        (["avx512_vnni", "avx_vnni"], "AVX2_VNNI", False),
+        (["avx512_vnni", "amx_int8"], None, True),
+        (["avx512_vnni", "amx_int8"], "AVX512_CORE_FP16", False),
+        (["avx512_vnni", "amx_int8"], "AVX10_1_512", False),
+        (["avx512_vnni", "amx_int8"], "avx512_core_amx", True),
+        (["avx512_vnni", "amx_int8"], "ALL", True),
+        (["avx512_vnni", "amx_int8"], "no name of any", True),
+    ],
+)
+def test_how_often_onednn_multiplies(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], held: str | None, once: bool
+) -> None:
+    monkeypatch.setattr(environment, "cpu", lambda: {"flags": flags, "onednn_max_cpu_isa": held})
+    assert environment.onednn_multiplies_once() == once
