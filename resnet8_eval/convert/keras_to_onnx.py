@@ -179,6 +179,7 @@ def convert(model_path: Path, folder: Path) -> Record:
             import onnx
             import tf2onnx
 
+            from resnet8_eval.convert.batchnorm import as_scale_and_shift
             from resnet8_eval.convert.canonical import canonical
             from resnet8_eval.convert.names import as_in_keras
             from resnet8_eval.convert.structure import nodes
@@ -187,7 +188,9 @@ def convert(model_path: Path, folder: Path) -> Record:
             log.lines += [f"  {note}" for note in notes]
         with log.step("convert to ONNX"):
             signature = [tf.TensorSpec(INPUT_SHAPE, tf.float32, name="images")]
-            onnx_model, _ = tf2onnx.convert.from_keras(model, signature, opset=OPSET)
+            onnx_model, _ = tf2onnx.convert.from_keras(
+                as_scale_and_shift(model), signature, opset=OPSET
+            )
             onnx_model = canonical(onnx_model)
             layers = [_layer(layer) for layer in model.layers]
             weights: dict[str, Any] = {

@@ -93,6 +93,11 @@ def machine(results: Results) -> str:
         said += f" Another processor may give other counts of {words.listed(bound)}."
     else:
         said += " No row needs a certain x86 processor for its counts."
+    if any(row.recipe and row.recipe.name == "stock" for row in rows):
+        said += (
+            " Made on another processor, stock rows may differ by a few images: the frameworks"
+            " measure ranges in float32, whose sums it takes in another order."
+        )
     kernels = [
         words.title(row) for row in rows if (row.framework, row.execution) == ("torch", "kernel")
     ]

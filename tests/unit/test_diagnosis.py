@@ -371,3 +371,5 @@ def test_it_is_told_on_which_processor_counts_may_differ() -> None:
     raw["configurations"][3].update(needs="VNNI", weights_bits=8)
     said = outcome.machine(record(raw))
     assert "other counts of ONNX Runtime int8, tuned (x86 with VNNI)" in said
+    assert "stock rows" not in said
+    assert "stock rows may differ by a few images" in outcome.machine(record(samples.two_recipes()))

@@ -20,6 +20,7 @@ from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import keras_to_onnx
 from resnet8_eval.errors import ModelError
 from resnet8_eval.manifest import fixtures_dir
+from resnet8_eval.onnx_graph import constants
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
 from tests.planted import borrowing, edited, nodes
@@ -73,6 +74,40 @@ def test_a_converted_model_is_whole_and_checked(converted: tuple[Path, dict[str,
     assert record["parameters"] == sum(layer["parameters"] for layer in record["layers"]) == 78_666
     with np.load(folder / "keras_weights.npz") as weights:
         assert sum(weights[name].size for name in weights.files) == 78_666
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"scale": False}, {"center": False}])
+def test_normalisations_have_the_bits_of_ieee_754(
+    tmp_path: Path, bias: bool, settings: dict[str, bool]
+) -> None:
+    """TensorFlow's own constants have others, by the maker of the processor."""
+    import keras
+
+    image = keras.Input((32, 32, 3))
+    convolution = keras.layers.Conv2D(64, 1, use_bias=bias, bias_initializer="random_normal")
+    normalisation = keras.layers.BatchNormalization(**settings)
+    flat = keras.layers.GlobalAveragePooling2D()(normalisation(convolution(image)))
+    scores = keras.layers.Dense(10, activation="softmax")(flat)
+    draw = np.random.default_rng(0)
+    normalisation.set_weights([draw.uniform(0.1, 2, 64) for _ in normalisation.get_weights()])
+    keras.Model(image, scores).save(tmp_path / "own.keras")
+    keras_to_onnx.convert(tmp_path / "own.keras", tmp_path)
+    with np.load(tmp_path / "keras_weights.npz") as weights:
+        own = {
+            weight.name: weights[f"{normalisation.name}/{weight.name}"].astype(np.float64)
+            for weight in normalisation.weights
+        }
+        kernel = weights[f"{convolution.name}/kernel"].transpose(3, 2, 0, 1)
+    scale = own.get("gamma", 1.0) / np.sqrt(own["moving_variance"] + normalisation.epsilon)
+    shift = (own.get("beta", 0.0) - own["moving_mean"] * scale).astype(np.float32)
+    scale = scale.astype(np.float32)
+    if not bias:  # merged with the convolution
+        scale = kernel * scale[:, None, None, None]
+    stored = {
+        value.tobytes() for value in constants(onnx.load(tmp_path / "model.onnx").graph).values()
+    }
+    assert {scale.tobytes(), shift.tobytes()} <= stored
 
 
 @pytest.mark.parametrize(
