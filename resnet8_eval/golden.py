@@ -69,6 +69,14 @@ def write(
     return index
 
 
+def forget(folder: Path) -> None:
+    """Take earlier vectors out of a folder, if there are some: no index would name them."""
+    index = folder / INDEX
+    if index.is_file():
+        for entry in json.loads(index.read_text(encoding="utf-8"))["layers"]:
+            (folder / Path(entry["file"]).name).unlink(missing_ok=True)
+
+
 def _settings(layer: Layer) -> dict[str, Any]:
     sizes = [key for key in ("strides", "pads", "window") if hasattr(layer, key)]
     found: dict[str, Any] = {key: list(getattr(layer, key)) for key in sizes}

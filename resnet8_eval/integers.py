@@ -137,6 +137,8 @@ class ExactNetwork:
                 values = np.asarray(exact[layer.weight], np.float32)
                 values = values if isinstance(layer, Dense) else by_line(values)
                 found = Weights(values, None, exact[layer.bias])
+            elif layer.weight not in biases:
+                raise KeyError(f"the bias of {layer.name}")
             else:
                 found = _weights(stored, biases[layer.weight])
             self.weights[layer.name] = found

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from resnet8_eval import network, onnx_graph
-from resnet8_eval.backends import onnxruntime
+from resnet8_eval.backends import StoredTensor, onnxruntime
 from resnet8_eval.errors import ModelError
 from resnet8_eval.integers import ExactNetwork
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 def read(path: Path) -> ExactNetwork:
     """Read a stored ONNX model with QuantizeLinear and DequantizeLinear around every layer.
 
-    ModelError if it has no such steps, or holds another network.
+    ModelError if it has no such steps, others than exact integers take, or holds another network.
     """
     model = onnx_graph.load_quantized(path)
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
@@ -31,16 +33,36 @@ def read(path: Path) -> ExactNetwork:
     try:
         parsed = network.parse(without_steps(model), path.name)
         found = onnxruntime.read_back(path, parsed)
+        for entry in found:
+            if given := _beyond(entry):
+                raise _refused(path, given)
         exact = ExactNetwork(parsed, found, "onnxruntime")
         grids = exact.grids
         for layer in parsed.maps:
             exact.grid(layer.output)
             if not isinstance(layer, network.Pooling) and layer.before_relu in grids:
-                raise _refused(path, f"a quantize step between {layer.name} and its ReLU")
+                raise _refused(path, f"a step between {layer.name} and its ReLU")
         exact.grid(parsed.planes)
+        biases = {entry.name: entry.scales for entry in found if entry.kind == "bias"}
+        for weighted in parsed.weighted:
+            scales = exact.weights[weighted.name].scales
+            if scales is not None:
+                steps = exact.grid(weighted.inputs[0]).scale * scales
+                if not np.allclose(biases[weighted.weight], steps, rtol=1e-4, atol=0):
+                    raise _refused(path, f"a bias in other steps than the sums of {weighted.name}")
     except KeyError as error:
-        raise _refused(path, f"no quantize step at {error.args[0]}") from None
+        raise _refused(path, f"no step at {error.args[0]}") from None
     return exact
+
+
+def _beyond(entry: StoredTensor) -> str | None:
+    """What exact integers do not compute of a tensor."""
+    if entry.kind == "activation":
+        if entry.dtype not in ("int8", "uint8", "uint4"):
+            return f"{entry.dtype} at {entry.name}"
+        if len(entry.scales) > 1:
+            return f"{len(entry.scales)} scales at {entry.name}"
+    return f"scales along the inputs of {entry.name}" if entry.wrong_axis else None
 
 
 def without_steps(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,7 +104,8 @@ def without_steps(model: onnx.ModelProto) -> onnx.ModelProto:
 def _refused(path: Path, given: str) -> ModelError:
     return ModelError(
         f"{path.name} cannot be computed in exact integers.",
-        expected="quantize and dequantize steps at the input, at each map and at each weight",
+        expected="QDQ format: one 8-bit step at the input and at each map, behind its ReLU; scales"
+        " of weights by output channel; biases in steps of input scale times weight scale",
         given=given,
-        next_step="write it in QDQ format, as `resnet8-eval quantize` does",
+        next_step="quantize it so, as `resnet8-eval quantize` does",
     )

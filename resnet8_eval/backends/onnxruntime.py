@@ -16,7 +16,7 @@ from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
-from resnet8_eval.errors import unreadable_model
+from resnet8_eval.errors import ModelError, unreadable_model
 from resnet8_eval.network import Dense, Network, read
 from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
@@ -307,10 +307,25 @@ def _optimized(path: Path, execution: Execution) -> Any:
 
 
 def read_back(path: Path, network: Network) -> list[StoredTensor]:
-    """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
+    """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`.
+
+    ModelError if a map is taken from its integers by another scale or zero point than into them.
+    """
     del network  # the file names its tensors itself
     graph = onnx_graph.load_quantized(path).graph
     constants, makers = onnx_graph.constants(graph), onnx_graph.makers(graph)
+    for node in graph.node:
+        into = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if into is not None and any(
+            not np.array_equal(constants[one], constants[other])
+            for one, other in zip(into.input[1:3], node.input[1:3], strict=True)
+        ):
+            raise ModelError(
+                f"{path.name} has two steps at one map that do not belong together.",
+                expected=f"one scale and zero point in both steps at {into.input[0]}",
+                given="others in DequantizeLinear than in QuantizeLinear",
+                next_step="quantize the network again",
+            )
     readers = {name: nodes[-1] for name, nodes in onnx_graph.readers(graph).items()}
     found = []
     for node in graph.node:
@@ -335,7 +350,8 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
         name = weight.removesuffix("_quantized")
         if node.output[0] == reader.input[1]:
             output_axis = 1 if reader.op_type == "Gemm" else 0
-            values = np.moveaxis(integers, output_axis, 0) - int(zero_point.flat[0])
+            zeros = onnx_graph.along_axis(node, zero_point.astype(np.int64), integers.ndim)
+            values = np.moveaxis(integers - zeros, output_axis, 0)
             wrong_axis = bool(scale.size > 1 and axis != output_axis)
             found.append(
                 StoredTensor(name, "weight", **common, values=values, wrong_axis=wrong_axis)

@@ -181,6 +181,7 @@ def golden(
     fed = Feed(test[positions], chosen(preprocessing))
     with whole_folder(output) as folder:
         index = vectors.write(quantized_onnx.read(model), fed, positions, folder)
+        vectors.forget(output)
     if as_json:
         print_json(index)
     else:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from resnet8_eval import cli, configurations, quantized_onnx
@@ -175,6 +177,115 @@ def test_a_float_model_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "no QuantizeLinear step" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def behind(model: onnx.ModelProto, number: int) -> tuple[onnx.NodeProto, Any]:
+    """The dequantize step at an input of the second convolution, and what sets its constants."""
+    entries = {entry.name: entry for entry in model.graph.initializer}
+    (_, layer, *_) = (node for node in model.graph.node if node.op_type == "Conv")
+    (step,) = (node for node in model.graph.node if node.output[0] == layer.input[number])
+
+    def change(place: int, to: Callable[[np.ndarray], np.ndarray]) -> None:
+        entry = entries[step.input[place]]
+        entry.CopyFrom(numpy_helper.from_array(to(numpy_helper.to_array(entry)), entry.name))
+
+    return step, change
+
+
+def at_the_first_map(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The quantize step there, and the dequantize steps behind it."""
+    (into, *_) = (node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    return [into, *(node for node in model.graph.node if node.input[0] == into.output[0])]
+
+
+def sixteen_bits(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint16), "wide"))
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    for step in at_the_first_map(model):
+        step.input[2], step.domain = "wide", "com.microsoft"
+
+
+def other_steps_behind(model: onnx.ModelProto) -> None:
+    into, *others = at_the_first_map(model)
+    (scale,) = (e for e in model.graph.initializer if e.name == into.input[1])
+    doubled = 2 * numpy_helper.to_array(scale)
+    model.graph.initializer.append(numpy_helper.from_array(doubled, "doubled"))
+    for step in others:
+        step.input[1] = "doubled"
+
+
+def bias_in_halves(model: onnx.ModelProto) -> None:
+    _, change = behind(model, 2)
+    change(0, lambda bias: bias * 2)
+    change(1, lambda scale: scale / 2)
+
+
+def bias_in_float(model: onnx.ModelProto) -> None:
+    step, _ = behind(model, 2)
+    constants = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
+    real = (constants[step.input[0]] * constants[step.input[1]]).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(real, step.output[0]))
+    model.graph.node.remove(step)
+
+
+def along_inputs(model: onnx.ModelProto) -> None:
+    step, _ = behind(model, 1)
+    (axis,) = (entry for entry in step.attribute if entry.name == "axis")
+    axis.i = 1
+
+
+@pytest.mark.parametrize(
+    ("plant", "given"),
+    [
+        (sixteen_bits, "uint16 at"),
+        (other_steps_behind, "others in DequantizeLinear"),
+        (bias_in_halves, "a bias in other steps than the sums of conv2d_1"),
+        (bias_in_float, "no step at the bias of conv2d_1"),
+        (along_inputs, "scales along the inputs of"),
+    ],
+)
+def test_steps_that_exact_integers_do_not_take_are_refused(
+    pipeline: Pipeline,
+    tmp_path: Path,
+    plant: Callable[[onnx.ModelProto], None],
+    given: str,
+) -> None:
+    model = onnx.load(model_path(pipeline, configurations.of("onnxruntime-uint8-tuned")))
+    plant(model)
+    onnx.save(model, tmp_path / "planted.onnx")
+    done = golden(tmp_path / "planted.onnx", tmp_path / "vectors")
+    assert done.exit_code == 1
+    assert given in " ".join(done.output.split())
+    assert not (tmp_path / "vectors").exists()
+
+
+def test_each_channel_may_have_its_zero_point(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = model_path(pipeline, configurations.of("onnxruntime-int8-stock"))
+    exact = quantized_onnx.read(path)
+    model = onnx.load(path)
+    step, change = behind(model, 1)
+    shifts = np.arange(16, dtype=np.int8) % 2
+    change(0, lambda values: np.maximum(values, -127) - shifts[:, None, None, None])
+    change(1, lambda scale: np.broadcast_to(scale, 16).copy())
+    change(2, lambda zero: np.broadcast_to(zero, 16) - shifts)
+    step.attribute.append(onnx.helper.make_attribute("axis", 0))
+    onnx.save(model, tmp_path / "planted.onnx")
+    found = quantized_onnx.read(tmp_path / "planted.onnx")
+    assert np.array_equal(found.weights["conv2d_1"].integers, exact.weights["conv2d_1"].integers)
+
+
+def test_vectors_of_another_model_are_taken_out(pipeline: Pipeline, tmp_path: Path) -> None:
+    folder = tmp_path / "vectors"
+    run(pipeline, ROWS[0], folder, "0")
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    index["layers"][0]["file"] = "00-other.npz"
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    for name in ("00-other.npz", "a file of the user's"):
+        (folder / name).touch()
+    run(pipeline, ROWS[0], folder, "0")
+    names = {path.name for path in folder.iterdir()}
+    assert "00-other.npz" not in names
+    assert {"a file of the user's", "00-conv2d.npz", "index.json"} <= names
 
 
 def test_a_layer_left_in_float_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
