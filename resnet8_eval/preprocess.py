@@ -47,7 +47,9 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: Literal["RGB", "BGR"] = "RGB"
 
     def __post_init__(self) -> None:
-        if not (self.scale > 0 and min(self.std) > 0 and np.isfinite(self.table()).all()):
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(self.table()).all()
+        if not (self.scale > 0 and min(self.std) > 0 and finite):
             raise ValueError("scale and std must be above zero, and all numbers finite")
 
     def table(self) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ from resnet8_eval.requirements import (
     MILESTONES,
     MIN_ACCURACY_PERCENT,
     MIN_CALIBRATION_IMAGES,
+    MOST_SEEDS,
     ON_DEMAND,
     Requirement,
 )
@@ -63,7 +64,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--min-accuracy",
-        type=_value("percent, such as 80", float, lambda number: 0 <= number < 100),
+        type=_value(
+            "a percentage from 0 to less than 100, such as 80",
+            float,
+            lambda number: 0 <= number < 100,
+        ),
         metavar="PERCENT",
         help="with --keras-model: the accuracy that its float32 must exceed, instead of "
         f"{MIN_ACCURACY_PERCENT:g} %%; every report says so",
@@ -96,7 +101,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--seeds",
-        type=_value("a whole number from 1, such as 5", int, lambda number: number >= 1),
+        type=_value(
+            f"a whole number from 1 to {MOST_SEEDS}, such as 5",
+            int,
+            lambda number: 1 <= number <= MOST_SEEDS,
+        ),
         default=1,
         metavar="N",
         help="also make and score the quantized rows with the N - 1 seeds that follow, and report "

@@ -28,6 +28,8 @@ ON_DEMAND: Final = frozenset({"v1_4"})
 
 MIN_ACCURACY_PERCENT: Final = 85.0
 MIN_CALIBRATION_IMAGES: Final = 1000
+MOST_SEEDS: Final = 1000
+"""Of a run. A seed takes half a minute of a core; more than this is a mistyped number."""
 FLAGGED_DROP_PP: Final = 5.0
 """A configuration that loses more than this many percentage points is flagged."""
 NOTABLE_DROP_PP: Final = 1.0

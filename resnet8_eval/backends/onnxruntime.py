@@ -367,16 +367,24 @@ def signed_weights(path: Path) -> int:
 
     They are those of the graph as ONNX Runtime rewrites it, so that models of any tool are covered,
     in QDQ or QOperator format, with weights in initializers, ``Constant`` nodes or made by a
-    quantize step. What nothing reads is not in it, nor counts a weight that is dequantized first.
+    quantize step. What nothing reads is not in it. Nor counts a weight that is dequantized first or
+    multiplied by signed activations: such kernels add in 32 bits.
     """
     graph = _optimized(path, "kernel").graph
-    readers = onnx_graph.readers(graph)
+    readers, constants = onnx_graph.readers(graph), onnx_graph.constants(graph)
+
+    def multiplies(node: Any) -> bool:
+        """By unsigned activations: their zero point is the third input of each such kernel."""
+        zero_point = constants.get(node.input[2]) if len(node.input) > 2 else None
+        signed = zero_point is not None and zero_point.dtype == np.int8
+        return not signed and any(part in node.op_type for part in _WEIGHTED)
+
     magnitudes = (
         int(np.abs(values.astype(np.int16)).max(initial=0))
-        for name, values in onnx_graph.constants(graph).items()
+        for name, values in constants.items()
         if values.dtype == np.int8
         and values.ndim > 1
-        and any(part in node.op_type for node in readers[name] for part in _WEIGHTED)
+        and any(multiplies(node) for node in readers[name])
     )
     return max(magnitudes, default=0)
 

@@ -307,7 +307,8 @@ def study(
         typer.Option(help="Training images that did not calibrate, or the test split."),
     ] = "validation",
     images: Annotated[
-        int | None, typer.Option(help="How many validation images judge. (default: 2000)")
+        int | None,
+        typer.Option(min=10, help="How many validation images judge. (default: 2000)"),
     ] = None,
     cells: Annotated[
         list[str] | None,
@@ -355,8 +356,8 @@ def study(
     """Measure a grid of recipes over calibration seeds, or what fewer bits cost.
 
     Writes cells.csv (every measurement) and recipes.csv (mean, spread and worst of each recipe),
-    bits.csv, few-bits.csv or mixed.csv, each with the same as JSON beside it. Run again, it goes on
-    where it stopped.
+    bits.csv, few-bits.csv or mixed.csv, each with the same as JSON beside it. They hold the grid
+    that was asked for; what an earlier run measured of it is not measured again.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -430,6 +431,11 @@ def run_stages(
 ) -> None:
     """Make single stages of the pipeline, and show their records."""
     further = [int(n) for name in stages or () if (n := name.partition("@")[2]).isdecimal()]
+    if max(further, default=0) >= calibration_seed + requirements.MOST_SEEDS:
+        raise typer.BadParameter(
+            f"there is no stage of seed {max(further)}; seeds go from --calibration-seed to"
+            f" {calibration_seed + requirements.MOST_SEEDS - 1}"
+        )
     pipeline = _pipeline(
         locate(kind, assets_dir, cache_dir, keras_model),
         cache_dir,

@@ -92,8 +92,8 @@ def of(results: Results, milestone: str) -> list[Diagnosis]:
     told += [found for found in losses if found.explains]
     explained = frozenset[str]().union(*(found.explains for found in told))
     told += _first_evidence([entry for entry in failed if entry.id not in explained])
-    told += [found for found in losses if not found.explains]
-    return told or _not_asked(results, milestone, entries)
+    told = told or _not_asked(results, milestone, entries)
+    return [*told, *(found for found in losses if not found.explains)]
 
 
 def further(results: Results, milestone: str) -> list[str]:
@@ -140,7 +140,7 @@ def _float32(results: Results, failed: Entries) -> Iterator[Diagnosis]:
     if baseline.accuracy_percent <= least:
         whole = [row for row in floats if row.correct == baseline.correct]
         text = (
-            f"The model itself is below {least:g} %: {words.baseline(results)}. "
+            f"The model itself is not above {least:g} %: {words.baseline(results)}. "
             + _lost_nothing(whole, floats)
         )
         text += " ".join(weak_model.reasons(results, baseline))

@@ -20,7 +20,8 @@ Row = ConfigurationResult | None
 _ABSENT: Final = "not there"
 _UNPAIRED: Final = (NOTHING, NOTHING, NOTHING)
 _TOLD: Final = (
-    *("execution", "delta", "delta_interval", "mcnemar", "agreement", "size", "word", "flag"),
+    *("types", "bits", "needs", "execution", "delta", "delta_interval", "mcnemar", "agreement"),
+    *("size", "weights", "word", "flag"),
 )
 """Columns of the comparison that can move while the accuracies stay."""
 
@@ -65,7 +66,12 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
             Change(name, _accuracy(one), _accuracy(two) + _others(one, two))
             for name, one, two in (_moved_rows(old, new) if alike else ())
         ],
-        "comparison": _moved(_told(old, names), _told(new, names)) if alike else [],
+        "comparison": [
+            *_moved(_told(old, names), _told(new, names)),
+            *_moved(_over_seeds(old), _over_seeds(new)),
+        ]
+        if alike
+        else [],
         "recipes": _moved(_recipes(old), _recipes(new)),
         "versions": _moved(dict(detail.environment(old)), dict(detail.environment(new))),
         "fingerprints": _moved(_fingerprints(old), _fingerprints(new)),
@@ -133,7 +139,7 @@ def _requirements(results: Results) -> Pairs:
     return {
         entry.id: entry.status
         + (f" ({found} on the stand-in)" if (found := entry.outcome_on_standin) else "")
-        + f", {words.measured(entry)}"
+        + f", {words.measured(entry)} (asked: {words.required(entry)})"
         for entry in results.requirements
     }
 
@@ -169,6 +175,24 @@ def _told(results: Results, names: set[str]) -> Pairs:
         for row, found in table.measured(results)
         if found.name in names
         for column in (table.BY_KEY[key] for key in _TOLD)
+    } | {
+        f"{found.name}: images unlike exact integers": str(found.exact_integers.disagreements)
+        for found in results.configurations
+        if found.name in names and found.exact_integers
+    }
+
+
+def _over_seeds(results: Results) -> Pairs:
+    """Mean and worst of each row, where a run has several seeds."""
+    if results.seeds is None:
+        return {}
+    return {
+        f"{row.name}: {what} of {len(results.seeds.seeds)} seeds": words.percent(number)
+        for row in results.seeds.rows
+        for what, number in (
+            ("mean", row.accuracy_percent.mean),
+            ("worst", row.accuracy_percent.worst),
+        )
     }
 
 

@@ -100,7 +100,7 @@ def test_axe_finds_no_violation(
 @pytest.mark.parametrize(
     ("page", "cause"),
     [
-        ("weak_model.html", "The model itself is below 85 %"),
+        ("weak_model.html", "The model itself is not above 85 %"),
         ("bad_conversion.html", "Conversion lost the rest"),
         ("one_bad_layer.html", "conv2d_8"),
         ("flagged.html", "PyTorch int8, tuned alone is off"),

@@ -624,7 +624,8 @@ def test_a_study_is_of_one_kind(invoke: Invoke) -> None:
             "--cell torch-int8-stock --ranges mse",
             "--ranges would do nothing with stock rows alone",
         ),
-        ("--on test --images 0", "--images would do nothing with --on test"),
+        ("--images 9", "should be greater than or equal to 10"),
+        ("--on test --images 10", "--images would do nothing with --on test"),
         ("--scheduler tcp://localhost:1 --jobs 2", "--jobs would do nothing with --scheduler"),
         ("--jobs 0", "0 processes measure nothing"),
         ("--scheduler nonsense", "'nonsense' is no address such as tcp://host:8786"),
@@ -640,7 +641,7 @@ def test_a_study_refuses_what_would_do_nothing(invoke: Invoke, words: str, what:
 @pytest.mark.parametrize(
     ("words", "given", "option"),
     [
-        ("--images 0", "--count 250 and --images 0: ", "--count or --images"),
+        ("--images 2995", "--count 250 and --images 2995: ", "--count or --images"),
         ("--count 2995 --on test", "--count 2995: ", "--count"),
         ("--count 5", "--count 5 with", "--count"),
         ("--seed -1", "--seed -1", "--seed"),

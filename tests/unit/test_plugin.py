@@ -417,8 +417,9 @@ def test_a_demand_on_speed_reaches_the_requirement(suite: Suite) -> None:
         ("--gate=-1", "expected equivalent, or the largest drop in percentage points"),
         ("--calibration-count=9", "expected a whole number from 10, such as 1000; got 9"),
         ("--calibration-seed=-1", "expected a whole number from 0; got -1"),
-        ("--seeds=0", "expected a whole number from 1, such as 5; got 0"),
-        ("--seeds=many", "expected a whole number from 1, such as 5; got many"),
+        ("--seeds=0", "expected a whole number from 1 to 1000, such as 5; got 0"),
+        ("--seeds=1001", "expected a whole number from 1 to 1000, such as 5; got 1001"),
+        ("--seeds=many", "expected a whole number from 1 to 1000, such as 5; got many"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(suite: Suite, option: str, said: str) -> None:
@@ -479,8 +480,8 @@ def test_without_a_statement_the_register_decides_of_an_own_model(suite: Suite) 
     ("words", "said"),
     [
         (["--min-accuracy=80"], "name it with --keras-model"),
-        (["--keras-model=own.h5", "--min-accuracy=nan"], "expected percent, such as 80; got nan"),
-        (["--keras-model=own.h5", "--min-accuracy=100"], "expected percent, such as 80; got 100"),
+        (["--keras-model=own.h5", "--min-accuracy=nan"], "less than 100, such as 80; got nan"),
+        (["--keras-model=own.h5", "--min-accuracy=100"], "less than 100, such as 80; got 100"),
     ],
 )
 def test_a_stated_accuracy_that_means_nothing_is_refused(

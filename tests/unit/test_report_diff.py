@@ -57,7 +57,9 @@ def test_the_same_count_of_other_images_has_moved() -> None:
 def test_moved_verdict_requirement_and_accuracy() -> None:
     text = diff(record(report_samples.all_met()), record(report_samples.flagged()))
     assert "| v1_2 | met, 12 of 12 | not met, 11 of 12 |" in section(text, "Verdicts")
-    assert "| ANL-02 | met, 0 | not met, 1 |" in section(text, "Requirements")
+    assert "| ANL-02 | met, 0 (asked: = 0) | not met, 1 (asked: = 0) |" in section(
+        text, "Requirements"
+    )
     beside = section(text, "Comparison with the baseline")
     assert "| torch-int8-tuned: Verdict | equivalent | degraded |" in beside
     assert "| torch-int8-tuned: Flag | none | ⚑ FLAGGED |" in beside
@@ -83,6 +85,8 @@ def test_moved_verdict_requirement_and_accuracy() -> None:
         ("agreement_percent", 50.0, "Agreement, % | 98.89 | 50.00 |"),
         ("mcnemar_p", 0.0004, "McNemar p, uncorrected | 0.617 | &lt; 0.001 |"),
         ("size_bytes", 1000, "Size, kB | 128.7 | 1.0 |"),
+        ("weights_bits", 8, "Weights, bits | 7 | 8 |"),
+        ("needs", "VNNI", "Runs exactly on | any x86 | x86 with VNNI |"),
     ],
 )
 def test_what_moves_while_the_answers_stay_is_told(key: str, value: object, line: str) -> None:
@@ -92,6 +96,33 @@ def test_what_moves_while_the_answers_stay_is_told(key: str, value: object, line
     text = diff(record(old), record(new))
     assert f"| torch-int8-tuned: {line}" in section(text, "Comparison with the baseline")
     assert section(text, "Accuracies") == "Nothing moved."
+
+
+def test_a_threshold_that_was_moved_is_told() -> None:
+    old, new = report_samples.all_met(), report_samples.all_met()
+    (entry,) = (one for one in new["requirements"] if one["id"] == "EVAL-03")
+    entry["threshold"] = 70
+    text = section(diff(record(old), record(new)), "Requirements")
+    assert "(asked: &gt; 85 %) | met" in text
+    assert "(asked: &gt; 70 %) |" in text
+    assert is_changed(record(old), record(new))
+
+
+def test_seeds_and_exact_integers_are_told() -> None:
+    old, new = report_samples.extended(), report_samples.extended()
+    spread = {"mean": 87.0, "deviation": 0.1, "worst": 86.9}
+    row = {"name": "torch-int8-tuned", "correct": [8710, 8690]}
+    for run, worst in ((old, 86.9), (new, 75.0)):
+        figures = ("accuracy_percent", "delta_pp", "agreement_percent")
+        told = {key: {**spread, "worst": worst} for key in figures}
+        run["seeds"] = {"seeds": [0, 1], "total": 10000, "rows": [{**row, **told}]}
+        exact = {"disagreements": 45 if run is new else 0, "largest_difference": 0.0}
+        held = run["configurations"][5]
+        held["exact_integers"] = {**exact, "total": 10000, "correct": 8725, "probable_cause": ""}
+    text = section(diff(record(old), record(new)), "Comparison with the baseline")
+    assert "| torch-int8-tuned: worst of 2 seeds | 86.90 | 75.00 |" in text
+    assert f"| {held['name']}: images unlike exact integers | " in text
+    assert " | 45 |" in text
 
 
 def test_a_configuration_that_one_run_lacks_is_told_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -240,6 +241,28 @@ def test_a_matrix_that_nothing_reads_saturates_nowhere(pipeline: Pipeline, tmp_p
     model.graph.initializer.append(unused)
     onnx.save(model, tmp_path / "model.onnx")
     assert backends.backend("onnxruntime").signed_weights(tmp_path / "model.onnx") == 63
+
+
+@pytest.mark.parametrize(("dtype", "counted"), [(np.uint8, 127), (np.int8, 0)])
+def test_kernels_for_signed_activations_add_in_32_bits(
+    tmp_path: Path, dtype: type[np.integer[Any]], counted: int
+) -> None:
+    """Those of a model in QOperator format run as they are stored."""
+    make, from_array = onnx.helper, onnx.numpy_helper.from_array
+    kernel = make.make_node("QLinearConv", ["x", "s", "z", "w", "s", "wz", "s", "z"], ["y"])
+    kind = make.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    sides = [make.make_tensor_value_info(name, kind, [1, 4, 8, 8]) for name in "xy"]
+    held = {
+        "s": np.float32(0.1),
+        "z": dtype(0),
+        "w": np.full((4, 4, 1, 1), 127, np.int8),
+        "wz": np.int8(0),
+    }
+    constants = [from_array(np.asarray(value), name) for name, value in held.items()]
+    graph = make.make_graph([kernel], "one", sides[:1], sides[1:], constants)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "one.onnx")
+    assert backends.backend("onnxruntime").signed_weights(tmp_path / "one.onnx") == counted
 
 
 SEVEN_BITS = {"largest_weight": 63, "needs": None, "warning": None}
