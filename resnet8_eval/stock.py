@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from resnet8_eval.backends import StoredTensor, backend
+from resnet8_eval.calibrate.parameters import Ranges
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
@@ -33,13 +34,24 @@ RELATIVE: Final = 1e-4
 """Ranges are found in float32 by sessions that optimize differently: measured 3e-6."""
 
 
+def seen(network: Network, images: Images) -> Ranges:
+    """The smallest and the largest value of every tensor of a float32 network on these images."""
+    made = [name for node in network.model.graph.node for name in node.output]
+    return smallest_and_largest(Probe(network, [network.input, *made]), images)
+
+
 def prove(
-    row: Configuration, model: Path, network: Network, images: Images, record: Record
+    row: Configuration,
+    model: Path,
+    network: Network,
+    images: Images,
+    record: Record,
+    spans: Ranges,
 ) -> Record:
     """Hold a stock model against the folded float32 network and the calibration images.
 
-    `record` is what was recorded when it was quantized. The result is as
-    :func:`resnet8_eval.proof.stored`, with ``checks`` of the tensors.
+    `record` is what was recorded when it was quantized, `spans` what :func:`seen` gives. The result
+    is as :func:`resnet8_eval.proof.stored`, with ``checks`` of the tensors.
     """
     found = backend(row.framework).read_back(model, network)
     hashed = hashlib.sha256(b"".join(batch.data for batch in batches(images)))
@@ -47,7 +59,7 @@ def prove(
         equal("made by the quantizer of", MAKERS[row.framework], record["maker"]),
         equal("SHA-256 of what calibration fed", hashed.hexdigest(), record["fed_sha256"]),
         nearest(found, network),
-        ranges(row, found, network, images),
+        ranges(row, found, network, spans),
     ]
     return {**stored(found, row), "checks": checks, "exact_integers": None}
 
@@ -71,7 +83,7 @@ def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
 
 
 def ranges(
-    row: Configuration, found: Sequence[StoredTensor], network: Network, images: Images
+    row: Configuration, found: Sequence[StoredTensor], network: Network, spans: Ranges
 ) -> Check:
     """Whether activation scales span what was seen on the calibration images.
 
@@ -80,10 +92,8 @@ def ranges(
     histogram, and its file does not name the network's tensors: its steps are no wider than the
     widest.
     """
-    made = [name for node in network.model.graph.node for name in node.output]
-    spans = smallest_and_largest(Probe(network, [network.input, *made]), images)
     if network.softmax:
-        spans[network.output] = (0.0, 1.0)  # ONNX Runtime's quantizer asks no image for these
+        spans = {**spans, network.output: (0.0, 1.0)}  # ONNX Runtime asks no image for these
     # Nor has a map that is zero throughout a range to take a step from.
     steps = {name: {(high - low) / 255 or 1.0} for name, (low, high) in spans.items()}
     for layer in network.maps:

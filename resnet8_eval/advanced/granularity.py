@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval import backends, proof, stock
 from resnet8_eval.analysis import compare
+from resnet8_eval.calibrate.parameters import Ranges
 from resnet8_eval.calibrate.tuned import Statistics, decide
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
@@ -22,6 +23,7 @@ def explore(
     row: Configuration,
     folded: Path,
     images: Images,
+    spans: Ranges,
     statistics: Statistics,
     test: Labelled,
     out: Path,
@@ -29,8 +31,9 @@ def explore(
 ) -> tuple[Record, NDArray[np.float32]]:
     """Quantize a row of :func:`resnet8_eval.configurations.explored`, and score the test images.
 
-    The framework's own quantizer takes the `folded` network and calibration `images`, the suite's
-    what was collected on them. Model and scores are written into `out`.
+    The framework's own quantizer takes the `folded` network and calibration `images`, and is held
+    against `spans` (:func:`resnet8_eval.stock.seen`). The suite's takes what was collected on the
+    images. Model and scores are written into `out`.
 
     Returns
     -------
@@ -43,7 +46,7 @@ def explore(
     path = out / f"{recipe.granularity}-{backends.file_of(row)}"
     if row.is_stock:
         made = backend.quantize(folded, images, row, path, threads)
-        checks = stock.prove(row, path, network, images, made)["checks"]
+        checks = stock.prove(row, path, network, images, made, spans)["checks"]
     else:
         parameters = decide(statistics, recipe, recipe.weight_limit)
         made = backend.write(parameters, row, path)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from resnet8_eval import calibration, configurations, lanes, network
+from resnet8_eval import calibration, configurations, lanes, network, stock
 from resnet8_eval.advanced import lowbit, mixed, qat
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.granularity import explore, paired, weight_ranges
@@ -110,6 +110,7 @@ def _explored(inputs: Inputs, *, offset: int) -> Record:
         "seed": seed,
         "indices_sha256": calibration.indices_sha256(chosen),
         "fed_sha256": found.observed.fed_sha256,
+        "spans": stock.seen(folded, images),
         "ranges": {"as trained": weight_ranges(folded), "equalized": weight_ranges(found.network)},
     }
 
@@ -119,9 +120,11 @@ def _granularity(
 ) -> Record:
     explored, test = f"explored/{offset}", inputs.split("test")
     folded, images = inputs.path("folded", "folded.onnx"), inputs.images(explored)
-    found, statistics = [], inputs.statistics(explored)
+    found, statistics, spans = [], inputs.statistics(explored), inputs.record(explored)["spans"]
     for row in rows:
-        found.append(explore(row, folded, images, statistics, test, inputs.out, inputs.threads))
+        found.append(
+            explore(row, folded, images, spans, statistics, test, inputs.out, inputs.threads)
+        )
     (_, tensor), (_, channel) = found
     return {
         "seed": inputs.record(explored)["seed"],

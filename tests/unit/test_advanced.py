@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import backends, configurations
+from resnet8_eval import backends, configurations, stock
 from resnet8_eval.advanced import granularity, lowbit, mixed, qat
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.mixed import Part, Variants
@@ -279,9 +279,10 @@ def test_a_stored_model_has_as_many_scales_as_its_label_says(
     images = small_network.images()
     labels = np.arange(len(images)) % 10
     test = Labelled(Feed(images), labels)
+    spans = stock.seen(small_network.parsed(), Feed(images))
     for row in pair:
         record, scores = granularity.explore(
-            row, folded, Feed(images), statistics, test, tmp_path, threads=1
+            row, folded, Feed(images), spans, statistics, test, tmp_path, threads=1
         )
         one = record["granularity"] == "per-tensor"
         assert (record["scales"][1] == 1) == one
@@ -297,6 +298,7 @@ def test_a_wrong_scale_in_an_explored_model_is_told(
     folded, images = tmp_path / "folded.onnx", small_network.images()
     small_network.parsed().save(folded)
     test = Labelled(Feed(images), np.arange(len(images)) % 10)
+    spans = stock.seen(small_network.parsed(), Feed(images))
     for row in pair:
         backend = backends.backend(row.framework)
         read = backend.read_back
@@ -312,6 +314,6 @@ def test_a_wrong_scale_in_an_explored_model_is_told(
         with monkeypatch.context() as context:
             context.setattr(backend, "read_back", planted)
             record, _ = granularity.explore(
-                row, folded, Feed(images), statistics, test, tmp_path, threads=1
+                row, folded, Feed(images), spans, statistics, test, tmp_path, threads=1
             )
         assert len(failed(record["checks"])) == 1

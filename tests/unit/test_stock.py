@@ -73,15 +73,13 @@ def test_our_parameters_under_a_stock_label_are_seen(
     assert not stock.nearest(read_back(pipeline, row, folded), folded).ok
 
 
-def test_the_stock_model_of_another_framework_is_seen(
-    pipeline: Pipeline, folded: Network, images: NDArray[np.uint8]
-) -> None:
+def test_the_stock_model_of_another_framework_is_seen(pipeline: Pipeline, folded: Network) -> None:
     ort, torch = (
         next(row for row in ROWS if row.framework == name) for name in ("onnxruntime", "torch")
     )
     found = read_back(pipeline, torch, folded)
     assert stock.nearest(found, folded).ok
-    assert not stock.ranges(ort, found, folded, images).ok
+    assert not stock.ranges(ort, found, folded, pipeline.artifact("ranges").record).ok
 
 
 @pytest.mark.parametrize("row", ROWS, **IDS)
@@ -94,7 +92,8 @@ def test_another_calibration_than_the_recorded_one_is_seen(
     path = tmp_path / backend.STOCK_FILE
     folded = pipeline.artifact("folded").path("folded.onnx")
     record = backend.quantize(folded, images[:50], row, path, 1)
-    found = stock.prove(row, path, network.read(folded), images, record)
+    parsed = network.read(folded)
+    found = stock.prove(row, path, parsed, images, record, stock.seen(parsed, images))
     broken = {check.name for check in failed(found["checks"])}
     assert "SHA-256 of what calibration fed" in broken
     if row.framework == "onnxruntime":
@@ -113,17 +112,17 @@ def test_the_same_inputs_give_the_same_bytes_in_another_process(
 
 
 def test_one_scale_that_is_not_from_the_images_is_named(
-    pipeline: Pipeline, folded: Network, images: NDArray[np.uint8]
+    pipeline: Pipeline, folded: Network
 ) -> None:
-    found = read_back(pipeline, ROWS[0], folded)
+    found, spans = read_back(pipeline, ROWS[0], folded), pipeline.artifact("ranges").record
     place = next(n for n, entry in enumerate(found) if entry.kind == "activation" and n > 5)
     found[place] = replace(found[place], scales=[found[place].scales[0] * 1.01])
-    check = stock.ranges(ROWS[0], found, folded, images)
+    check = stock.ranges(ROWS[0], found, folded, spans)
     assert check.observed == found[place].name
     # That of another tensor of the same network.
     other = next(entry for entry in found if entry.kind == "activation")
     found[place] = replace(found[place], scales=other.scales)
-    check = stock.ranges(ROWS[0], found, folded, images)
+    check = stock.ranges(ROWS[0], found, folded, spans)
     assert check.observed == found[place].name
 
 

@@ -103,7 +103,8 @@ IMAGES_FED = {
     **{f"model/{row.name}": CALIBRATION for row in configurations.stock()},
     # A batch more for torchao's lowering.
     "model/torch-int8-stock": CALIBRATION + preprocess.BATCH_SIZE,
-    **{f"proof/{row.name}": 2 * CALIBRATION for row in configurations.stock()},
+    "ranges": CALIBRATION,
+    **{f"proof/{row.name}": CALIBRATION for row in configurations.stock()},
     **{f"scores/{row.name}": TEST for row in CONFIGURATIONS},
     **{exact: TEST for row in CALIBRATED if (exact := configurations.integers(row))},
     # 400 images, raw and in eight other ways.
