@@ -52,6 +52,13 @@ _NO_VNNI: Final = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 """Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the VNNI instructions."""
 _AVX_VNNI: Final = frozenset({"AVX2_VNNI", "AVX2_VNNI_2"})
 """Those that leave it the VNNI instructions outside AVX-512, where the processor has them."""
+_NO_AMX: Final = frozenset(
+    {
+        *("AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16"),
+        *("AVX10_1_512", "AVX10_2", "AVX10_2_512"),
+    }
+)
+"""Those that leave it AVX-512 with VNNI, and keep it from AMX."""
 
 
 @functools.cache
@@ -132,7 +139,7 @@ def onednn_multiplies_once() -> bool:
         return "avx_vnni" not in found["flags"]
     if held in _NO_VNNI:
         return held != "AVX512_CORE"
-    return "amx_int8" in found["flags"] and ("AMX" in held or not held.startswith("AVX"))
+    return "amx_int8" in found["flags"] and held not in _NO_AMX
 
 
 def usable_cores() -> int:

@@ -71,10 +71,9 @@ def write(
 
 def forget(folder: Path) -> None:
     """Take earlier vectors out of a folder, if there are some: no index would name them."""
-    index = folder / INDEX
-    if index.is_file():
-        for entry in json.loads(index.read_text(encoding="utf-8"))["layers"]:
-            (folder / Path(entry["file"]).name).unlink(missing_ok=True)
+    if (folder / INDEX).is_file():
+        for path in folder.glob("[0-9][0-9]-*.npz"):
+            path.unlink()
 
 
 def _settings(layer: Layer) -> dict[str, Any]:

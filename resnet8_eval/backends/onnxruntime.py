@@ -317,7 +317,7 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     for node in graph.node:
         into = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if into is not None and any(
-            not np.array_equal(constants[one], constants[other])
+            not np.array_equal(constants[one].ravel(), constants[other].ravel())
             for one, other in zip(into.input[1:3], node.input[1:3], strict=True)
         ):
             raise ModelError(

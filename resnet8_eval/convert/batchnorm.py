@@ -23,12 +23,12 @@ def as_scale_and_shift(model: Any) -> Any:
     def written(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.BatchNormalization):
             return layer
-        values = {weight.name: np.asarray(weight, np.float64) for weight in layer.weights}
-        mean, variance = values["moving_mean"], values["moving_variance"]
+        own = {weight.name: np.asarray(weight, np.float64) for weight in layer.weights}
         # NumPy's division and square root are rounded as IEEE 754 asks.
-        scale = values.get("gamma", 1.0) / np.sqrt(variance + layer.epsilon)
-        shift = values.get("beta", 0.0) - mean * scale
-        made = keras.layers.Rescaling(scale.tolist(), shift.tolist(), name=layer.name)
+        scale = own.get("gamma", 1.0) / np.sqrt(own["moving_variance"] + layer.epsilon)
+        shift = own.get("beta", 0.0) - own["moving_mean"] * scale
+        values = scale.tolist(), shift.tolist()
+        made = keras.layers.Rescaling(*values, name=layer.name, dtype="float32")
         return lambda value, **_: made(value)  # without the mask that a normalisation takes
 
     return keras.models.clone_model(model, clone_function=written)

@@ -17,8 +17,8 @@ from resnet8_eval.store import Record
 Weights = Mapping[str, NDArray[np.float32]]
 
 _FOLDING_RTOL: Final = 1e-5
-"""tf2onnx precomputes gamma / sqrt(variance + epsilon) in float32, whose rounding is 6e-8 a step;
-the products that follow stay well within this."""
+"""Scale and shift of a batch normalisation are rounded to float32, by 6e-8, and so are products
+with a kernel; all stay well within this."""
 
 
 def verify_onnx(
@@ -256,11 +256,10 @@ def _near(here: NDArray[Any], wanted: NDArray[Any]) -> bool:
 
 def _affine(layer: dict[str, Any], weights: Weights) -> tuple[NDArray[Any], NDArray[Any]]:
     """Scale and shift of a batch normalisation, each of shape (channels,)."""
-    mean = weights["moving_mean"]
-    scale = weights.get("gamma", np.ones_like(mean)) / np.sqrt(
-        weights["moving_variance"] + layer["epsilon"]
-    )
-    return scale, weights.get("beta", np.zeros_like(mean)) - mean * scale
+    own = {name: value.astype(np.float64) for name, value in weights.items()}
+    scale = own.get("gamma", 1.0) / np.sqrt(own["moving_variance"] + layer["epsilon"])
+    shift = own.get("beta", 0.0) - own["moving_mean"] * scale
+    return scale.astype(np.float32), shift.astype(np.float32)
 
 
 def _interface(values: Any) -> str:

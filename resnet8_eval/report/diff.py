@@ -68,7 +68,7 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
         ],
         "comparison": [
             *_moved(_told(old, names), _told(new, names)),
-            *_moved(_over_seeds(old), _over_seeds(new)),
+            *_moved(_over_seeds(old, names), _over_seeds(new, names)),
         ]
         if alike
         else [],
@@ -182,17 +182,15 @@ def _told(results: Results, names: set[str]) -> Pairs:
     }
 
 
-def _over_seeds(results: Results) -> Pairs:
-    """Mean and worst of each row, where a run has several seeds."""
+def _over_seeds(results: Results, names: set[str]) -> Pairs:
+    """Mean and worst of rows of these names, where a run has several seeds."""
     if results.seeds is None:
         return {}
     return {
-        f"{row.name}: {what} of {len(results.seeds.seeds)} seeds": words.percent(number)
+        f"{row.name}: accuracy over seeds": f"mean {words.percent(row.accuracy_percent.mean)},"
+        f" worst {words.percent(row.accuracy_percent.worst)} of {len(row.correct)}"
         for row in results.seeds.rows
-        for what, number in (
-            ("mean", row.accuracy_percent.mean),
-            ("worst", row.accuracy_percent.worst),
-        )
+        if row.name in names
     }
 
 
