@@ -27,7 +27,7 @@ from resnet8_eval.layers import sensitivity as costs
 from resnet8_eval.proof import prove as prove_tuned
 from resnet8_eval.requirements import PARITY_ATOL
 from resnet8_eval.stock import prove as prove_stock
-from resnet8_eval.stock import seen
+from resnet8_eval.stock import spans as stock_spans
 from resnet8_eval.store import Record, file_sha256
 
 
@@ -162,10 +162,10 @@ def proof(inputs: Inputs, *, row: Configuration) -> Record:
     )
 
 
-def ranges(inputs: Inputs) -> Record:
+def spans(inputs: Inputs) -> Record:
     """See what every tensor of the float32 network spans on the calibration images."""
     parsed = network.read(inputs.path("folded", "folded.onnx"))
-    return dict(seen(parsed, inputs.images("calibration")))
+    return dict(stock_spans(parsed, inputs.images("calibration")))
 
 
 def stock_proof(inputs: Inputs, *, row: Configuration) -> Record:
@@ -176,7 +176,7 @@ def stock_proof(inputs: Inputs, *, row: Configuration) -> Record:
         network.read(inputs.path("folded", "folded.onnx")),
         inputs.images("calibration"),
         inputs.record(f"model/{row.name}"),
-        inputs.record("ranges"),
+        inputs.record("spans"),
     )
 
 

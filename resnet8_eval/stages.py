@@ -90,7 +90,7 @@ def table(settings: Settings) -> list[Stage]:
     of_each("parameters", recipes, lambda r: (f"statistics/{r.statistics}",), making.parameters, {})
     of_each("model", calibrated, _parameters_of, making.model, {})
     of_each("model", stock, lambda _: ("folded", "calibration"), making.model, {})
-    stages.append(Stage("ranges", spare, ("folded", "calibration"), making.ranges, {}))
+    stages.append(Stage("spans", spare, ("folded", "calibration"), making.spans, {}))
     # PyTorch's lane has the most to do, so its rows come first.
     urgent_first = sorted(rows, key=lambda row: row.framework != "torch")
     of_each("scores", urgent_first, _source, making.scores, test | model)
@@ -104,7 +104,7 @@ def table(settings: Settings) -> list[Stage]:
     of_each(
         "proof",
         stock,
-        lambda row: ("folded", "calibration", "ranges", f"model/{row.name}"),
+        lambda row: ("folded", "calibration", "spans", f"model/{row.name}"),
         making.stock_proof,
         {},
     )

@@ -32,7 +32,7 @@ def explore(
     """Quantize a row of :func:`resnet8_eval.configurations.explored`, and score the test images.
 
     The framework's own quantizer takes the `folded` network and calibration `images`, and is held
-    against `spans` (:func:`resnet8_eval.stock.seen`). The suite's takes what was collected on the
+    against `spans` (:func:`resnet8_eval.stock.spans`). The suite's takes what was collected on the
     images. Model and scores are written into `out`.
 
     Returns

@@ -110,7 +110,7 @@ def _explored(inputs: Inputs, *, offset: int) -> Record:
         "seed": seed,
         "indices_sha256": calibration.indices_sha256(chosen),
         "fed_sha256": found.observed.fed_sha256,
-        "spans": stock.seen(folded, images),
+        "spans": stock.spans(folded, images),
         "ranges": {"as trained": weight_ranges(folded), "equalized": weight_ranges(found.network)},
     }
 

@@ -53,7 +53,7 @@ class StoredTensor:
     axis
         The axis that the scales lie along; None if there is one scale.
     scales, zero_points
-        As stored; none for a float bias.
+        As stored; none for a float bias. For activations each pair that a step at it holds, so one.
     values
         For weights, the integers less their zero point, output channel first; for biases, the real
         numbers; None for activations.

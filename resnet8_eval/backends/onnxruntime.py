@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet8_eval import onnx_graph
 from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
-from resnet8_eval.errors import ModelError, unreadable_model
+from resnet8_eval.errors import unreadable_model
 from resnet8_eval.network import Dense, Network, read
 from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
@@ -307,29 +308,13 @@ def _optimized(path: Path, execution: Execution) -> Any:
 
 
 def read_back(path: Path, network: Network) -> list[StoredTensor]:
-    """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`.
-
-    ModelError if a map is taken from its integers by another scale or zero point than into them.
-    """
+    """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
     del network  # the file names its tensors itself
     graph = onnx_graph.load_quantized(path).graph
     constants, makers = onnx_graph.constants(graph), onnx_graph.makers(graph)
+    readers, found = onnx_graph.readers(graph), []
     for node in graph.node:
-        into = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if into is not None and any(
-            not np.array_equal(constants[one].ravel(), constants[other].ravel())
-            for one, other in zip(into.input[1:3], node.input[1:3], strict=True)
-        ):
-            raise ModelError(
-                f"{path.name} has two steps at one map that do not belong together.",
-                expected=f"one scale and zero point in both steps at {into.input[0]}",
-                given="others in DequantizeLinear than in QuantizeLinear",
-                next_step="quantize the network again",
-            )
-    readers = {name: nodes[-1] for name, nodes in onnx_graph.readers(graph).items()}
-    found = []
-    for node in graph.node:
-        reader = readers.get(node.output[0])
+        reader = next(reversed(readers[node.output[0]]), None)
         constant = node.op_type == "DequantizeLinear" and node.input[0] in constants
         if node.op_type != "QuantizeLinear" and not (constant and reader is not None):
             continue
@@ -342,6 +327,14 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
             "zero_points": [int(value) for value in zero_point.ravel()],
         }
         if not constant or reader is None:
+            # What all its steps hold: it may be taken from its integers by others than into them.
+            steps = [
+                constants[name]
+                for each in (node, *readers[node.output[0]])
+                if each.op_type in onnx_graph.QUANTIZE_STEPS
+                for name in each.input[1:3]
+            ]
+            common["scales"], common["zero_points"] = _distinct(steps)
             found.append(StoredTensor(node.input[0], "activation", **common))
             continue
         integers = constants[node.input[0]].astype(np.int64)
@@ -360,6 +353,16 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
             values = (integers - zero_point) * scale.astype(np.float64)
             found.append(StoredTensor(name, "bias", **common, values=values))
     return found
+
+
+def _distinct(steps: Sequence[NDArray[Any]]) -> tuple[list[float], list[int]]:
+    """Each pair of scale and zero point once; `steps` has them in turn."""
+    pairs = dict.fromkeys(
+        (float(scale), int(zero_point))
+        for scales, zero_points in zip(steps[::2], steps[1::2], strict=True)
+        for scale, zero_point in zip(scales.ravel(), zero_points.ravel(), strict=True)
+    )
+    return [scale for scale, _ in pairs], [zero_point for _, zero_point in pairs]
 
 
 def signed_weights(path: Path) -> int:

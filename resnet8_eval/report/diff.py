@@ -66,12 +66,7 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
             Change(name, _accuracy(one), _accuracy(two) + _others(one, two))
             for name, one, two in (_moved_rows(old, new) if alike else ())
         ],
-        "comparison": [
-            *_moved(_told(old, names), _told(new, names)),
-            *_moved(_over_seeds(old, names), _over_seeds(new, names)),
-        ]
-        if alike
-        else [],
+        "comparison": _moved(_told(old, names), _told(new, names)) if alike else [],
         "recipes": _moved(_recipes(old), _recipes(new)),
         "versions": _moved(dict(detail.environment(old)), dict(detail.environment(new))),
         "fingerprints": _moved(_fingerprints(old), _fingerprints(new)),
@@ -170,28 +165,24 @@ def same(old: Results, new: Results) -> list[str]:
 
 
 def _told(results: Results, names: set[str]) -> Pairs:
-    return {
+    columns = {
         f"{found.name}: {column.header}": table.cell(row, column)
         for row, found in table.measured(results)
         if found.name in names
         for column in (table.BY_KEY[key] for key in _TOLD)
-    } | {
+    }
+    exact = {
         f"{found.name}: images unlike exact integers": str(found.exact_integers.disagreements)
         for found in results.configurations
         if found.name in names and found.exact_integers
     }
-
-
-def _over_seeds(results: Results, names: set[str]) -> Pairs:
-    """Mean and worst of rows of these names, where a run has several seeds."""
-    if results.seeds is None:
-        return {}
-    return {
+    over_seeds = {
         f"{row.name}: accuracy over seeds": f"mean {words.percent(row.accuracy_percent.mean)},"
         f" worst {words.percent(row.accuracy_percent.worst)} of {len(row.correct)}"
-        for row in results.seeds.rows
+        for row in (results.seeds.rows if results.seeds else ())
         if row.name in names
     }
+    return columns | exact | over_seeds
 
 
 def _same(one: ConfigurationResult, two: ConfigurationResult) -> bool:

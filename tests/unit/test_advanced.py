@@ -279,7 +279,7 @@ def test_a_stored_model_has_as_many_scales_as_its_label_says(
     images = small_network.images()
     labels = np.arange(len(images)) % 10
     test = Labelled(Feed(images), labels)
-    spans = stock.seen(small_network.parsed(), Feed(images))
+    spans = stock.spans(small_network.parsed(), Feed(images))
     for row in pair:
         record, scores = granularity.explore(
             row, folded, Feed(images), spans, statistics, test, tmp_path, threads=1
@@ -298,7 +298,7 @@ def test_a_wrong_scale_in_an_explored_model_is_told(
     folded, images = tmp_path / "folded.onnx", small_network.images()
     small_network.parsed().save(folded)
     test = Labelled(Feed(images), np.arange(len(images)) % 10)
-    spans = stock.seen(small_network.parsed(), Feed(images))
+    spans = stock.spans(small_network.parsed(), Feed(images))
     for row in pair:
         backend = backends.backend(row.framework)
         read = backend.read_back

@@ -690,3 +690,9 @@ def test_each_study_has_every_count_and_seed_once(
     assert len(asked) == len({*asked})
     assert {task.cells for task in asked} <= {(), ("torch-int8-stock",)}
     assert {task.budgets for task in asked} <= {(), (60.0,)}
+
+
+def test_a_seed_that_no_run_has_is_refused_at_once(invoke: Invoke) -> None:
+    done = invoke("run", "calibration@1000000", "--assets", "stand-in")
+    assert done.exit_code == 2
+    assert "there is no stage of seed 1000000" in " ".join(done.stderr.replace("│", " ").split())

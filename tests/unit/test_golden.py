@@ -238,7 +238,7 @@ def along_inputs(model: onnx.ModelProto) -> None:
     ("plant", "given"),
     [
         (sixteen_bits, "uint16 at"),
-        (other_steps_behind, "others in DequantizeLinear"),
+        (other_steps_behind, "2 scales at"),
         (bias_in_halves, "a bias in other steps than the sums of conv2d_1"),
         (bias_in_float, "no step at the bias of conv2d_1"),
         (along_inputs, "scales along the inputs of"),

@@ -360,7 +360,7 @@ def test_a_stock_model_without_a_sure_class_or_of_a_silent_layer_is_proven(
     backend = backends.backend(row.framework)
     path = tmp_path / backend.STOCK_FILE
     record = backend.quantize(own.folded, IMAGES, row, path, 1)
-    spans = stock.seen(own.network, IMAGES)
+    spans = stock.spans(own.network, IMAGES)
     proof = stock.prove(row, path, own.network, IMAGES, record, spans)
     assert failed(proof["checks"]) == []
 

@@ -37,7 +37,7 @@ def test_what_does_not_depend_on_the_seed_is_there_once(several: Pipeline) -> No
     assert {f"compare/{row.name}" for row in configurations.quantized()} <= again
     assert {"calibration", f"model/{ROW}", f"scores/{ROW}"} <= again
     kinds = {name.partition("/")[0] for name in again}
-    made = {"calibration", "ranges", "statistics", "parameters", "model", "scores", "integers"}
+    made = {"calibration", "spans", "statistics", "parameters", "model", "scores", "integers"}
     assert kinds == made | {"compare", "proof", "feed"}
     assert not again & {f"scores/{row.name}" for row in configurations.CONFIGURATIONS[:3]}
     needs = several.stages[f"compare/{ROW}@1"].needs

@@ -79,7 +79,7 @@ def test_the_stock_model_of_another_framework_is_seen(pipeline: Pipeline, folded
     )
     found = read_back(pipeline, torch, folded)
     assert stock.nearest(found, folded).ok
-    assert not stock.ranges(ort, found, folded, pipeline.artifact("ranges").record).ok
+    assert not stock.ranges(ort, found, folded, pipeline.artifact("spans").record).ok
 
 
 @pytest.mark.parametrize("row", ROWS, **IDS)
@@ -93,7 +93,7 @@ def test_another_calibration_than_the_recorded_one_is_seen(
     folded = pipeline.artifact("folded").path("folded.onnx")
     record = backend.quantize(folded, images[:50], row, path, 1)
     parsed = network.read(folded)
-    found = stock.prove(row, path, parsed, images, record, stock.seen(parsed, images))
+    found = stock.prove(row, path, parsed, images, record, stock.spans(parsed, images))
     broken = {check.name for check in failed(found["checks"])}
     assert "SHA-256 of what calibration fed" in broken
     if row.framework == "onnxruntime":
@@ -114,9 +114,14 @@ def test_the_same_inputs_give_the_same_bytes_in_another_process(
 def test_one_scale_that_is_not_from_the_images_is_named(
     pipeline: Pipeline, folded: Network
 ) -> None:
-    found, spans = read_back(pipeline, ROWS[0], folded), pipeline.artifact("ranges").record
+    found, spans = read_back(pipeline, ROWS[0], folded), pipeline.artifact("spans").record
     place = next(n for n, entry in enumerate(found) if entry.kind == "activation" and n > 5)
     found[place] = replace(found[place], scales=[found[place].scales[0] * 1.01])
+    check = stock.ranges(ROWS[0], found, folded, spans)
+    assert check.observed == found[place].name
+    # Its own, and another zero point out of integers than into them.
+    (scale,) = read_back(pipeline, ROWS[0], folded)[place].scales
+    found[place] = replace(found[place], scales=[scale, scale], zero_points=[0, 1])
     check = stock.ranges(ROWS[0], found, folded, spans)
     assert check.observed == found[place].name
     # That of another tensor of the same network.

@@ -103,7 +103,7 @@ IMAGES_FED = {
     **{f"model/{row.name}": CALIBRATION for row in configurations.stock()},
     # A batch more for torchao's lowering.
     "model/torch-int8-stock": CALIBRATION + preprocess.BATCH_SIZE,
-    "ranges": CALIBRATION,
+    "spans": CALIBRATION,
     **{f"proof/{row.name}": CALIBRATION for row in configurations.stock()},
     **{f"scores/{row.name}": TEST for row in CONFIGURATIONS},
     **{exact: TEST for row in CALIBRATED if (exact := configurations.integers(row))},
