@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet8_eval import backends
 from resnet8_eval.backends import Execution
@@ -42,29 +43,34 @@ def measure(model: Path, dataset: Path, threads: int, execution: Execution) -> o
     images in one batch.
     """
     images = read_split(dataset, "test").images
-    framework = backends.framework_of(model)
-    runtime = backends.backend(framework).open_model(model, threads, execution)
     feed = images.astype(np.float32)
+    at_once = (lambda: threads) if backends.is_shared_out(model) else None
+
+    def suite(some: NDArray[np.uint8]) -> Callable[[], object]:
+        runtime = backends.open_runtime(model, 1 if at_once else threads, execution)
+        backends.run(runtime, some[:TRIAL_IMAGES], at_once)  # the first do not count
+        return lambda: backends.run(runtime, some, at_once)
 
     def alone(size: int, count: int) -> Callable[[], object]:
+        # Opened anew each time: PyTorch has one number of threads for a whole process.
+        runtime = backends.open_runtime(model, threads, execution)
+        runtime(feed[:size])
         return lambda: [runtime(feed[start : start + size]) for start in range(0, count, size)]
 
     def trial(size: int) -> float:
-        runtime(feed[:size])  # the first of each size does not count
         work = alone(size, TRIAL_IMAGES)
         return statistics.median(seconds(work) for _ in range(REPETITIONS))
 
     best = min(BATCHES, key=trial)
     taken = [
-        (seconds(lambda: backends.run(runtime, images)), seconds(alone(best, len(images))))
-        for _ in range(REPETITIONS)
+        (seconds(suite(images)), seconds(alone(best, len(images)))) for _ in range(REPETITIONS)
     ]
-    suite, runtime_alone = (
+    of_suite, of_runtime = (
         len(images) / statistics.median(column) for column in zip(*taken, strict=True)
     )
     return {
-        "suite": suite,
-        "alone": runtime_alone,
+        "suite": of_suite,
+        "alone": of_runtime,
         "batch": best,
         "at_once": len(images) / seconds(alone(len(images), len(images))),
     }

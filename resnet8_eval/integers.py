@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval import environment
 from resnet8_eval.backends import StoredTensor
+from resnet8_eval.batchwise import Share, batchwise
 from resnet8_eval.convolution import by_line, convolve
 from resnet8_eval.errors import ModelError
 from resnet8_eval.network import Addition, Convolution, Dense, Layer, Network, Pooling
@@ -143,10 +144,14 @@ class ExactNetwork:
                 found = _weights(stored, biases[layer.weight])
             self.weights[layer.name] = found
 
-    def scores(self, images: Images) -> Floats:
+    def scores(self, images: Images, share: Share = lambda: 1) -> Floats:
         """The network's output: probabilities where it ends in a softmax."""
         dense, output = self.network.dense.output, self.network.output
-        scores = np.concatenate([batch[dense] for batch in self.tensors(images)])
+        scores = batchwise(
+            lambda some: np.concatenate([batch[dense] for batch in self.tensors(some)]),
+            images,
+            share,
+        )
         if dense in self.grids:
             scores *= self.grids[dense].scale
         if not self.network.softmax:

@@ -36,6 +36,8 @@ SLOTS: Final = max(1, min(len(FRAMEWORKS), CORES))
 """Jobs that run at the same time."""
 THREADS: Final = max(1, CORES // SLOTS)
 """Threads that each of them may use."""
+_SHARE: Final = "RESNET8_EVAL_SHARE"
+"""Variable of a lane that names the file from which :func:`share` reads."""
 IDLE_SECONDS: Final = 60
 """A lane without work ends after this long."""
 _PROGRESS: Final = "progress: "
@@ -165,8 +167,9 @@ class _Crew:
         while not done:
             done = wait(self.running, _TICK, FIRST_COMPLETED).done
             self._hear()
-        for future in done:
-            lane, job = self.running.pop(future)
+        ended = [(future, *self.running.pop(future)) for future in done]
+        self._share_out()
+        for future, lane, job in ended:
             try:
                 result: float | SuiteError = future.result()
             except SuiteError as error:
@@ -192,6 +195,13 @@ class _Crew:
             executor.shutdown(wait=True, kill_workers=bool(self.running))
         for thread in self._leaving:
             thread.join()
+        _share_file(self._logs).unlink(missing_ok=True)
+
+    def _share_out(self) -> None:
+        """Tell the running jobs how many cores each has, in one byte, so that none reads half."""
+        file = os.open(_share_file(self._logs), os.O_WRONLY | os.O_CREAT, 0o644)
+        os.pwrite(file, bytes([min(255, max(1, CORES // max(1, len(self.running))))]), 0)
+        os.close(file)
 
     def _hear(self) -> None:
         """Announce what stages have said with :func:`say` since the last call."""
@@ -223,6 +233,7 @@ class _Crew:
             self._submit(lane, job, call, *words)
         else:
             self.running[future] = (lane, job)
+            self._share_out()
 
 
 def _warm_up(lane: str) -> float:
@@ -267,8 +278,12 @@ def open_lane(name: str, threads: int, logs: Path) -> Any:
         timeout=IDLE_SECONDS,
         initializer=_enter,
         initargs=(str(log), os.getpid()),
-        # torch.export makes this folder, in the system's temporary one if it is not told where.
-        env={**lane_environment(threads), "TORCHINDUCTOR_CACHE_DIR": str(logs / "inductor")},
+        env={
+            **lane_environment(threads),
+            _SHARE: str(_share_file(logs)),
+            # torch.export makes this folder, in the system's temporary one if not told where.
+            "TORCHINDUCTOR_CACHE_DIR": str(logs / "inductor"),
+        },
     )
 
 
@@ -287,6 +302,7 @@ def lane_environment(threads: int = THREADS) -> Mapping[str, str]:
         # loky takes a lane that imports a framework late for one that leaks, ends it, and warns.
         "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
         # Large arrays that are freed stay with the process; else glibc maps each one anew.
+        "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_THRESHOLD_": str(2**30),
         "MALLOC_TRIM_THRESHOLD_": str(2**32),
         "OMP_NUM_THREADS": str(threads),
@@ -311,6 +327,21 @@ def log_path(lane: str, logs: Path) -> Path:
 def say(line: str) -> None:
     """In a lane: have one line of progress announced while the stage is at work."""
     print(f"{_PROGRESS}{line}", file=sys.stderr, flush=True)
+
+
+def share() -> int:
+    """In a lane: cores that a stage has now, with those that no other stage needs.
+
+    Batches that are computed at once change no result; operators with more threads may.
+    """
+    try:
+        return Path(os.environ[_SHARE]).read_bytes()[0]
+    except (KeyError, OSError, IndexError):  # no lane of a run, or not written yet
+        return 1
+
+
+def _share_file(logs: Path) -> Path:
+    return logs / f"share-{os.getpid()}"
 
 
 def _enter(log: str, parent: int) -> None:

@@ -128,7 +128,13 @@ def scores(inputs: Inputs, *, row: Configuration) -> Record:
     test, made = inputs.split("test"), backends.model_file(row)
     lent: AbstractContextManager[Path] = nullcontext(inputs.path(*made)) if made else inputs.model()
     with lent as path:
-        scores = backends.scores(path, test.images, threads=inputs.threads, execution=row.session)
+        scores = backends.scores(
+            path,
+            test.images,
+            threads=inputs.threads,
+            share=lanes.share,
+            execution=row.session,
+        )
         model = {
             "weights_bytes": backends.backend(row.framework).weights_bytes(path),
             **({} if made else keras_file.array_bytes(path)),
@@ -144,7 +150,8 @@ def integers(inputs: Inputs, *, row: Configuration) -> Record:
     network = inputs.parameters(row.quantized_by).rounded
     stored = backends.backend(row.framework).read_back(_stored(inputs, row), network)
     images = inputs.split("test").images
-    scores = ExactNetwork(network, stored, rounding(row.framework)).scores(images)
+    exact = ExactNetwork(network, stored, rounding(row.framework))
+    scores = exact.scores(images, lanes.share)
     np.save(inputs.out / "scores.npy", scores)
     return {"model": row.name, "images": len(images)}
 

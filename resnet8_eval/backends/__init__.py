@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval.assets import MODEL_SUFFIXES
+from resnet8_eval.batchwise import Share, batchwise
 from resnet8_eval.errors import ModelError
 from resnet8_eval.preprocess import Images, Scores, batches
 
@@ -202,7 +203,14 @@ def framework_of(path: Path) -> Framework:
         ) from None
 
 
-def scores(path: Path, images: Images, *, threads: int, execution: Execution = "kernel") -> Scores:
+def scores(
+    path: Path,
+    images: Images,
+    *,
+    threads: int,
+    share: Share | None = None,
+    execution: Execution = "kernel",
+) -> Scores:
     """Run a stored model on stored images.
 
     Parameters
@@ -211,7 +219,10 @@ def scores(path: Path, images: Images, *, threads: int, execution: Execution = "
         Keras ``.h5`` or ``.keras``, ``.onnx``, ``.pt2`` (``torch.export``) or ``.pt``
         (TorchScript).
     threads
-        Threads for the framework's operators.
+        Of Keras's operators. ONNX Runtime and PyTorch compute so many batches at once, each in one
+        thread, so that their number changes no score.
+    share
+        How many that is, where it changes; `threads` if not given.
     execution
         For ONNX Runtime, see :func:`resnet8_eval.backends.onnxruntime.open_session`. A PyTorch
         file is what it was saved as.
@@ -221,9 +232,10 @@ def scores(path: Path, images: Images, *, threads: int, execution: Execution = "
     ModelError
         If the model cannot be opened, or does not give finite scores of shape (N, 10).
     """
-    runtime = open_runtime(path, threads, execution)
+    at_once = (share or (lambda: threads)) if is_shared_out(path) else None
+    runtime = open_runtime(path, 1 if at_once else threads, execution)
     try:
-        result = run(runtime, images)
+        result = run(runtime, images, at_once)
     except Exception as error:  # each framework raises its own for images of another shape
         raise ModelError(
             f"{path.name} cannot be run on the images.",
@@ -265,6 +277,13 @@ def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> R
     return backend(framework_of(path)).open_model(path, threads, execution)
 
 
-def run(runtime: Runtime, images: Images) -> Scores:
-    """Feed images to a runtime, preprocessed batch by batch."""
-    return np.concatenate([runtime(batch) for batch in batches(images)])
+def is_shared_out(path: Path) -> bool:
+    """Whether a model's batches are computed at once; if not, its operators have the threads."""
+    return framework_of(path) != "keras"
+
+
+def run(runtime: Runtime, images: Images, share: Share | None = None) -> Scores:
+    """Feed images to a runtime, preprocessed batch by batch; with a share, several at once."""
+    if share is None:
+        return np.concatenate([runtime(batch) for batch in batches(images)])
+    return batchwise(lambda some: runtime(next(batches(some))), images, share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval import backends, configurations
+from resnet8_eval import backends, batchwise, configurations
 from resnet8_eval.backends import framework_of, scores
 from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.cifar10 import Split
@@ -44,16 +45,24 @@ def test_another_suffix_is_refused(name: str) -> None:
     assert "*.onnx" in caught.value.expected
 
 
-def test_images_are_fed_in_order_and_preprocessed() -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_images_are_fed_in_order_and_preprocessed(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fed: list[NDArray[np.float32]] = []
 
+    monkeypatch.setattr(batchwise, "usable_cores", lambda: at_once)
+    all_in = threading.Barrier(at_once, timeout=60)  # breaks unless so many are computed at once
+
     def runtime(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        all_in.wait()
         fed.append(batch)
         return batch[:, 0, 0, :1].repeat(10, axis=1)
 
     images = np.zeros((250, 32, 32, 3), np.uint8)
     images[:, 0, 0, 0] = np.arange(250)
-    result = backends.run(runtime, images)
+    result = backends.run(runtime, images, lambda: at_once)
+    fed.sort(key=lambda batch: batch[0, 0, 0, 0])
     assert [len(batch) for batch in fed] == [100, 100, 50]
     assert np.concatenate(fed).tobytes() == preprocess(images).tobytes()
     assert result[:, 3].tolist() == list(range(250))
@@ -132,7 +141,7 @@ def test_a_stored_model_gives_the_scores_that_were_recorded(
     assert found.shape == (200, 10)
     # A quantized softmax, as stock models have, gives steps of 1/256.
     assert found.sum(axis=1) == pytest.approx(np.ones(200), abs=0.02 if row.is_stock else 1e-4)
-    assert np.abs(found - recorded).max() <= 1e-5
+    assert np.array_equal(found, recorded)
 
 
 @pytest.mark.parametrize("row", WITHOUT_TENSORFLOW, ids=lambda row: row.name)

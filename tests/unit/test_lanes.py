@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def behave(folder: Path, name: str, threads: int) -> float:
     return 0.5
 
 
+def has_share(wanted: int) -> bool:
+    return lanes.share() == wanted
+
+
+def wait_until(it_is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not it_is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def _behave(folder: Path, name: str) -> None:
     match name.split(maxsplit=1)[0]:
         case "crash":
@@ -56,6 +68,12 @@ def _behave(folder: Path, name: str) -> None:
             text = "\n".join(f"{k}={v}" for k, v in os.environ.items())
             (folder / "environment").write_text(text)
             (folder / "modules").write_text(" ".join(sys.modules))
+        case "share":  # such as "share 4 8": ends when it has had a share of 4, and then of 8
+            for wanted in name.split()[1:]:
+                wait_until(functools.partial(has_share, int(wanted)))
+                (folder / f"had {wanted}").touch()
+        case "had":
+            wait_until((folder / name).exists)
         case "slow":
             time.sleep(0.3)
         case "kill":
@@ -342,6 +360,18 @@ def test_a_stage_that_asks_for_the_machine_has_it_to_itself(run: Run, position: 
         running += 1 if line.startswith("begin") else -1
     assert running == 0
     assert {line.split()[2] for line in lines if line.startswith("begin b")} == {str(lanes.THREADS)}
+
+
+def test_cores_are_shared_out_anew_when_a_stage_begins_or_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "CORES", 8)
+    assert run(stage("share 4 8", lane="torch"), stage("had 4")) == {}
+    assert list((run.folder / "logs").glob("share*")) == []
+
+
+def test_outside_of_a_lane_there_is_one_share() -> None:
+    assert lanes.share() == 1
 
 
 def test_needs_that_go_round_in_a_circle_are_an_error(run: Run) -> None:
