@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval import backends
 from resnet8_eval.backends import Execution
@@ -44,12 +43,11 @@ def measure(model: Path, dataset: Path, threads: int, execution: Execution) -> o
     """
     images = read_split(dataset, "test").images
     feed = images.astype(np.float32)
-    at_once = (lambda: threads) if backends.is_shared_out(model) else None
 
-    def suite(some: NDArray[np.uint8]) -> Callable[[], object]:
-        runtime = backends.open_runtime(model, 1 if at_once else threads, execution)
-        backends.run(runtime, some[:TRIAL_IMAGES], at_once)  # the first do not count
-        return lambda: backends.run(runtime, some, at_once)
+    def suite() -> Callable[[], object]:
+        score = backends.scorer(model, threads, execution=execution)
+        score(images[:TRIAL_IMAGES])  # the first do not count
+        return lambda: score(images)
 
     def alone(size: int, count: int) -> Callable[[], object]:
         # Opened anew each time: PyTorch has one number of threads for a whole process.
@@ -62,9 +60,7 @@ def measure(model: Path, dataset: Path, threads: int, execution: Execution) -> o
         return statistics.median(seconds(work) for _ in range(REPETITIONS))
 
     best = min(BATCHES, key=trial)
-    taken = [
-        (seconds(suite(images)), seconds(alone(best, len(images)))) for _ in range(REPETITIONS)
-    ]
+    taken = [(seconds(suite()), seconds(alone(best, len(images)))) for _ in range(REPETITIONS)]
     of_suite, of_runtime = (
         len(images) / statistics.median(column) for column in zip(*taken, strict=True)
     )

@@ -6,13 +6,12 @@ error and is wrong on most images. A few hundred training images show which it w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from resnet8_eval import backends
-from resnet8_eval.backends import Runtime
-from resnet8_eval.preprocess import USUAL, Feed, Labels, Preprocessing
+from resnet8_eval.preprocess import USUAL, Feed, Labels, Preprocessing, Scores
 
 IMAGES: Final = 400
 BETTER_PP: Final = 10.0
@@ -32,7 +31,9 @@ _TRIED: Final = (
 )
 
 
-def tried(runtime: Runtime, images: Feed, labels: Labels, names: tuple[str, ...]) -> dict[str, Any]:
+def tried(
+    score: Callable[[Feed], Scores], images: Feed, labels: Labels, names: tuple[str, ...]
+) -> dict[str, Any]:
     """Run a model on training images through each of the usual preprocessings, the run's own first.
 
     The result is as :class:`resnet8_eval.record.Preprocessings`; its hint may also be that the same
@@ -48,7 +49,7 @@ def tried(runtime: Runtime, images: Feed, labels: Labels, names: tuple[str, ...]
     }
     percent, reordered, orders = {}, {}, {}
     for name, how in ways.items():
-        scores = backends.run(runtime, Feed(images.pixels, how))
+        scores = score(Feed(images.pixels, how))
         counts = np.zeros((len(names), len(names)), int)
         np.add.at(counts, (labels, scores.argmax(axis=1)), 1)
         orders[name] = linear_sum_assignment(-counts)[1]

@@ -46,8 +46,8 @@ def preprocessings(inputs: Inputs) -> Record:
     train = inputs.split("train")
     some = choose(train.labels, hints.IMAGES, 0)
     with inputs.model() as model:
-        runtime = backends.open_runtime(model, inputs.threads)
-        return hints.tried(runtime, train.images[some], train.labels[some], inputs.class_names)
+        score = backends.scorer(model, inputs.threads, lanes.share)
+        return hints.tried(score, train.images[some], train.labels[some], inputs.class_names)
 
 
 def folded(inputs: Inputs) -> Record:

@@ -11,6 +11,8 @@ from typing import Any, Final
 # imported twice.
 import pytest
 
+import resnet8_eval.backends.onnxruntime
+import resnet8_eval.backends.torch
 import resnet8_eval.gather
 import resnet8_eval.report.html  # noqa: F401
 from resnet8_eval.requirements import ON_DEMAND, REGISTER, Requirement
@@ -112,7 +114,7 @@ class Suite:
         words
             Options.
         apart
-            Whether the run is to have a process of its own; one with workers has.
+            Whether the run is to have a process of its own, besides those of its workers.
         html
             Whether pytest-html takes part.
         """
@@ -123,7 +125,7 @@ class Suite:
             options += ["-p", "no:html"]
         # The test may itself be run by a worker.
         self._pytester._monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-        if apart or any(word.startswith("-n") for word in words):
+        if apart:
             done = self._pytester.runpytest_subprocess(*words, *options, timeout=60)
         else:
             done = self._pytester.runpytest_inprocess(*words, *options)

@@ -232,15 +232,14 @@ def scores(
     ModelError
         If the model cannot be opened, or does not give finite scores of shape (N, 10).
     """
-    at_once = (share or (lambda: threads)) if is_shared_out(path) else None
-    runtime = open_runtime(path, 1 if at_once else threads, execution)
+    score = scorer(path, threads, share, execution)
     try:
-        result = run(runtime, images, at_once)
+        result = score(images)
     except Exception as error:  # each framework raises its own for images of another shape
         raise ModelError(
             f"{path.name} cannot be run on the images.",
             expected="a network from float32 (N, 32, 32, 3), for any N, to one output (N, 10)",
-            given=_otherwise(runtime, images)
+            given=_otherwise(open_runtime(path, threads, execution), images)
             or f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}",
             next_step="export the network with that input and output",
         ) from error
@@ -277,9 +276,13 @@ def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> R
     return backend(framework_of(path)).open_model(path, threads, execution)
 
 
-def is_shared_out(path: Path) -> bool:
-    """Whether a model's batches are computed at once; if not, its operators have the threads."""
-    return framework_of(path) != "keras"
+def scorer(
+    path: Path, threads: int, share: Share | None = None, execution: Execution = "kernel"
+) -> Callable[[Images], Scores]:
+    """Open a stored model to run it on stored images; parameters as for :func:`scores`."""
+    at_once = None if framework_of(path) == "keras" else share or (lambda: threads)
+    runtime = open_runtime(path, 1 if at_once else threads, execution)
+    return lambda images: run(runtime, images, at_once)
 
 
 def run(runtime: Runtime, images: Images, share: Share | None = None) -> Scores:

@@ -212,7 +212,7 @@ def _scores(
     with _working(f"evaluate {model.name}"):
         scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())
         tried = hints.tried(
-            backends.open_runtime(model, usable_cores()),
+            backends.scorer(model, usable_cores()),
             Feed(train.images[some], how),
             train.labels[some],
             names,

@@ -323,7 +323,7 @@ def heeding_ctrl_c() -> Iterator[None]:
 def test_ctrl_c_with_a_worker_is_the_same(suite: Suite) -> None:
     interrupt = "os.kill(os.getppid(), signal.SIGINT); time.sleep(1)"
     suite.write({"PT-03": passing("PT-03", body=interrupt)})
-    done = suite.run("-n1")
+    done = suite.run("-n1", apart=True)
     assert done.status == pytest.ExitCode.INTERRUPTED
     assert "met" not in (done.verdicts["v1_1"], done.verdicts["v1_2"])
     assert not done.results["complete"]

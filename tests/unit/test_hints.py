@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet8_eval.hints import tried
-from resnet8_eval.preprocess import USUAL, Feed, Preprocessing
+from resnet8_eval.preprocess import USUAL, Feed, Preprocessing, preprocess
 
 LABELS = np.repeat(np.arange(10), 40)
 NAMES = tuple("abcdefghij")
@@ -24,15 +24,15 @@ IMAGES[..., 2] = 225
 def network(undo: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Any], Any]:
     """A network that was trained on pixels of which `undo` gives red."""
 
-    def scores(batch: Any) -> Any:
-        red = undo(batch[:, 0, 0].astype(float)) / 25
+    def scores(images: Feed) -> Any:
+        red = undo(preprocess(images)[:, 0, 0].astype(float)) / 25
         return -np.abs(red[:, None] - np.arange(10)).astype(np.float32)
 
     return scores
 
 
-def tell(runtime: Any, used: str = "raw") -> dict[str, Any]:
-    return tried(runtime, Feed(IMAGES, USUAL[used]), LABELS, NAMES)
+def tell(score: Any, used: str = "raw") -> dict[str, Any]:
+    return tried(score, Feed(IMAGES, USUAL[used]), LABELS, NAMES)
 
 
 def test_a_network_that_is_fed_as_it_was_trained_is_left_alone() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from resnet8_eval import backends, configurations, preprocess
+from resnet8_eval.backends import torchscript
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.inputs import Inputs, Labelled
 from resnet8_eval.pipeline import Pipeline
@@ -144,6 +145,10 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
 
     monkeypatch.setattr(preprocess, "preprocess", counted)
     monkeypatch.setattr(backends, "backend", counted_open)
+    with torchscript.deprecations_ignored():
+        from torchao.quantization.pt2e import lowering
+    # torchao compiles what it lowers, which takes longer than a stage.
+    monkeypatch.setattr(lowering, "lower_pt2e_quantized_to_x86", lambda module, _: module)
     monkeypatch.setattr(Inputs, "split", few)
     settings = replace(pipeline.settings, calibration_count=CALIBRATION)
     monkeypatch.setattr(pipeline, "settings", settings)
