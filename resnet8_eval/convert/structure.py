@@ -92,8 +92,9 @@ def _misnamed(convolutions: list[Any], accounts: list[Record]) -> list[str]:
 
 
 class _Ledger:
-    """Finds each Keras weight among the ONNX tensors, by value and at its place in the graph.
+    """Finds each Keras weight among the ONNX tensors, by value and by the operator that reads it.
 
+    That each stands behind the right layer is held by the comparison of scores (`evaluate.parity`).
     tf2onnx merges a batch normalisation into its convolution where that has no bias or one of
     zeros, leaves out vectors that change nothing, and keeps equal constants once.
     """
