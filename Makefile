@@ -33,8 +33,9 @@ lint: $(DEV) ## Lint and format check
 types: $(DEV) ## Type check
 	$(BIN)/mypy
 
+# One worker more than there are cores: many tests wait for processes of their own.
 unit: $(DEV) ## Unit, fault and browser tests, on the stand-in or smaller
-	$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
+	$(PYTEST) -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
 
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
 	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in
