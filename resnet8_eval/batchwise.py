@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Final
 
 import numpy as np
@@ -39,19 +39,21 @@ def batchwise(
     done = threading.Event()
 
     def work(number: int) -> None:
-        try:
-            while not done.is_set():
-                if number >= share():
-                    done.wait(_WAIT)
-                elif (start := next(starts, None)) is None:
-                    done.set()
-                else:
-                    found[start] = compute(images[start : start + BATCH_SIZE])
-        except BaseException:
-            done.set()  # the other threads need not go on
-            raise
+        while not done.is_set():
+            if number >= share():
+                done.wait(_WAIT)
+            elif (start := next(starts, None)) is None:
+                done.set()
+            else:
+                found[start] = compute(images[start : start + BATCH_SIZE])
 
     cores = usable_cores()
     with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(work, range(cores)))  # raises what one of them did
+        working = [pool.submit(work, number) for number in range(cores)]
+        try:
+            wait(working, return_when=FIRST_EXCEPTION)
+        finally:
+            done.set()  # after a failure, or Ctrl-C, no thread need go on
+    for each in working:
+        each.result()  # raises what it did
     return np.concatenate([found[start] for start in sorted(found)])

@@ -195,13 +195,19 @@ class _Crew:
             executor.shutdown(wait=True, kill_workers=bool(self.running))
         for thread in self._leaving:
             thread.join()
-        _share_file(self._logs).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _share_file(self._logs).unlink()
 
     def _share_out(self) -> None:
         """Tell the running jobs how many cores each has, in one byte, so that none reads half."""
-        file = os.open(_share_file(self._logs), os.O_WRONLY | os.O_CREAT, 0o644)
-        os.pwrite(file, bytes([min(255, max(1, CORES // max(1, len(self.running))))]), 0)
-        os.close(file)
+        each = max(1, CORES // max(1, len(self.running)))
+        # Where nothing can be written, as on a full disk, a share is missing or an old one.
+        with contextlib.suppress(OSError):
+            file = os.open(_share_file(self._logs), os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(file, bytes([min(255, each)]), 0)
+            finally:
+                os.close(file)
 
     def _hear(self) -> None:
         """Announce what stages have said with :func:`say` since the last call."""
@@ -301,7 +307,8 @@ def lane_environment(threads: int = THREADS) -> Mapping[str, str]:
         "KERAS_HOME": os.devnull,  # nor what the user's keras.json says
         # loky takes a lane that imports a framework late for one that leaks, ends it, and warns.
         "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
-        # Large arrays that are freed stay with the process; else glibc maps each one anew.
+        # Large arrays that are freed stay with the process, for all its threads; else glibc maps
+        # each one anew.
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_THRESHOLD_": str(2**30),
         "MALLOC_TRIM_THRESHOLD_": str(2**32),

@@ -63,6 +63,17 @@ def test_a_share_that_grows_is_taken_up_and_one_that_shrinks_is_given_back() -> 
     assert last.most <= 3
 
 
+def test_ctrl_c_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "wait", interrupted)
+    work = Watched()
+    with pytest.raises(KeyboardInterrupt):
+        batchwise(work, IMAGES, lambda: 2)
+    assert work.begun <= 4
+
+
 def test_one_that_fails_ends_all() -> None:
     def refuse() -> None:
         if work.begun >= 3:

@@ -370,6 +370,11 @@ def test_cores_are_shared_out_anew_when_a_stage_begins_or_ends(
     assert list((run.folder / "logs").glob("share*")) == []
 
 
+def test_a_share_that_cannot_be_told_stops_no_run(run: Run) -> None:
+    (run.folder / "logs" / f"share-{os.getpid()}").mkdir(parents=True)
+    assert run(stage("a"), stage("b", lane="torch")) == {}
+
+
 def test_outside_of_a_lane_there_is_one_share() -> None:
     assert lanes.share() == 1
 
