@@ -13,6 +13,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile 
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PYTEST := $(BIN)/python -m pytest
+WORKERS := from resnet8_eval.environment import usable_cores; print(usable_cores() + 1)
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ types: $(DEV) ## Type check
 
 # One worker more than there are cores: many tests wait for processes of their own.
 unit: $(DEV) ## Unit, fault and browser tests, on the stand-in or smaller
-	$(PYTEST) -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
+	$(PYTEST) -n $$($(BIN)/python -c '$(WORKERS)') --dist loadfile --no-loadscope-reorder tests --ignore tests/acceptance
 
 acceptance: $(STAMP) ## Requirement tests: on the stand-in always, then on the real assets where they can be had
 	$(PYTEST) tests/acceptance --assets stand-in --reports-dir=reports/stand-in

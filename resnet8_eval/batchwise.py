@@ -47,10 +47,10 @@ def batchwise(
             else:
                 found[start] = compute(images[start : start + BATCH_SIZE])
 
-    cores = usable_cores()
-    with ThreadPoolExecutor(cores) as pool:
-        working = [pool.submit(work, number) for number in range(cores)]
+    most = max(1, min(usable_cores(), -(-len(images) // BATCH_SIZE)))
+    with ThreadPoolExecutor(most) as pool:
         try:
+            working = [pool.submit(work, number) for number in range(most)]
             wait(working, return_when=FIRST_EXCEPTION)
         finally:
             done.set()  # after a failure, or Ctrl-C, no thread need go on

@@ -289,4 +289,4 @@ def run(runtime: Runtime, images: Images, share: Share | None = None) -> Scores:
     """Feed images to a runtime, preprocessed batch by batch; with a share, several at once."""
     if share is None:
         return np.concatenate([runtime(batch) for batch in batches(images)])
-    return batchwise(lambda some: runtime(next(batches(some))), images, share)
+    return batchwise(lambda some: runtime(next(batches(some, len(some)))), images, share)

@@ -62,6 +62,8 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
         raise unreadable_model(path, "torch", error) from error
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        # OpenMP has a number for each thread that calls it; this sets it to the one set above.
+        torch.get_num_threads()
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(batch)).numpy())
 

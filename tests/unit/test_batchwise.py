@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,62 +24,90 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "usable_cores", lambda: 4)
 
 
-class Watched:
-    """Counts how many batches are computed at the same time."""
-
-    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
-        self.then = then
-        self.begun = self.now = self.most = 0
-        self.lock = threading.Lock()
-
-    def __call__(self, images: Images) -> NDArray[Any]:
-        with self.lock:
-            self.begun, self.now = self.begun + 1, self.now + 1
-            self.most = max(self.most, self.now)
-        time.sleep(0.02)
-        self.then()
-        with self.lock:
-            self.now -= 1
-        assert isinstance(images, np.ndarray)
-        return images[:, 0, 0, 0]
+def first_pixels(images: Images) -> NDArray[Any]:
+    assert isinstance(images, np.ndarray)
+    return images[:, 0, 0, 0]
 
 
-@pytest.mark.parametrize("share", [1, 2, 4])
+@pytest.mark.parametrize("share", [1, 2, 3, 4])
 def test_as_many_are_computed_at_once_as_may_be(share: int) -> None:
-    work = Watched()
-    found = batchwise(work, IMAGES, lambda: share)
-    assert (found == IMAGES[:, 0, 0, 0]).all()
-    assert (work.begun, work.most) == (12, share)
+    lock, now, most = threading.Lock(), [0], [0]
+    together = threading.Barrier(share, timeout=60)  # breaks unless so many come
+
+    def compute(images: Images) -> NDArray[Any]:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        together.wait()
+        with lock:
+            now[0] -= 1
+        return first_pixels(images)
+
+    assert (batchwise(compute, IMAGES, lambda: share) == IMAGES[:, 0, 0, 0]).all()
+    assert most == [share]
 
 
-def test_a_share_that_grows_is_taken_up_and_one_that_shrinks_is_given_back() -> None:
-    shares = [1]
-    work = Watched(lambda: shares.__setitem__(0, 3 if work.begun < 8 else 1))
-    batchwise(work, IMAGES, lambda: shares[0])
-    assert work.most == 3
-    last = Watched()
-    batchwise(last, IMAGES, lambda: 3 if last.begun < 1 else 1)
-    assert last.begun == 12
-    assert last.most <= 3
+def test_a_share_that_grows_is_taken_up() -> None:
+    numbers, begun = itertools.count(1), [0]
+    together = threading.Barrier(3, timeout=60)
+
+    def compute(images: Images) -> NDArray[Any]:
+        begun[0] = number = next(numbers)
+        if 3 < number <= 6:
+            together.wait()  # until three are computed at once
+        return first_pixels(images)
+
+    batchwise(compute, IMAGES, lambda: 1 if begun[0] < 3 else 3)
+    assert next(numbers) == 13
+
+
+def test_a_share_that_shrinks_is_given_back() -> None:
+    numbers = itertools.count()
+    threads = [0] * 12
+    together = threading.Barrier(3, timeout=60)
+
+    def compute(images: Images) -> NDArray[Any]:
+        number = next(numbers)
+        threads[number] = threading.get_ident()
+        if number < 3:
+            together.wait()
+        return first_pixels(images)
+
+    batchwise(compute, IMAGES, lambda: 3 if not all(threads[:3]) else 1)
+    assert len(set(threads[:3])) == 3
+    assert len(set(threads[3:])) == 1
 
 
 def test_ctrl_c_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    ended = threading.Event()
+
     def interrupted(*_: Any, **__: Any) -> None:
+        ended.set()
         raise KeyboardInterrupt
 
+    def compute(images: Images) -> NDArray[Any]:
+        begun.append(1)
+        ended.wait(60)
+        time.sleep(0.1)  # the other threads are told meanwhile
+        return first_pixels(images)
+
     monkeypatch.setattr(module, "wait", interrupted)
-    work = Watched()
     with pytest.raises(KeyboardInterrupt):
-        batchwise(work, IMAGES, lambda: 2)
-    assert work.begun <= 4
+        batchwise(compute, IMAGES, lambda: 2)
+    assert len(begun) < 12
 
 
 def test_one_that_fails_ends_all() -> None:
-    def refuse() -> None:
-        if work.begun >= 3:
-            raise ValueError("planted")
+    begun: list[int] = []
 
-    work = Watched(refuse)
+    def compute(images: Images) -> NDArray[Any]:
+        begun.append(1)
+        if len(begun) == 1:
+            raise ValueError("planted")
+        time.sleep(0.1)
+        return first_pixels(images)
+
     with pytest.raises(ValueError, match="planted"):
-        batchwise(work, IMAGES, lambda: 2)
-    assert work.begun <= 4
+        batchwise(compute, IMAGES, lambda: 2)
+    assert len(begun) < 12

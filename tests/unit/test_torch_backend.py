@@ -318,3 +318,36 @@ def test_without_vnni_the_model_stays_within_one_point_of_float(
     record = pipeline.artifact("scores/keras-float32").record
     assert limit == 63
     assert abs(correct - record["correct"]) <= record["total"] / 100
+
+
+IN_THREADS = """
+from pathlib import Path
+import numpy as np
+import torch
+from resnet8_eval import backends
+
+torch.manual_seed(0)
+layers = [torch.nn.Flatten(), torch.nn.Linear(3072, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)]
+module = torch.nn.Sequential(*layers).eval()
+torch.jit.save(torch.jit.trace(module, torch.rand(2, 32, 32, 3)), "model.pt")
+path = Path("model.pt")
+images = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), dtype=np.uint8)
+expected = backends.run(backends.open_runtime(path, 1), images)
+for _ in range(3):
+    found = backends.scores(path, images, threads=2)
+    print(int((found != expected).any(axis=1).sum()))
+"""
+
+
+def test_each_batch_is_computed_in_one_thread_whatever_openmp_is_told(tmp_path: Path) -> None:
+    """OpenMP counts for each calling thread: a new one had all cores, and gave other last bits."""
+    done = subprocess.run(  # noqa: S603 (our own words)
+        [sys.executable, "-W", "ignore", "-c", IN_THREADS],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "8"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["0", "0", "0"], done.stderr[-2000:]
