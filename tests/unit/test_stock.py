@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from resnet8_eval import backends, configurations, network, stock
 from resnet8_eval.backends import StoredTensor
@@ -16,18 +15,12 @@ from resnet8_eval.checks import failed, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Network
 from resnet8_eval.pipeline import Pipeline, model_path
-from resnet8_eval.store import file_sha256
+from tests import small_network
 from tests.planted import Bench, as_npy
 
 ROWS = configurations.stock()
 TUNED = [tuned for _, tuned in configurations.tunings()]
 IDS: Any = {"ids": lambda row: row.name}
-
-
-@pytest.fixture(scope="module")
-def images(pipeline: Pipeline) -> NDArray[np.uint8]:
-    found: NDArray[np.uint8] = np.load(pipeline.artifact("calibration").path("images.npy"))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,31 +77,19 @@ def test_the_stock_model_of_another_framework_is_seen(pipeline: Pipeline, folded
 
 @pytest.mark.parametrize("row", ROWS, **IDS)
 def test_another_calibration_than_the_recorded_one_is_seen(
-    pipeline: Pipeline, tmp_path: Path, row: Configuration, images: NDArray[np.uint8]
+    tmp_path: Path, row: Configuration
 ) -> None:
     """Quantized on the first half of the images, and said to be on all."""
-    images = images[:100]
-    backend = backends.backend(row.framework)
+    parsed, images = small_network.parsed(), small_network.images(100)
+    backend, folded = backends.backend(row.framework), tmp_path / "folded.onnx"
+    parsed.save(folded)
     path = tmp_path / backend.STOCK_FILE
-    folded = pipeline.artifact("folded").path("folded.onnx")
     record = backend.quantize(folded, images[:50], row, path, 1)
-    parsed = network.read(folded)
     found = stock.prove(row, path, parsed, images, record, stock.spans(parsed, images))
     broken = {check.name for check in failed(found["checks"])}
     assert "SHA-256 of what calibration fed" in broken
     if row.framework == "onnxruntime":
         assert "activations whose scale is not from the calibration images" in broken
-
-
-@pytest.mark.parametrize("row", ROWS, **IDS)
-def test_the_same_inputs_give_the_same_bytes_in_another_process(
-    pipeline: Pipeline, tmp_path: Path, row: Configuration
-) -> None:
-    backend = backends.backend(row.framework)
-    path, own = tmp_path / backend.STOCK_FILE, pipeline.artifact(f"model/{row.name}")
-    images = np.load(pipeline.artifact("calibration").path("images.npy"))
-    backend.quantize(pipeline.artifact("folded").path("folded.onnx"), images, row, path, 1)
-    assert file_sha256(path) == file_sha256(own.path(backend.STOCK_FILE))
 
 
 def test_one_scale_that_is_not_from_the_images_is_named(

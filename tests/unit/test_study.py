@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import calibration, configurations, preprocess, study
+from resnet8_eval import backends, calibration, configurations, preprocess, study
 from resnet8_eval.advanced import mixed
 from resnet8_eval.advanced.stages import CHOSEN
 from resnet8_eval.calibrate import tuned
-from resnet8_eval.cifar10 import Split, read_split
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.cifar10 import Split
 from resnet8_eval.errors import StageError
 from resnet8_eval.evaluate import softmax
 from resnet8_eval.inputs import Labelled
-from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.network import Network
+from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import Feed
-from resnet8_eval.store import Store
+from resnet8_eval.store import Store, file_sha256
+from tests import small_network
 
 CELL = "onnxruntime-uint8-tuned"
 CELLS = [row.name for row in configurations.calibrated()]
@@ -32,30 +34,29 @@ _NONE = np.zeros((0, 32, 32, 3), np.uint8)
 STOCK = [row.name for row in configurations.stock()]
 
 
-@pytest.fixture
-def folded(pipeline: Pipeline) -> bytes:
-    return pipeline.artifact("folded").path("folded.onnx").read_bytes()
+PIXELS, LABELS = small_network.images(1300), np.arange(1300) % 10
 
 
-@pytest.fixture
-def feed(pipeline: Pipeline, standin_test: Split) -> Callable[[study.Task], study.Images]:
-    train = read_split(pipeline.settings.assets.dataset, "train").images
-    reference = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))
-
-    def images(task: study.Task) -> study.Images:
-        first = task.seed * task.count
-        return study.Images(
-            train[first : first + task.count],
-            standin_test.images[:100],
-            standin_test.labels[:100],
-            reference[:100],
-        )
-
-    return images
+def network() -> Network:
+    """The small one, its biases such that it does not give all images the same class."""
+    small = small_network.parsed()
+    (scores,) = (found["scores"] for found in Probe(small, ["scores"]).run(PIXELS[:100]))
+    return small.with_weights({"dense/bias": small.weights()["dense/bias"] - scores.mean(axis=0)})
 
 
-def tasks(*seeds: int) -> list[study.Task]:
-    return study.recipe_tasks(["minmax"], ["per-channel"], [50], seeds, [CELL])
+FOLDED = network().model.SerializeToString()
+(REFERENCE,) = (found["output"] for found in Probe(network(), ["output"]).run(PIXELS[:100]))
+
+
+def feed(task: study.Task) -> study.Images:
+    """Each seed calibrates the small network with images of its own; the first 100 are judged."""
+    first = 100 + task.seed * task.count
+    calibration = PIXELS[first : first + task.count]
+    return study.Images(calibration, PIXELS[:100], LABELS[:100], REFERENCE)
+
+
+def tasks(*seeds: int, count: int = 50) -> list[study.Task]:
+    return study.recipe_tasks(["minmax"], ["per-channel"], [count], seeds, [CELL])
 
 
 def test_a_grid_has_one_task_for_each_calibration() -> None:
@@ -75,38 +76,50 @@ def test_a_frameworks_own_quantizer_is_asked_once_for_each_calibration_set() -> 
     assert study.recipe_tasks(["mse"], ["per-tensor"], [250], [0], STOCK)[0].cells == tuple(STOCK)
 
 
-@pytest.mark.parametrize("name", STOCK)
-def test_a_stock_row_is_that_of_the_pipeline(
-    pipeline: Pipeline, standin_test: Split, folded: bytes, name: str
+def test_stock_rows_are_those_of_the_pipeline(
+    pipeline: Pipeline, standin_test: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same quantizer on the same images gives the row's own answers, image by image."""
-    judged, labels = standin_test.images[:300], standin_test.labels[:300]
-    count = pipeline.settings.calibration_count
-    reference = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))[:300]
-    calibration = np.load(pipeline.artifact("calibration").path("images.npy"))
-    own = np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))[:300]
-    images = study.Images(calibration, judged, labels, reference)
-    (task,) = study.recipe_tasks(["minmax"], ["per-channel"], [count], [0], [name])
-    (row,) = study.measure(task, folded, images)
-    assert {key: row[key] for key in ("recipe", "ranges", "granularity", "count")} == {
-        "recipe": "stock",
-        "ranges": None,
-        "granularity": None,
-        "count": count,
+    """The same images make the same files, byte for byte and in another process, so the same row.
+
+    Its answers are the row's own, image by image.
+    """
+    made: dict[str, str] = {}
+    for name in ("onnxruntime", "torch"):
+        backend = backends.backend(name)
+
+        def watched(*words: Any, quantize: Any = backend.quantize) -> Any:
+            *_, row, path, _ = words
+            census = quantize(*words)
+            made[row.name] = file_sha256(path)
+            return census
+
+        monkeypatch.setattr(backend, "quantize", watched)
+    folded = pipeline.artifact("folded").path("folded.onnx").read_bytes()
+    scores = {
+        name: np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))[:100]
+        for name in ("onnxruntime-float32", *STOCK)
     }
-    expected = study.judge(own, images)
-    assert {key: row[key] for key in expected} == expected
+    calibration = np.load(pipeline.artifact("calibration").path("images.npy"))
+    judged, labels = standin_test.images[:100], standin_test.labels[:100]
+    images = study.Images(calibration, judged, labels, scores["onnxruntime-float32"])
+    count = pipeline.settings.calibration_count
+    (task,) = study.recipe_tasks(["minmax"], ["per-channel"], [count], [0], STOCK)
+    rows = dict(zip(STOCK, study.measure(task, folded, images), strict=True))
+    assert made == {
+        row.name: file_sha256(model_path(pipeline, row)) for row in configurations.stock()
+    }
+    for name, row in rows.items():
+        what = {"recipe": "stock", "ranges": None, "granularity": None, "count": count}
+        expected = study.judge(scores[name], images) | what
+        assert {key: row[key] for key in expected} == expected
     # Other calibration images make another row, or the comparison above would show nothing.
-    fewer = replace(images, calibration=calibration[:50])
-    assert study.measure(task, folded, fewer)[0]["divergence"] != row["divergence"]
+    few = replace(task, cells=tuple(name for name in STOCK if "uint8" not in name))
+    others = study.measure(few, folded, replace(images, calibration=calibration[:50]))
+    for name, other in zip(few.cells, others, strict=True):
+        assert other["divergence"] != rows[name]["divergence"]
 
 
-def test_a_second_run_measures_only_what_is_missing(
-    folded: bytes,
-    feed: Callable[[study.Task], study.Images],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_second_run_measures_only_what_is_missing(tmp_path: Path) -> None:
     asked: list[int] = []
 
     def watched(task: study.Task) -> study.Images:
@@ -114,8 +127,8 @@ def test_a_second_run_measures_only_what_is_missing(
         return feed(task)
 
     store = Store(tmp_path)
-    first = study.run(tasks(0), folded, watched, store, {}, jobs=1)
-    again = study.run(tasks(0, 1), folded, watched, store, {}, jobs=1)
+    first = study.run(tasks(0), FOLDED, watched, store, {}, jobs=1)
+    again = study.run(tasks(0, 1), FOLDED, watched, store, {}, jobs=1)
     assert asked == [0, 1]
     assert again[:1] == first
     assert [row["seed"] for row in again] == [0, 1]
@@ -123,9 +136,6 @@ def test_a_second_run_measures_only_what_is_missing(
 
 
 def test_recipes_and_bits_of_one_calibration_set_share_what_is_collected_on_it(
-    folded: bytes,
-    feed: Callable[[study.Task], study.Images],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     collected: list[int] = []
@@ -139,27 +149,23 @@ def test_recipes_and_bits_of_one_calibration_set_share_what_is_collected_on_it(
     study._collected_once.cache_clear()
     grid = study.recipe_tasks(["minmax", "mse"], ["per-tensor"], [50], [0, 1], [CELL])
     grid += study.bit_tasks([4, 8], [50], [1])
-    rows = [study.measure(task, folded, feed(task)) for task in grid]
+    rows = [study.measure(task, FOLDED, feed(task)) for task in grid]
     assert collected == [50, 50]
     study._collected_once.cache_clear()
-    assert rows[1] == study.measure(grid[1], folded, feed(grid[1]))
-    assert rows[5] == study.measure(grid[5], folded, feed(grid[5]))
+    assert rows[1] == study.measure(grid[1], FOLDED, feed(grid[1]))
+    assert rows[5] == study.measure(grid[5], FOLDED, feed(grid[5]))
 
 
-def test_another_model_is_another_study(
-    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
-) -> None:
+def test_another_model_is_another_study(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    study.run(tasks(0), folded, feed, store, {"model": "a"}, jobs=1)
-    study.run(tasks(0), folded, feed, store, {"model": "b"}, jobs=1)
+    study.run(tasks(0), FOLDED, feed, store, {"model": "a"}, jobs=1)
+    study.run(tasks(0), FOLDED, feed, store, {"model": "b"}, jobs=1)
     assert len(list(store.artifacts())) == 2
 
 
-def test_eight_simulated_bits_lose_little_and_two_lose_much(
-    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
-) -> None:
+def test_eight_simulated_bits_lose_little_and_two_lose_much(tmp_path: Path) -> None:
     corners = study.bit_tasks([2, 8], [50], [0])
-    rows = study.run(corners, folded, feed, Store(tmp_path), {}, jobs=1)
+    rows = study.run(corners, FOLDED, feed, Store(tmp_path), {}, jobs=1)
     agreement = {
         (row["weight_bits"], row["activation_bits"]): row["agreement_percent"] for row in rows
     }
@@ -167,31 +173,23 @@ def test_eight_simulated_bits_lose_little_and_two_lose_much(
     assert agreement[2, 2] < agreement[8, 8]
 
 
-def test_fine_tuning_is_one_more_cell_of_few_bits(
-    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path, pipeline: Pipeline
-) -> None:
-    train = read_split(pipeline.settings.assets.dataset, "train")
-
+def test_fine_tuning_is_one_more_cell_of_few_bits(tmp_path: Path) -> None:
     def with_training(task: study.Task) -> study.Images:
-        return replace(feed(task), training=Labelled(Feed(train.images[:500]), train.labels[:500]))
+        return replace(feed(task), training=Labelled(Feed(PIXELS[500:]), LABELS[500:]))
 
     grid = study.few_bit_tasks([0, 1], [50], [0])
     assert len({(task.weight_bits, task.activation_bits) for task in grid}) == 4
     few = [task for task in grid if (task.weight_bits, task.activation_bits) == (4, 4)]
-    before, after = study.run(few, folded, with_training, Store(tmp_path), {}, jobs=1)
+    before, after = study.run(few, FOLDED, with_training, Store(tmp_path), {}, jobs=1)
     assert (before["epochs"], after["epochs"]) == (0, 1)
     assert before["total"] == after["total"] == 100
     assert before["divergence"] != after["divergence"]
 
 
 def test_bits_are_chosen_within_each_budget_on_images_that_do_not_judge(
-    folded: bytes,
-    feed: Callable[[study.Task], study.Images],
-    pipeline: Pipeline,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train = read_split(pipeline.settings.assets.dataset, "train")
-    some = Labelled(Feed(train.images[500:600]), train.labels[500:600])
+    some = Labelled(Feed(PIXELS[500:600]), LABELS[500:600])
     (task,) = study.mixed_tasks([50, 60, 100], [50], [0])
     images = replace(feed(task), training=some)
     measured: list[Any] = []
@@ -202,7 +200,7 @@ def test_bits_are_chosen_within_each_budget_on_images_that_do_not_judge(
         return honest(made, given)
 
     monkeypatch.setattr(mixed, "sensitivities", watched)
-    rows = study.measure(task, folded, images)
+    rows = study.measure(task, FOLDED, images)
     assert [given is some.images for given in measured] == [True]
     assert [(row["recipe"], row["budget_percent"]) for row in rows] == [
         (name, percent) for name in CHOSEN for percent in (50, 60, 100)
@@ -217,7 +215,7 @@ def test_bits_are_chosen_within_each_budget_on_images_that_do_not_judge(
     assert {row["activation_bits"] for row in rows[:3]} == {rows[5]["activation_bits"]}
     # 4 and 8 bits everywhere are those that are measured without a choice.
     few = {
-        (t.weight_bits, t.activation_bits): study.measure(t, folded, feed(t))[0]["divergence"]
+        (t.weight_bits, t.activation_bits): study.measure(t, FOLDED, feed(t))[0]["divergence"]
         for t in study.few_bit_tasks([0], [50], [0])
     }
     found = [rows[k]["divergence"] for k in (0, 3, 2)]
@@ -243,11 +241,9 @@ def test_costs_are_measured_on_training_images_that_neither_calibrate_nor_judge(
         assert calibration.shared(costs.training.images.pixels, preprocess.fed(others).pixels) == 0
 
 
-def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
-    folded: bytes, feed: Callable[[study.Task], study.Images], tmp_path: Path
-) -> None:
+def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    wanted = tasks(*range(4))
+    wanted = tasks(*range(4), count=300)  # so that the worker dies in the midst of one
     finished = 0
     with distributed.LocalCluster(
         n_workers=2,
@@ -267,7 +263,7 @@ def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
 
         rows = study.run(
             wanted,
-            folded,
+            FOLDED,
             feed,
             Store(tmp_path / "store"),
             {},
@@ -278,7 +274,7 @@ def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(
     assert finished == len(wanted)
     assert [row["seed"] for row in rows] == [task.seed for task in wanted]
     assert len(list(Store(tmp_path / "store").artifacts())) == len(wanted)
-    alone = study.run(wanted[:1], folded, feed, Store(tmp_path / "alone"), {}, jobs=1)
+    alone = study.run(wanted[:1], FOLDED, feed, Store(tmp_path / "alone"), {}, jobs=1)
     assert rows[:1] == alone
 
 
