@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
+from typing import Any, Literal
 
 # Workers share the cores; a linear algebra library that starts a thread for each would thrash.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -11,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from resnet8_eval import cifar10, hints
 from resnet8_eval.assets import default_cache_dir, locate
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval.inputs import Settings
@@ -48,6 +51,20 @@ def pipeline() -> Pipeline:
 def standin_test(pipeline: Pipeline) -> Split:
     """The 2000 test images of the stand-in and their labels."""
     return read_split(pipeline.settings.assets.dataset, "test")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 images for the test, and 100 for hints: enough where no figure of all images is held."""
+    whole = cifar10.read_split
+
+    def read_split(folder: Path, name: Literal["train", "test"], *words: Any) -> Split:
+        found = whole(folder, name, *words)
+        test = Split(found.images[:200], found.labels[:200])
+        return found if name == "train" else test
+
+    monkeypatch.setattr(cifar10, "read_split", read_split)
+    monkeypatch.setattr(hints, "IMAGES", 100)
 
 
 @pytest.fixture

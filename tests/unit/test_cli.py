@@ -17,8 +17,18 @@ import onnx.numpy_helper
 import pytest
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import backends, cli, configurations, lanes, results, standin, study
+from resnet8_eval import (
+    backends,
+    cli,
+    configurations,
+    hints,
+    lanes,
+    results,
+    standin,
+    study,
+)
 from resnet8_eval.backends import onnxruntime as ort_backend
+from resnet8_eval.cifar10 import Split
 from resnet8_eval.cli import judging
 from resnet8_eval.errors import SuiteError
 from resnet8_eval.gather import gather
@@ -176,47 +186,42 @@ def test_missing_real_assets_name_the_ways_out(
     [("onnxruntime-float32", 1766), ("torch-int8-tuned", None)],
 )
 def test_evaluate_gives_the_recorded_count(
-    invoke: Invoke, pipeline: Pipeline, name: str, correct: int | None
+    invoke: Invoke,
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    correct: int | None,
 ) -> None:
+    monkeypatch.setattr(hints, "IMAGES", 10)
     record = pipeline.artifact(f"scores/{name}").record
-    found = read(
-        invoke(
-            "evaluate",
-            model_path(pipeline, configurations.of(name)),
-            "--assets",
-            "stand-in",
-            "--json",
-        )
-    )
+    path = model_path(pipeline, configurations.of(name))
+    found = read(invoke("evaluate", path, "--assets", "stand-in", "--json"))
     assert found["assets"] == "stand-in"
     assert found["total"] == 2000
     assert found["correct"] == record["correct"] == (correct or record["correct"])
-    assert [entry["correct"] for entry in found["per_class"]] == [
-        entry["correct"] for entry in record["per_class"]
+    assert [(entry["name"], entry["correct"]) for entry in found["per_class"]] == [
+        (name, entry["correct"])
+        for name, entry in zip(standin.CLASSES, record["per_class"], strict=True)
     ]
 
 
-def test_evaluate_names_the_classes_of_the_images_that_it_used(
-    invoke: Invoke, pipeline: Pipeline
-) -> None:
-    path = model_path(pipeline, ONNX)
-    found = read(invoke("evaluate", path, "--assets", "stand-in", "--json"))
-    assert [entry["name"] for entry in found["per_class"]] == list(standin.CLASSES)
-
-
-def test_evaluate_for_people(invoke: Invoke, pipeline: Pipeline) -> None:
+@pytest.mark.usefixtures("few")
+def test_evaluate_for_people(invoke: Invoke, pipeline: Pipeline, standin_test: Split) -> None:
     done = invoke("evaluate", model_path(pipeline, ONNX), "--assets", "stand-in")
     assert done.exit_code == 0
     first, *classes = done.stdout.splitlines()
-    assert first == "model.onnx: 88.30 % (1766/2000, stand-in images)"
+    scores = np.load(pipeline.artifact(f"scores/{ONNX.name}").path("scores.npy"))[:200]
+    right = int((scores.argmax(axis=1) == standin_test.labels[:200]).sum())
+    assert first == f"model.onnx: {right / 2:.2f} % ({right}/200, stand-in images)"
     assert len(classes) == 10
 
 
-def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeline) -> None:
-    paths = [
-        model_path(pipeline, configurations.of(name))
-        for name in ("onnxruntime-float32", "onnxruntime-uint8-tuned")
-    ]
+def test_compare_holds_models_against_the_first(
+    invoke: Invoke, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hints, "IMAGES", 10)
+    rows = [configurations.of(n) for n in ("onnxruntime-float32", "onnxruntime-uint8-tuned")]
+    paths = [model_path(pipeline, row) for row in rows]
     found = read(invoke("compare", *paths, "--assets", "stand-in", "--json"))
     baseline, quantized = found["models"]
     record = pipeline.artifact("compare/onnxruntime-uint8-tuned").record
@@ -224,10 +229,16 @@ def test_compare_holds_models_against_the_first(invoke: Invoke, pipeline: Pipeli
     for key in ("delta_pp", "lost", "gained", "agreement_percent", "mcnemar_p", "flagged", "word"):
         assert quantized[key] == record[key]
     assert quantized["size_bytes"] == paths[1].stat().st_size
+    scores = {
+        path: np.load(pipeline.artifact(f"scores/{row.name}").path("scores.npy"))
+        for path, row in zip(paths, rows, strict=True)
+    }
+    monkeypatch.setattr(backends, "scores", lambda path, *_, **__: scores[path])
     said = invoke("compare", *paths, "--assets", "stand-in").stdout
     assert f"]  p {record['mcnemar_p']:.3g}  agreement" in said
 
 
+@pytest.mark.usefixtures("few")
 def test_what_a_model_seems_to_be_fed_wrongly_is_told(
     invoke: Invoke, pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -241,18 +252,22 @@ def test_what_a_model_seems_to_be_fed_wrongly_is_told(
     onnx.save(model, unit)
     words = ["--assets", "stand-in"]
     told = invoke("evaluate", unit, *words).stdout.splitlines()[-1]
-    assert told.startswith("hint: On 400 training images")
+    assert told.startswith("hint: On 100 training images")
     assert told.endswith("give --preprocessing unit.")
-    assert read(invoke("compare", source, unit, *words, "--json"))["models"][0]["hint"] is None
-    assert "  hint: On 400" in invoke("compare", source, unit, *words).stdout
+    right, wrong = read(invoke("compare", source, unit, *words, "--json"))["models"]
+    assert (right["hint"], f"hint: {wrong['hint']}") == (None, told)
+    *_, wrong, said = invoke("compare", source, unit, *words).stdout.splitlines()
+    assert wrong.startswith("unit.onnx")
+    assert said == f"  {told}"
     found = read(invoke("evaluate", unit, *words, "--preprocessing", "unit", "--json"))
-    assert (found["correct"], found["hint"]) == (1766, None)
+    assert (found["correct"], found["hint"]) == (right["correct"], None)
     assert found["preprocessing"]["name"] == "unit"
 
 
 def test_compare_flags_a_drop(
     invoke: Invoke, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hints, "IMAGES", 10)
     good = model_path(pipeline, ONNX)
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(good.read_bytes())
