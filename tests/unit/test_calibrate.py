@@ -98,7 +98,7 @@ import numpy as np
 from resnet8_eval import configurations, network
 from resnet8_eval.calibrate.tuned import collect, decide
 folded, images, out = map(Path, sys.argv[1:])
-statistics = collect(network.read(folded), np.load(images)[::10], configurations.TUNED)
+statistics = collect(network.read(folded), np.load(images)[::50], configurations.TUNED)
 for recipe in configurations.recipes():
     decide(statistics, recipe, recipe.weight_limit).save(out)
     for path in sorted(out.iterdir()):

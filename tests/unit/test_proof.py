@@ -128,15 +128,14 @@ def test_stored_numbers_are_not_blamed_where_they_are_as_decided(pipeline: Pipel
 SATURATION = """
 import json, sys
 from pathlib import Path
-import numpy as np
 from resnet8_eval.cifar10 import Split, read_split
-from resnet8_eval import backends, configurations, network, proof
-from resnet8_eval.calibrate.tuned import collect, decide
+from resnet8_eval import backends, configurations, proof
+from resnet8_eval.calibrate.tuned import Statistics, decide
 from resnet8_eval.integers import ExactNetwork, rounding
-folded, images, dataset, out = map(Path, sys.argv[1:])
+collected, dataset, out = map(Path, sys.argv[1:])
 recipe = configurations.TUNED
 limits = {"chosen": recipe.weight_limit, "eight bits": 127}
-statistics = collect(network.read(folded), np.load(images)[:200], recipe)
+statistics = Statistics.load(collected, "")
 found = {}
 for name, limit in limits.items():
     folder = out / name
@@ -163,8 +162,7 @@ def test_without_vnni_weights_get_seven_bits_and_eight_would_be_caught(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     arguments = [
-        pipeline.artifact("folded").path("folded.onnx"),
-        pipeline.artifact("calibration").path("images.npy"),
+        pipeline.artifact(f"statistics/{configurations.TUNED.statistics}").folder,
         pipeline.settings.assets.dataset,
         tmp_path,
     ]

@@ -96,15 +96,15 @@ def test_a_warm_run_reads_little(warm: tuple[dict[str, Any], int, set[str]]) -> 
 
 
 CALIBRATED = configurations.calibrated()
-TEST, CALIBRATION = 200, 100
+TEST, CALIBRATION = 200, 40
 """Few images: what is counted is how often each is fed."""
 IMAGES_FED = {
     # A pass to equalize, two for the histograms, one over every fourth image for the moments, and
     # one with each of the two networks that have to be the same function.
     "statistics/equalized-1": 3 * CALIBRATION + CALIBRATION + 2 * CALIBRATION,
     **{f"model/{row.name}": CALIBRATION for row in configurations.stock()},
-    # A batch more for torchao's lowering.
-    "model/torch-int8-stock": CALIBRATION + preprocess.BATCH_SIZE,
+    # The last batch once more for torchao's lowering.
+    "model/torch-int8-stock": 2 * CALIBRATION,
     "spans": CALIBRATION,
     **{f"proof/{row.name}": CALIBRATION for row in configurations.stock()},
     **{f"scores/{row.name}": TEST for row in CONFIGURATIONS},
