@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -220,6 +221,7 @@ class _Score(nn.Module):
         return self._kernel(x, self.weight, self.bias)
 
 
+@functools.cache  # TorchScript numbers what is scripted anew, and the file then depends on it
 def _integer_product() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """The product of oneDNN with a float32 result, scripted: tracing cannot record its list."""
 
