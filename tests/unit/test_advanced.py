@@ -291,7 +291,11 @@ def test_a_stored_model_has_as_many_scales_as_its_label_says(
         assert failed(record["checks"]) == []
 
 
-@pytest.mark.parametrize("pair", configurations.explored(), ids=lambda pair: pair[0].name)
+# Scales are held alike for every type.
+INT8 = [pair for pair in configurations.explored() if pair[0].dtype == "int8"]
+
+
+@pytest.mark.parametrize("pair", INT8, ids=lambda pair: pair[0].name)
 def test_a_wrong_scale_in_an_explored_model_is_told(
     statistics: Statistics, pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from resnet8_eval.pipeline import Pipeline
 from tests import small_network
 
 ROWS = [row.name for row in configurations.calibrated() if row.execution == "kernel"]
-COUNT = 200
+COUNT = 20
 """Images that a planted fault is looked for on."""
 
 

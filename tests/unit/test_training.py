@@ -185,32 +185,30 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(
     assert len(steps) == 2 * STEPS
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "of another network"])
-def test_a_checkpoint_that_is_none_is_not_used(
-    variants: Variants, tmp_path: Path, damage: str
-) -> None:
-    whole = saved(trained(variants, tmp_path / "place"), tmp_path / "first")
+def test_a_checkpoint_that_is_none_is_not_used(variants: Variants, tmp_path: Path) -> None:
+    """Cut, empty, and of another network."""
+    whole = saved(trained(variants, tmp_path / "place"), tmp_path / "whole")
     (kept,) = (tmp_path / "place").rglob(CHECKPOINT)
     content = kept.read_bytes()
-    if damage == "of another network":
-        with np.load(kept) as arrays:
-            other = {k: v + 0.3 if k.startswith("value weight") else v for k, v in arrays.items()}
-        np.savez(kept, **other)
-    else:
-        kept.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-    assert saved(trained(variants, tmp_path / "place"), tmp_path / "second") == whole
+    with np.load(kept) as arrays:
+        other = {k: v + 0.3 if k.startswith("value weight") else v for k, v in arrays.items()}
+    np.savez(tmp_path / "other.npz", **other)
+    damages = (content[: len(content) // 2], b"", (tmp_path / "other.npz").read_bytes())
+    for number, damage in enumerate(damages):
+        kept.write_bytes(damage)
+        assert saved(trained(variants, tmp_path / "place"), tmp_path / str(number)) == whole, number
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 2}, {"rate": 2e-3}, {"labels": 0.5}])
-def test_another_course_has_a_checkpoint_of_its_own(
-    variants: Variants, tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_another_course_has_a_checkpoint_of_its_own(variants: Variants, tmp_path: Path) -> None:
     first, _ = trained(variants, tmp_path)
-    second, _ = trained(variants, tmp_path, course=replace(COURSE, **change))
-    assert len(list(tmp_path.rglob(CHECKPOINT))) == 2
-    assert any(not np.array_equal(first.integers[n], v) for n, v in second.integers.items()) or (
-        first.activations != second.activations
-    )
+    changes: list[dict[str, Any]] = [{"seed": 1}, {"epochs": 2}, {"rate": 2e-3}, {"labels": 0.5}]
+    for number, change in enumerate(changes, 2):
+        second, _ = trained(variants, tmp_path, course=replace(COURSE, **change))
+        assert len(list(tmp_path.rglob(CHECKPOINT))) == number, change
+        assert (
+            any(not np.array_equal(first.integers[n], v) for n, v in second.integers.items())
+            or first.activations != second.activations
+        ), change
 
 
 # --- what would betray it ------------------------------------------------------------------------
