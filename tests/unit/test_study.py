@@ -32,20 +32,20 @@ CELL = "onnxruntime-uint8-tuned"
 CELLS = [row.name for row in configurations.calibrated()]
 _NONE = np.zeros((0, 32, 32, 3), np.uint8)
 STOCK = [row.name for row in configurations.stock()]
-
-
 PIXELS, LABELS = small_network.images(1300), np.arange(1300) % 10
 
 
 def network() -> Network:
     """The small one, its biases such that it does not give all images the same class."""
     small = small_network.parsed()
-    (scores,) = (found["scores"] for found in Probe(small, ["scores"]).run(PIXELS[:100]))
-    return small.with_weights({"dense/bias": small.weights()["dense/bias"] - scores.mean(axis=0)})
+    (found,) = Probe(small, ["scores"]).run(PIXELS[:100])
+    bias = small.weights()["dense/bias"] - found["scores"].mean(axis=0)
+    return small.with_weights({"dense/bias": bias})
 
 
 FOLDED = network().model.SerializeToString()
-(REFERENCE,) = (found["output"] for found in Probe(network(), ["output"]).run(PIXELS[:100]))
+(_FOUND,) = Probe(network(), ["output"]).run(PIXELS[:100])
+REFERENCE = _FOUND["output"].astype(np.float32)
 
 
 def feed(task: study.Task) -> study.Images:
