@@ -114,7 +114,8 @@ class Suite:
         words
             Options.
         apart
-            Whether the run is to have a process of its own, besides those of its workers.
+            Whether the run is to have a process of its own, besides those of its workers: one that
+            gets a signal, or that must not know what another run imported.
         html
             Whether pytest-html takes part.
         """
@@ -128,7 +129,7 @@ class Suite:
         if apart:
             done = self._pytester.runpytest_subprocess(*words, *options, timeout=60)
         else:
-            done = self._pytester.runpytest_inprocess(*words, *options)
+            done = self._pytester.runpytest_inprocess(*words, *options, no_reraise_ctrlc=True)
         return Outcome(int(done.ret), "\n".join([*done.outlines, *done.errlines]), self.reports)
 
 

@@ -118,10 +118,10 @@ def suite(pytester: pytest.Pytester) -> Suite:
     return Suite(pytester)
 
 
-def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False) -> Outcome:
+def told(suite: Suite, faults: dict[str, str], *words: str) -> Outcome:
     """Plant a fault for each of these requirements, run, and see each of them told."""
     suite.write({name: planted(name, FAULTS[fault][0]) for name, fault in faults.items()}, FIXTURES)
-    done = suite.run(*words, apart=apart)
+    done = suite.run(*words)
     assert done.status == pytest.ExitCode.TESTS_FAILED
     expected = {name: "not met" if name in faults else "met" for name in ALWAYS}
     assert done.statuses(ALWAYS) == expected
@@ -135,7 +135,7 @@ def told(suite: Suite, faults: dict[str, str], *words: str, apart: bool = False)
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name not in FAILING])
 def test_what_pytest_lets_pass_fails_the_run_and_its_milestone(suite: Suite, fault: str) -> None:
-    assert "v1_1 not met: 4 of 5" in told(suite, {"PT-03": fault}, apart=True).output
+    assert "v1_1 not met: 4 of 5" in told(suite, {"PT-03": fault}).output
 
 
 @pytest.mark.parametrize("start", range(0, len(FAILING), 3))
@@ -225,15 +225,18 @@ def test_only_the_failed_ones_run_again_is_no_complete_run(
     }
 
 
-@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
-@pytest.mark.parametrize("plugin", ["terminal", "runner", "skipping", "cacheprovider", "junitxml"])
-def test_no_plugin_that_is_left_out_makes_a_milestone_met(
-    suite: Suite, plugin: str, workers: tuple[str, ...]
-) -> None:
+LEFT_OUT = ["terminal", "runner", "skipping", "cacheprovider", "junitxml"]
+"""Plugins. With workers, the last two are the controller's alone."""
+
+
+@pytest.mark.parametrize("words", [*LEFT_OUT, *(f"{plugin} -n1" for plugin in LEFT_OUT[:3])])
+def test_no_plugin_that_is_left_out_makes_a_milestone_met(suite: Suite, words: str) -> None:
+    plugin, *workers = words.split()
     suite.write(
         {"PT-03": planted("PT-03", FAILS), "CAL-01": planted("CAL-01", "@pytest.mark.skip|")}
     )
-    done = suite.run("-p", f"no:{plugin}", *workers, apart=True)
+    # A run in this process knows the marker of a plugin that it does not load.
+    done = suite.run("-p", f"no:{plugin}", *workers, apart=plugin == "skipping")
     assert done.status != pytest.ExitCode.OK
     assert not done.results or done.verdicts["v1_1"] == done.verdicts["v1_2"] == "not met"
 
@@ -271,7 +274,7 @@ def test_a_test_that_breaks_the_run_off_is_not_met(
 ) -> None:
     last = of_milestone("v1_0")[-1].id
     suite.write({last: planted(last, BREAKS[fault])}, FIXTURES)
-    done = suite.run("-m", "v1_0", *words, apart=True)
+    done = suite.run("-m", "v1_0", *words)
     assert done.status != pytest.ExitCode.OK
     assert "met" not in {done.verdicts["v1_0"], *done.statuses([last]).values()}
     assert not done.results["complete"]
@@ -300,7 +303,7 @@ def test_a_worker_that_crashes_takes_its_requirement_with_it(suite: Suite) -> No
 
 def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
     suite.write({"PT-03": passing("PT-03", body="raise KeyboardInterrupt")})
-    done = suite.run(apart=True)
+    done = suite.run()
     assert done.status == pytest.ExitCode.INTERRUPTED
     assert done.statuses(["PT-03", "PT-04"]) == dict.fromkeys(["PT-03", "PT-04"], "not evaluated")
     assert done.verdicts["v1_1"] == done.verdicts["v1_2"] == "not evaluated"
@@ -332,7 +335,7 @@ def test_ctrl_c_with_a_worker_is_the_same(suite: Suite) -> None:
 @pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
 def test_exit_from_within_a_test_meets_nothing(suite: Suite, words: tuple[str, ...]) -> None:
     suite.write({"PT-03": passing("PT-03", body="pytest.exit('planted', returncode=0)")})
-    done = suite.run(*words, apart=True)
+    done = suite.run(*words)
     assert done.status != pytest.ExitCode.OK
     assert done.verdicts["v1_1"] != "met"
 
@@ -389,11 +392,12 @@ def test_a_test_that_only_has_the_name_of_a_requirement_is_refused(
     assert done.results == {}
 
 
-@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
-@pytest.mark.parametrize("name", ["test_cal_01", "test_calibration", "test_cal_2", "test_CAL_02"])
-def test_a_name_that_does_not_say_its_requirement_is_refused(
-    suite: Suite, name: str, words: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(
+    "said",
+    ["test_cal_01", "test_calibration", "test_cal_2", "test_CAL_02", "test_cal_01 -n1"],
+)
+def test_a_name_that_does_not_say_its_requirement_is_refused(suite: Suite, said: str) -> None:
+    name, *words = said.split()
     skipped = passing("CAL-02", "@pytest.mark.skip").replace("test_cal_02", name)
     suite.write({"CAL-01": "", "CAL-02": skipped})
     done = suite.run("-m", "v1_2", *words)
@@ -497,15 +501,17 @@ def locate(kind, **options):
 
 
 @pytest.mark.parametrize(
-    "real_ones", [["gw0", "controller"], ["controller"]], ids=["one worker", "the controller"]
+    ("real_ones", "workers"),
+    [(["gw0", "controller"], "-n2"), (["controller"], "-n1")],
+    ids=["one worker", "the controller"],
 )
 def test_tests_that_ran_on_other_assets_than_the_report_says_meet_nothing(
-    suite: Suite, pytester: pytest.Pytester, real_ones: list[str]
+    suite: Suite, pytester: pytest.Pytester, real_ones: list[str], workers: str
 ) -> None:
     """With ``--assets auto``, a download that fails in one process need not fail in another."""
     conftest = pytester.path / "conftest.py"
     conftest.write_text(conftest.read_text() + DIVIDED.format(real_ones=real_ones))
-    done = suite.run("-n2")
+    done = suite.run(workers)
     assert "met" not in done.verdicts.values()
 
 
@@ -551,7 +557,7 @@ INCOMPLETE = {
     ),
     "without assets": Run(6, files={"no-assets": ""}),
     "refused": Run(4, plants={"PT-03": "@pytest.mark.parametrize('requirement', [1, 2])|"}),
-    "interrupted": Run(2, plants={"PT-03": "|raise KeyboardInterrupt"}, apart=True),
+    "interrupted": Run(2, plants={"PT-03": "|raise KeyboardInterrupt"}),
     "told to end": Run(2, plants={"PT-03": END_ITSELF.format(15)}, apart=True),
     "killed": Run(-9, plants={"PT-03": END_ITSELF.format(9)}, apart=True),
     "pytest fails": Run(3, files={"conftest.py": CONFTEST + INTERNAL_ERROR}),
@@ -559,8 +565,8 @@ INCOMPLETE = {
 
 
 WITH_WORKERS = {
-    **dict.fromkeys(("one milestone", "all skipped", "one breaks", "without assets")),
-    **dict.fromkeys(("interrupted", "told to end", "killed", "pytest fails")),
+    **dict.fromkeys(("one breaks", "without assets", "interrupted", "told to end", "killed")),
+    "pytest fails": None,
     "stopped at the first": 2,
     "a file that cannot be read": 1,
 }
@@ -727,7 +733,7 @@ def test_missing_assets_end_the_run_before_any_test(
 def test_a_file_or_a_folder_that_is_not_there_is_a_wrong_call(
     suite: Suite, options: str, words: tuple[str, ...]
 ) -> None:
-    done = suite.run(*options.split(), *words, apart=True)
+    done = suite.run(*options.split(), *words)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in done.output.splitlines() if line]
     assert line.startswith("ERROR: ")
