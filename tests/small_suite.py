@@ -115,7 +115,7 @@ class Suite:
             Options.
         apart
             Whether the run is to have a process of its own, besides those of its workers: one that
-            gets a signal, or that must not know what another run imported.
+            gets a signal, or that would leave something behind in this process, or find it there.
         html
             Whether pytest-html takes part.
         """

@@ -29,7 +29,7 @@ def suite(pytester: pytest.Pytester) -> Suite:
 
 @pytest.mark.parametrize("words", [(), ("-v",), ("-n2",)], ids=["alone", "verbose", "with workers"])
 def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None:
-    done = suite.run(*words, html=True, apart=True)
+    done = suite.run(*words, html=True)
     assert done.status == pytest.ExitCode.OK
     assert set(done.statuses(ALWAYS).values()) == set(done.verdicts.values()) == {"met"}
     assert done.results["complete"]
@@ -96,7 +96,7 @@ def test_a_junit_reader_shows_each_requirement_and_its_numbers(
 ) -> None:
     body = "requirement.judge(84.2512, [equal('images', 10, 9), equal('rows', 3, 3)]); return"
     suite.write({"PT-05": passing("PT-05", body=body)})
-    suite.run(*words, apart=True)
+    suite.run(*words)
     found = {}
     for group in junitparser.JUnitXml.fromfile(str(suite.reports / "junit.xml")):
         told = {entry.name: entry.value for entry in group.properties()}
@@ -157,7 +157,7 @@ def test_workers_change_nothing_in_the_report_but_times(suite: Suite) -> None:
     pages = []
     first: dict[str, Any] = {}
     for words in ((), ("-n2",)):
-        results = suite.run(*words, apart=True).results
+        results = suite.run(*words).results
         first = first or results
         times = {key: first[key] for key in ("created", "command", "stages")}
         pages.append(html.page(checked({**results, **times})))
@@ -423,7 +423,7 @@ def test_a_demand_on_speed_reaches_the_requirement(suite: Suite) -> None:
     ],
 )
 def test_an_option_that_means_nothing_is_refused(suite: Suite, option: str, said: str) -> None:
-    done = suite.run(option, apart=True)
+    done = suite.run(option)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert said in " ".join(done.output.split())
 
@@ -442,7 +442,7 @@ def test_an_option_of_speed_without_its_requirement_is_refused(
 
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "fast"])
 def test_a_demand_that_is_no_speed_is_refused(suite: Suite, given: str) -> None:
-    done = suite.run(f"--min-speedup={given}", apart=True)
+    done = suite.run(f"--min-speedup={given}")
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert f"expected a number above 0, such as 1.2; got {given}" in done.output
 
@@ -450,7 +450,7 @@ def test_a_demand_that_is_no_speed_is_refused(suite: Suite, given: str) -> None:
 def test_a_stated_accuracy_is_told_wherever_the_threshold_is(suite: Suite) -> None:
     """Here 80.5 % is enough; without the statement it is not (next test)."""
     suite.write({name: passing(name, body=JUST_ABOVE_80) for name in ("EVAL-03", "PT-05")})
-    done = suite.run("--keras-model=own.h5", "--min-accuracy=80", apart=True, html=True)
+    done = suite.run("--keras-model=own.h5", "--min-accuracy=80", html=True)
     assert done.statuses(["EVAL-03", "PT-05"]) == {"EVAL-03": "met", "PT-05": "met"}
     assert done.results["assets"]["min_accuracy_percent"] == 80
     sentence = "It must exceed 80 %, as --min-accuracy says, instead of 85 %."
@@ -487,7 +487,7 @@ def test_without_a_statement_the_register_decides_of_an_own_model(suite: Suite) 
 def test_a_stated_accuracy_that_means_nothing_is_refused(
     suite: Suite, words: list[str], said: str
 ) -> None:
-    done = suite.run(*words, apart=True)
+    done = suite.run(*words)
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert said in done.output
 
