@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from resnet8_eval import assets
+from resnet8_eval import assets, lanes
 from resnet8_eval import stages as product
 from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.stages import Stage
@@ -33,7 +33,14 @@ STAGES: Final = {
     "last": ("keras", ("left", "right")),
 }
 """Name of each to its lane and what it needs."""
-SITE: Final = "from tests import small_flow\nsmall_flow.plant()\n"
+SITE: Final = """
+import sys
+
+if not any("resource_tracker" in word for word in sys.orig_argv):  # it makes no stage
+    from tests import small_flow
+
+    small_flow.plant()
+"""
 BYTES: Final = 3000
 """Size of the file that each stage writes; its record is larger."""
 HALF: Final = "small_flow.half"
@@ -42,13 +49,17 @@ PAUSE = 0.05
 """Seconds that it then waits, for others to begin meanwhile."""
 DEATH: Final = "SMALL_FLOW_DEATH"
 """Variable with a stage, and who is killed in the midst of it: lane, parent or group."""
+WARM_UPS: Final = "SMALL_FLOW_WARM_UPS"
+"""Variable of runs in which lanes import their frameworks while they wait."""
 
 
 def plant() -> None:
-    """Put these stages behind the product's, in this process."""
+    """Put these stages behind the product's, in this process; no lane imports a framework."""
     honest = product.table
     product.table = lambda settings: [*honest(settings), *stages(settings)]
     assets.locate = locate
+    if WARM_UPS not in os.environ:
+        lanes._WARM_UPS.clear()
 
 
 def locate(kind: str = "stand-in", **_: object) -> assets.Assets:

@@ -55,9 +55,7 @@ def assert_all_met(reports: Path) -> None:
     assert {name: statuses[name] for name in ASKING} == dict.fromkeys(ASKING, "met")
 
 
-@pytest.mark.parametrize(
-    ("commands", "suites"), [(1, 1), (4, 0), (7, 1)], ids=["2 at once", "4 at once", "8 at once"]
-)
+@pytest.mark.parametrize(("commands", "suites"), [(1, 1), (7, 1)], ids=["2 at once", "8 at once"])
 @pytest.mark.usefixtures("asking")
 def test_a_crowd_on_a_cold_cache_makes_each_artefact_once(
     tmp_path: Path, commands: int, suites: int
@@ -77,9 +75,9 @@ def test_a_crowd_on_a_cold_cache_makes_each_artefact_once(
 
 
 @pytest.mark.usefixtures("asking")
-def test_more_workers_than_cores_start_no_more_lanes(tmp_path: Path) -> None:
+def test_more_workers_start_no_more_lanes(tmp_path: Path) -> None:
     cache, environment = tmp_path / "cache", site(tmp_path / "site")
-    ended_well(pytest_run(cache, tmp_path / "reports", environment, "-n8"))
+    ended_well(pytest_run(cache, tmp_path / "reports", environment, f"-n{SLOTS + 2}"))
     assert small_flow.begun(cache) == dict.fromkeys(STAGES, 1)
     assert small_flow.at_once(cache) <= SLOTS
     assert_all_met(tmp_path / "reports")

@@ -25,6 +25,7 @@ from tests.small_flow import (
     ROOT,
     SITE,
     STAGES,
+    WARM_UPS,
     as_user,
     command_line,
     ended_well,
@@ -164,7 +165,7 @@ def test_the_watch_would_notice(tmp_path: Path) -> None:
 
 def test_a_cold_run_with_lanes_needs_no_network_and_leaves_nothing_behind(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "site", SITE)
-    process = command_line(tmp_path / ODD / "cache", watched.environment)
+    process = command_line(tmp_path / ODD / "cache", {**watched.environment, WARM_UPS: "1"})
     ended_well(process)
     assert set(made(tmp_path / ODD / "cache")) == set(STAGES)
     assert watched.connections() == ""
