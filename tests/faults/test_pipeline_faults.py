@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,29 +208,6 @@ def test_two_processes_that_want_the_same_make_it_once(pipeline: Pipeline, tmp_p
     assert [process.returncode for process in both] == [0, 0]
     assert "".join(said).split()[:1] == ["calibration"]
     assert "".join(said).count("calibration") == 1
-
-
-def test_a_killed_run_leaves_nothing_that_counts_or_that_blocks(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
-    made = borrowing(pipeline, tmp_path, "onnx", "folded", "calibration")
-    process = preparing(pipeline, tmp_path, "parameters/tuned")
-    partial = (
-        tmp_path / "artifacts" / f"parameters-tuned-{made.key('parameters/tuned')[:20]}.partial"
-    )
-    deadline = time.monotonic() + 120
-    while not partial.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert partial.exists()
-    process.kill()
-    process.wait()
-    assert process.stdout
-    process.stdout.close()
-    assert made.peek("parameters/tuned") is None
-    # Its lane may still be at work, and then holds the lock until it has ended.
-    again = Pipeline(made.settings).artifact("parameters/tuned")
-    assert again.files == pipeline.artifact("parameters/tuned").files
-    assert not partial.exists()
 
 
 def test_a_lane_that_is_killed_fails_its_stage_and_names_the_log(
