@@ -3,68 +3,56 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from resnet8_eval import cifar10, hints, lanes
+from resnet8_eval.backends import torch
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert.keras_to_onnx import load
 from resnet8_eval.pipeline import Pipeline
-from tests.small_flow import ROOT, site
-
-FEW = """
-from resnet8_eval import cifar10, requirements
-from resnet8_eval.backends import torch
-
-requirements.MIN_CALIBRATION_IMAGES = 100
-torch.lower = lambda *_: None
-whole = cifar10.read_split
-
-
-def few(dataset, name, *words):
-    found = whole(dataset, name, *words)
-    test = cifar10.Split(found.images[:200], found.labels[:200])
-    return found if name == "train" else test
-
-
-cifar10.read_split = few
-"""
-"""200 images for the test and 100 for calibration, in every process of a run.
-
-Nor is torchao's lowering tried, which takes longer than all the rest of a row.
-"""
+from tests import inline_lanes
+from tests.small_flow import ROOT
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> dict[str, str]:
-    return site(tmp_path / "site", FEW)
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run the suite on a model in this process, on 200 test images, and return its results.
 
+    Nor is torchao's lowering tried, which takes longer than all the rest of a row.
+    """
+    whole = cifar10.read_split
 
-def _run(
-    environment: dict[str, str], model: Path, reports: Path, *words: str, status: int = 0
-) -> Any:
-    options = [f"--keras-model={model}", "--assets=stand-in", f"--reports-dir={reports}"]
-    cache = f"--cache-dir={model.parent / 'cache'}"
-    done = subprocess.run(  # noqa: S603 (our own words)
-        [sys.executable, "-m", "pytest", *words, *options, cache, "-p", "no:cacheprovider"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == status, done.stdout
-    return json.loads((reports / "results.json").read_text(encoding="utf-8"))
+    def few(dataset: Path, name: Any, *words: Any) -> Split:
+        found = whole(dataset, name, *words)
+        return found if name == "train" else Split(found.images[:200], found.labels[:200])
+
+    monkeypatch.setattr(lanes, "run", inline_lanes.run)
+    monkeypatch.setattr(cifar10, "read_split", few)
+    monkeypatch.setattr(hints, "IMAGES", 100)
+    monkeypatch.setattr(torch, "lower", lambda *_: None)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.chdir(ROOT)
+
+    def run(model: Path, *words: str, status: int = 0) -> Any:
+        reports = tmp_path / f"{len(words)}"
+        folders = [f"--cache-dir={tmp_path / 'cache'}", f"--reports-dir={reports}"]
+        # No collecting of garbage, whose search takes seconds among the objects of all frameworks.
+        plugins = ["-pno:cacheprovider", "-pno:unraisableexception"]
+        options = ["--assets=stand-in", f"--keras-model={model}", "--calibration-count=50"]
+        assert pytest.main([*words, *options, *folders, *plugins]) == status
+        return json.loads((reports / "results.json").read_text(encoding="utf-8"))
+
+    return run
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras's own, on this NumPy
 def test_a_network_for_pixels_from_0_to_1_that_ends_in_logits(
-    few: dict[str, str], pipeline: Pipeline, standin_test: Split, tmp_path: Path
+    run: Callable[..., Any], pipeline: Pipeline, standin_test: Split, tmp_path: Path
 ) -> None:
     """Fed raw pixels it guesses, and is told why; fed its own, it is the network that it was.
 
@@ -80,13 +68,13 @@ def test_a_network_for_pixels_from_0_to_1_that_ends_in_logits(
     model.layers[-1].activation = keras.activations.linear
     path = tmp_path / "unit.keras"
     model.save(path)
-    found = _run(few, path, tmp_path / "raw", "--requirement=EVAL-03", status=1)
+    found = run(path, "--requirement=EVAL-03", status=1)
     assert found["baseline"] is None or found["baseline"]["accuracy_percent"] < 20
     assert "give --preprocessing unit." in found["preprocessings"]["hint"]
-    assert found["preprocessings"]["hint"] in (tmp_path / "raw" / "report.html").read_text()
+    assert found["preprocessings"]["hint"] in (tmp_path / "1" / "report.html").read_text()
 
     asked = [f"--requirement={name}" for name in ("ANL-01", "CAL-02", "ORT-03", "PTQ-03")]
-    found = _run(few, path, tmp_path / "unit", "--preprocessing=unit", *asked)
+    found = run(path, "--preprocessing=unit", *asked)
     assert found["assets"]["preprocessing"]["name"] == "unit"
     assert found["preprocessings"]["hint"] is None
     rows = {row["name"]: row for row in found["configurations"]}
