@@ -148,8 +148,9 @@ def test_a_stored_model_gives_the_scores_that_were_recorded(
 def test_an_image_s_scores_do_not_depend_on_its_batch(
     pipeline: Pipeline, standin_test: Split, row: configurations.Configuration
 ) -> None:
-    together = scores(model_path(pipeline, row), standin_test.images[:5], threads=1)
-    alone = scores(model_path(pipeline, row), standin_test.images[4:5], threads=1)
+    together = np.load(pipeline.artifact(f"scores/{row.name}").path("scores.npy"))
+    path = model_path(pipeline, row)
+    alone = scores(path, standin_test.images[4:5], threads=1, execution=row.session)
     assert np.abs(together[4] - alone[0]).max() <= 1e-5
 
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import cli
+from resnet8_eval import cli, hints, lanes
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import keras_to_onnx
 from resnet8_eval.errors import ModelError
@@ -23,6 +23,7 @@ from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.onnx_graph import constants
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
+from tests import inline_lanes
 from tests.planted import borrowing, edited, nodes
 
 STANDIN = fixtures_dir() / "standin" / "resnet8_standin.h5"
@@ -289,7 +290,10 @@ def test_convert_writes_the_whole_chain_and_says_what_it_checked(
     }
 
 
-def test_convert_leaves_nothing_where_it_refuses(tmp_path: Path, invoke: Any) -> None:
+def test_convert_leaves_nothing_where_it_refuses(
+    tmp_path: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "run", inline_lanes.run)
     (tmp_path / "model.h5").write_bytes(b"no model")
     done = invoke("convert", tmp_path / "model.h5", "-o", tmp_path / "out")
     assert done.exit_code == 1
@@ -297,7 +301,10 @@ def test_convert_leaves_nothing_where_it_refuses(tmp_path: Path, invoke: Any) ->
     assert [path.name for path in tmp_path.iterdir()] == ["model.h5"]
 
 
-def test_evaluate_gives_keras_s_known_count(pipeline: Pipeline, invoke: Any) -> None:
+def test_evaluate_gives_keras_s_known_count(
+    pipeline: Pipeline, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hints, "IMAGES", 20)
     cache = pipeline.settings.cache_dir
     done = invoke("evaluate", STANDIN, "--assets", "stand-in", "--cache-dir", cache, "--json")
     assert done.exit_code == 0, done.output
