@@ -188,8 +188,8 @@ def untrained() -> Any:
 
 # Each has several features, since one conversion shows them all; NOTES go by these names.
 NETWORKS: dict[str, Maker] = {
-    "without normalisation, layers of ReLU, standardised by images": lambda: residual(
-        relu=lambda: layers().ReLU(), first=[adapted()]
+    "without normalisation, layers of ReLU, standardised by images, equal layers": lambda: (
+        with_equal_layers(residual(relu=lambda: layers().ReLU(), first=[adapted()]))
     ),
     "no biases, keras.ops.add, 16×16, kernels of 5, in dictionaries": lambda: in_dictionaries(
         residual(norm={}, bias=False, add=added, strides=(1, 2), kernel=5)
