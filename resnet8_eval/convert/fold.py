@@ -25,9 +25,9 @@ def fold(source: Path, target: Path) -> Record:
 
     Where several operators can express the same, one form is used: a matrix product and its sum
     become Gemm, flattening the averages becomes Reshape, and a convolution without a bias gets a
-    bias of zeros. A second ReLU, and a change of shape that changes none, go. A constant that tf2onnx
-    keeps once for equal layers is given to each, since what follows changes layers one by one. A
-    scale and a shift of the pixels become part of the first convolutions.
+    bias of zeros. A second ReLU, and a change of shape that changes none, go. A constant that
+    tf2onnx keeps once for equal layers is given to each, since what follows changes layers one by
+    one. A scale and a shift of the pixels become part of the first convolutions.
 
     `source` is a float32 model as tf2onnx made it; the folded one has the same input, output and
     numbers, to float32 rounding. The result has ``operators`` before and after, by type. ModelError
