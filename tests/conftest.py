@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from resnet8_eval import cifar10, hints
+from resnet8_eval import cifar10, hints, lanes
 from resnet8_eval.assets import default_cache_dir, locate
 from resnet8_eval.cifar10 import Split, read_split
 from resnet8_eval.inputs import Settings
 from resnet8_eval.pipeline import Pipeline
+from tests import inline_lanes
 from tests.planted import Bench
 
 # Half a million objects of frameworks stay; a collector that walks them again and again takes a
@@ -51,6 +53,14 @@ def pipeline() -> Pipeline:
 def standin_test(pipeline: Pipeline) -> Split:
     """The 2000 test images of the stand-in and their labels."""
     return read_split(pipeline.settings.assets.dataset, "test")
+
+
+@pytest.fixture(scope="module")
+def made_here() -> Iterator[None]:
+    """Have stages made in this process, which has imported the frameworks already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "run", inline_lanes.run)
+        yield
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import cifar10, hints, lanes
+from resnet8_eval import lanes
 from resnet8_eval.backends import torch
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert.keras_to_onnx import load
@@ -20,20 +20,12 @@ from tests.small_flow import ROOT
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> Callable[..., Any]:
     """Run the suite on a model in this process, on 200 test images, and return its results.
 
     Nor is torchao's lowering tried, which takes longer than all the rest of a row.
     """
-    whole = cifar10.read_split
-
-    def few(dataset: Path, name: Any, *words: Any) -> Split:
-        found = whole(dataset, name, *words)
-        return found if name == "train" else Split(found.images[:200], found.labels[:200])
-
     monkeypatch.setattr(lanes, "run", inline_lanes.run)
-    monkeypatch.setattr(cifar10, "read_split", few)
-    monkeypatch.setattr(hints, "IMAGES", 100)
     monkeypatch.setattr(torch, "lower", lambda *_: None)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.chdir(ROOT)

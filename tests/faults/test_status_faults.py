@@ -361,12 +361,9 @@ def test_a_parametrised_requirement_test_is_two_tests(suite: Suite) -> None:
     assert "CAL-01 has two tests" in done.output
 
 
-@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
-def test_a_marker_that_names_no_requirement_is_refused(
-    suite: Suite, words: tuple[str, ...]
-) -> None:
+def test_a_marker_that_names_no_requirement_is_refused(suite: Suite) -> None:
     suite.write(extra="@pytest.mark.requirement('CAL-99')\ndef test_more(): pass\n")
-    done = suite.run(*words)
+    done = suite.run()
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert "names no requirement" in done.output
 
@@ -381,26 +378,19 @@ def test_a_marker_that_names_none_or_two_is_refused(arguments: tuple[Any, ...]) 
         requirement_of(cast("pytest.Item", item))
 
 
-@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
-def test_a_test_that_only_has_the_name_of_a_requirement_is_refused(
-    suite: Suite, words: tuple[str, ...]
-) -> None:
+def test_a_test_that_only_has_the_name_of_a_requirement_is_refused(suite: Suite) -> None:
     suite.write(extra="def test_cal_01_more(): pass")
-    done = suite.run(*words)
+    done = suite.run()
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert "its name says that it is the test of CAL-01, but it has no" in done.output
     assert done.results == {}
 
 
-@pytest.mark.parametrize(
-    "said",
-    ["test_cal_01", "test_calibration", "test_cal_2", "test_CAL_02", "test_cal_01 -n1"],
-)
-def test_a_name_that_does_not_say_its_requirement_is_refused(suite: Suite, said: str) -> None:
-    name, *words = said.split()
+@pytest.mark.parametrize("name", ["test_cal_01", "test_calibration", "test_cal_2", "test_CAL_02"])
+def test_a_name_that_does_not_say_its_requirement_is_refused(suite: Suite, name: str) -> None:
     skipped = passing("CAL-02", "@pytest.mark.skip").replace("test_cal_02", name)
     suite.write({"CAL-01": "", "CAL-02": skipped})
-    done = suite.run("-m", "v1_2", *words)
+    done = suite.run("-m", "v1_2")
     assert done.status == pytest.ExitCode.USAGE_ERROR
     assert f"{name}_small: the name of CAL-02's test must begin with test_cal_02_" in done.output
     assert done.results == {}

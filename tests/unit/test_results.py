@@ -54,6 +54,7 @@ def test_every_stage_tells_its_lane_its_needs_and_when_it_was_made(pipeline: Pip
     assert found.started == pytest.approx(100 - made.seconds, abs=0.002)
 
 
+@pytest.mark.usefixtures("made_here")
 def test_what_a_report_needs_of_the_records_is_in_the_results(pipeline: Pipeline) -> None:
     pipeline.artifact("sensitivity/tuned")
     built = gathered(pipeline)

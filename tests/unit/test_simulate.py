@@ -61,6 +61,7 @@ def test_one_layer_changed_is_the_network_run_anew(
         assert not np.array_equal(changed[name], unchanged)
 
 
+@pytest.mark.usefixtures("made_here")
 @pytest.mark.parametrize(
     "name", ["onnxruntime-int8-tuned", "onnxruntime-uint8-tuned", "torch-int8-tuned"]
 )
