@@ -113,10 +113,9 @@ def test_stock_rows_are_those_of_the_pipeline(
         expected = study.judge(scores[name], images) | what
         assert {key: row[key] for key in expected} == expected
     # Other calibration images make another row, or the comparison above would show nothing.
-    few = replace(task, cells=tuple(name for name in STOCK if "uint8" not in name))
-    others = study.measure(few, folded, replace(images, calibration=calibration[:50]))
-    for name, other in zip(few.cells, others, strict=True):
-        assert other["divergence"] != rows[name]["divergence"]
+    one = replace(task, cells=tuple(STOCK[:1]))
+    (other,) = study.measure(one, folded, replace(images, calibration=calibration[:50]))
+    assert other["divergence"] != rows[STOCK[0]]["divergence"]
 
 
 def test_a_second_run_measures_only_what_is_missing(tmp_path: Path) -> None:
