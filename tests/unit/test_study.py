@@ -170,6 +170,7 @@ def test_eight_simulated_bits_lose_little_and_two_lose_much(tmp_path: Path) -> N
     }
     assert agreement[8, 8] >= 95
     assert agreement[2, 2] < agreement[8, 8]
+    assert len({row["divergence"] for row in rows}) == 4  # bits of weights and of maps count alike
 
 
 def test_fine_tuning_is_one_more_cell_of_few_bits(tmp_path: Path) -> None:
