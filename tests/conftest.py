@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,12 +54,10 @@ def standin_test(pipeline: Pipeline) -> Split:
     return read_split(pipeline.settings.assets.dataset, "test")
 
 
-@pytest.fixture(scope="module")
-def made_here() -> Iterator[None]:
-    """Have stages made in this process, which has imported the frameworks already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "run", inline_lanes.run)
-        yield
+@pytest.fixture
+def made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have stages made in this process, and import no framework once more."""
+    monkeypatch.setattr(lanes, "run", inline_lanes.run)
 
 
 @pytest.fixture

@@ -106,7 +106,9 @@ class Suite:
         text = "\n\n".join([head, *tests, extra])
         (self._pytester.path / "acceptance" / "test_small.py").write_text(text)
 
-    def run(self, *words: str, apart: bool = False, html: bool = False) -> Outcome:
+    def run(
+        self, *words: str, apart: bool = False, html: bool = False, ends_by_ctrl_c: bool = False
+    ) -> Outcome:
         """Run pytest on it.
 
         Parameters
@@ -118,6 +120,8 @@ class Suite:
             gets a signal, or that would leave something behind in this process, or find it there.
         html
             Whether pytest-html takes part.
+        ends_by_ctrl_c
+            Whether a test of it plants one; any other ends this run as well.
         """
         options = ["--cache-dir=cache", "acceptance"]
         if not any(word.startswith("--reports-dir") for word in words):
@@ -129,7 +133,9 @@ class Suite:
         if apart:
             done = self._pytester.runpytest_subprocess(*words, *options, timeout=60)
         else:
-            done = self._pytester.runpytest_inprocess(*words, *options, no_reraise_ctrlc=True)
+            done = self._pytester.runpytest_inprocess(
+                *words, *options, no_reraise_ctrlc=ends_by_ctrl_c
+            )
         return Outcome(int(done.ret), "\n".join([*done.outlines, *done.errlines]), self.reports)
 
 

@@ -26,7 +26,7 @@ def fold(source: Path, target: Path) -> Record:
     Where several operators can express the same, one form is used: a matrix product and its sum
     become Gemm, flattening the averages becomes Reshape, and a convolution without a bias gets a
     bias of zeros. A second ReLU, and a change of shape that changes none, go. A constant that
-    tf2onnx keeps once for equal layers is given to each, since what follows changes layers one by
+    tf2onnx keeps once for equal layers is copied for each, since what follows changes layers one by
     one. A scale and a shift of the pixels become part of the first convolutions.
 
     `source` is a float32 model as tf2onnx made it; the folded one has the same input, output and
@@ -61,7 +61,6 @@ def _normalise(model: onnx.ModelProto) -> None:
     """Write alike what means the same."""
     graph = model.graph
     shapes, constants = onnx_graph.sizes(graph.value_info), onnx_graph.constants(graph)
-    taken: set[str] = set()
 
     def constant(name: str, value: np.ndarray) -> str:
         graph.initializer.append(onnx.numpy_helper.from_array(value, name))
@@ -93,6 +92,8 @@ def _normalise(model: onnx.ModelProto) -> None:
             else:
                 zeros = np.zeros(width, np.float32)
                 node.input.append(constant(f"{node.name}/zeros", zeros))
+    taken: set[str] = set()
+    for node in graph.node:
         for place, name in enumerate(node.input):
             if name in taken:
                 node.input[place] = constant(f"{node.name}/own {place}", constants[name])

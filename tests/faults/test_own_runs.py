@@ -27,7 +27,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> Callable[
     """
     monkeypatch.setattr(lanes, "run", inline_lanes.run)
     monkeypatch.setattr(torch, "lower", lambda *_: None)
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(ROOT)
 
     def run(model: Path, *words: str, status: int = 0) -> Any:

@@ -226,7 +226,7 @@ def test_only_the_failed_ones_run_again_is_no_complete_run(
 
 
 LEFT_OUT = ["terminal", "runner", "skipping", "cacheprovider", "junitxml"]
-"""Plugins. With workers, the last two are the controller's alone."""
+"""Plugins. With workers, the last two write in the controller alone."""
 
 
 @pytest.mark.parametrize("words", [*LEFT_OUT, *(f"{plugin} -n1" for plugin in LEFT_OUT[:3])])
@@ -274,7 +274,7 @@ def test_a_test_that_breaks_the_run_off_is_not_met(
 ) -> None:
     last = of_milestone("v1_0")[-1].id
     suite.write({last: planted(last, BREAKS[fault])}, FIXTURES)
-    done = suite.run("-m", "v1_0", *words)
+    done = suite.run("-m", "v1_0", *words, ends_by_ctrl_c=True)
     assert done.status != pytest.ExitCode.OK
     assert "met" not in {done.verdicts["v1_0"], *done.statuses([last]).values()}
     assert not done.results["complete"]
@@ -303,7 +303,7 @@ def test_a_worker_that_crashes_takes_its_requirement_with_it(suite: Suite) -> No
 
 def test_ctrl_c_meets_nothing_that_had_not_ended(suite: Suite) -> None:
     suite.write({"PT-03": passing("PT-03", body="raise KeyboardInterrupt")})
-    done = suite.run()
+    done = suite.run(ends_by_ctrl_c=True)
     assert done.status == pytest.ExitCode.INTERRUPTED
     assert done.statuses(["PT-03", "PT-04"]) == dict.fromkeys(["PT-03", "PT-04"], "not evaluated")
     assert done.verdicts["v1_1"] == done.verdicts["v1_2"] == "not evaluated"
@@ -579,7 +579,7 @@ def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
     )
     for name, text in run.files.items():
         (pytester.path / name).write_text(text)
-    done = suite.run(*run.words, *workers, apart=run.apart)
+    done = suite.run(*run.words, *workers, apart=run.apart, ends_by_ctrl_c=way == "interrupted")
     assert done.status == ((workers and WITH_WORKERS[way]) or run.status)
     if done.status in {4, 5}:  # nothing was run
         assert files(suite.reports) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -17,6 +18,7 @@ from resnet8_eval.errors import StageError
 from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import lane_environment
 from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.preprocess import Preprocessing
 from resnet8_eval.stages import Stage
 from resnet8_eval.store import TRAINING, file_sha256
 from tests.planted import borrowing
@@ -347,6 +349,14 @@ def test_a_stage_is_made_in_a_lane_and_then_served(fresh: Pipeline) -> None:
     asked.prepare(["calibration"])
     assert Pipeline(fresh.settings, said.append).artifact("calibration") == made
     assert len(said) == 1
+
+
+def test_a_lane_is_told_all_that_was_asked_for(pipeline: Pipeline) -> None:
+    own = Preprocessing("own", 0.5, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), channels="BGR")
+    asked = replace(pipeline.settings, preprocessing=own, min_accuracy=80.0, seeds=2, gate=1.0)
+    told = pickle.loads(pickle.dumps(asked))  # noqa: S301 (our own bytes)
+    assert told == asked
+    assert keys(told) == keys(asked)
 
 
 def test_a_stage_needs_what_it_says_and_nothing_else(pipeline: Pipeline, tmp_path: Path) -> None:
