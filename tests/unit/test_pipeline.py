@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -16,7 +15,7 @@ from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS, TUNED, Recipe
 from resnet8_eval.errors import StageError
 from resnet8_eval.inputs import Settings
-from resnet8_eval.lanes import lane_environment
+from resnet8_eval.lanes import lane_environment, open_lane
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import Preprocessing
 from resnet8_eval.stages import Stage
@@ -351,12 +350,14 @@ def test_a_stage_is_made_in_a_lane_and_then_served(fresh: Pipeline) -> None:
     assert len(said) == 1
 
 
-def test_a_lane_is_told_all_that_was_asked_for(pipeline: Pipeline) -> None:
+def test_a_lane_is_told_all_that_was_asked_for(pipeline: Pipeline, tmp_path: Path) -> None:
     own = Preprocessing("own", 0.5, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), channels="BGR")
     asked = replace(pipeline.settings, preprocessing=own, min_accuracy=80.0, seeds=2, gate=1.0)
-    told = pickle.loads(pickle.dumps(asked))  # noqa: S301 (our own bytes)
-    assert told == asked
-    assert keys(told) == keys(asked)
+    lane = open_lane("keras", 1, tmp_path)
+    try:
+        assert lane.submit(keys, asked).result() == keys(asked) != keys(pipeline.settings)
+    finally:
+        lane.shutdown(kill_workers=True)
 
 
 def test_a_stage_needs_what_it_says_and_nothing_else(pipeline: Pipeline, tmp_path: Path) -> None:
