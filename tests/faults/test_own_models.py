@@ -19,10 +19,9 @@ from onnx import helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import backends, cli, errors, hints, lanes
+from resnet8_eval import backends, cli, errors, hints
 from resnet8_eval.convert import flat, keras2, keras_file, keras_size, keras_to_onnx, onnx_file
 from resnet8_eval.pipeline import Pipeline
-from tests import inline_lanes
 from tests.unit.test_keras_file import STANDIN
 
 Run = Callable[..., Result]
@@ -32,11 +31,12 @@ FUZZ_EXAMPLES = int(os.environ.get("RESNET8_EVAL_FUZZ_EXAMPLES", "300"))
 
 
 @pytest.fixture
-def run(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_here: None
+) -> Run:
     """Run a command on the stand-in, with `out` as the folder to write to."""
     monkeypatch.setenv("RESNET8_EVAL_CACHE", str(pipeline.settings.cache_dir))
     monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
-    monkeypatch.setattr(lanes, "run", inline_lanes.run)
     monkeypatch.setattr(hints, "IMAGES", 20)
     monkeypatch.setenv("COLUMNS", "400")  # one line to a message
 

@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import lanes
 from resnet8_eval.backends import torch
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert.keras_to_onnx import load
 from resnet8_eval.pipeline import Pipeline
-from tests import inline_lanes
 from tests.small_flow import ROOT
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> Callable[..., Any]:
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None, made_here: None
+) -> Callable[..., Any]:
     """Run the suite on a model in this process, on 200 test images, and return its results.
 
     Nor is torchao's lowering tried, which takes longer than all the rest of a row.
     """
-    monkeypatch.setattr(lanes, "run", inline_lanes.run)
     monkeypatch.setattr(torch, "lower", lambda *_: None)
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(name, raising=False)

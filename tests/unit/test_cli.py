@@ -22,7 +22,6 @@ from resnet8_eval import (
     cli,
     configurations,
     hints,
-    lanes,
     results,
     standin,
     study,
@@ -34,7 +33,6 @@ from resnet8_eval.errors import SuiteError
 from resnet8_eval.gather import gather
 from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
-from tests import inline_lanes
 from tests.planted import borrowing
 from tests.unit import report_samples
 
@@ -61,11 +59,10 @@ COMMANDS = [
 
 
 @pytest.fixture
-def invoke(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+def invoke(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, made_here: None) -> Invoke:
     """Run a command with the tests' cache; output and errors apart."""
     monkeypatch.setenv("RESNET8_EVAL_CACHE", str(pipeline.settings.cache_dir))
     monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
-    monkeypatch.setattr(lanes, "run", inline_lanes.run)
     monkeypatch.delenv("RESNET8_EVAL_ASSETS", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
-from resnet8_eval import cli, hints, lanes
+from resnet8_eval import cli, hints
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import keras_to_onnx
 from resnet8_eval.errors import ModelError
@@ -23,7 +23,6 @@ from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.onnx_graph import constants
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
-from tests import inline_lanes
 from tests.planted import borrowing, edited, nodes
 
 STANDIN = fixtures_dir() / "standin" / "resnet8_standin.h5"
@@ -290,10 +289,8 @@ def test_convert_writes_the_whole_chain_and_says_what_it_checked(
     }
 
 
-def test_convert_leaves_nothing_where_it_refuses(
-    tmp_path: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lanes, "run", inline_lanes.run)
+@pytest.mark.usefixtures("made_here")
+def test_convert_leaves_nothing_where_it_refuses(tmp_path: Path, invoke: Any) -> None:
     (tmp_path / "model.h5").write_bytes(b"no model")
     done = invoke("convert", tmp_path / "model.h5", "-o", tmp_path / "out")
     assert done.exit_code == 1
