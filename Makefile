@@ -7,14 +7,18 @@ PYTHON ?= $(firstword $(foreach p,$(VERSIONS:%=python%) python3 python,\
 	$(shell $(p) -c '$(ASK)' $(p) $(VERSIONS) 2>/dev/null)))
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# pip compiles what it installs on one core; compileall takes all of them. Nothing may be left to be
-# compiled at import, where a test makes each warning an error.
+# Hundreds of processes start in a test run, and each would compile the suite and its tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+# pip compiles what it installs on one core; this takes all of them, for what is newer than a file.
+# Nothing may be left to be compiled at import, where a test makes each warning an error; but what
+# packages test themselves with is never imported.
+COMPILE = find $(VENV)/lib -name '*.py' ! -path '*/tests/*' -cnewer $(1) -print0 | \
+	xargs -0 -n 500 -P 8 $(BIN)/python -W ignore -m compileall -qq || true
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PYTEST := $(BIN)/python -m pytest
 WORKERS := from resnet8_eval.environment import usable_cores; print(usable_cores() + 1)
-COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 
 .DEFAULT_GOAL := help
 .PHONY: help report test lint types unit acceptance bench clean
@@ -57,13 +61,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing TensorFlow, ONNX Runtime, PyTorch and the suite into $(VENV)/: some minutes and 3 GB, or 7 with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
-	@$(COMPILE)
+	@$(call COMPILE,$(VENV)/pyvenv.cfg)
 	@touch $@
 
 # Tests of accessibility need axe-core; without npm they are skipped, and say so.
 $(DEV): $(STAMP)
 	@echo "Installing what only the suite's own tests need"
 	$(PIP) -e '.[dev]'
-	@$(COMPILE)
+	@$(call COMPILE,$(STAMP))
 	-command -v npm >/dev/null && npm install --silent --no-fund --no-audit --prefix $(VENV)/axe axe-core@4.10.3
 	@touch $@

@@ -1,10 +1,12 @@
-"""Which Python `make` takes, and what it says where there is none."""
+"""Which Python `make` takes, what it says where there is none, and what it has compiled."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,47 @@ def test_the_versions_are_those_that_pip_allows() -> None:
     allowed = SpecifierSet(project["requires-python"])
     named = {entry.rpartition(" ")[2] for entry in project["classifiers"] if ":: 3." in entry}
     assert named == {f"3.{minor}" for minor in range(30) if f"3.{minor}" in allowed}
+
+
+def test_what_python_compiles_is_kept() -> None:
+    """Where that is forbidden, each process of a test run would compile the suite anew."""
+    done = subprocess.run(  # noqa: S603 (our own words)
+        [MAKE or "make", f"--directory={ROOT}", "--eval=it: ; @env", "it"],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "PATH=" in done.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
+
+
+def test_what_was_installed_is_compiled_but_for_tests_and_what_was_there(tmp_path: Path) -> None:
+    marker, library = tmp_path / "before", tmp_path / "lib"
+    wanted = {"old.py": False, "new.py": True, "a b.py": True, "tests/new.py": False}
+    for name in wanted:
+        if name != "old.py":  # a file's time has some milliseconds' grain
+            time.sleep(0.05)
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text("")
+        if name == "old.py":
+            time.sleep(0.05)
+            marker.touch()
+    (library / "for another Python.py").write_text("print 1")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    subprocess.run(  # noqa: S603 (our own words)
+        [
+            *(MAKE or "make", f"--directory={ROOT}", f"VENV={tmp_path}"),
+            *(f"--eval=it: ; @$(call COMPILE,{marker})", "it"),
+        ],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    compiled = {
+        name: any((library / name).parent.glob(f"__pycache__/{Path(name).stem}.*.pyc"))
+        for name in wanted
+    }
+    assert compiled == wanted

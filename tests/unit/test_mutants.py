@@ -11,7 +11,6 @@ import pytest
 from tools.mutate import PACKAGE, ROOT, Mutant, judge, load
 
 MUTANTS = load()
-PLACES = {mutant.id: mutant.place(ROOT / PACKAGE) for mutant in MUTANTS}
 FAMILIES = (
     "preprocess",
     "cifar10",
@@ -35,6 +34,12 @@ FAMILIES = (
 )
 
 
+@pytest.fixture(scope="module")
+def places() -> dict[str, Path]:
+    """The file of each mutant. Finding them takes seconds, which no other worker need spend."""
+    return {mutant.id: mutant.place(ROOT / PACKAGE) for mutant in MUTANTS}
+
+
 def test_there_are_enough_and_each_has_an_id_of_its_own() -> None:
     assert 60 <= len(MUTANTS) <= 120  # distinct faults that a user would suffer
     assert [name for name, n in Counter(mutant.id for mutant in MUTANTS).items() if n > 1] == []
@@ -43,14 +48,16 @@ def test_there_are_enough_and_each_has_an_id_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_modules_has_mutants(family: str) -> None:
-    places = (place.relative_to(ROOT / PACKAGE) for place in PLACES.values())
-    assert family in {place.parts[0].removesuffix(".py") for place in places}
+def test_every_family_of_modules_has_mutants(family: str, places: dict[str, Path]) -> None:
+    parts = (place.relative_to(ROOT / PACKAGE).parts for place in places.values())
+    assert family in {first.removesuffix(".py") for first, *_ in parts}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
-def test_a_mutant_fits_the_code_and_names_tests_that_exist(mutant: Mutant) -> None:
-    source = PLACES[mutant.id].read_text(encoding="utf-8")
+def test_a_mutant_fits_the_code_and_names_tests_that_exist(
+    mutant: Mutant, places: dict[str, Path]
+) -> None:
+    source = places[mutant.id].read_text(encoding="utf-8")
     changed = ast.dump(ast.parse(mutant.applied(source)))
     assert changed != ast.dump(ast.parse(source)), "`new` must be other code"
     assert mutant.fault
