@@ -9,10 +9,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Hundreds of processes start in a test run, and each would compile the suite and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
-# pip compiles what it installs on one core; this takes all of them, for what is newer than a file.
+# pip compiles what it installs on one core; this takes all of them, for the files that `find` is told.
 # Nothing may be left to be compiled at import, where a test makes each warning an error; but what
 # packages test themselves with is never imported.
-COMPILE = find $(VENV)/lib -name '*.py' ! -path '*/tests/*' -cnewer $(1) -print0 | \
+COMPILE = find $(VENV)/lib -name '*.py' ! -path '$(VENV)/lib/*/tests/*' $(1) -print0 | \
 	xargs -0 -n 500 -P 8 $(BIN)/python -W ignore -m compileall -qq || true
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 STAMP  := $(VENV)/.installed
@@ -61,13 +61,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing TensorFlow, ONNX Runtime, PyTorch and the suite into $(VENV)/: some minutes and 3 GB, or 7 with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
-	@$(call COMPILE,$(VENV)/pyvenv.cfg)
+	@$(call COMPILE)
 	@touch $@
 
 # Tests of accessibility need axe-core; without npm they are skipped, and say so.
 $(DEV): $(STAMP)
 	@echo "Installing what only the suite's own tests need"
 	$(PIP) -e '.[dev]'
-	@$(call COMPILE,$(STAMP))
+	@$(call COMPILE,-cnewer $(STAMP))
 	-command -v npm >/dev/null && npm install --silent --no-fund --no-audit --prefix $(VENV)/axe axe-core@4.10.3
 	@touch $@
