@@ -120,6 +120,8 @@ def _doubts(told: dict[str, Any]) -> list[str]:
     """What may be wrong with a model's figures, a line each."""
     found = told["saturation"]
     lines = [f"hint: {told['hint']}"] if told["hint"] else []
+    if told["batch_effect"]:
+        lines.append(f"warning: {told['batch_effect']}")
     if told["runs_as"]:
         lines.append(
             f"note: run with {told['runs_as']}, as backends.onnxruntime.open_session opens it; a"
@@ -196,7 +198,7 @@ def _scores(
     cache_dir: Path | None,
 ) -> tuple[Any, Any, tuple[str, ...], str, dict[str, Any]]:
     """Scores of a stored model, labels, class names, kind of assets, and what may be wrong."""
-    from resnet8_eval import backends, calibration, hints, saturation
+    from resnet8_eval import backends, batch_effect, calibration, hints, saturation
     from resnet8_eval.cifar10 import read_class_names, read_split
     from resnet8_eval.convert import onnx_file
     from resnet8_eval.preprocess import Feed
@@ -211,6 +213,7 @@ def _scores(
     names = read_class_names(found.dataset, found.dataset_sha256)
     with _working(f"evaluate {model.name}"):
         scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())
+        by_batch = batch_effect.told(model, Feed(test.images, how), scores)
         tried = hints.tried(
             backends.scorer(model, usable_cores()),
             Feed(train.images[some], how),
@@ -218,7 +221,12 @@ def _scores(
             names,
         )
         saturating = saturation.told(model, Feed(test.images, how), test.labels, scores)
-    told = {"hint": tried["hint"], "saturation": saturating, "runs_as": _runs_as(model)}
+    told = {
+        "hint": tried["hint"],
+        "batch_effect": by_batch,
+        "saturation": saturating,
+        "runs_as": _runs_as(model),
+    }
     return scores, test.labels, names, found.kind, told
 
 

@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from onnx.external_data_helper import set_external_data
 from typer.testing import CliRunner, Result
 
 from resnet8_eval import backends, cli, errors, hints
+from resnet8_eval.backends import torchscript
 from resnet8_eval.convert import flat, keras2, keras_file, keras_size, keras_to_onnx, onnx_file
 from resnet8_eval.pipeline import Pipeline
 from tests.unit.test_keras_file import STANDIN
@@ -464,8 +465,6 @@ def test_a_network_that_cannot_be_run_is_not_quantized(
 def traced(path: Path, size: tuple[int, ...], classes: int, *, twice: bool = False) -> Path:
     import torch
 
-    from resnet8_eval.backends import torchscript
-
     class Own(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -500,6 +499,83 @@ def test_a_torchscript_model_for_other_data_is_refused(
 ) -> None:
     path = traced(tmp_path / "own.pt", size, classes, twice=twice)
     refused(run("evaluate", path), tmp_path, what)
+
+
+class Mode(NamedTuple):
+    """A way to save a network, and what is said of it."""
+
+    training: bool = False
+    batch_norm: bool = False
+    dropout: float = 0.0
+    by_function: bool = False
+    refusal: str = ""
+
+
+MODES: Final = {
+    "for use": Mode(batch_norm=True, dropout=0.3),
+    "batch statistics": Mode(
+        training=True, batch_norm=True, refusal="own answers by what else is in the batch."
+    ),
+    "dropout": Mode(
+        training=True,
+        dropout=0.3,
+        refusal="own gives the same image other scores from one time to the next.",
+    ),
+    "dropout as a function": Mode(
+        dropout=0.3,
+        by_function=True,
+        refusal="own gives the same image other scores from one time to the next.",
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_a_network_that_was_saved_in_training_mode_is_refused(
+    run: Run, tmp_path: Path, mode: Mode, suffix: str
+) -> None:
+    """Its accuracy would be one of the batches that it happened to get."""
+    import torch
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3072) if mode.batch_norm else torch.nn.Identity()
+            self.drop = torch.nn.Dropout(0.0 if mode.by_function else mode.dropout)
+            self.rate = mode.dropout if mode.by_function else 0.0
+            self.dense = torch.nn.Linear(3072, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            values = self.drop(self.norm(images.flatten(1) / 255))
+            return self.dense(torch.nn.functional.dropout(values, self.rate))
+
+    torch.manual_seed(0)
+    module, images = Own().train(mode.training), torch.rand(2, 32, 32, 3)
+    path = tmp_path / f"own{suffix}"
+    with torchscript.deprecations_ignored():
+        if suffix == ".pt":
+            torch.jit.save(torch.jit.script(module), str(path))
+        else:
+            sizes = ({0: torch.export.Dim("n")},)
+            torch.export.save(torch.export.export(module, (images,), dynamic_shapes=sizes), path)
+    done = run("evaluate", path)
+    if mode.refusal:
+        refused(done, tmp_path, mode.refusal.replace("own", path.name, 1), "module.eval()")
+    else:
+        assert "batch" not in done.stdout + done.stderr
+
+
+def test_of_a_model_that_is_quantized_batch_by_batch_this_is_said(
+    run: Run, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = tmp_path / "dynamic.onnx"
+    source = pipeline.artifact("onnx").path("model.onnx")
+    quantize_dynamic(source, path, weight_type=QuantType.QUInt8)
+    done = run("evaluate", path)
+    assert "warning: scores depend on the batch, as where activations are" in done.stdout
+    assert "scores depend" not in run("evaluate", source).stdout
 
 
 @pytest.mark.parametrize("name", ["own.pt", "own.pt2"])

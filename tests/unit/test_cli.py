@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from resnet8_eval import (
     backends,
+    batch_effect,
     cli,
     configurations,
     hints,
@@ -271,6 +272,7 @@ def test_compare_flags_a_drop(
     scores = np.load(pipeline.artifact("scores/onnxruntime-float32").path("scores.npy"))
     found = {good: scores, bad: np.roll(scores, 1, axis=0)}
     monkeypatch.setattr(backends, "scores", lambda path, *_, **__: found[path])
+    monkeypatch.setattr(batch_effect, "told", lambda *_: None)
     done = invoke("compare", good, bad, "--assets", "stand-in")
     assert done.exit_code == 0
     baseline, dropped = done.stdout.splitlines()
