@@ -56,7 +56,9 @@ class AcceptanceRun:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.folder = ReportFolder(config.getoption("--reports-dir") or config.rootpath / "reports")
+        # Without a checkout, pytest's root is that of whatever project this folder lies in.
+        here = config.invocation_params.dir if config.option.pyargs else config.rootpath
+        self.folder = ReportFolder(config.getoption("--reports-dir") or here / "reports")
         self.selected: set[str] = set()
         self.results: Results | None = None
         self.earlier: Earlier | None = None

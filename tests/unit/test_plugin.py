@@ -56,6 +56,19 @@ def test_a_run_in_which_all_is_met(suite: Suite, words: tuple[str, ...]) -> None
     assert "No earlier complete run on the same assets" in page
 
 
+def test_reports_of_tests_in_a_package_lie_where_they_were_asked_for(
+    suite: Suite, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not in the root of the project around that folder, among its own reports."""
+    below = pytester.mkdir("below")
+    monkeypatch.chdir(below)
+    pytester.runpytest_inprocess("--pyargs", "--cache-dir=cache", "../acceptance", "-p", "no:html")
+    assert (below / "reports" / "results.json").is_file()
+    assert not suite.reports.exists()
+    pytester.runpytest_inprocess("--cache-dir=cache", "../acceptance", "-p", "no:html")
+    assert (suite.reports / "results.json").is_file()
+
+
 def test_what_changed_since_the_last_complete_run_is_told(suite: Suite) -> None:
     suite.run()
     suite.run("--requirement=CAL-01")  # not complete, so that nothing is held against it
