@@ -78,6 +78,7 @@ def compare(
     from resnet8_eval import analysis
     from resnet8_eval.evaluate import evaluate as judge
     from resnet8_eval.preprocess import chosen
+    from resnet8_eval.report.words import delta_digits
 
     how = chosen(preprocessing)
     found = [_scores(model, how, kind, assets_dir, cache_dir) for model in (baseline, *models)]
@@ -102,9 +103,10 @@ def compare(
     for title, row in zip(titles, rows, strict=True):
         beside = ""
         if row["delta_ci95_pp"]:
-            low, high = row["delta_ci95_pp"]
+            digits = delta_digits(row["delta_ci95_pp"])
+            low, high = (f"{limit:+.{digits}f}" for limit in row["delta_ci95_pp"])
             beside = (
-                f"  delta {row['delta_pp']:+.2f} pp [{low:+.2f}, {high:+.2f}]  "
+                f"  delta {row['delta_pp']:+.2f} pp [{low}, {high}]  "
                 f"p {row['mcnemar_p']:.3g}  "
                 f"agreement {row['agreement_percent']:.2f} %"
             )

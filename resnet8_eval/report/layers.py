@@ -133,7 +133,9 @@ def _micro(
     nats: float, interval: Sequence[float], form: Callable[[float, int], str] = "{:.{}f}".format
 ) -> Cell:
     """Millionths of a nat with their interval."""
-    mean, low, high = (form(1e6 * value, 0) for value in (nats, *interval))
+    millionths = [1e6 * limit for limit in interval]
+    digits = words.digits(millionths, [0.0], least=0)
+    mean, low, high = (form(value, digits) for value in (1e6 * nats, *millionths))
     return _cell(f"{mean} ({low} to {high})", told=_told(interval))
 
 

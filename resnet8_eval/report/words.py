@@ -145,7 +145,20 @@ def delta_interval(limits: Sequence[float] | None) -> str:
     """Limits in percentage points, such as ``−0.12 to +0.35``."""
     if limits is None:
         return NOTHING
-    return f"{signed(limits[0])} to {signed(limits[1])}"
+    low, high = (signed(limit, delta_digits(limits)) for limit in limits)
+    return f"{low} to {high}"
+
+
+def delta_digits(limits: Sequence[float]) -> int:
+    """Decimals with which limits of a delta show the verdict that they led to."""
+    return digits(limits, (-EQUIVALENCE_MARGIN_PP, 0.0, EQUIVALENCE_MARGIN_PP))
+
+
+def digits(values: Sequence[float], marks: Sequence[float], least: int = 2) -> int:
+    """The fewest decimals, ten at most, that round no value onto a mark that it misses."""
+    pairs = [(value, mark) for value in values for mark in marks if value != mark]
+    fine = (n for n in range(least, 10) if all(round(value, n) != mark for value, mark in pairs))
+    return next(fine, 10)
 
 
 def p_value(value: float | None) -> str:
@@ -272,9 +285,7 @@ def measured(requirement: RequirementResult) -> str:
 
 def decimals(requirement: RequirementResult) -> int:
     """Two, and more where two would round a number onto the threshold that it misses."""
-    value, threshold = requirement.measured or 0.0, requirement.threshold
-    fine = (n for n in range(2, 10) if value == threshold or round(value, n) != threshold)
-    return next(fine, 10)
+    return digits([requirement.measured or 0.0], [requirement.threshold])
 
 
 def required(requirement: RequirementResult) -> str:

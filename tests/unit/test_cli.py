@@ -25,6 +25,7 @@ from resnet8_eval import (
     hints,
     results,
     standin,
+    statistics,
     study,
 )
 from resnet8_eval.backends import onnxruntime as ort_backend
@@ -234,6 +235,10 @@ def test_compare_holds_models_against_the_first(
     monkeypatch.setattr(backends, "scores", lambda path, *_, **__: scores[path])
     said = invoke("compare", *paths, "--assets", "stand-in").stdout
     assert f"]  p {record['mcnemar_p']:.3g}  agreement" in said
+    monkeypatch.setattr(statistics, "paired_interval_pp", lambda *_: (-1.0606, -0.0015))
+    said = invoke("compare", *paths, "--assets", "stand-in").stdout
+    assert "pp [-1.061, -0.002]  p" in said
+    assert "degraded" in said
 
 
 @pytest.mark.usefixtures("few")

@@ -253,6 +253,19 @@ def test_what_is_not_told_from_zero_is_grey_and_says_so() -> None:
     assert recovered[0] == (" untold", "−60 (−120 to ±0), not told from zero")
 
 
+def test_a_cost_that_is_told_from_zero_does_not_read_as_zero() -> None:
+    results = report_samples.extended()
+    results["sensitivity"]["layers"][3] |= {
+        "divergence_recovered_nats": 3e-6,
+        "divergence_recovered_ci95_nats": [2e-7, 6e-6],
+        "agreement_recovered_pp": 0.1,
+        "agreement_recovered_ci95_pp": [0.004, 0.2],
+    }
+    body = re.sub("<[^>]*>", "", html.section("hurts", record(results)))
+    assert "+3.0 (+0.2 to +6.0)" in body
+    assert "+0.10 (+0.004 to +0.200)" in body
+
+
 def test_markdown_has_the_layers_too() -> None:
     text = markdown.summary(record(report_samples.extended()))
     assert "| conv2d_8 | 160 (144 to 176) | 99.60 (99.30 to 99.76) | +180 (+120 to +240) |" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from resnet8_eval.analysis import verdict_word
 from resnet8_eval.checks import Check
 from resnet8_eval.record import Results
 from resnet8_eval.report import html, markdown, publish, table, terminal, words
 from resnet8_eval.report.render import escape
 from resnet8_eval.requirements import BY_ID, MILESTONES, of_milestone
 from resnet8_eval.results import Outcome, encode, requirement
+from resnet8_eval.statistics import paired_interval_pp
 from resnet8_eval.verdicts import sentence
 from tests.unit import report_samples
 from tests.unit.report_samples import record
@@ -177,6 +180,48 @@ def test_baseline_leads_the_comparison() -> None:
 )
 def test_signed(value: float | None, text: str) -> None:
     assert words.signed(value) == text
+
+
+def read_off(shown: str) -> str:
+    """The verdict of the limits that are shown, by the rule of README.md."""
+    low, high = (float(limit.replace("−", "-").removeprefix("±")) for limit in shown.split(" to "))
+    side = ", lower" if high < 0 else ", higher" if low > 0 else ""
+    if low >= -0.5 and high <= 0.5:
+        return "equivalent" + side
+    return {"": "inconclusive", ", lower": "degraded", ", higher": "improved"}[side]
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "shown"),
+    [
+        (390, 337, "−1.061 to −0.002"),
+        (7, 42, "+0.223 to +0.503"),
+        (4, 0, "−0.103 to −0.002"),
+        (35, 32, "−0.20 to +0.13"),
+    ],
+)
+def test_limits_have_the_digits_that_their_verdict_needs(
+    lost: int, gained: int, shown: str
+) -> None:
+    limits = paired_interval_pp(lost, gained, 10_000)
+    assert words.delta_interval(limits) == shown
+    assert read_off(shown) == verdict_word(limits)
+
+
+@pytest.mark.parametrize("total", [2000, 10_000])
+def test_a_verdict_can_be_read_off_the_limits_beside_it(total: int) -> None:
+    few = itertools.product(range(0, 60, 2), repeat=2)
+    many = itertools.product(range(0, 480, 11), repeat=2)
+    for lost, gained in (*few, *many):
+        limits = paired_interval_pp(lost, gained, total)
+        shown = words.delta_interval(limits)
+        assert read_off(shown) == verdict_word(limits), (lost, gained, shown)
+
+
+def test_limits_that_lie_on_zero_or_the_margin_have_two_decimals() -> None:
+    assert words.delta_interval((-0.5, 0.0)) == "−0.50 to ±0.00"
+    assert words.delta_interval((-0.5, 1e-20)) == "−0.5000000000 to ±0.0000000000"
+    assert words.delta_interval(None) == words.NOTHING
 
 
 def test_broken_check_is_the_reason_where_the_number_is_fine() -> None:
