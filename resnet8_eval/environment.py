@@ -206,7 +206,9 @@ def _git() -> tuple[str | None, bool | None]:
             return None
         return done.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
+    # Installed inside a project of the user's, git would tell of that project.
+    tracked = git("ls-files", "--error-unmatch", Path(__file__).name)
+    commit = None if tracked is None else git("rev-parse", "HEAD")
     if commit is None:
         return None, None
     status = git("status", "--porcelain")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -169,6 +170,27 @@ def test_the_description_is_json() -> None:
 def test_outside_a_checkout_there_is_no_commit(code: Path) -> None:
     found = environment.describe()
     assert (found["git_commit"], found["dirty"]) == (None, None)
+
+
+def test_a_project_in_which_the_package_is_installed_is_not_its_checkout(code: Path) -> None:
+    def git(*words: str) -> str:
+        by = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+        called = ["git", "-C", str(code), *by, *words]
+        done = subprocess.run(called, check=True, capture_output=True, text=True)  # noqa: S603
+        return done.stdout.strip()
+
+    def told() -> tuple[object, object]:
+        found = environment.describe()
+        return found["git_commit"], found["dirty"]
+
+    git("init", "-q")
+    (code / ".gitignore").write_text("*.py\n")
+    git("add", ".gitignore")
+    git("commit", "-qm", "The user's own")
+    assert told() == (None, None)
+    git("add", "-f", "environment.py")
+    git("commit", "-qm", "The package's")
+    assert told() == (git("rev-parse", "HEAD"), False)
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
