@@ -6,6 +6,7 @@ error and is wrong on most images. A few hundred training images show which it w
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -65,10 +66,9 @@ def tried(
             f"{', '.join(names)}; reorder the columns of its last layer"
         )
     elif percent[best] > percent[used.name] + BETTER_PP:
-        given = best if best in USUAL else f"FILE with these lines: {ways[best].toml()}"
         said = (
-            f"it is right on {percent[best]:.0f} % of {best} pixels. If it was trained so, give "
-            f"--preprocessing {given}"
+            f"it is right on {percent[best]:.0f} % of {best} pixels. If it was trained so, "
+            f"{_remedy(ways[best])}"
         )
     if said:
         said = (
@@ -76,3 +76,13 @@ def tried(
             f"of {used.name} pixels, which is what it is fed; {said}."
         )
     return {"images": len(labels), "percent": percent, "hint": said}
+
+
+def _remedy(how: Preprocessing) -> str:
+    """What to give; where no name says it, a file, and the command that writes its lines."""
+    if how.name in USUAL:
+        return f"give --preprocessing {how.name}"
+    # A hint is shown as one line, which TOML's lines joined to one would not survive.
+    lines = " ".join(map(shlex.quote, how.toml().splitlines()))
+    write = f"printf '%s\\n' {lines} > pixels.toml"
+    return f"write a file ({write}) and give --preprocessing pixels.toml"

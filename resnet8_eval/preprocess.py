@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Final, Literal
 
 import msgspec
@@ -71,8 +72,8 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
     def toml(self) -> str:
-        """The entries of a file that :func:`chosen` reads."""
-        return "; ".join(f"{k} = {json.dumps(v)}" for k, v in self.describe().items())
+        """The lines of a file that :func:`chosen` reads."""
+        return "\n".join(f"{k} = {json.dumps(v)}" for k, v in self.describe().items())
 
 
 RAW: Final = Preprocessing("raw")
@@ -89,6 +90,9 @@ USUAL: Final = {
     )
 }
 """By the names that ``--preprocessing`` takes."""
+_EXAMPLE: Final = Preprocessing(
+    "own", 0.0039215686, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), channels="BGR"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +143,8 @@ def chosen(given: str) -> Preprocessing:
     except (OSError, ValueError) as error:
         raise AssetError(
             f"--preprocessing {given} cannot be used.",
-            expected=f"{', '.join(USUAL)}, or a TOML file such as: scale = 0.0039215686, "
-            'mean = [0.49, 0.48, 0.45], std = [0.25, 0.24, 0.26], channels = "BGR"',
+            expected=f"{', '.join(USUAL)}, or a TOML file with lines such as\n"
+            + indent(_EXAMPLE.toml(), 12 * " "),
             given=f"{type(error).__name__}: {error}",
             next_step="give a name or such a file; docs/own-models.md says what each entry does",
         ) from error

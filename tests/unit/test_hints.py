@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet8_eval.hints import tried
-from resnet8_eval.preprocess import USUAL, Feed, Preprocessing, preprocess
+from resnet8_eval.preprocess import USUAL, Feed, Preprocessing, chosen, preprocess
+from resnet8_eval.report import words
 
 LABELS = np.repeat(np.arange(10), 40)
 NAMES = tuple("abcdefghij")
-BGR = 'scale = 1.0; mean = [0.0, 0.0, 0.0]; std = [1.0, 1.0, 1.0]; channels = "BGR"'
 IMAGES = np.zeros((400, 32, 32, 3), np.uint8)
 # Red says the class; blue always says 9, so that a network that looks at the wrong one errs.
 IMAGES[..., 0] = (LABELS * 25)[:, None, None]
@@ -49,8 +52,8 @@ def test_a_network_that_is_fed_as_it_was_trained_is_left_alone() -> None:
         (lambda x: x[:, 0] * 255, "--preprocessing unit."),
         (lambda x: (x[:, 0] * 0.2470 + 0.4914) * 255, "give --preprocessing standard."),
         (lambda x: x[:, 2] + 123.68, "give --preprocessing caffe."),
-        (lambda x: x[:, 2], "100 % of raw in BGR pixels. If it was trained so, give "),
-        (lambda x: x[:, 2], f"--preprocessing FILE with these lines: {BGR}."),
+        (lambda x: x[:, 2], "100 % of raw in BGR pixels. If it was trained so, write "),
+        (lambda x: x[:, 2], "give --preprocessing pixels.toml."),
         (lambda x: (x[:, 0] + 1) * 127.5, "% of [-1, 1] pixels."),
     ],
 )
@@ -58,6 +61,16 @@ def test_another_preprocessing_is_told(undo: Any, remedy: str) -> None:
     hint = tell(network(undo))["hint"]
     assert hint.startswith("On 400 training images this network is right on ")
     assert remedy in hint
+
+
+def test_the_file_that_is_told_can_be_written_as_it_is_told(tmp_path: Path) -> None:
+    """From the one line that reports make of a hint."""
+    hint = tell(network(lambda x: x[:, 2]))["hint"]
+    command = words.plain(hint).partition("write a file (")[2].partition(") and give ")[0]
+    subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)  # noqa: S603, S607
+    found = chosen(str(tmp_path / "pixels.toml"))
+    assert tomllib.loads((tmp_path / "pixels.toml").read_text()) == found.describe()
+    assert found.describe() == Preprocessing("raw in BGR", channels="BGR").describe()
 
 
 def test_the_right_one_once_given_is_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_a_file_says_scale_mean_std_and_order(tmp_path: Path) -> None:
     assert found == Preprocessing("own.toml", 0.5, (1, 2, 3), (4, 5, 6), "BGR")
     expected = (IMAGES[..., ::-1] * 0.5 - [1, 2, 3]) / [4, 5, 6]
     np.testing.assert_allclose(preprocess(Feed(IMAGES, found)), expected, rtol=1e-6)
-    path.write_text(found.toml().replace("; ", "\n"))
+    path.write_text(found.toml())
     assert chosen(str(path)) == found
 
 
@@ -127,6 +128,16 @@ def test_a_file_that_says_something_else_is_refused(
     with pytest.raises(AssetError, match=r"--preprocessing .* cannot be used") as refused:
         chosen(str(path))
     assert said in str(refused.value)
+
+
+def test_the_example_of_a_file_is_one(tmp_path: Path) -> None:
+    with pytest.raises(AssetError) as refused:
+        chosen("imagenet")
+    said = str(refused.value).partition("with lines such as\n")[2].partition("  given:")[0]
+    (tmp_path / "own.toml").write_text(said)
+    found = chosen(str(tmp_path / "own.toml"))
+    assert tomllib.loads(said) == found.describe()
+    assert (found.std, found.channels) == ((0.25, 0.24, 0.26), "BGR")
 
 
 def test_a_name_that_is_neither_is_refused() -> None:
