@@ -36,7 +36,10 @@ _NOTHING_RUN: Final = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COL
 _SETTINGS: Final = (
     *("calibration_count", "calibration_seed", "min_speedup", "min_accuracy", "gate", "seeds"),
 )
-_ONLY_SHOWING: Final = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+_CALLING_NO_TEST: Final = (
+    *("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow"),
+    "setuponly",  # which --setup-plan sets, too
+)
 
 
 def fill_page(config: pytest.Config, results: Results, earlier: Earlier | None = None) -> None:
@@ -240,7 +243,8 @@ class AcceptanceRun:
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
         if self._cleared is None:
-            return []
+            said = f"No test was called; {self.folder.path} is as it was."
+            return [said] if self.selected else []
         from resnet8_eval.report import terminal
 
         shown = [] if self.results is None else terminal.render(self.results, width)
@@ -326,7 +330,7 @@ class AcceptanceRun:
                 "Leave it out, or add v1_3 to -m, or --requirement EVAL-05"
             )
         self.selected |= selected
-        if self.selected:
+        if self.selected and calls_tests(self.config):
             self._begin()
 
     def _published(self, interrupted: bool) -> Results:
@@ -385,9 +389,14 @@ def in_checkout(config: pytest.Config, argument: str) -> Path:
     return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
 
 
+def calls_tests(config: pytest.Config) -> bool:
+    """Whether tests are called, and not only shown, planned or set up."""
+    return not any(getattr(config.option, name, None) for name in _CALLING_NO_TEST)
+
+
 def is_acceptance_run(config: pytest.Config) -> bool:
     """Whether the command line asks for requirement tests; decided before collection."""
-    return not any(getattr(config.option, name, None) for name in _ONLY_SHOWING) and bool(
+    return calls_tests(config) and bool(
         config.getoption("--requirement")
         or milestones_asked(config)
         or any("acceptance" in _names(config, argument) for argument in config.args)

@@ -245,10 +245,25 @@ def test_nothing_selected_is_no_success(suite: Suite) -> None:
     assert suite.run("-k", "nothing").status == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_planning_a_run_meets_nothing(suite: Suite) -> None:
-    done = suite.run("--setup-plan")
-    assert done.status != pytest.ExitCode.OK
-    assert "met" not in done.verdicts.values()
+@pytest.mark.parametrize("word", ["--setup-plan", "--setup-only"])
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
+def test_a_run_that_calls_no_test_meets_nothing(
+    suite: Suite, word: str, workers: tuple[str, ...]
+) -> None:
+    done = suite.run(word, "-m", "v1_0", *workers)
+    assert done.status == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert "No test was called; reports is as it was." in done.output
+    assert "v1_0 met" not in done.output
+    assert not suite.reports.exists()
+
+
+def test_a_fixture_that_fails_where_no_test_is_called_is_told(suite: Suite) -> None:
+    suite.run()
+    before = files(suite.reports)
+    suite.write({"PT-03": planted("PT-03", "fixture broken_setup|")}, FIXTURES)
+    done = suite.run("--setup-only")
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert files(suite.reports) == before
 
 
 # --- runs that did not end by themselves ----------------------------------------------------------
@@ -536,8 +551,8 @@ INCOMPLETE = {
     "no such file": Run(4, ("acceptance/test_nope.py",)),
     "all skipped": Run(1, plants=dict.fromkeys(ALWAYS, "@pytest.mark.skip|")),
     "all on a full disk": Run(1, plants=dict.fromkeys(ALWAYS, "fixture full_disk|")),
-    "only set up": Run(1, ("--setup-only",)),
-    "only planned": Run(1, ("--setup-plan",)),
+    "only set up": Run(5, ("--setup-only",)),
+    "only planned": Run(5, ("--setup-plan",)),
     "one breaks": Run(1, plants={"PT-03": "|raise RuntimeError('planted')"}),
     "stopped at the first": Run(1, ("-x",), {"PT-03": "|requirement.judge(12); return"}),
     "no tests of a milestone": Run(0, plants=NO_PT),
@@ -584,7 +599,8 @@ def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
     if done.status in {4, 5}:  # nothing was run
         assert files(suite.reports) == before
         assert not (suite.reports / "last-complete").exists()
-        assert "Nothing was run; reports is as it was." in done.output
+        said = "No test was called" if way in {"only set up", "only planned"} else "Nothing was run"
+        assert f"{said}; reports is as it was." in done.output
         return
     assert files(suite.reports / "last-complete" / "real") == before
     own_page = {"report.html"} if way == "without assets" else set()
@@ -639,7 +655,10 @@ def test_no_report_of_an_earlier_run_stands_beside_other_results(
     assert "report.html" in files(suite.reports / "last-complete" / "real")
 
 
-SHOWN = ["--collect-only", "--fixtures", "--fixtures-per-test", "--markers", "--cache-show"]
+SHOWN = [
+    *("--collect-only", "--setup-plan", "--setup-only"),
+    *("--fixtures", "--fixtures-per-test", "--markers", "--cache-show"),
+]
 
 
 @pytest.mark.parametrize("word", [*SHOWN, "--help", "--no-such-option", "--requirement=CAL-99"])
