@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Final
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a full disk, a used-up quota, and a file larger than is allowed."""
+_LITTLE: Final = 16 * 2**20
+"""Bytes free. What did not fit into the temporary folder is some megabytes, and already gone."""
 
 
 class SuiteError(Exception):
@@ -45,6 +54,32 @@ def changed_asset(path: Path, expected: str, given: str) -> AssetError:
         expected=expected,
         given=given,
         next_step="run again, and leave the file alone meanwhile; what was read is not kept",
+    )
+
+
+def full_temporary_folder(error: Exception, cache: Path | None = None) -> StageError | None:
+    """What to raise where it is the temporary folder that has no room; None where it is not.
+
+    Where the error names no file, what is free tells: little there, and more in the cache.
+    """
+    try:
+        folder = Path(tempfile.gettempdir())
+        free = shutil.disk_usage(folder).free
+    except OSError:  # no folder can be used as one, so none was
+        return None
+    named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if named is None:
+        is_cause = free < _LITTLE and not (cache and shutil.disk_usage(cache).free < _LITTLE)
+    else:
+        path = Path(str(named))
+        is_cause = path.is_relative_to(folder) and not (cache and path.is_relative_to(cache))
+    if not is_cause:
+        return None
+    return StageError(
+        "The temporary folder is full.",
+        expected="a folder with some hundred megabytes free",
+        given=f"{folder}, with {free / 1e6:,.1f} MB free",
+        next_step="make room in it, or name another folder in the variable TMPDIR",
     )
 
 

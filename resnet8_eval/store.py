@@ -8,7 +8,6 @@ complete, so an interrupted producer leaves nothing that counts.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet8_eval.checks import Check
-from resnet8_eval.errors import StageError
+from resnet8_eval.errors import FULL, StageError, full_temporary_folder
 
 Record = dict[str, Any]
 RECORD_FILE = "record.json"
@@ -31,7 +30,6 @@ SCHEDULING = "prepare"
 TRAINING = "training"
 """The folder beside the artefacts where trainings keep how far they are."""
 _PARTIAL = ".partial"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class Store:
         Raises
         ------
         StageError
-            If the store cannot be written to, or is full. Whatever else `make` raises passes
-            through. Nothing is left behind.
+            If the store cannot be written to, or it or the temporary folder is full. Whatever else
+            `make` raises passes through. Nothing is left behind.
         """
         folder = self._folder(stage, key)
         with self.lock(folder.name):
@@ -104,9 +102,9 @@ class Store:
                 _seal(partial, stage, key, record, time.perf_counter() - started)
                 partial.rename(folder)
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise
-                raise StageError(
+                raise full_temporary_folder(error, self.root) or StageError(
                     f"There is no room for the artefact of stage {stage}: {error.strerror}.",
                     expected="a disk with some hundred megabytes free",
                     given=str(self.root),

@@ -17,7 +17,7 @@ from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
-from resnet8_eval.errors import unreadable_model
+from resnet8_eval.errors import full_temporary_folder, unreadable_model
 from resnet8_eval.network import Dense, Network, read
 from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
@@ -63,7 +63,7 @@ def open_session(
         as it is stored. ``"reference"``: quantize and dequantize as they are written, with float32
         operators between them. ``"default"``: what a session without any entry makes of the model.
     save_to
-        Where to save the graph as ONNX Runtime rewrote it.
+        Where to save the graph as ONNX Runtime rewrote it, in the temporary folder.
     """
     import onnxruntime as ort
 
@@ -78,7 +78,9 @@ def open_session(
         model = unsigned(path) if execution == "kernel" and is_x86() else str(path)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has no common base class for its errors
-        raise unreadable_model(path, "onnxruntime", error) from error
+        # It does not say why it could not save.
+        full = full_temporary_folder(error) if save_to else None
+        raise full or unreadable_model(path, "onnxruntime", error) from error
 
 
 def unsigned(path: Path) -> bytes | str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from resnet8_eval.convert import flat, keras2, keras_file
 from resnet8_eval.convert.log import ConversionLog
 from resnet8_eval.environment import packages
-from resnet8_eval.errors import ModelError
+from resnet8_eval.errors import FULL, ModelError
 from resnet8_eval.store import Record
 
 OPSET: Final = 17
@@ -44,6 +44,8 @@ def load_noted(path: Path) -> tuple[Any, list[str]]:
     except ModelError:
         raise
     except Exception as error:  # Keras raises whatever the part that failed raised
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # no fault of the model
         said = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
         raise ModelError(
             f"Keras cannot load {path.name}.",

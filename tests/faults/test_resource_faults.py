@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 import pytest
 
 from resnet8_eval.backends import scores
+from resnet8_eval.backends.onnxruntime import open_session
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.configurations import CONFIGURATIONS, Configuration
-from resnet8_eval.errors import StageError
+from resnet8_eval.errors import ModelError, StageError
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.store import Store
 from tests.small_flow import (
@@ -65,6 +69,66 @@ def test_a_device_that_is_full_is_told_as_well(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"no room .* stage a: No space left"):
         Store(tmp_path).produce("a", "key", fill)
     assert not list((tmp_path / "artifacts").iterdir())
+
+
+@pytest.fixture
+def scarce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """The folders whose disk is full: that of temporary files, and what a test adds."""
+    folders = {tmp_path / "tmp"}
+
+    class Usage:
+        def __init__(self, folder: Path) -> None:
+            self.free = 0 if Path(folder) in folders else 10**9
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(shutil, "disk_usage", Usage)
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("file", "is_cache_full", "said"),
+    [
+        (None, False, "The temporary folder is full."),
+        (None, True, "There is no room for the artefact of stage a"),
+        ("tmp/tmpabc/file", True, "The temporary folder is full."),
+        ("cache/artifacts/file", False, "There is no room for the artefact of stage a"),
+    ],
+)
+def test_a_full_temporary_folder_is_not_taken_for_a_full_cache(
+    tmp_path: Path, scarce: set[Path], file: str | None, is_cache_full: bool, said: str
+) -> None:
+    if is_cache_full:
+        scarce.add(tmp_path / "cache")
+    named = [] if file is None else [str(tmp_path / file)]
+
+    def fill(folder: Path) -> dict[str, Any]:
+        raise OSError(errno.ENOSPC, "No space left on device", *named)
+
+    with pytest.raises(StageError) as caught:
+        Store(tmp_path / "cache").produce("a", "key", fill)
+    told = str(caught.value)
+    assert told.startswith(said)
+    is_temporary = "temporary" in said
+    assert ("TMPDIR" in told, "cache clear" in told) == (is_temporary, not is_temporary)
+    assert is_temporary == (f"{tmp_path / 'tmp'}, with 0.0 MB free" in told)
+
+
+def test_a_full_temporary_folder_is_not_taken_for_a_broken_model(
+    tmp_path: Path, scarce: set[Path]
+) -> None:
+    value = onnx.helper.make_tensor_value_info
+    tensors = [value(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "graph", tensors[:1], tensors[1:])
+    opset = onnx.helper.make_opsetid("", 17)
+    model, full = tmp_path / "model.onnx", Path("/dev/full")
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), model)
+    open_session(model, 1)
+    with pytest.raises(StageError, match=r"(?s)temporary folder is full.*TMPDIR"):
+        open_session(model, 1, "default", save_to=full)
+    scarce.clear()
+    with pytest.raises(ModelError, match="cannot be opened"):
+        open_session(model, 1, "default", save_to=full)
 
 
 def test_another_error_of_the_system_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import warnings
@@ -307,3 +308,12 @@ def test_evaluate_gives_keras_s_known_count(
     assert done.exit_code == 0, done.output
     assert (json.loads(done.stdout)["correct"], json.loads(done.stdout)["total"]) == (1766, 2000)
     assert file_sha256(STANDIN) == pipeline.settings.assets.model_sha256
+
+
+def test_a_full_disk_is_not_taken_for_a_broken_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("resnet8_eval.convert.keras2.rewritten", fill)
+    with pytest.raises(OSError, match="No space left on device"):
+        keras_to_onnx.load(STANDIN)
