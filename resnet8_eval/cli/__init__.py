@@ -21,6 +21,7 @@ import typer
 from resnet8_eval import assets, configurations, requirements
 from resnet8_eval.cli import folders, judging
 from resnet8_eval.cli.options import (
+    CONVERSION_LOG,
     AsJson,
     AssetsDir,
     CacheDir,
@@ -32,6 +33,8 @@ from resnet8_eval.cli.options import (
     Seed,
     cache_folder,
     demand_file,
+    demand_free,
+    demand_own,
     locate,
     print_json,
     whole_folder,
@@ -126,16 +129,15 @@ def convert(
     Writes model.onnx, conversion.log and, for PyTorch, folded.onnx and model.pt2.
     """
     demand_file(model, assets.MODEL_SUFFIXES)
-    files = {"onnx": ("model.onnx", "conversion.log"), "folded": ("folded.onnx",)}
+    files: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx", CONVERSION_LOG)}
     checked = ["structure/onnx", "folded"]
     if to == "torch":
-        files["torch"] = ("model.pt2",)
+        files |= {"folded": ("folded.onnx",), "torch": ("model.pt2",)}
         checked.append("structure/torch")
+    demand_own(output, (name for names in files.values() for name in names), converts=True)
     with whole_folder(output) as folder:
         made = _made(assets.of_model(model), cache_dir, [*files, *checked])
         checks = [check for name in checked for check in made[name].record.get("checks", ())]
-        if to == "onnx":
-            del files["folded"]
         for stage, names in files.items():
             for name in names:
                 shutil.copyfile(made[stage].path(name), folder / name)
@@ -167,10 +169,14 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Quantize a model statically, calibrated on training images."""
+    from resnet8_eval.backends import file_of
     from resnet8_eval.preprocess import chosen
 
     demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
     row = _row(framework, dtype, recipe)
+    name = file_of(row)
+    demand_free(output / name, model)
+    demand_own(output, [name], converts=False)
     settings = {
         "preprocessing": chosen(preprocessing),
         "calibration_count": calibration_count,
@@ -182,7 +188,6 @@ def quantize(
     with whole_folder(output) as folder:
         made = _made(given, cache_dir, [*converted, stage], **settings)[stage]
         record = made.record
-        (name,) = made.files
         shutil.copyfile(made.path(name), folder / name)
     if as_json:
         print_json(record)
@@ -254,6 +259,7 @@ def report(
             typer.echo(encode(found), nl=False)
         else:
             target = output or results.with_name("report.html")
+            demand_free(target, results)
             target.write_text(html.page(found), encoding="utf-8")
             typer.echo(f"written to {target}")
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -53,9 +53,17 @@ PreprocessingName = Annotated[
         " the mean, or as a TOML file says.",
     ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", help="Folder to write to. Files of an earlier run are replaced."
+    ),
+]
 Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
+CONVERSION_LOG: Final = "conversion.log"
+CONVERTED: Final = ("model.onnx", CONVERSION_LOG, "folded.onnx", "model.pt2")
+"""What `convert` writes."""
 
 
 class Commands(TyperGroup):
@@ -129,13 +137,62 @@ def demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
         )
 
 
+def demand_free(target: Path, read: Path) -> None:
+    """Refuse to write over what is read."""
+    if target.exists() and target.samefile(read):
+        raise _taken(target, "the file that is read")
+
+
+def demand_own(output: Path, names: Iterable[str], *, converts: bool) -> None:
+    """Refuse to put a quantized model in the place of one of `convert`, and the other way.
+
+    Both can be called model.onnx or model.pt2; only `convert` leaves a log beside it.
+    """
+    has_log = (output / CONVERSION_LOG).exists()
+    for target in (output / name for name in names):
+        if target.name in CONVERTED and has_log != converts and target.exists():
+            raise _taken(
+                target,
+                f"which convert wrote: {CONVERSION_LOG} is beside it"
+                if has_log
+                else f"which convert did not write: no {CONVERSION_LOG} is beside it",
+            )
+
+
+def _taken(target: Path, what: str) -> SuiteError:
+    return SuiteError(
+        f"{target.name} would be replaced.",
+        expected="another place to write to than that of a file that may still be needed",
+        given=f"{target}, {what}",
+        next_step="give another --output, or move the file away first",
+    )
+
+
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
-    """A scratch folder whose files move to `output` only when all went well."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".resnet8-") as scratch:
-        folder = Path(scratch)
-        yield folder
-        output.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            path.replace(output / path.name)
+    """A scratch folder whose files move to `output` only when all went well.
+
+    It is inside `output`: on the same disk, and in the one folder that must be writable. Folders
+    that were made for it do not stay where something fails.
+    """
+    new = [folder for folder in (output, *output.parents) if not folder.exists()]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _scratch(output) as scratch:
+            folder = Path(scratch)
+            yield folder
+            for path in folder.iterdir():
+                path.replace(output / path.name)
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):  # it was not made yet, or another process uses it
+                folder.rmdir()
+        raise
+
+
+def _scratch(output: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(dir=output, prefix=".resnet8-")
+    except OSError as error:
+        error.filename = str(output)  # nobody knows the name of the scratch folder
+        raise

@@ -31,6 +31,7 @@ from resnet8_eval import (
 from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.cli import judging
+from resnet8_eval.cli.options import whole_folder
 from resnet8_eval.errors import SuiteError
 from resnet8_eval.gather import gather
 from resnet8_eval.manifest import fixtures_dir
@@ -141,7 +142,10 @@ def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
         (["compare", f"{LONG}.onnx", f"{LONG}.onnx"], "File name too long"),
         (["convert", f"{LONG}.h5", "-o", "{tmp}/out"], "File name too long"),
         (["convert", "{tmp}/other.h5", "-o", "/proc/x/y"], "cannot be used: No such file"),
-        (["convert", "{tmp}/other.h5", "-o", "{tmp}/model.onnx/y"], "cannot be used: File exists"),
+        (
+            ["convert", "{tmp}/other.h5", "-o", "{tmp}/model.onnx/y"],
+            "Not a directory",
+        ),
         (["report", LONG], "cannot be read"),
         (["report", "{tmp}/deep.json"], "RecursionError"),
         (
@@ -301,6 +305,97 @@ def test_quantize_writes_a_model_of_its_type(
     assert list(found["weights"].values()) == [dtype] * 10
     if framework == "onnxruntime":
         assert ort_backend.census(out / file)["weights"] == found["weights"]
+
+
+@pytest.fixture
+def unmade(monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Run a command that is to refuse before anything is looked for or made."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("this came too late")
+
+    monkeypatch.setattr(cli, "locate", fail)
+    monkeypatch.setattr(cli, "_made", fail)
+    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def refused(done: Result, what: str) -> None:
+    assert done.exit_code == 1, done.output
+    for part in (what, "expected:", "given:", "next:     give another --output"):
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize("how", ["as it is", "by a link"])
+def test_the_model_that_is_read_is_not_replaced(unmade: Invoke, tmp_path: Path, how: str) -> None:
+    model, out = tmp_path / "model.onnx", tmp_path
+    model.write_text("float")
+    if how == "by a link":
+        out = tmp_path / "out"
+        out.symlink_to(tmp_path, target_is_directory=True)
+    refused(unmade("quantize", model, "-o", out), f"{out / 'model.onnx'}, the file that is read")
+    assert model.read_text() == "float"
+
+
+def test_convert_and_quantize_do_not_replace_each_other(unmade: Invoke, tmp_path: Path) -> None:
+    converted, quantized = tmp_path / "float", tmp_path / "int8"
+    for path in (converted / "model.onnx", converted / "conversion.log", quantized / "model.onnx"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("earlier")
+    done = unmade("quantize", STANDIN, "-o", converted)
+    refused(done, f"{converted / 'model.onnx'}, which convert wrote")
+    done = unmade("convert", STANDIN, "-o", quantized, "--to", "onnx")
+    refused(done, f"{quantized / 'model.onnx'}, which convert did not write")
+    (converted / "model.pt").touch()  # no name of convert's
+    torch = ["--framework", "torch"]
+    again = [("convert", converted), ("quantize", quantized), ("quantize", converted, *torch)]
+    for command, folder, *words in again:  # each may replace its own
+        done = unmade(command, STANDIN, "-o", folder, *words)
+        assert str(done.exception) == "this came too late"
+
+
+def test_a_report_does_not_replace_its_results(unmade: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"  # which the page is called, beside its results
+    path.write_text(results.encode(report_samples.record(report_samples.all_met())))
+    before = path.read_text()
+    for words in ([], ["-o", path]):
+        refused(unmade("report", path, *words), f"{path}, the file that is read")
+    assert path.read_text() == before
+
+
+def test_a_folder_is_written_whole_and_from_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount point's parent is on another disk, and another folder's may not be writable."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "other").touch()
+    replace, moved = Path.replace, []
+
+    def within(path: Path, target: Path) -> Path:
+        moved.append(path)
+        assert path.is_relative_to(out), "Invalid cross-device link"
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", within)
+    with whole_folder(out) as folder:
+        (folder / "model").touch()
+        assert folder.name.startswith(".")
+    assert moved
+    assert sorted(path.name for path in out.iterdir()) == ["model", "other"]
+
+
+def test_a_folder_that_could_not_be_filled_leaves_nothing(tmp_path: Path) -> None:
+    def fail(output: Path) -> None:
+        with whole_folder(output) as folder:
+            (folder / "model").touch()
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for output in (tmp_path / "new" / "out", kept):
+        with pytest.raises(KeyboardInterrupt):
+            fail(output)
+    assert list(tmp_path.rglob("*")) == [kept]
 
 
 def test_run_lists_and_makes_stages(invoke: Invoke, pipeline: Pipeline) -> None:
