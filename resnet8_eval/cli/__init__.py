@@ -260,7 +260,7 @@ def report(
         else:
             target = output or results.with_name("report.html")
             demand_free(target, results)
-            target.write_text(html.page(found), encoding="utf-8")
+            _write(target, html.page(found))
             typer.echo(f"written to {target}")
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ResultsError(
@@ -269,6 +269,16 @@ def report(
             given=f"{type(error).__name__}: {error}",
             next_step="make it anew with: make report",
         ) from error
+
+
+def _write(target: Path, text: str) -> None:
+    """Write a file whole or not at all; into a device or a pipe, which must not be replaced."""
+    from resnet8_eval.report import written
+
+    if target.exists() and not target.is_file():
+        target.write_text(text, encoding="utf-8")
+    else:
+        written(target.resolve(), text)  # a link stays one
 
 
 @app.command("requirements")

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from resnet8_eval import assets
-from resnet8_eval.errors import ModelError, SuiteError
+from resnet8_eval.errors import FULL, ModelError, SuiteError, full_temporary_folder
 
 
 def _expanded(path: Path | None) -> Path | None:
@@ -76,16 +76,45 @@ class Commands(TyperGroup):
         except SuiteError as error:
             told = error
         except OSError as error:
-            if error.filename is None:
+            in_words = _in_words(error)
+            if in_words is None:
                 raise
-            told = SuiteError(
-                f"A file or folder cannot be used: {error.strerror}.",
-                expected="files that can be read, and folders that can be written to",
-                given=str(error.filename),
-                next_step="check the path and its permissions, or give another",
-            )
+            told = in_words
+            _let_go_of_output()
         typer.echo(f"error: {told}", err=True)
         raise typer.Exit(1)
+
+
+def _in_words(error: OSError) -> SuiteError | None:
+    """An error of the system about a file or a full disk; None for any other."""
+    named = error.filename2 or error.filename  # the second is the one that is written
+    if error.errno in FULL:
+        if named is None and (full := full_temporary_folder(error)):
+            return full
+        return SuiteError(
+            f"There is no room: {error.strerror}.",
+            expected="a disk with some hundred megabytes free",
+            given=str(named or "standard output, or a file that the system does not name"),
+            next_step="make room there, or name another folder; TMPDIR names that of temporary"
+            " files",
+        )
+    if named is None:
+        return None
+    return SuiteError(
+        f"A file or folder cannot be used: {error.strerror}.",
+        expected="files that can be read, and folders that can be written to",
+        given=str(named),
+        next_step="check the path and its permissions, or give another",
+    )
+
+
+def _let_go_of_output() -> None:
+    """Close standard output if it still holds what does not fit: Python would try once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            sys.stdout.close()
 
 
 def cache_folder(cache_dir: Path | None) -> Path:
@@ -97,6 +126,7 @@ def print_json(value: object) -> None:
     """Write JSON to standard output, in the same order each time."""
     json.dump(value, sys.stdout, indent=1, sort_keys=True)
     sys.stdout.write("\n")
+    sys.stdout.flush()  # here a full disk is told in words
 
 
 def locate(

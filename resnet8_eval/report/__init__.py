@@ -42,10 +42,13 @@ def publish(results: Results, folder: Path) -> None:
 
 
 def written(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file, whole or not at all; an OSError names it."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names no file, and nobody knows the partial one
+        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 
+from resnet8_eval import results
 from resnet8_eval.backends import scores
 from resnet8_eval.backends.onnxruntime import open_session
 from resnet8_eval.cifar10 import Split
@@ -36,6 +38,7 @@ from tests.small_flow import (
     made,
     site,
 )
+from tests.unit import report_samples
 
 ODD: Final = "münchen ü 日本"
 
@@ -129,6 +132,37 @@ def test_a_full_temporary_folder_is_not_taken_for_a_broken_model(
     scarce.clear()
     with pytest.raises(ModelError, match="cannot be opened"):
         open_session(model, 1, "default", save_to=full)
+
+
+def told_by(*words: object, **more: Any) -> str:
+    """What a command that must refuse says on standard error."""
+    call = [sys.executable, "-m", "resnet8_eval", *map(str, words)]
+    done = subprocess.run(call, stderr=subprocess.PIPE, text=True, check=False, timeout=60, **more)  # noqa: S603 (our own words)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done.stderr
+
+
+def test_a_report_on_a_full_disk_leaves_the_last_one(tmp_path: Path) -> None:
+    source, page = tmp_path / "results.json", tmp_path / "report.html"
+    source.write_text(results.encode(report_samples.record(report_samples.all_met())))
+    page.write_text("the last good one")
+    said = told_by("report", source, preexec_fn=limited(1000))
+    assert said.startswith("error: There is no room: File too large.")
+    assert f"given:    {page}\n" in said
+    assert page.read_text() == "the last good one"
+    assert sorted(tmp_path.iterdir()) == [page, source]
+
+
+# More than Python keeps back at once, and less.
+@pytest.mark.parametrize("words", [["requirements"], ["cache", "size"]], ids=" ".join)
+def test_standard_output_on_a_full_disk_is_told(tmp_path: Path, words: list[str]) -> None:
+    environment = os.environ | {"RESNET8_EVAL_CACHE": str(tmp_path)}
+    with Path("/dev/full").open("wb") as full:
+        said = told_by(*words, "--json", stdout=full, env=environment)
+    assert said.startswith("error: There is no room: No space left on device.")
+    assert "given:    standard output" in said
 
 
 def test_another_error_of_the_system_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -520,6 +521,34 @@ def test_an_error_that_is_not_about_a_file_is_no_refusal(
 
     monkeypatch.setattr("resnet8_eval.assets.survey", fail)
     assert isinstance(invoke("assets").exception, OSError)
+
+
+@pytest.fixture
+def results_file(tmp_path: Path) -> Path:
+    """A results file that no pipeline is needed for."""
+    path = tmp_path / "results.json"
+    path.write_text(results.encode(report_samples.record(report_samples.all_met())))
+    return path
+
+
+def test_a_report_leaves_a_link_a_link(unmade: Invoke, results_file: Path) -> None:
+    page, link = results_file.with_name("page"), results_file.with_name("link")
+    page.touch()
+    link.symlink_to(page)
+    assert unmade("report", results_file, "-o", link).exit_code == 0
+    assert link.is_symlink()
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_report_is_written_into_a_pipe(unmade: Invoke, results_file: Path) -> None:
+    pipe, found = results_file.with_name("pipe"), list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text("utf-8")), daemon=True)
+    reader.start()
+    assert unmade("report", results_file, "-o", pipe).exit_code == 0
+    reader.join(timeout=10)
+    assert found[0].startswith("<!DOCTYPE html>")
+    assert pipe.is_fifo()
 
 
 def test_report_refuses_results_that_break_the_contract(invoke: Invoke, recorded: Path) -> None:
