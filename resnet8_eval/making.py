@@ -5,7 +5,6 @@ Which of them make a run, and in which order, is in `stages`.
 
 from __future__ import annotations
 
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -32,11 +31,11 @@ from resnet8_eval.store import Record, file_sha256
 
 
 def onnx(inputs: Inputs) -> Record:
-    """Convert the Keras model; an ONNX one is taken as it is."""
+    """Convert the Keras model, or take an ONNX one."""
     with inputs.model() as model:
         if model.suffix == ".onnx":
             onnx_file.demand_readable(model)
-            shutil.copyfile(model, inputs.out / "model.onnx")
+            onnx_file.take(model, inputs.out / "model.onnx")
             return {}
         return keras_to_onnx.convert(model, inputs.out)
 

@@ -24,6 +24,15 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
     return {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
 
 
+def unlist(model: onnx.ModelProto) -> None:
+    """Take initializers out of the inputs, where older files list them as well; in place."""
+    stored = {entry.name for entry in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in stored]:
+        model.graph.input.remove(value)
+    # The first version in which they need not be listed.
+    model.ir_version = max(model.ir_version, 4)
+
+
 def load_quantized(path: Path) -> onnx.ModelProto:
     """Read a model, with what its quantize steps take among the initializers, whoever wrote it.
 
@@ -34,6 +43,7 @@ def load_quantized(path: Path) -> onnx.ModelProto:
     from onnx import numpy_helper
 
     model = onnx.load(path)
+    unlist(model)
     graph, kept = model.graph, []
     known = constants(graph)
     dtypes = {name: value.dtype for name, value in known.items()}

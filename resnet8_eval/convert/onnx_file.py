@@ -6,15 +6,18 @@ not numbers. Each is refused here in one sentence, before some later step stumbl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.errors import ModelError
 
 MAX_FILE_BYTES: Final = 64 * 2**20
+_IMAGE: Final = (32, 32, 3)
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
 KNOWN_PARTS: Final = frozenset(
     f"onnx.{message}.{field}"
@@ -54,6 +57,27 @@ def demand_readable(path: Path) -> None:
         raise _refusal(path, given)
 
 
+def take(source: Path, target: Path) -> None:
+    """Copy a model that is readable, in the one form that later steps read.
+
+    There the image is the only input, and has its size. Most files come in that form, and stay as
+    they are.
+    """
+    import onnx
+
+    model = onnx.load(source)
+    listed = len(model.graph.input)
+    onnx_graph.unlist(model)
+    (image,) = model.graph.input
+    if listed == 1 and _shape(image)[1:] == _IMAGE:
+        shutil.copyfile(source, target)
+        return
+    for dim, size in zip(image.type.tensor_type.shape.dim[1:], _IMAGE, strict=True):
+        dim.dim_value = size
+    del model.graph.value_info[:]  # shapes inside are inferred again, from these sizes
+    onnx.save(model, target)
+
+
 def _fault(path: Path) -> str | None:
     """What is wrong with a file, in a few words; None if nothing is."""
     import onnx
@@ -69,13 +93,15 @@ def _fault(path: Path) -> str | None:
         if node.domain not in KNOWN_DOMAINS:
             return f"the custom operator {node.domain}.{node.op_type}"
     onnx.checker.check_model(model, full_check=True)
+    onnx_graph.unlist(model)
     taken = [_shape(value) for value in model.graph.input]
-    if taken not in ([(None, 32, 32, 3)], [(None, None, None, None)]):
+    shape = taken[0] if len(taken) == 1 else ()
+    if shape[:1] != (None,) or not _holds(shape[1:], _IMAGE):
         why = ""
-        if taken and taken[0][1:] == (3, 32, 32):
-            why = " (channels first: put a Transpose before it)"
-        elif taken and taken[0][1:] == (32, 32, 3):
+        if _holds(shape[1:], _IMAGE):
             why = " (a fixed batch: export it for any)"
+        elif _holds(shape[1:], (3, 32, 32)):
+            why = " (channels first: put a Transpose before it)"
         return f"input of shape {', '.join(map(str, taken))}{why}"
     if len(model.graph.output) != 1:  # which of them are the scores?
         return f"{len(model.graph.output)} outputs"
@@ -105,6 +131,13 @@ def _parts(message: Any) -> Iterator[tuple[str, Any]]:
 def _shape(value: Any) -> tuple[int | None, ...]:
     """Sizes of an input or output; None where any size is taken."""
     return tuple(d.dim_value or None for d in value.type.tensor_type.shape.dim)
+
+
+def _holds(sizes: Sequence[int | None], wanted: Sequence[int]) -> bool:
+    """Whether what is taken includes such a size."""
+    return len(sizes) == len(wanted) and all(
+        size in (None, due) for size, due in zip(sizes, wanted, strict=True)
+    )
 
 
 def _refusal(path: Path, given: str) -> ModelError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,7 @@ from resnet8_eval import backends, cli, errors, hints
 from resnet8_eval.backends import torchscript
 from resnet8_eval.convert import flat, keras2, keras_file, keras_size, keras_to_onnx, onnx_file
 from resnet8_eval.pipeline import Pipeline
+from tests import small_network
 from tests.unit.test_keras_file import STANDIN
 
 Run = Callable[..., Result]
@@ -336,6 +338,69 @@ def test_weights_in_another_file_are_found_wherever_a_file_can_hold_weights(
     assert "data kept in another file, 'planted'" in caught.value.given
 
 
+def listed_in_a_later_version(model: onnx.ModelProto) -> None:
+    small_network.listed(model)
+    model.ir_version = 8
+
+
+def of_any(*places: int) -> Callable[[onnx.ModelProto], None]:
+    """Some sizes of the image are not stated."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for place in places:
+            model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = f"any {place}"
+
+    return change
+
+
+OTHERWISE_WRITTEN: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "initializers among the inputs": small_network.listed,
+    "the same in a later version": listed_in_a_later_version,
+    "height and width open": of_any(1, 2),
+    "channels open": of_any(3),
+    "all open": of_any(1, 2, 3),
+}
+
+
+@pytest.mark.parametrize("change", OTHERWISE_WRITTEN.values(), ids=OTHERWISE_WRITTEN)
+def test_the_same_network_otherwise_written_is_taken_in_one_form(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    model = small_network.network()
+    change(model)
+    onnx.save(model, tmp_path / "own.onnx")
+    onnx_file.demand_readable(tmp_path / "own.onnx")
+    onnx_file.take(tmp_path / "own.onnx", tmp_path / "taken.onnx")
+    taken = onnx.load(tmp_path / "taken.onnx")
+    onnx.checker.check_model(taken, full_check=True)
+    assert taken.graph == small_network.network().graph
+
+
+def test_a_file_in_the_usual_form_is_taken_as_it_is(own: OwnOnnx, tmp_path: Path) -> None:
+    path = own(lambda model: None)
+    onnx_file.take(path, tmp_path / "taken.onnx")
+    assert (tmp_path / "taken.onnx").read_bytes() == path.read_bytes()
+
+
+def test_the_same_network_otherwise_written_gives_the_same(run: Run, tmp_path: Path) -> None:
+    plain, own = tmp_path / "plain.onnx", tmp_path / "own.onnx"
+    onnx.save(small_network.network(), plain)
+    model = small_network.network()
+    of_any(1, 2)(model)
+    small_network.listed(model)
+    onnx.save(model, own)
+    judged = [run("evaluate", path) for path in (plain, own)]
+    assert [done.exit_code for done in judged] == [0, 0], judged[1].output
+    assert judged[1].stdout == judged[0].stdout.replace("plain.onnx", "own.onnx")
+    made = []
+    for path in (plain, own):
+        done = run("quantize", path)
+        assert done.exit_code == 0, done.output
+        made.append(onnx.load(tmp_path / "out" / "model.onnx").graph)
+        shutil.rmtree(tmp_path / "out")
+    assert made[0] == made[1]
+
+
 def infinite(model: onnx.ModelProto) -> None:
     values = numpy_helper.to_array(kernel(model)).copy()
     values.flat[0] = np.inf
@@ -377,7 +442,12 @@ def of_no_type(model: onnx.ModelProto) -> None:
     kernel(model).data_type = 9999
 
 
+def another_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("other", 1, [1]))
+
+
 UNUSABLE = {
+    "two inputs": (another_input, "input of shape (None, 32, 32, 3), (1,), in "),
     "infinite weights": (infinite, "NaN or infinite"),
     "one image at a time": (one_image, "input of shape (1, 32, 32, 3)"),
     "two outputs": (another_output, "2 outputs"),
@@ -625,6 +695,11 @@ def test_what_torch_save_leaves_is_refused_as_that(
             ("n", 3, 32, 32),
             onnx.TensorProto.FLOAT,
             "input of shape (None, 3, 32, 32) (channels first: put",
+        ),
+        (
+            ("n", 3, "h", "w"),
+            onnx.TensorProto.FLOAT,
+            "input of shape (None, 3, None, None) (channels first: put",
         ),
         (
             (1, 3, 32, 32),

@@ -295,3 +295,16 @@ def test_a_layer_left_in_float_is_refused(pipeline: Pipeline, tmp_path: Path) ->
     assert done.exit_code == 1
     assert "error: dense is computed in float and has no integers." in done.output
     assert not (tmp_path / "vectors").exists()
+
+
+@pytest.mark.parametrize("row", ["onnxruntime-int8-tuned", "onnxruntime-int8-stock"])
+def test_a_model_that_lists_its_initializers_as_inputs_is_read_alike(
+    pipeline: Pipeline, tmp_path: Path, row: str
+) -> None:
+    stored = model_path(pipeline, configurations.of(row))
+    model = onnx.load(stored)
+    small_network.listed(model)
+    onnx.save(model, tmp_path / "listed.onnx")
+    images = small_network.images(4)
+    one, other = (quantized_onnx.read(path) for path in (stored, tmp_path / "listed.onnx"))
+    assert np.array_equal(one.scores(images), other.scores(images))
