@@ -18,6 +18,8 @@ from resnet8_eval.errors import ModelError
 
 MAX_FILE_BYTES: Final = 64 * 2**20
 _IMAGE: Final = (32, 32, 3)
+_OPSET: Final = 13
+"""The first with a scale for each channel."""
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
 KNOWN_PARTS: Final = frozenset(
     f"onnx.{message}.{field}"
@@ -60,8 +62,9 @@ def demand_readable(path: Path) -> None:
 def take(source: Path, target: Path) -> None:
     """Copy a model that is readable, in the one form that later steps read.
 
-    There the image is the only input, and has its size. Most files come in that form, and stay as
-    they are.
+    There the image is the only input, and has its size, and operators are of opset 13 or later.
+    Most files come in that form, and stay as they are. ModelError if an older one cannot be brought
+    to it.
     """
     import onnx
 
@@ -69,13 +72,25 @@ def take(source: Path, target: Path) -> None:
     listed = len(model.graph.input)
     onnx_graph.unlist(model)
     (image,) = model.graph.input
-    if listed == 1 and _shape(image)[1:] == _IMAGE:
+    older = any(e.version < _OPSET for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    if listed == 1 and _shape(image)[1:] == _IMAGE and not older:
         shutil.copyfile(source, target)
         return
     for dim, size in zip(image.type.tensor_type.shape.dim[1:], _IMAGE, strict=True):
         dim.dim_value = size
     del model.graph.value_info[:]  # shapes inside are inferred again, from these sizes
-    onnx.save(model, target)
+    onnx.save(_of_today(model, source) if older else model, target)
+
+
+def _of_today(model: Any, source: Path) -> Any:
+    from onnx import version_converter
+
+    try:
+        return version_converter.convert_version(model, _OPSET)
+    except Exception as error:  # of several kinds, as the operator has it
+        first = (str(error).splitlines() or [""])[0]
+        given = f"operators that cannot be brought to opset {_OPSET} ({first:.200})"
+        raise _refusal(source, given) from error
 
 
 def _fault(path: Path) -> str | None:
