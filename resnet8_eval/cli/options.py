@@ -183,7 +183,7 @@ def demand_own(output: Path, names: Iterable[str], *, converts: bool) -> None:
         if target.name in CONVERTED and has_log != converts and target.exists():
             raise _taken(
                 target,
-                f"which convert wrote: {CONVERSION_LOG} is beside it"
+                f"which convert may have written: {CONVERSION_LOG} is beside it"
                 if has_log
                 else f"which convert did not write: no {CONVERSION_LOG} is beside it",
             )
