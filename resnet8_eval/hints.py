@@ -6,7 +6,6 @@ error and is wrong on most images. A few hundred training images show which it w
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -82,7 +81,4 @@ def _remedy(how: Preprocessing) -> str:
     """What to give; where no name says it, a file, and the command that writes its lines."""
     if how.name in USUAL:
         return f"give --preprocessing {how.name}"
-    # A hint is shown as one line, which TOML's lines joined to one would not survive.
-    lines = " ".join(map(shlex.quote, how.toml().splitlines()))
-    write = f"printf '%s\\n' {lines} > pixels.toml"
-    return f"write a file ({write}) and give --preprocessing pixels.toml"
+    return f"write a file ({how.writing()}) and give --preprocessing pixels.toml"

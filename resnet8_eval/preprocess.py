@@ -8,10 +8,10 @@ their bytes.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import indent
 from typing import Any, Final, Literal
 
 import msgspec
@@ -74,6 +74,11 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def toml(self) -> str:
         """The lines of a file that :func:`chosen` reads."""
         return "\n".join(f"{k} = {json.dumps(v)}" for k, v in self.describe().items())
+
+    def writing(self) -> str:
+        """The shell command that writes such a file, for text that is shown as one line."""
+        lines = " ".join(map(shlex.quote, self.toml().splitlines()))
+        return f"printf '%s\\n' {lines} > pixels.toml"
 
 
 RAW: Final = Preprocessing("raw")
@@ -143,8 +148,7 @@ def chosen(given: str) -> Preprocessing:
     except (OSError, ValueError) as error:
         raise AssetError(
             f"--preprocessing {given} cannot be used.",
-            expected=f"{', '.join(USUAL)}, or a TOML file with lines such as\n"
-            + indent(_EXAMPLE.toml(), 12 * " "),
+            expected=f"{', '.join(USUAL)}, or a TOML file, such as by: {_EXAMPLE.writing()}",
             given=f"{type(error).__name__}: {error}",
             next_step="give a name or such a file; docs/own-models.md says what each entry does",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -130,13 +131,13 @@ def test_a_file_that_says_something_else_is_refused(
     assert said in str(refused.value)
 
 
-def test_the_example_of_a_file_is_one(tmp_path: Path) -> None:
+def test_the_example_of_a_file_can_be_written_as_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(AssetError) as refused:
         chosen("imagenet")
-    said = str(refused.value).partition("with lines such as\n")[2].partition("  given:")[0]
-    (tmp_path / "own.toml").write_text(said)
-    found = chosen(str(tmp_path / "own.toml"))
-    assert tomllib.loads(said) == found.describe()
+    command = refused.value.expected.partition(", such as by: ")[2]
+    subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)  # noqa: S603, S607
+    found = chosen(str(tmp_path / "pixels.toml"))
+    assert tomllib.loads((tmp_path / "pixels.toml").read_text()) == found.describe()
     assert (found.std, found.channels) == ((0.25, 0.24, 0.26), "BGR")
 
 
