@@ -489,7 +489,6 @@ def summarize(rows: Iterable[Row], keys: Sequence[str] = RECIPE_KEYS) -> list[Ro
 
 def write(rows: Sequence[Row], path: Path) -> None:
     """Write rows as CSV to `path`, and as JSON beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -410,20 +410,21 @@ def study(
     else:
         name, recipes = "cells.csv", (ranges or RANGES, granularity or GRANULARITIES)
         tasks = studies.recipe_tasks(*recipes, counts, seeds, cells or CELLS)
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("study", total=len(tasks))
-        rows = studies.measure_all(
-            tasks,
-            pipeline,
-            on_test=on == "test",
-            validation_count=2000 if images is None else images,
-            jobs=jobs or -1,
-            scheduler=scheduler,
-            advance=lambda: progress.advance(bar),
-        )
-    studies.write(rows, output / name)
-    if name == "cells.csv":
-        studies.write(studies.summarize(rows), output / "recipes.csv")
+    with whole_folder(output) as folder:  # what cannot be written to is told before the hours
+        with Progress(console=Console(stderr=True)) as progress:
+            bar = progress.add_task("study", total=len(tasks))
+            rows = studies.measure_all(
+                tasks,
+                pipeline,
+                on_test=on == "test",
+                validation_count=2000 if images is None else images,
+                jobs=jobs or -1,
+                scheduler=scheduler,
+                advance=lambda: progress.advance(bar),
+            )
+        studies.write(rows, folder / name)
+        if name == "cells.csv":
+            studies.write(studies.summarize(rows), folder / "recipes.csv")
     if as_json:
         print_json(rows)
     else:

@@ -810,6 +810,21 @@ def test_a_study_without_its_scheduler_says_so(
     assert "leave out --scheduler" in done.stderr
 
 
+def test_a_study_that_cannot_be_written_does_not_begin(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take hours; what it found was lost at their end."""
+
+    def measured(*_: object, **__: object) -> list[study.Row]:
+        raise AssertionError("it began")
+
+    monkeypatch.setattr(study, "measure_all", measured)
+    (tmp_path / "taken").touch()
+    done = invoke("study", "--assets", "stand-in", "-o", tmp_path / "taken")
+    assert done.exit_code == 1
+    assert f"given:    {tmp_path / 'taken'}" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     ["--bits", "--epochs 0 --epochs 0", "--budget 60 --budget 60", "--cell torch-int8-stock " * 2],
