@@ -62,8 +62,8 @@ Output = Annotated[
 Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
 CONVERSION_LOG: Final = "conversion.log"
-CONVERTED: Final = ("model.onnx", CONVERSION_LOG, "folded.onnx", "model.pt2")
-"""What `convert` writes."""
+_SHARED: Final = {"model.onnx": CONVERSION_LOG, "model.pt2": "folded.onnx"}
+"""What `convert` and `quantize` both write, with what only `convert` leaves beside it."""
 
 
 class Commands(TyperGroup):
@@ -176,16 +176,17 @@ def demand_free(target: Path, read: Path) -> None:
 def demand_own(output: Path, names: Iterable[str], *, converts: bool) -> None:
     """Refuse to put a quantized model in the place of one of `convert`, and the other way.
 
-    Both can be called model.onnx or model.pt2; only `convert` leaves a log beside it.
+    Both can be called model.onnx or model.pt2; what is beside it tells which it is.
     """
-    has_log = (output / CONVERSION_LOG).exists()
-    for target in (output / name for name in names):
-        if target.name in CONVERTED and has_log != converts and target.exists():
+    for target in (output / name for name in names if name in _SHARED):
+        mark = _SHARED[target.name]
+        has_mark = (output / mark).exists()
+        if target.exists() and has_mark != converts:
             raise _taken(
                 target,
-                f"which convert may have written: {CONVERSION_LOG} is beside it"
-                if has_log
-                else f"which convert did not write: no {CONVERSION_LOG} is beside it",
+                f"which convert may have written: {mark} is beside it"
+                if has_mark
+                else f"which convert did not write: no {mark} is beside it",
             )
 
 

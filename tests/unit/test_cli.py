@@ -348,10 +348,20 @@ def test_convert_and_quantize_do_not_replace_each_other(unmade: Invoke, tmp_path
     refused(done, f"{quantized / 'model.onnx'}, which convert did not write")
     (converted / "model.pt").touch()  # no name of convert's
     torch = ["--framework", "torch"]
-    again = [("convert", converted), ("quantize", quantized), ("quantize", converted, *torch)]
+    stock = [*torch, "--recipe", "stock"]
+    (converted / "model.pt2").touch()  # of an earlier one of these: no folded.onnx is beside it
+    refused(unmade("convert", STANDIN, "-o", converted), "no folded.onnx is beside it")
+    again = [
+        ("convert", converted, "--to", "onnx"),
+        ("quantize", quantized),
+        ("quantize", converted, *torch),
+        ("quantize", converted, *stock),
+    ]
     for command, folder, *words in again:  # each may replace its own
         done = unmade(command, STANDIN, "-o", folder, *words)
         assert str(done.exception) == "this came too late"
+    (converted / "folded.onnx").touch()
+    refused(unmade("quantize", STANDIN, "-o", converted, *stock), "which convert may have written")
 
 
 def test_a_report_does_not_replace_its_results(unmade: Invoke, tmp_path: Path) -> None:
