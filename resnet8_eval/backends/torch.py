@@ -111,9 +111,12 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     with torchscript.deprecations_ignored():
         exported = onnx_to_torch.export_program(onnx_to_torch.convert(folded)).module()
         module = prepare_pt2e(exported, quantizer)
+        # What the observers see, not what a loop meant to show them: no later check of PyTorch's
+        # ranges would notice that images were left out.
+        hook = module.register_forward_pre_hook(lambda _, given: fed.update(given[0].numpy().data))
         for batch in batches(images):
-            fed.update(batch.data)
             module(torch.from_numpy(batch))
+        hook.remove()
         onnx_to_torch.export(convert_pt2e(module), path)
     return {
         **census(path),

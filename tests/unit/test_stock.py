@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from resnet8_eval.checks import failed, from_records
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Network
 from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.preprocess import batches
 from tests import small_network
 from tests.planted import Bench, as_npy
 
@@ -90,6 +92,44 @@ def test_another_calibration_than_the_recorded_one_is_seen(
     assert "SHA-256 of what calibration fed" in broken
     if row.framework == "onnxruntime":
         assert "activations whose scale is not from the calibration images" in broken
+
+
+def test_what_pytorch_is_said_to_have_calibrated_on_is_what_its_observers_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ranges would not tell that batches were hashed and then left out."""
+    from torchao.quantization.pt2e import quantize_pt2e
+
+    prepare, seen = quantize_pt2e.prepare_pt2e, hashlib.sha256()
+
+    def prepared(*words: Any) -> Any:
+        module = prepare(*words)
+        module.register_forward_pre_hook(lambda _, given: seen.update(given[0].numpy().data))
+        return module
+
+    monkeypatch.setattr(quantize_pt2e, "prepare_pt2e", prepared)
+    parsed, images = small_network.parsed(), small_network.images(250)
+    parsed.save(tmp_path / "folded.onnx")
+    row = next(row for row in ROWS if row.framework == "torch")
+    backend = backends.backend("torch")
+    path = tmp_path / backend.STOCK_FILE
+    record = backend.quantize(tmp_path / "folded.onnx", images, row, path, 1)
+    assert record["fed_sha256"] == seen.hexdigest()
+    assert (
+        seen.hexdigest()
+        == hashlib.sha256(b"".join(batch.data for batch in batches(images))).hexdigest()
+    )
+
+
+def test_a_scale_of_pytorch_wider_than_every_map_is_named(
+    pipeline: Pipeline, folded: Network
+) -> None:
+    row, spans = next(r for r in ROWS if r.framework == "torch"), pipeline.artifact("spans").record
+    found = read_back(pipeline, row, folded)
+    place = next(n for n, entry in enumerate(found) if entry.kind == "activation")
+    widest = max(high - low for low, high in spans.values()) / 255
+    found[place] = replace(found[place], scales=[widest * 1.01])
+    assert stock.ranges(row, found, folded, spans).observed == found[place].name
 
 
 def test_one_scale_that_is_not_from_the_images_is_named(
