@@ -285,8 +285,8 @@ class ConfigurationResult(Part, frozen=True):
     a column for each answer. `quantized_ops` counts operators all of whose operands are 8-bit
     tensors or come out of one; what they compute in is `execution`. `kernels` are the operators of
     the graph as ONNX Runtime ran it, `default_kernels` those of a session opened without any
-    setting. `weights_bytes` are those of the stored weights and biases, `optimizer_bytes` what
-    training left in a Keras file beside them.
+    setting. `weights_bytes` are those of the stored weights, scales and biases, `optimizer_bytes`
+    what training left in a Keras file beside them.
     `integers_sha256` is the same for models that hold the same weights, whatever their zero point.
     `weights_bits` is 7 where every weight lies within ±63. `needs` names the instructions without
     which x86 kernels can saturate on the weights; null where none can.

@@ -136,7 +136,7 @@ class Backend(Protocol):
         """
 
     def weights_bytes(self, path: Path) -> int:
-        """Bytes of the weights and biases of a stored model, as they are stored."""
+        """Bytes of the weights, scales, zero points and biases of a model, as they are stored."""
 
     def census(self, path: Path) -> Record:
         """Count which operators of a stored model compute with 8-bit tensors, and which in float.

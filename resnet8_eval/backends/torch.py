@@ -187,11 +187,17 @@ def _network(parameters: Parameters, row: Configuration, levels: Mapping[str, in
 
 
 def weights_bytes(path: Path) -> int:
-    """Bytes of the weights and biases that the network reads: torchao keeps others beside them."""
+    """Bytes of the weights, scales and biases that the network reads.
+
+    torchao keeps others beside them.
+    """
     if path.suffix == ".pt2":
         held = torch_program.constants(path)
     else:
         held = [part for pair in _stored_layers(torchscript.load(path)).values() for part in pair]
+        quantized = [part for part in held if part.is_quantized]
+        held += [part.q_per_channel_scales() for part in quantized]
+        held += [part.q_per_channel_zero_points() for part in quantized]
     return sum(part.numel() * part.element_size() for part in held)
 
 
