@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from resnet8_eval import checks
 from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
 from resnet8_eval.row_record import ConfigurationResult
@@ -42,24 +43,33 @@ def _sessions(results: Results) -> list[str]:
 def recommendation(results: Results) -> str | None:
     """Which row to deploy, by what was measured; None where no speed was.
 
-    Of the rows that are no worse than the baseline and run in integer kernels, the one that answers
-    one image soonest. Rows whose ranges overlap with its are as fast; among them one that a plain
-    session runs as it was measured comes first, then the one that agrees most with the baseline.
+    Of the rows that are no worse than the baseline, run in integer kernels and have no failed check
+    of their own, the one that answers one image soonest. Rows whose ranges overlap with its are as
+    fast; among them one that a plain session runs as it was measured comes first, then the one that
+    agrees most with the baseline.
     """
     timed = [
         (row, found, found.latency[0].p50_ms)
         for row, found in table.measured(results)
         if found.recipe and found.execution == "kernel" and found.latency
     ]
+    broken = [check for entry in results.requirements for check in checks.failed(entry.evidence)]
+    doubted = {check.name.partition(",")[0] for check in broken}
     safe = [
         (row, found, p50)
         for row, found, p50 in timed
-        if p50 and found.word.startswith(("equivalent", "improved"))
+        if p50
+        and found.word.startswith(("equivalent", "improved"))
+        and found.name not in doubted
+        and not (found.exact_integers and found.exact_integers.disagreements)
     ]
     if not timed:
         return None
     if not safe:
-        return "Speed was measured, but no row in integer kernels is equivalent to the baseline."
+        return (
+            "Speed was measured, but no row in integer kernels is equivalent to the baseline and "
+            "without a failed check."
+        )
     soonest = min((p50 for *_, p50 in safe), key=lambda p50: p50.median)
     row, found, _ = max(
         (entry for entry in safe if entry[2].low <= soonest.high),

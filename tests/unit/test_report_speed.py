@@ -95,6 +95,21 @@ def test_a_row_that_is_worse_is_not_recommended_however_fast() -> None:
     assert "no row" in (speed.recommendation(record(raw)) or "")
 
 
+def test_a_row_that_is_not_proven_is_not_recommended_however_fast() -> None:
+    raw = _raced(onnxruntime_int8_tuned=0.1, onnxruntime_uint8_tuned=0.3)
+    row = next(row for row in raw["configurations"] if row["name"] == "onnxruntime-int8-tuned")
+    row["exact_integers"] = {
+        **{"disagreements": 1, "total": row["total"], "largest_difference": 0.4},
+        **{"correct": row["correct"], "probable_cause": "saturation"},
+    }
+    assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
+    row["exact_integers"]["disagreements"] = 0
+    assert "deploy ONNX Runtime int8" in (speed.recommendation(record(raw)) or "")
+    broken = {"name": "onnxruntime-int8-tuned, stored biases", "expected": "10", "observed": "9"}
+    raw["requirements"][0]["evidence"] = [{**broken, "ok": False}]
+    assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
+
+
 def test_of_rows_that_are_as_fast_one_for_a_plain_session_comes_first() -> None:
     raw = _raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.201)
     for row in raw["configurations"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -105,3 +106,12 @@ def test_readme_has_the_requirements_of_the_register_and_their_tests() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     wanted = f"{START}\n\n{table()}\n\n{END}"
     assert text.count(wanted) == text.count(START) == 1, f"README.md must hold\n\n{wanted}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.csv")), ids=lambda path: path.stem)
+def test_every_line_of_a_published_table_has_as_many_fields_as_the_first(path: Path) -> None:
+    """A verdict such as *equivalent, lower* has a comma of its own."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    assert len(lines) > 2
+    assert {len(line) for line in lines} == {len(lines[0])}
