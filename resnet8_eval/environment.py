@@ -167,10 +167,14 @@ def code_sha256() -> str:
 
 
 def fingerprint() -> dict[str, Any]:
-    """Everything about this machine and installation that may change an artefact."""
+    """Everything about this machine and installation that may change an artefact.
+
+    The model of the processor is part of it although its instructions decide: a report says on
+    which processor its figures were measured.
+    """
     return {
         "packages": packages(),
-        "cpu": {name: value for name, value in cpu().items() if name != "model"},
+        "cpu": cpu(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "code": code_sha256(),

@@ -123,7 +123,6 @@ class Pipeline:
                 "decided_by": stage.decided_by,
                 "needs": {need: self.key(need) for need in stage.needs},
                 "environment": environment.fingerprint(),
-                "processor": environment.cpu()["model"] if stage.by_processor else None,
             }
         )
 

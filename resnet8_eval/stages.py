@@ -30,13 +30,10 @@ class Stage(Job):
         Writes files into ``inputs.out`` and returns the record.
     decided_by
         Everything besides `needs`, the code and the environment that decides its content.
-    by_processor
-        Whether it counts only on the model of processor that it was made on.
     """
 
     make: Callable[[Inputs], Record]
     decided_by: dict[str, Any]
-    by_processor: bool = False
 
 
 def table(settings: Settings) -> list[Stage]:
@@ -157,7 +154,6 @@ def table(settings: Settings) -> list[Stage]:
             making.latency,
             {**test, **model, "rows": [row.describe() for row in rows]},
             alone=True,
-            by_processor=True,
         )
     )
     named = {**train, **test, **model, "name": how.name}

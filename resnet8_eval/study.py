@@ -427,9 +427,13 @@ def _measured(
 
 
 def _computed_with() -> dict[str, Any]:
-    """What decides results besides task and images; a worker may have any number of cores."""
+    """What decides results besides task and images.
+
+    A worker may have any number of cores, and any processor of the same instructions.
+    """
     found = environment.fingerprint()
-    return {**found, "cpu": {k: v for k, v in found["cpu"].items() if k != "cores"}}
+    kept = {name: value for name, value in found["cpu"].items() if name not in ("cores", "model")}
+    return {**found, "cpu": kept}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resnet8_eval import configurations, environment, stages
+from resnet8_eval import configurations, environment
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS, TUNED, Recipe
 from resnet8_eval.errors import StageError
@@ -18,7 +18,6 @@ from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import lane_environment, open_lane
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import Preprocessing
-from resnet8_eval.stages import Stage
 from resnet8_eval.store import TRAINING, file_sha256
 from tests.planted import borrowing
 
@@ -126,6 +125,7 @@ def patched(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
         patched("cpu", {**environment.cpu(), "onednn_max_cpu_isa": "AVX2"}),
         patched("cpu", {**environment.cpu(), "variables": {"XLA_FLAGS": "planted"}}),
         patched("cpu", {**environment.cpu(), "cores": 99}),
+        patched("cpu", {**environment.cpu(), "model": "Another Xeon"}),
         lambda patch: patch.setattr("platform.python_version", lambda: "3.11.0"),
         lambda patch: patch.setattr("platform.machine", lambda: "aarch64"),
     ],
@@ -136,6 +136,7 @@ def patched(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
         "what oneDNN may use of it",
         "a variable that chooses kernels",
         "cores",
+        "the model of the processor",
         "Python",
         "kind of processor",
     ],
@@ -148,14 +149,6 @@ def test_every_key_moves_with_the_environment(
     before = keys(pipeline.settings)
     change(monkeypatch)
     assert moved(before, keys(pipeline.settings)) == set(before)
-
-
-def test_the_processor_s_name_moves_nothing_but_speed(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = keys(pipeline.settings)
-    patched("cpu", {**environment.cpu(), "model": "Another Xeon"})(monkeypatch)
-    assert moved(before, keys(pipeline.settings)) == {"latency"}
 
 
 def with_row(
@@ -235,20 +228,6 @@ def test_a_second_recipe_of_one_cell_stands_beside_the_first(
         "scores/torch-int8-coarse",
         "integers/torch-int8-coarse",
     )
-
-
-def test_what_counts_on_one_processor_has_a_key_of_that_processor(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = stages.table
-
-    def timed(settings: Settings) -> list[Stage]:
-        return [replace(stage, by_processor=stage.name == "torch") for stage in honest(settings)]
-
-    monkeypatch.setattr(stages, "table", timed)
-    before = keys(pipeline.settings)
-    patched("cpu", {**environment.cpu(), "model": "Another Xeon"})(monkeypatch)
-    assert "torch" in moved(before, keys(pipeline.settings))
 
 
 @pytest.mark.parametrize("name", ["KERAS_BACKEND", "KERAS_HOME"])
