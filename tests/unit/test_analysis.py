@@ -144,14 +144,14 @@ def test_a_probability_that_became_zero_costs_a_finite_divergence() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Two images at 0.9, one of them right, and one at 0.5, right: (2·0.4 + 0.5) / 3."""
-    scores = _probabilities([0.9, 0.1], [0.9, 0.1], [0.5, 0.5])
-    found = analysis.reliability(scores, np.array([0, 1, 0]))
-    assert found["error_percent"] == pytest.approx(100 * (2 * 0.4 + 0.5) / 3, rel=1e-5)
+    """Four images at 0.9, three of them right, and one at 0.5, right: (4·0.15 + 0.5) / 5."""
+    scores = _probabilities(*[[0.9, 0.1]] * 4, [0.5, 0.5])
+    found = analysis.reliability(scores, np.array([0, 0, 1, 0, 0]))
+    assert found["error_percent"] == pytest.approx(100 * (4 * 0.15 + 0.5) / 5, rel=1e-5)
     full = {place: entry for place, entry in enumerate(found["bins"]) if entry["images"]}
     assert len(found["bins"]) == 15
-    assert {place: entry["images"] for place, entry in full.items()} == {7: 1, 13: 2}
-    assert full[13]["accuracy_percent"] == 50
+    assert {place: entry["images"] for place, entry in full.items()} == {7: 1, 13: 4}
+    assert full[13]["accuracy_percent"] == 75
     assert full[13]["confidence_percent"] == pytest.approx(90)
 
 

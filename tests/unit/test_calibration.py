@@ -57,12 +57,20 @@ def test_a_set_that_cannot_be_drawn_says_what_could(count: int) -> None:
 
 
 def test_a_class_without_enough_images_is_told() -> None:
-    with pytest.raises(StageError, match="cannot be drawn"):
+    with pytest.raises(StageError, match="cannot be drawn") as caught:
         choose(np.repeat(np.arange(10), [5] * 9 + [4]), 50, seed=0)
+    assert caught.value.expected == "10 to 40 images, ten classes alike"
 
 
-def test_an_honest_set_passes_every_check() -> None:
-    checks = verify(images(20), np.arange(20) % 10, 20, images(30, start=20))
+def test_a_seed_below_zero_is_told() -> None:
+    with pytest.raises(StageError, match="not negative") as caught:
+        choose(LABELS, 10, seed=-1)
+    assert caught.value.given == "--calibration-seed -1"
+
+
+@pytest.mark.parametrize("count", [20, 23])
+def test_an_honest_set_passes_every_check(count: int) -> None:
+    checks = verify(images(count), np.arange(count) % 10, count, images(30, start=count))
     assert len(checks) == 4
     assert failed(checks) == []
 
@@ -109,6 +117,12 @@ def test_images_that_validate_are_stratified_and_none_of_them_calibrates() -> No
     assert not set(validating.tolist()) & set(calibrating.tolist())
     assert np.bincount(LABELS[validating]).tolist() == [30] * 10
     assert not np.array_equal(validating, split(LABELS, 200, 2, 300)[1])
+    assert indices_sha256(split(np.arange(1000) % 10, 100, 0, 100)[1])[:16] == "deafaf702cc50215"
+
+
+def test_a_class_balance_is_told_by_its_smallest_and_largest() -> None:
+    (check,) = failed(verify(images(20), np.array([0, *range(9), *range(10)]), 20, images(9, 50)))
+    assert check.observed == "1 to 3 a class"
 
 
 @pytest.mark.parametrize(("count", "validating"), [(2995, 100), (3000, 10), (200, 5), (200, 2990)])
@@ -118,4 +132,5 @@ def test_too_few_images_to_validate_on_are_told_by_what_the_user_chose(
     with pytest.raises(StageError, match="Too few training images") as caught:
         split(np.arange(3000) % 10, count, 0, validating)
     assert caught.value.given.startswith(f"--calibration-count {count}: [")
+    assert caught.value.expected.startswith(f"{max(validating, 10)} of them")
     assert str(validating) not in caught.value.given.partition(": ")[0].split()

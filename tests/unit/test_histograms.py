@@ -22,6 +22,7 @@ def made() -> tuple[Parameters, Observed]:
     observed = observe(network, images)
     ranges = activation_ranges(network, observed, TUNED)
     ranges["first/relu"] = (0.0, ranges["first/relu"][1] / 3)
+    ranges["second"] = (ranges["second"][0] / 3, ranges["second"][1])
     rounded = round_weights(network, input_moments(network, images), TUNED, LIMIT)
     found = Parameters(network, rounded.network, ranges, rounded.scales, rounded.integers)
     return found, observed
@@ -42,20 +43,24 @@ def test_layers_read_one_another_as_in_the_network(made: tuple[Parameters, Obser
     assert told["dense"]["output"] is None
 
 
-def test_outputs_are_those_of_the_calibration_images(made: tuple[Parameters, Observed]) -> None:
-    (first, *_) = histograms.layers(*made, LIMIT)
-    probe = Probe(made[0].exact, ["first/relu"])
-    batches = list(probe.run(small_network.images()))
-    values = np.concatenate([batch["first/relu"] for batch in batches])
-    found, clip = first["output"], made[0].activations["first/relu"]
+@pytest.mark.parametrize(("name", "tensor"), [("first", "first/relu"), ("second", "second")])
+def test_outputs_are_those_of_the_calibration_images(
+    made: tuple[Parameters, Observed], name: str, tensor: str
+) -> None:
+    told = {layer["name"]: layer["output"] for layer in histograms.layers(*made, LIMIT)}
+    probe = Probe(made[0].exact, [tensor])
+    values = np.concatenate([batch[tensor] for batch in probe.run(small_network.images())])
+    found, clip = told[name], made[0].activations[tensor]
+    lowest, highest = min(values.min(), 0), values.max()
+    assert (found["low"], found["high"]) == pytest.approx((lowest, highest), rel=1e-4)
     assert sum(found["counts"]) == values.size
-    expected, _ = np.histogram(values, histograms.SHOWN, (0, values.max()))
+    expected, _ = np.histogram(values, histograms.SHOWN, (lowest, highest))
     # A value on an edge may count to either side.
     assert np.abs(np.array(found["counts"]) - expected).sum() <= 20
     assert found["clip"] == pytest.approx(clip, rel=1e-4)
-    outside = 100 * (values > clip[1]).mean()
+    outside = 100 * ((values < clip[0]) | (values > clip[1])).mean()
     assert outside > 1
-    assert found["clipped_percent"] == pytest.approx(outside, abs=0.1)
+    assert found["clipped_percent"] == pytest.approx(outside, abs=0.03)
     limits = np.stack([values.min(axis=(0, 2, 3)), values.max(axis=(0, 2, 3))], axis=1)
     assert np.array(found["channels"])[:, :2] == pytest.approx(limits, rel=1e-4)
 
@@ -67,7 +72,8 @@ def test_weights_are_held_against_the_range_of_their_own_channel(
     whole = histograms.layers(parameters, observed, LIMIT)[0]["weights"]
     assert whole["clipped_percent"] == 0.0
     weights = parameters.exact.weights()["first/weight"]
-    assert sum(whole["counts"]) == weights.size
+    assert (whole["low"], whole["high"]) == pytest.approx((weights.min(), weights.max()), rel=1e-4)
+    assert whole["counts"] == np.histogram(weights, histograms.SHOWN)[0].tolist()
     rows = weights.reshape(len(weights), -1)
     ends = parameters.scales["first/weight"] * LIMIT
     expected = np.stack([rows.min(axis=1), rows.max(axis=1), -ends, ends], axis=1)
