@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -14,20 +15,25 @@ from resnet8_eval import backends, configurations, gallery, hints, lanes, networ
 from resnet8_eval.analysis import BASELINE
 from resnet8_eval.analysis import compare as beside
 from resnet8_eval.calibrate import histograms
-from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide, in_words, same_function
+from resnet8_eval.calibrate.parameters import EXACT
+from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide, in_words
 from resnet8_eval.calibration import choose, indices_sha256, split, verify
 from resnet8_eval.configurations import Configuration, Recipe
 from resnet8_eval.convert import keras_file, keras_to_onnx, onnx_file, onnx_to_torch
-from resnet8_eval.evaluate import evaluate, parity
+from resnet8_eval.evaluate import evaluate, parity, same_function
 from resnet8_eval.inputs import Inputs
 from resnet8_eval.integers import ExactNetwork, rounding
 from resnet8_eval.layers import COST_IMAGES, NOISE_IMAGES, noise
 from resnet8_eval.layers import sensitivity as costs
+from resnet8_eval.preprocess import Feed
 from resnet8_eval.proof import prove as prove_tuned
 from resnet8_eval.requirements import PARITY_ATOL
 from resnet8_eval.stock import prove as prove_stock
 from resnet8_eval.stock import spans as stock_spans
 from resnet8_eval.store import Record, file_sha256
+
+_FOLDED_IMAGES: Final = 100
+"""On which a folded network is held against the converted one; a wrong constant shows on each."""
 
 
 def onnx(inputs: Inputs) -> Record:
@@ -53,9 +59,15 @@ def folded(inputs: Inputs) -> Record:
     """Fold batch normalisation, and parse what comes out or refuse it."""
     from resnet8_eval.convert.fold import fold
 
-    record = fold(inputs.path("onnx", "model.onnx"), inputs.out / "folded.onnx")
-    network.read(inputs.out / "folded.onnx", inputs.settings.assets.model.name)  # or refuse it
-    return record
+    source, target = inputs.path("onnx", "model.onnx"), inputs.out / "folded.onnx"
+    record = fold(source, target)
+    network.read(target, inputs.settings.assets.model.name)  # or refuse it
+    # Patches of noise: a model is folded where there is no data set, too.
+    dice = np.random.default_rng(0)
+    patches = dice.integers(0, 256, (_FOLDED_IMAGES, 8, 8, 3), np.uint8).repeat(4, 1).repeat(4, 2)
+    images = Feed(patches, inputs.settings.preprocessing)
+    name = "folded network against the converted one"
+    return {**record, "checks": same_function(name, source, target, images, inputs.threads)}
 
 
 def torch(inputs: Inputs) -> Record:
@@ -90,7 +102,8 @@ def statistics(inputs: Inputs, *, recipe: Recipe) -> Record:
     folded = network.read(inputs.path("folded", "folded.onnx"))
     found = collect(folded, images, recipe)
     found.save(inputs.out)
-    checks = same_function(inputs.path("onnx", "model.onnx"), inputs.out, images, inputs.threads)
+    name, source = "equalized network against the converted one", inputs.path("onnx", "model.onnx")
+    checks = same_function(name, source, inputs.out / EXACT, images, inputs.threads)
     return {"fed_sha256": found.observed.fed_sha256, "checks": checks}
 
 
@@ -176,7 +189,7 @@ def spans(inputs: Inputs) -> Record:
 
 def stock_proof(inputs: Inputs, *, row: Configuration) -> Record:
     """Hold a stock model against what the framework's quantizer is said to make."""
-    return prove_stock(
+    found = prove_stock(
         row,
         _stored(inputs, row),
         network.read(inputs.path("folded", "folded.onnx")),
@@ -184,6 +197,7 @@ def stock_proof(inputs: Inputs, *, row: Configuration) -> Record:
         inputs.record(f"model/{row.name}"),
         inputs.record("spans"),
     )
+    return {**found, "checks": [*inputs.record("folded")["checks"], *found["checks"]]}
 
 
 def sensitivity(inputs: Inputs, *, recipe: Recipe) -> Record:

@@ -358,7 +358,9 @@ class _Parser:
         self._demand_maps(node, node.input)
         height, width = whole = self._shapes[node.input[0]][2:]
         window = tuple(settings(node).get("kernel_shape", whole))
-        if window != whole or any(settings(node).get("pads", ())):
+        if any(settings(node).get("pads", ())):
+            raise _PartError(f"an average that pads its map ({node.name})")
+        if window != whole:
             raise _PartError(
                 f"an average over {_times(window)} of a map of {_times(whole)} ({node.name})"
             )

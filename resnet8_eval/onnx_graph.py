@@ -33,6 +33,25 @@ def unlist(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, 4)
 
 
+def name_nodes(model: onnx.ModelProto) -> bool:
+    """Give each node without a name, or with that of another, one of its own; in place.
+
+    ONNX asks for none, but layers and what is made of them are told apart by the names of nodes.
+    Whether any was given.
+    """
+    taken, seen = {node.name for node in model.graph.node}, {""}
+    given = False
+    for place, node in enumerate(model.graph.node):
+        if node.name in seen:
+            name = f"{node.name or node.op_type}_{place}"
+            while name in taken:
+                name += "_"
+            node.name, given = name, True
+        taken.add(node.name)
+        seen.add(node.name)
+    return given
+
+
 def load_quantized(path: Path) -> onnx.ModelProto:
     """Read a model, with what its quantize steps take among the initializers, whoever wrote it.
 
@@ -44,6 +63,7 @@ def load_quantized(path: Path) -> onnx.ModelProto:
 
     model = onnx.load(path)
     unlist(model)
+    name_nodes(model)
     graph, kept = model.graph, []
     known = constants(graph)
     dtypes = {name: value.dtype for name, value in known.items()}
@@ -145,6 +165,25 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
     for entry in graph.initializer:
         entry.name = names.get(entry.name, entry.name)
+
+
+def add_constant(graph: onnx.GraphProto, name: str, value: NDArray[Any]) -> str:
+    """Store a constant, by this name or, where that is taken, by one like it, which is returned."""
+    from onnx import numpy_helper
+
+    taken = {entry.name for entry in graph.initializer}
+    taken |= {each for node in graph.node for each in (*node.input, *node.output)}
+    while name in taken:
+        name += "_"
+    graph.initializer.append(numpy_helper.from_array(value, name))
+    return name
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Take out constants that no node reads."""
+    read = {name for node in graph.node for name in node.input}
+    for entry in [entry for entry in graph.initializer if entry.name not in read]:
+        graph.initializer.remove(entry)
 
 
 def bypass(graph: onnx.GraphProto, node: onnx.NodeProto, name: str) -> None:

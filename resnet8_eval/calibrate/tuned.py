@@ -13,17 +13,12 @@ from resnet8_eval.calibrate.equalize import equalize
 from resnet8_eval.calibrate.parameters import EXACT, Parameters, grid, load_arrays, save_arrays
 from resnet8_eval.calibrate.ranges import Observed, activation_ranges, observe
 from resnet8_eval.calibrate.rounding import Moments, input_moments, round_weights
-from resnet8_eval.checks import Check
 from resnet8_eval.configurations import Recipe
-from resnet8_eval.evaluate import parity
 from resnet8_eval.network import Network
 from resnet8_eval.preprocess import Images, batches, fed
 from resnet8_eval.store import Record
 
 STATISTICS: Final = "statistics.npz"
-EQUALIZED_ATOL: Final = 1e-4
-"""Largest difference in score between the network and its equalized form. The same products are
-summed in float32 with other factors: measured 3e-6 on the pretrained model's probabilities."""
 
 
 class Statistics(NamedTuple):
@@ -87,27 +82,6 @@ def decide(statistics: Statistics, recipe: Recipe, limit: int, levels: int = 255
     ranges = activation_ranges(exact, observed, recipe, levels)
     rounded = round_weights(exact, moments, recipe, limit)
     return Parameters(exact, rounded.network, ranges, rounded.scales, rounded.integers)
-
-
-def same_function(source: Path, folder: Path, images: Images, threads: int) -> list[Check]:
-    """Hold the equalized network against the one that it was made from, in float, on images.
-
-    Folding, normalising and equalizing must not change the function. If they did, what is quantized
-    afterwards would not be the user's network, and no later check would notice.
-
-    Parameters
-    ----------
-    source
-        The converted ONNX model, before anything was done to it.
-    folder
-        Where the equalized network lies.
-    """
-    from resnet8_eval import backends
-
-    before, after = (
-        backends.scores(path, images, threads=threads) for path in (source, folder / EXACT)
-    )
-    return parity("equalized network against the converted one", before, after, EQUALIZED_ATOL)
 
 
 def in_words(recipe: Recipe, decided: Parameters) -> dict[str, Any]:

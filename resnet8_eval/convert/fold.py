@@ -9,30 +9,48 @@ section 3.2).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from resnet8_eval import onnx_graph
 from resnet8_eval.convert import names, pixels
 from resnet8_eval.errors import ModelError
 from resnet8_eval.store import Record
 
+Array = NDArray[Any]
+_QUANTIZED: Final = ("Quantize", "QLinear", "Integer", "QGemm")
+"""Parts of the names of operators that only quantized models have."""
+
 
 def fold(source: Path, target: Path) -> Record:
     """Write `source` with its batch normalisations folded, by ONNX Runtime's own preprocessing.
 
     Where several operators can express the same, one form is used: a matrix product and its sum
-    become Gemm, flattening the averages becomes Reshape, and a convolution without a bias gets a
-    bias of zeros. A second ReLU, and a change of shape that changes none, go. A constant that
+    become Gemm, untransposed, with a bias for each output; a mean over the map becomes
+    GlobalAveragePool, flattening the averages Reshape; and what has no bias gets one of zeros. A
+    second ReLU, and a change of shape that changes none, go. A constant that
     tf2onnx keeps once for equal layers is copied for each, since what follows changes layers one by
     one. A scale and a shift of the pixels become part of the first convolutions.
 
     `source` is a float32 model as tf2onnx made it; the folded one has the same input, output and
     numbers, to float32 rounding. The result has ``operators`` before and after, by type. ModelError
-    if a batch normalisation is left.
+    if a batch normalisation is left, or if the model is quantized.
     """
+    given = onnx.load(source)
+    quantized = {n.op_type for n in given.graph.node if any(s in n.op_type for s in _QUANTIZED)}
+    if quantized:
+        raise ModelError(
+            "The model is already quantized.",
+            expected="a float32 network",
+            given=f"{', '.join(sorted(quantized))} among its operators",
+            next_step="give the float32 model that it was made of; `resnet8-eval evaluate` and"
+            " `compare` take this one as it is",
+        )
     from onnxruntime.quantization import quant_pre_process
 
     # Symbolic shape inference would import sympy for shapes that are static but for the batch.
@@ -40,11 +58,10 @@ def fold(source: Path, target: Path) -> Record:
     model = onnx.load(target)
     _normalise(model)
     pixels.fold(model)
+    onnx_graph.drop_unread(model.graph)
     names.by_layer(model)
     onnx.save(model, target)
-    before, after = (
-        Counter(node.op_type for node in found.graph.node) for found in (onnx.load(source), model)
-    )
+    before, after = (Counter(node.op_type for node in found.graph.node) for found in (given, model))
     left = {op: after[op] for op in ("Mul", "BatchNormalization") if after[op]}
     if left:
         raise ModelError(
@@ -62,16 +79,17 @@ def _normalise(model: onnx.ModelProto) -> None:
     graph = model.graph
     shapes, constants = onnx_graph.sizes(graph.value_info), onnx_graph.constants(graph)
 
-    def constant(name: str, value: np.ndarray) -> str:
-        graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    def constant(name: str, value: Array) -> str:
+        name = onnx_graph.add_constant(graph, name, value)
+        constants[name] = value
         return name
 
     for node in list(graph.node):
         if _is_idle(node, graph, shapes):
             onnx_graph.bypass(graph, node, node.input[0])
-        elif node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in constants:
-            channels = len(constants[node.input[1]])
-            node.input.append(constant(f"{node.name}/zeros", np.zeros(channels, np.float32)))
+        elif node.op_type == "Conv" and node.input[1] in constants and not any(node.input[2:]):
+            zeros = np.zeros(len(constants[node.input[1]]), np.float32)
+            node.input[2:] = [constant(f"{node.name}/zeros", zeros)]
         elif node.op_type in ("Squeeze", "Flatten") and len(shapes.get(node.output[0], ())) == 2:
             width = shapes[node.output[0]][1]
             node.op_type = "Reshape"
@@ -80,24 +98,70 @@ def _normalise(model: onnx.ModelProto) -> None:
                 node.input[0],
                 constant(f"{node.name}/shape", np.array([-1, width], np.int64)),
             ]
+        elif node.op_type == "ReduceMean" and _is_over_the_map(node, shapes, constants):
+            if not onnx_graph.settings(node).get("keepdims", 1):
+                shape = constant(f"{node.name}/shape", np.array([-1, shapes[node.input[0]][1]]))
+                flat = onnx.helper.make_node(
+                    "Reshape", [f"{node.name}/map", shape], [node.output[0]], f"{node.name}/flat"
+                )
+                node.output[0] = flat.input[0]
+                graph.node.insert(list(graph.node).index(node) + 1, flat)
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:], node.input[1:]
         elif node.op_type == "MatMul" and node.input[1] in constants:
             node.op_type = "Gemm"
             width = constants[node.input[1]].shape[1]
             added = [n for n in graph.node if n.op_type == "Add" and node.output[0] in n.input]
             biases = [name for n in added for name in n.input if name in constants]
-            if len(biases) == 1 and constants[biases[0]].shape == (width,):
+            if len(biases) == 1 and _is_for_each(constants[biases[0]], width):
                 node.input.append(biases[0])
                 node.output[0] = added[0].output[0]
                 graph.node.remove(added[0])
-            else:
-                zeros = np.zeros(width, np.float32)
-                node.input.append(constant(f"{node.name}/zeros", zeros))
+        if node.op_type == "Gemm" and {*filter(None, node.input[1:])} <= constants.keys():
+            _write_plainly(node, constants, constant)
     taken: set[str] = set()
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in taken:
                 node.input[place] = constant(f"{node.name}/own {place}", constants[name])
         taken.update(constants.keys() & node.input)
+
+
+def _write_plainly(
+    node: onnx.NodeProto, constants: Mapping[str, Array], constant: Callable[[str, Array], str]
+) -> None:
+    """Make a matrix product one of a weight (inputs, outputs) and a bias for each output."""
+    given = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0, **onnx_graph.settings(node)}
+    if given.pop("transA"):
+        return
+    weight = constants[node.input[1]]
+    if given["transB"] or given["alpha"] != 1:
+        weight = (weight.T if given["transB"] else weight) * np.float32(given["alpha"])
+        node.input[1] = constant(f"{node.name}/weight", np.ascontiguousarray(weight))
+    width = weight.shape[1]
+    bias = constants[node.input[2]] if any(node.input[2:]) else np.zeros(width, np.float32)
+    if bias.shape != (width,) or given["beta"] != 1 or not any(node.input[2:]):
+        if not _is_for_each(bias, width):
+            return
+        bias = np.broadcast_to(bias * np.float32(given["beta"]), (1, width)).ravel()
+        node.input[2:] = [constant(f"{node.name}/bias", bias)]
+    del node.attribute[:]
+
+
+def _is_for_each(bias: Array, width: int) -> bool:
+    """Whether a constant is one number for each of so many outputs, or one for all of them."""
+    return bias.size in (1, width) and bias.shape[-1:] in ((), (1,), (width,)) and bias.ndim < 3
+
+
+def _is_over_the_map(
+    node: onnx.NodeProto, shapes: onnx_graph.Shapes, constants: Mapping[str, Array]
+) -> bool:
+    """Whether a mean is over the height and width of each channel's map."""
+    axes = onnx_graph.settings(node).get("axes")
+    if axes is None and any(node.input[1:]):
+        axes = constants.get(node.input[1])
+    rank = len(shapes.get(node.input[0], ()))
+    return axes is not None and rank == 4 and {int(axis) % 4 for axis in axes} == {2, 3}
 
 
 def _is_idle(

@@ -62,18 +62,22 @@ def demand_readable(path: Path) -> None:
 def take(source: Path, target: Path) -> None:
     """Copy a model that is readable, in the one form that later steps read.
 
-    There the image is the only input, and has its size, and operators are of opset 13 or later.
-    Most files come in that form, and stay as they are. ModelError if an older one cannot be brought
-    to it.
+    There the image is the only input, of float32, and has its size, each node has a name of its
+    own, and operators are of opset 13 or later. Most files come in that form, and stay as they are.
+    ModelError if one cannot be brought to it.
     """
     import onnx
 
     model = onnx.load(source)
     listed = len(model.graph.input)
     onnx_graph.unlist(model)
+    named = onnx_graph.name_nodes(model)
     (image,) = model.graph.input
+    kind = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
+    if kind != np.float32:
+        raise _refusal(source, f"a network that takes {kind} images")
     older = any(e.version < _OPSET for e in model.opset_import if e.domain in ("", "ai.onnx"))
-    if listed == 1 and _shape(image)[1:] == _IMAGE and not older:
+    if listed == 1 and _shape(image)[1:] == _IMAGE and not older and not named:
         shutil.copyfile(source, target)
         return
     for dim, size in zip(image.type.tensor_type.shape.dim[1:], _IMAGE, strict=True):
@@ -159,7 +163,7 @@ def _refusal(path: Path, given: str) -> ModelError:
     return ModelError(
         f"{path.name} is not an ONNX model that this suite can judge.",
         expected="one whole .onnx file of standard operators and finite weights, with the single"
-        " input (N, 32, 32, 3) and a single output",
+        " float32 input (N, 32, 32, 3) and a single output",
         given=f"{given}, in {path}",
         next_step="save the network with its weights inside, for batches of any size of 32×32 RGB"
         " images",

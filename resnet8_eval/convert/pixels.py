@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from resnet8_eval import onnx_graph
 
@@ -90,8 +89,7 @@ def fold(model: onnx.ModelProto) -> None:
         return
 
     def constant(name: str, value: NDArray[Any]) -> str:
-        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
-        return name
+        return onnx_graph.add_constant(graph, name, value.astype(np.float32))
 
     for node in following:
         weight = constants[node.input[1]].astype(np.float64)
@@ -137,6 +135,3 @@ def fold(model: onnx.ModelProto) -> None:
     for node in found.nodes:
         (source,) = (name for name in node.input if name not in found.constants)
         onnx_graph.bypass(graph, node, source)
-    used = {name for node in graph.node for name in node.input}
-    for entry in [entry for entry in graph.initializer if entry.name not in used]:
-        graph.initializer.remove(entry)

@@ -155,7 +155,8 @@ class _Ledger:
             scale, shift = scale * factor, shift * factor + layer["shift"]
         self.claimed.update(self.pixels.constants)
         difference = max(
-            float(np.abs(here / scale - wanted / scale).max()) / (255 if name == "shift" else 1)
+            float(np.abs(here - wanted).max() / (np.abs(scale).max() or 1))
+            / (255 if name == "shift" else 1)
             for name, here, wanted in (
                 ("scale", self.pixels.scale, scale),
                 ("shift", self.pixels.shift, shift),

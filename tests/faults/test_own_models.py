@@ -22,7 +22,15 @@ from typer.testing import CliRunner, Result
 
 from resnet8_eval import backends, cli, errors, hints
 from resnet8_eval.backends import torchscript
-from resnet8_eval.convert import flat, keras2, keras_file, keras_size, keras_to_onnx, onnx_file
+from resnet8_eval.convert import (
+    flat,
+    keras2,
+    keras_file,
+    keras_size,
+    keras_to_onnx,
+    onnx_file,
+    pixels,
+)
 from resnet8_eval.pipeline import Pipeline
 from tests import small_network
 from tests.unit.test_keras_file import STANDIN
@@ -410,6 +418,24 @@ def test_the_same_network_otherwise_written_gives_the_same(run: Run, tmp_path: P
     assert [node.op_type for node in made[0].node] == [node.op_type for node in made[1].node]
 
 
+def test_a_network_that_folding_made_another_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        values = numpy_helper.to_array(kernel(model)) * np.float32(1.1)
+        kernel(model).CopyFrom(numpy_helper.from_array(values, kernel(model).name))
+
+    monkeypatch.setattr(pixels, "fold", spoil)
+    # No other test may find in the cache what is made of it.
+    model = small_network.network()
+    model.doc_string = "to be spoilt"
+    onnx.save(model, tmp_path / "own.onnx")
+    refused(
+        *(run("quantize", tmp_path / "own.onnx"), tmp_path),
+        "does not stand for it: folded network against the converted one",
+    )
+
+
 def test_an_older_network_that_cannot_be_brought_to_today_s_operators_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -758,6 +784,8 @@ def test_an_onnx_model_that_takes_other_images_is_told_which(
     )
     onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9), path)
     refused(run("evaluate", path), tmp_path, said)
+    if type_ != onnx.TensorProto.FLOAT:
+        refused(run("quantize", path), tmp_path, said)
 
 
 def test_a_torchscript_file_is_no_exported_program(run: Run, tmp_path: Path) -> None:

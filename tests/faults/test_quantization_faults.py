@@ -17,8 +17,8 @@ from resnet8_eval.backends import backend, torchscript
 from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.backends import torch as torch_backend
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.calibrate.tuned import same_function
 from resnet8_eval.convert import onnx_to_torch
+from resnet8_eval.evaluate import same_function
 from tests.planted import (
     Bench,
     as_npy,
@@ -279,13 +279,19 @@ def test_another_network_than_the_converted_one_is_told(bench: Bench, tmp_path: 
     weights = honest.exact.weights()
     name = honest.exact.weighted[4].weight
     weights[name] = weights[name] * 1.1
-    honest.exact.with_weights(weights).save(tmp_path / "equalized.onnx")
+    honest.exact.with_weights(weights).save(tmp_path / "other.onnx")
     images = np.load(bench.artifact("calibration").path("images.npy"))[:100]
     source = bench.artifact("onnx").path("model.onnx")
-    checks = same_function(source, tmp_path, images, 1)
-    bench.plant("parameters/tuned", {"checks": [asdict(check) for check in checks]})
+    checks = [
+        asdict(check)
+        for check in same_function("the two", source, tmp_path / "other.onnx", images, 1)
+    ]
+    bench.plant("parameters/tuned", {"checks": checks})
     for requirement in ("ORT-03", "PTQ-03"):
-        assert "equalized network against the converted one" in bench.verdict(requirement)
+        assert "the two: largest difference" in bench.verdict(requirement)
+    bench.plant("folded", {"checks": checks})
+    bench.remake(f"proof/{configurations.stock()[0].name}")
+    assert "stock, the two: largest difference" in bench.verdict("ORT-03")
 
 
 def test_a_model_that_lost_its_accuracy_is_flagged(bench: Bench, tmp_path: Path) -> None:

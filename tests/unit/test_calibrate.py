@@ -14,11 +14,12 @@ import pytest
 
 from resnet8_eval import backends
 from resnet8_eval.calibrate.equalize import equalize
-from resnet8_eval.calibrate.parameters import Parameters
+from resnet8_eval.calibrate.parameters import EXACT, Parameters
 from resnet8_eval.calibrate.ranges import activation_ranges, observe
-from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide, same_function
+from resnet8_eval.calibrate.tuned import collect, compare_feeds, decide
 from resnet8_eval.checks import failed
 from resnet8_eval.configurations import TUNED
+from resnet8_eval.evaluate import same_function
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import RAW, batches, preprocess
 from tests import small_network
@@ -51,7 +52,7 @@ def test_weights_are_those_of_the_equalized_network_rounded(made: Path) -> None:
 
 def test_what_is_quantized_is_held_against_the_network_that_was_converted(made: Path) -> None:
     onnx.save(small_network.network(), made / "converted.onnx")
-    checks = same_function(made / "converted.onnx", made, IMAGES, 1)
+    checks = same_function("both", made / "converted.onnx", made / EXACT, IMAGES, 1)
     assert len(checks) == 2
     assert failed(checks) == []
 
@@ -67,7 +68,7 @@ def test_a_network_that_became_another_is_told(made: Path, fault: str) -> None:
         pool = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
         pool.op_type = "GlobalMaxPool"
     onnx.save(model, made / "converted.onnx")
-    broken = failed(same_function(made / "converted.onnx", made, IMAGES, 1))
+    broken = failed(same_function("both", made / "converted.onnx", made / EXACT, IMAGES, 1))
     assert "largest difference" in broken[0].name
 
 

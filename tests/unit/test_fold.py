@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from resnet8_eval import backends
+from resnet8_eval.backends import onnxruntime as ort_backend
+from resnet8_eval.checks import failed
+from resnet8_eval.configurations import stock
+from resnet8_eval.convert import onnx_file, pixels, structure
 from resnet8_eval.convert.fold import fold
 from resnet8_eval.errors import ModelError
+from resnet8_eval.evaluate import same_function
+from resnet8_eval.network import parse
+from tests import small_network
 
 NORMALISATION = ["scale", "shift", "mean", "variance"]
 IMAGES = np.random.default_rng(5).normal(size=(2, 4, 8, 8)).astype(np.float32)
@@ -80,3 +90,209 @@ def test_a_normalisation_without_a_convolution_is_refused(
     with pytest.raises(ModelError, match="could not be folded whole") as caught:
         fold(source, tmp_path / "folded.onnx")
     assert kind in caught.value.given
+
+
+def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.name == name)
+
+
+def store(model: onnx.ModelProto, name: str, change: Callable[[Any], Any]) -> None:
+    (entry,) = (entry for entry in model.graph.initializer if entry.name == name)
+    values = np.ascontiguousarray(change(numpy_helper.to_array(entry)), np.float32)
+    entry.CopyFrom(numpy_helper.from_array(values, name))
+
+
+def turned(model: onnx.ModelProto) -> None:
+    """As PyTorch exports a linear layer, and as only ONNX lets one write it."""
+    store(model, "dense/weight", lambda weight: weight.T)
+    for name, value in {"transB": 1, "alpha": 0.5, "beta": 2.0}.items():
+        node(model, "dense").attribute.append(helper.make_attribute(name, value))
+
+
+def bias(shape: tuple[int, ...]) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        size = int(np.prod(shape))
+        store(model, "dense/bias", lambda values: values[:size].reshape(shape))
+
+    return change
+
+
+def no_bias(model: onnx.ModelProto) -> None:
+    del node(model, "dense").input[2:]
+
+
+def empty_bias(model: onnx.ModelProto) -> None:
+    """One that is left out by its empty name."""
+    node(model, "second").input[2] = ""
+
+
+def product_and_sum(model: onnx.ModelProto) -> None:
+    """A bias before the product, and of two dimensions."""
+    store(model, "dense/bias", lambda values: values.reshape(1, -1))
+    dense = node(model, "dense")
+    place = list(model.graph.node).index(dense)
+    product = helper.make_node("MatMul", [*dense.input[:2]], ["product"], "product")
+    total = helper.make_node("Add", ["dense/bias", "product"], [*dense.output], "total")
+    model.graph.node.remove(dense)
+    model.graph.node.insert(place, total)
+    model.graph.node.insert(place, product)
+
+
+def mean(axes: list[int], keepdims: int, opset: int) -> Callable[[onnx.ModelProto], None]:
+    """As PyTorch exports ``x.mean((2, 3))``."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.opset_import[0].version = opset
+        pool = node(model, "mean")
+        pool.op_type = "ReduceMean"
+        pool.attribute.append(helper.make_attribute("keepdims", keepdims))
+        if opset < 18:
+            pool.attribute.append(helper.make_attribute("axes", axes))
+        else:
+            pool.input.append("axes")
+            model.graph.initializer.append(numpy_helper.from_array(np.array(axes), "axes"))
+        if not keepdims:
+            flat = node(model, "flat")
+            node(model, "dense").input[0] = pool.output[0]
+            model.graph.node.remove(flat)
+
+    return change
+
+
+OTHERWISE: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "a transposed and scaled product": turned,
+    "a bias in one row": bias((1, 10)),
+    "one bias for all": bias((1,)),
+    "a bias without dimensions": bias(()),
+    "a product without a bias": no_bias,
+    "a convolution with an empty bias": empty_bias,
+    "a product and a sum": product_and_sum,
+    "a mean over the map": mean([2, 3], 1, 17),
+    "a mean that flattens": mean([-1, -2], 0, 17),
+    "a mean that is told its axes": mean([2, 3], 0, 18),
+}
+
+
+@pytest.mark.parametrize("change", OTHERWISE.values(), ids=OTHERWISE)
+def test_the_same_layer_otherwise_written_becomes_the_same(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    model = small_network.network()
+    change(model)
+    onnx.checker.check_model(model, full_check=True)
+    source, target = tmp_path / "source.onnx", tmp_path / "folded.onnx"
+    onnx.save(model, source)
+    fold(source, target)
+    folded = onnx.load(target)
+    assert [type(layer).__name__ for layer in parse(folded).layers] == [
+        *("Convolution", "Convolution", "Addition", "Pooling", "Dense")
+    ]
+    assert failed(same_function("both", source, target, small_network.images(), 1)) == []
+    read = {name for each in folded.graph.node for name in each.input}
+    assert {entry.name for entry in folded.graph.initializer} <= read
+
+
+@pytest.mark.parametrize("axes", [[1, 2], [1], [0, 2, 3]], ids=str)
+def test_a_mean_over_something_else_is_not_taken_for_the_map_s(
+    tmp_path: Path, axes: list[int]
+) -> None:
+    model = small_network.network()
+    mean(axes, 1, 17)(model)
+    del model.graph.node[-3:], model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "source.onnx")
+    fold(tmp_path / "source.onnx", tmp_path / "folded.onnx")
+    assert "ReduceMean" in {each.op_type for each in onnx.load(tmp_path / "folded.onnx").graph.node}
+
+
+def bare(name: Callable[[str], str]) -> onnx.ModelProto:
+    """No convolution has a bias, and pixels are scaled and shifted: what has to be made for each.
+
+    `name` says what each node is called.
+    """
+    model = small_network.network()
+    for each in ("first", "second"):
+        del node(model, each).input[2:]
+    store(model, "first/weight", lambda weight: weight * 127.5)
+    edge = helper.make_node(
+        "Conv",
+        ["planes", "edge/weight"],
+        ["edge"],
+        "edge",
+        pads=small_network.PADS,
+        strides=small_network.STRIDES,
+        kernel_shape=small_network.KERNEL,
+    )
+    first = node(model, "first/relu")
+    both = helper.make_node("Add", ["first", "edge"], ["both"], "both")
+    place = list(model.graph.node).index(first)
+    first.input[0] = "both"
+    model.graph.node.insert(place, both)
+    model.graph.node.insert(place, edge)
+    weight = np.random.default_rng(9).normal(size=(4, 3, *small_network.KERNEL)) / 5
+    front = [
+        helper.make_node("Mul", ["images", "factor"], ["scaled"], "scaled"),
+        helper.make_node("Add", ["scaled", "term"], ["shifted"], "shifted"),
+    ]
+    for each, values in {"factor": 1 / 127.5, "term": -1, "edge/weight": weight}.items():
+        model.graph.initializer.append(
+            numpy_helper.from_array(np.asarray(values, np.float32), each)
+        )
+    node(model, "planes").input[0] = "shifted"
+    for each in reversed(front):
+        model.graph.node.insert(0, each)
+    for each in model.graph.node:
+        each.name = name(each.name)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.mark.parametrize("called", ["", "node"])
+def test_nodes_without_names_of_their_own_are_told_apart(tmp_path: Path, called: str) -> None:
+    """ONNX asks for none; biases of zeros and scaled weights were one for all of them."""
+    scores = []
+    for place, name in enumerate((lambda name: name, lambda _: called)):
+        source, taken, folded, quantized = (
+            tmp_path / f"{kind} {place}.onnx" for kind in ("source", "taken", "folded", "quantized")
+        )
+        onnx.save(bare(name), source)
+        onnx_file.demand_readable(source)
+        onnx_file.take(source, taken)
+        fold(taken, folded)
+        images = small_network.images()
+        assert failed(same_function("both", taken, folded, images, 1)) == []
+        census = ort_backend.quantize(folded, images, stock()[0], quantized, 1)
+        assert (census["convolutions"][1], census["products"][1]) == (0, 0)
+        scores.append(backends.scores(quantized, images, threads=1))
+    assert np.array_equal(scores[0], scores[1])
+
+
+def test_a_quantized_model_is_not_folded(tmp_path: Path) -> None:
+    source = network(tmp_path / "source.onnx", ("DynamicQuantizeLinear", []))
+    with pytest.raises(ModelError, match="already quantized") as caught:
+        fold(source, tmp_path / "folded.onnx")
+    assert caught.value.given == "DynamicQuantizeLinear among its operators"
+
+
+def test_an_average_that_pads_is_told_by_its_padding() -> None:
+    model = small_network.network()
+    pool = node(model, "mean")
+    pool.op_type = "AveragePool"
+    for name, value in {"kernel_shape": [17, 32], "pads": [8, 15, 8, 16]}.items():
+        pool.attribute.append(helper.make_attribute(name, value))
+    with pytest.raises(ModelError) as caught:
+        parse(model)
+    assert caught.value.given == "an average that pads its map (mean)"
+
+
+def test_a_channel_of_pixels_that_is_scaled_by_zero_is_compared() -> None:
+    model = bare(lambda name: name)
+    factor = np.array([0, 1 / 127.5, 1 / 127.5], np.float32)
+    (entry,) = (entry for entry in model.graph.initializer if entry.name == "factor")
+    entry.CopyFrom(numpy_helper.from_array(factor, "factor"))
+    assert pixels.front(model.graph).scale[0] == 0
+    ledger = structure._Ledger(model.graph)
+    layers = [{"scale": factor.tolist(), "shift": [-1.0, -1.0, -1.0]}]
+    assert failed(ledger.front(layers)) == []
+    layers[0]["scale"][0] = 1e-3
+    assert failed(ledger.front(layers)) != []

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from resnet8_eval import backends, configurations, network, stock
-from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.calibrate.tuned import collect, decide, same_function
+from resnet8_eval.calibrate.parameters import EXACT, Parameters
+from resnet8_eval.calibrate.tuned import collect, decide
 from resnet8_eval.checks import failed
 from resnet8_eval.convert import flat, fold, keras_to_onnx, onnx_to_torch, pixels, structure
 from resnet8_eval.errors import ModelError
-from resnet8_eval.evaluate import parity, probabilities
+from resnet8_eval.evaluate import parity, probabilities, same_function
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.integers import ExactNetwork, rounding
 from resnet8_eval.preprocess import fed
@@ -340,7 +340,7 @@ def test_what_is_made_of_it_in_8_bits_is_proven(
         (tmp_path / key).mkdir()
         found = collect(own.network, IMAGES, recipe)
         decide(found, recipe, recipe.weight_limit).save(tmp_path / key)
-        assert failed(same_function(own.onnx, tmp_path / key, IMAGES, 1)) == []
+        assert failed(same_function("both", own.onnx, tmp_path / key / EXACT, IMAGES, 1)) == []
     for row in configurations.calibrated():
         backend = backends.backend(row.framework)
         parameters = Parameters.load(tmp_path / row.quantized_by.key)

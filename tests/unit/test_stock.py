@@ -42,7 +42,7 @@ def test_every_cell_with_a_stock_row_has_a_tuned_one() -> None:
 @pytest.mark.parametrize("row", ROWS, **IDS)
 def test_an_honest_stock_model_passes(pipeline: Pipeline, row: Configuration) -> None:
     checks = from_records(pipeline.artifact(f"proof/{row.name}").record["checks"])
-    assert len(checks) == 4
+    assert len(checks) == 6
     assert failed(checks) == []
 
 
