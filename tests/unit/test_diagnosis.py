@@ -261,7 +261,9 @@ def test_the_command_to_run_next_is_for_the_same_package_and_model(
 def test_each_rule_names_its_cause_in_every_form(case: str) -> None:
     sample, milestone, cause = BROKEN[case]
     results = record(sample())
-    assert any(cause in text for text in said(sample(), milestone)), said(sample(), milestone)
+    told = said(sample(), milestone)
+    assert sum(cause in text for text in told) == 1, told
+    assert len(told) == (2 if case == "nothing fits" else 1), told
     plain = " ".join(" ".join(terminal.render(results, 110)).split())
     assert f"Diagnosis: {cause}"[:60] in plain or cause in plain
     assert "**Diagnosis:**" in markdown.summary(results)
@@ -280,6 +282,21 @@ def test_a_verdict_that_is_not_met_is_always_explained(case: str) -> None:
             e.id for e in results.requirements if e.milestone == name and e.status == "not met"
         }
         assert failed <= frozenset[str]().union(*(one.explains for one in told))
+
+
+@pytest.mark.parametrize(
+    ("off", "told"),
+    [
+        (["torch-int8-tuned", "torch-uint8-tuned"], "Only the PyTorch rows are off."),
+        (["torch-int8-tuned", "onnxruntime-int8-tuned"], "Only the int8 rows are off."),
+        (["torch-int8-tuned", "onnxruntime-uint8-tuned"], None),
+        (["torch-int8-tuned"], "PyTorch int8, tuned alone is off,"),
+    ],
+)
+def test_what_rows_that_are_off_have_in_common_is_named(off: list[str], told: str | None) -> None:
+    rows = [row for row in record(samples.all_met()).configurations if row.recipe]
+    found = diagnosis._in_common([row for row in rows if row.name in off], rows)
+    assert (found or "None").startswith(str(told))
 
 
 def test_nothing_is_said_where_all_is_met() -> None:
