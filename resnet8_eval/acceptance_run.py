@@ -132,8 +132,9 @@ class AcceptanceRun:
     def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, object, object]:
         """Give the folder back to the run before where this one ran nothing."""
         result = yield
-        if self._cleared and self.results is None and exitstatus in _NOTHING_RUN:
-            self.folder.restore(self._cleared)
+        cleared = self._cleared  # of an empty folder, nothing; yet others have written there since
+        if cleared is not None and self.results is None and exitstatus in _NOTHING_RUN:
+            self.folder.restore(cleared)
             self._notes.append(f"Nothing was run; {self.folder.path} is as it was.")
         return result
 

@@ -698,6 +698,17 @@ def test_a_folder_that_takes_no_reports_is_told_before_anything_runs(
     assert not (pytester.path / "ran").exists()
 
 
+@pytest.mark.parametrize("words", [("-k", "nothing"), ("-p", "no:python")], ids=" ".join)
+def test_a_call_in_which_nothing_runs_leaves_an_empty_folder_empty(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    suite.reports.mkdir()
+    done = suite.run("-m", "v1_2", *words, html=True)
+    assert done.status == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert "Nothing was run; reports is as it was." in done.output
+    assert list(suite.reports.iterdir()) == []
+
+
 def test_results_that_cannot_be_written_are_no_success(suite: Suite) -> None:
     into = "|os.mkdir('reports/results.json')"
     suite.write({"ANL-02": planted("ANL-02", into)})
