@@ -302,9 +302,10 @@ class AcceptanceRun:
         return error.what.splitlines()[0] + words.SAID_ABOVE if known else str(error)
 
     def _begin(self) -> None:
-        """From here on, the folder holds nothing that an earlier run left."""
+        """From here on, the folder is this run's, and holds nothing that an earlier one left."""
         if self._cleared is None:
             with self._told():
+                self.config.add_cleanup(self.folder.hold())
                 self._cleared = self.folder.clear()
 
     def demand_folder(self) -> None:
@@ -316,6 +317,11 @@ class AcceptanceRun:
     def _told(self) -> Generator[None]:
         try:
             yield
+        except BlockingIOError:
+            raise pytest.UsageError(
+                f"Another run is at work in {self.folder.path}, and its reports must be of one run "
+                "alone. Wait until it has ended, or name another folder with --reports-dir=DIR"
+            ) from None
         except OSError as error:
             raise pytest.UsageError(
                 f"The report files cannot be written to {self.folder.path}: {error}. Make room "
@@ -330,9 +336,9 @@ class AcceptanceRun:
                 f"{idle[0]} would do nothing: it is for EVAL-05, which this call does not select. "
                 "Leave it out, or add v1_3 to -m, or --requirement EVAL-05"
             )
-        self.selected |= selected
-        if self.selected and calls_tests(self.config):
+        if selected and calls_tests(self.config):
             self._begin()
+        self.selected |= selected  # what is refused has selected nothing, and writes nothing
 
     def _published(self, interrupted: bool) -> Results:
         from resnet8_eval.gather import gather

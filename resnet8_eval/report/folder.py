@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -58,6 +61,31 @@ class ReportFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def hold(self) -> Callable[[], None]:
+        """Keep every other run out of the folder, which is made if need be.
+
+        Returns
+        -------
+        callable
+            Lets others in again. So does the end of this process, however it ends.
+
+        Raises
+        ------
+        BlockingIOError
+            If another run holds the folder.
+        OSError
+            If it cannot be made or opened.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        # The folder itself is locked: a file to lock would lie among the reports.
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return functools.partial(os.close, descriptor)
 
     def demand_writable(self) -> None:
         """Make the folder if need be; OSError if no report file can be written into it."""

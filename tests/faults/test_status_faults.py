@@ -18,6 +18,7 @@ import junitparser
 import pytest
 
 from resnet8_eval.pytest_plugin import requirement_of
+from resnet8_eval.report.folder import ReportFolder
 from resnet8_eval.report.unstarted import EXIT_STATUS
 from resnet8_eval.requirements import ALWAYS, BY_ID, of_milestone
 from tests.small_suite import CONFTEST, Outcome, Suite, good, passing
@@ -665,9 +666,52 @@ SHOWN = [
 def test_what_runs_no_test_leaves_the_reports_alone(suite: Suite, word: str) -> None:
     suite.run()
     before = files(suite.reports)
-    suite.run(word)
+    let_go = ReportFolder(suite.reports).hold()
+    assert "Another run" not in suite.run(word).output  # nor need it wait for one
+    let_go()
     assert files(suite.reports) == before
     assert not (suite.reports / "last-complete").exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "found"])
+def test_a_second_run_in_one_folder_is_refused_and_touches_nothing(
+    suite: Suite, pytester: pytest.Pytester, named: bool, workers: tuple[str, ...]
+) -> None:
+    """Planted: what ends last stays, be it the older run, or a part in the place of a whole."""
+    suite.run()
+    before = files(suite.reports)
+    suite.write({"CONV-01": passing("CONV-01", body="open('ran', 'w').close()")})
+    if not named:
+        (pytester.path / "acceptance").rename(pytester.path / "small")
+    options = ("--reports-dir=reports", "--cache-dir=cache", *workers)
+    let_go = ReportFolder(suite.reports).hold()
+    done = pytester.runpytest_inprocess(*options, *(["acceptance"] if named else ["-pno:html"]))
+    refusal = "ERROR: Another run is at work in reports, and its reports must be of one run alone."
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert done.errlines[0].startswith(refusal)
+    assert "Wait until it has ended, or name another folder with --reports-dir=" in done.errlines[0]
+    assert files(suite.reports) == before
+    assert not (suite.reports / "last-complete").exists()
+    assert not (pytester.path / "ran").exists()
+    let_go()
+    done = pytester.runpytest_inprocess(*options, "-pno:html")
+    assert done.ret == pytest.ExitCode.OK
+
+
+HOLDS = """|
+    from resnet8_eval.report.folder import ReportFolder
+    with pytest.raises(BlockingIOError): ReportFolder(run.settings.cache_dir / "../reports").hold()
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)], ids=["alone", "with workers"])
+def test_a_run_keeps_others_out_of_its_folder_to_its_end(
+    suite: Suite, words: tuple[str, ...]
+) -> None:
+    suite.write({name: planted(name, HOLDS) for name in ("CONV-01", "ANL-02")})
+    assert suite.run(*words).status == pytest.ExitCode.OK
+    ReportFolder(suite.reports).hold()()
 
 
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,36 @@ def test_a_kill_at_any_step_loses_nothing(tmp_path: Path) -> None:
         if not was_killed:
             break
     assert step > len(REPORT_FILES)
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from resnet8_eval.report.folder import ReportFolder
+
+ReportFolder(Path(sys.argv[1])).hold()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_is_held_by_one_run_until_it_lets_go_or_is_killed(tmp_path: Path) -> None:
+    folder, link = ReportFolder(tmp_path / "reports"), tmp_path / "link"
+    let_go = folder.hold()
+    link.symlink_to(folder.path)
+    with pytest.raises(BlockingIOError):
+        ReportFolder(link).hold()
+    let_go()
+    with subprocess.Popen(  # noqa: S603 (our own words)
+        [sys.executable, "-c", HOLDING, folder.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError):
+            folder.hold()
+        other.kill()
+    folder.hold()()
+    assert list(folder.path.iterdir()) == []
