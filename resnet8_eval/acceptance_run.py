@@ -5,8 +5,8 @@ The plugin's hooks ask it; it lives as long as the pytest session.
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
 import shutil
 import signal
 import sys
@@ -239,7 +239,8 @@ class AcceptanceRun:
                 xml.add_global_property(f"diagnosis of {name}", str(found))
 
     def _called(self) -> str:
-        return shlex.join(["pytest", *self.config.invocation_params.args])
+        given = ["pytest", *self.config.invocation_params.args]
+        return words.call(given, os.environ.get(words.ADDOPTS, ""))
 
     def closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
@@ -357,7 +358,7 @@ class AcceptanceRun:
             outcomes,
             complete=complete,
             stopped=self._stopped,
-            command=re.sub(r"(?<= )--assets[= ]auto(?= |$)", kind, self._called()),
+            command=re.sub(r"(?<=[ ='])--assets[= ]auto(?=[ ']|$)", kind, self._called()),
             started=self._started,
         )
         publish(made, self.folder.path)

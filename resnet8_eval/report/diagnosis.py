@@ -356,9 +356,18 @@ def _asking_for(milestone: str, command: str, *without: str) -> str:
     """A call of pytest with another selection: the same package, model and settings."""
     try:
         given = shlex.split(command)
-    except ValueError:  # half of a quotation: a record need not come from this suite
-        given = ["pytest"]
-    left_out, kept, before = (*_SELECTING, *without), [], ""
+        name, _, options = given[0].partition("=")
+        addopts = shlex.split(options) if name == words.ADDOPTS else None
+    except (ValueError, IndexError):  # half a quotation, or nothing: any program may write records
+        given, addopts = ["pytest"], None
+    left_out = (*_SELECTING, *without)
+    called = _but(left_out, given if addopts is None else given[1:])
+    return words.call([*called, "-m", milestone], shlex.join(_but(left_out, addopts or [])))
+
+
+def _but(left_out: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The words of a call without these options and the tests that it names."""
+    kept, before = [], ""
     for word in given:
         name, attached, _ = word.partition("=")
         selects = name in left_out or word[:2] in _SELECTING
@@ -366,7 +375,7 @@ def _asking_for(milestone: str, command: str, *without: str) -> str:
         if before not in left_out and not selects and not is_test:
             kept.append(word)
         before = "" if attached or before in left_out else word
-    return shlex.join([*kept, "-m", milestone])
+    return kept
 
 
 def _is_off(row: ConfigurationResult) -> bool:

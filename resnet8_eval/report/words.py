@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -44,6 +45,16 @@ STATISTICS: Final = (
     "and not that of calibration images: each row is one calibration (pytest --seeds 5 makes more)."
 )
 """What the figures of the comparison rest on."""
+
+
+ADDOPTS: Final = "PYTEST_ADDOPTS"
+"""The environment variable whose options pytest puts in front of those that it is given."""
+
+
+def call(words: Sequence[str], addopts: str = "") -> str:
+    """A call of pytest as one would type it, with what :data:`ADDOPTS` holds."""
+    before = f"{ADDOPTS}={shlex.quote(addopts)} " if addopts else ""
+    return before + shlex.join(words)
 
 
 def median(found: Spread | None, digits: int) -> str:

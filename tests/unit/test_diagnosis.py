@@ -234,6 +234,13 @@ def test_a_row_that_could_not_be_timed_is_named_with_what_disturbed_it(
         ("pytest --deselect tests/a.py::t -c b.py", "pytest --deselect tests/a.py::t -c b.py"),
         ("pytest -k 'it'\"'\"'s x' 'tests/a b.py::t[a b]' -x", "pytest -x"),
         ("pytest -m 'half of a quotation", "pytest"),
+        ("PYTEST_ADDOPTS='-k \"' pytest -x", "pytest"),
+        ("PYTEST_ADDOPTS='-m v1_0' pytest -x", "pytest -x"),
+        ("PYTEST_ADDOPTS=' ' pytest -x", "pytest -x"),
+        (
+            "PYTEST_ADDOPTS='-k \"a b\" --seeds 2' pytest -x",
+            "PYTEST_ADDOPTS='--seeds 2' pytest -x",
+        ),
         (
             "pytest --keras-model=/home/a.pyenv/own.keras --preprocessing unit --maxfail=1",
             "pytest --keras-model=/home/a.pyenv/own.keras --preprocessing unit --maxfail=1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -623,3 +624,22 @@ def test_the_command_that_is_recorded_names_the_assets_that_were_used(
     command = suite.run("--requirement=CAL-01", *words).results["command"]
     assert "auto" not in command
     assert "--assets=real" in command
+
+
+@pytest.mark.parametrize(
+    ("addopts", "recorded"),
+    [
+        ("--seeds=2", "--seeds=2"),
+        ("--assets=auto", "--assets=real"),
+        ("-k 'cal_01 or x' --assets auto", "-k 'cal_01 or x' --assets=real"),
+    ],
+)
+def test_the_command_that_is_recorded_has_the_options_of_the_environment(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, addopts: str, recorded: str
+) -> None:
+    """Planted: without them it gives other numbers, for its calibration is another."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", addopts)
+    monkeypatch.setattr(Pipeline, "prepare", lambda *_: None)
+    command = suite.run("--requirement=CAL-01").results["command"]
+    assert command.startswith("PYTEST_ADDOPTS=")  # in quotes, it would be the name of a program
+    assert shlex.split(command)[:2] == [f"PYTEST_ADDOPTS={recorded}", "pytest"]
