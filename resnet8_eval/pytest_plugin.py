@@ -159,6 +159,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Refuse the package of another checkout, before a ``conftest.py`` fails for its sake."""
+    imported, here = Path(__file__).parent, early_config.rootpath / "resnet8_eval"
+    if (here / "__init__.py").is_file() and not here.samefile(imported):
+        raise pytest.UsageError(
+            "The package that was imported is not the one beside these tests, which would judge "
+            f"other code. Expected {here}; imported: {imported}. Call python -m pytest in "
+            f"{here.parent}, or use make there, which makes an environment for it"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Set the run up, and have an acceptance run leave its report files."""
     config.addinivalue_line(

@@ -456,6 +456,31 @@ def pytest_runtest_makereport(item, call):
 """
 
 
+@pytest.mark.parametrize("words", [(), ("-n1",), ("--pyargs",)], ids=" ".join)
+def test_tests_of_one_checkout_do_not_judge_the_package_of_another(
+    suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
+) -> None:
+    """Planted: a clone's ``pytest`` whose environment has another checkout installed."""
+    other = Path(requirement_of.__code__.co_filename).parent
+    here = pytester.path / "resnet8_eval"
+    here.symlink_to(other)
+    assert suite.run(*words).status == pytest.ExitCode.OK
+    here.unlink()
+    here.mkdir()  # a folder of that name, and no package
+    assert suite.run(*words).status == pytest.ExitCode.OK
+    (here / "__init__.py").touch()
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(f"import resnet8_eval.new_in_this_checkout\n{conftest.read_text()}")
+    before = files(suite.reports)
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in done.output.splitlines() if line]
+    assert line.startswith("ERROR: The package that was imported is not the one beside these tests")
+    for said in (f"Expected {here}", f"imported: {other}", f"python -m pytest in {here.parent},"):
+        assert said in line
+    assert files(suite.reports) == before
+
+
 # --- the stand-in --------------------------------------------------------------------------------
 
 
