@@ -32,6 +32,8 @@ from resnet8_eval.results import Outcome
 _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
 """A name in a marker expression; what stands in quotes is a value."""
 _OF_SPEED: Final = ("--min-speedup", "--fresh-timing")
+_RUN_NAME: Final = "resnet8_eval_run"
+"""What a worker is told the name of its run by."""
 _NOTHING_RUN: Final = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
 _SETTINGS: Final = (
     *("calibration_count", "calibration_seed", "min_speedup", "min_accuracy", "gate", "seeds"),
@@ -78,7 +80,10 @@ class AcceptanceRun:
         self._stopped: str | None = None
         self._before: Any = None
         self._made_in = 0.0
-        self._started = time.time()
+        # Workers are of the run of their controller; else each would make all anew with --fresh.
+        given = getattr(config, "workerinput", {})
+        self._name = given.get(_RUN_NAME) or os.urandom(8).hex()
+        self._started = time.monotonic()
 
     @property
     def pipeline(self) -> Any:
@@ -107,7 +112,7 @@ class AcceptanceRun:
                 self._missing = error
                 raise
             said = {name: option(f"--{name.replace('_', '-')}") for name in _SETTINGS}
-            settings = Settings(found, cache_dir, preprocessing=how, **said)
+            settings = Settings(found, cache_dir, preprocessing=how, run=self._name, **said)
             self._pipeline = Pipeline(settings, self._announce)
         return self._pipeline
 
@@ -164,6 +169,11 @@ class AcceptanceRun:
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         """Note which requirements were selected (with workers)."""
         self._select(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker which run it is of."""
+        node.workerinput[_RUN_NAME] = self._name
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -287,11 +297,11 @@ class AcceptanceRun:
                     for row in configurations.calibrated()
                     if row.recipe == configurations.TUNED
                 ]
-            if moment := self.config.getoption("--fresh"):
-                self.pipeline.forget(self.pipeline.closure(needs), moment)
-            if moment := self.config.getoption("--fresh-timing"):
+            if self.config.getoption("--fresh"):
+                self.pipeline.forget(self.pipeline.closure(needs))
+            if self.config.getoption("--fresh-timing"):
                 stages = self.pipeline.stages
-                self.pipeline.forget([name for name in needs if stages[name].alone], moment)
+                self.pipeline.forget([name for name in needs if stages[name].alone])
             self.pipeline.prepare(dict.fromkeys(needs))
             self._prepared = True
         return self.pipeline
@@ -331,7 +341,7 @@ class AcceptanceRun:
 
     def _select(self, nodeids: Iterable[str]) -> None:
         selected = {found for nodeid in nodeids if (found := verdicts.id_in(nodeid))}
-        idle = [name for name in _OF_SPEED if self.config.getoption(name) is not None]
+        idle = [name for name in _OF_SPEED if self.config.getoption(name)]
         if selected and "EVAL-05" not in selected and idle:
             raise pytest.UsageError(
                 f"{idle[0]} would do nothing: it is for EVAL-05, which this call does not select. "

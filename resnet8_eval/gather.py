@@ -44,7 +44,7 @@ def gather(
     command
         What reproduces the run.
     started
-        When the run started (seconds since the epoch); an older artefact came from the cache.
+        When the run started, by the clock of `time.monotonic`.
     stopped
         What ended the run before its time, and where; None if it ended by itself.
 
@@ -130,7 +130,7 @@ def _part(kind: type[Part], *records: Record, **more: object) -> Record:
 
 def _stage(pipeline: Pipeline, artifact: Artifact, name: str, started: float) -> dict[str, Any]:
     stage = pipeline.stages[name]
-    hit = artifact.created < started
+    hit = artifact.run != pipeline.settings.run
     ended = artifact.created - started
     return {
         "lane": stage.lane,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -38,6 +39,8 @@ class Settings:
         What is demanded of every row that is not stock, beyond the requirements.
     seeds
         How many calibration seeds the quantized rows are made with.
+    run
+        The name of the run, by chance, which all of its processes share; it decides no artefact.
     """
 
     assets: Assets
@@ -49,6 +52,7 @@ class Settings:
     gate: Demand | None = None
     preprocessing: Preprocessing = RAW
     seeds: int = 1
+    run: str = field(default_factory=lambda: os.urandom(8).hex(), compare=False)
 
     @property
     def further_seeds(self) -> range:

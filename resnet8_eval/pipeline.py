@@ -26,7 +26,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings, announce: lanes.Announce = lambda _: None) -> None:
         self.settings = settings
-        self.store = Store(settings.cache_dir)
+        self.store = Store(settings.cache_dir, settings.run)
         self.stages = {stage.name: stage for stage in stages.table(settings)}
         self._announce = announce
         self._failures: dict[str, SuiteError] = {}
@@ -53,22 +53,21 @@ class Pipeline:
             logs = self.settings.cache_dir / "logs"
             self._failures.update(lanes.run(missing, make, logs, self._announce))
 
-    def forget(self, names: Iterable[str], made_before: float) -> None:
+    def forget(self, names: Iterable[str]) -> None:
         """Remove stages from the cache, to have them made anew, and how far trainings were.
+
+        What this run made stays: another process of it may have been first.
 
         Parameters
         ----------
         names
             Stage names.
-        made_before
-            Seconds since the epoch; what was made later stays, for another process of the same
-            run may have made it.
         """
         for name in names:
             self._made.pop(name, None)
-            self.store.discard(name, self.key(name), made_before)
-            if name.startswith("qat-training/"):
-                self.store.discard_trainings(made_before)
+            yet_to_make = self.store.discard(name, self.key(name))
+            if yet_to_make and name.startswith("qat-training/"):
+                self.store.discard_trainings()
 
     def artifact(self, name: str) -> Artifact:
         """The artefact of a stage, made now if it is missing.

@@ -114,14 +114,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--fresh",
-        action="store_const",
-        const=math.inf,
+        action="store_true",
         help="make everything anew, whatever the cache has",
     )
     group.addoption(
         "--fresh-timing",
-        action="store_const",
-        const=math.inf,
+        action="store_true",
         help="measure latency and throughput anew, whatever the cache has",
     )
     group.addoption(
@@ -202,10 +200,6 @@ def pytest_configure(config: pytest.Config) -> None:
     is_controller = not hasattr(config, "workerinput")
     if is_controller:
         _refuse_missing(config)
-    for name in ("fresh", "fresh_timing"):
-        if getattr(config.option, name) == math.inf:
-            # Workers are given the moment at which their run began, and make nothing twice.
-            setattr(config.option, name, time.time())
     run = AcceptanceRun(config)
     config.stash[_RUN] = run
     if is_controller:

@@ -38,7 +38,8 @@ class Artifact:
 
     `key` is the hash of all that decided it; `record`, what its producer reported, in built-in
     types; `files`, the SHA-256 of each; `seconds`, how long it took; `created`, when it was
-    finished, in seconds since the epoch.
+    finished, by the clock of `time.monotonic`, which all processes of a machine share; `run`, the
+    run that made it, empty where older code did.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class Artifact:
     files: dict[str, str]
     seconds: float
     created: float
+    run: str = ""
 
     def path(self, name: str) -> Path:
         """The file `name` of this artefact."""
@@ -55,10 +57,19 @@ class Artifact:
 
 
 class Store:
-    """A folder of artefacts, made with the first; safe to share between threads and processes."""
+    """A folder of artefacts, made with the first; safe to share between threads and processes.
 
-    def __init__(self, root: Path) -> None:
+    Parameters
+    ----------
+    root
+        The folder.
+    run
+        Name of the run that asks, for what it makes.
+    """
+
+    def __init__(self, root: Path, run: str = "") -> None:
         self.root = root
+        self.run = run
 
     def get(self, stage: str, key: str) -> Artifact | None:
         """The artefact, or None where there is none or it is damaged."""
@@ -99,7 +110,8 @@ class Store:
             try:
                 started = time.perf_counter()
                 record = make(partial)
-                _seal(partial, stage, key, record, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                _seal(partial, stage, key, record, seconds, self.run)
                 partial.rename(folder)
             except OSError as error:
                 if error.errno not in FULL:
@@ -142,21 +154,21 @@ class Store:
         finally:
             lock.release()
 
-    def discard(self, stage: str, key: str, made_before: float) -> None:
-        """Remove an artefact if it was made before a moment, in seconds since the epoch."""
+    def discard(self, stage: str, key: str) -> bool:
+        """Remove an artefact if another run made it; return whether this run has yet to make it."""
         folder = self._folder(stage, key)
         with self.lock(folder.name):
             found = self.get(stage, key)
-            if found is not None and found.created < made_before:
+            made_by_this_run = found is not None and found.run == self.run
+            if not made_by_this_run:
                 with self._writing():
                     _remove(folder)
+        return not made_by_this_run
 
-    def discard_trainings(self, kept_before: float) -> None:
-        """Remove what trainings kept before a moment (seconds since the epoch); none is at work."""
+    def discard_trainings(self) -> None:
+        """Remove what trainings have kept; none is at work."""
         with self.lock(SCHEDULING), self._writing():
-            for path in (self.root / TRAINING).glob("*"):
-                if path.stat().st_mtime < kept_before:  # each epoch replaces a file in it
-                    _remove(path)
+            _remove(self.root / TRAINING)
 
     def artifacts(self) -> Iterator[tuple[Path, Artifact | None]]:
         """Whatever stands where artefacts do, with None for what is damaged or none."""
@@ -283,14 +295,15 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in paths}
 
 
-def _seal(folder: Path, stage: str, key: str, record: Record, seconds: float) -> None:
+def _seal(folder: Path, stage: str, key: str, record: Record, seconds: float, run: str) -> None:
     body = {
         "stage": stage,
         "key": key,
         "record": record,
         "files": _hashes(folder),
         "seconds": round(seconds, 3),
-        "created": time.time(),
+        "created": time.monotonic(),
+        "run": run,
     }
     sealed = {"sha256": digest(body), **body}
     (folder / RECORD_FILE).write_text(json.dumps(sealed, indent=1, default=as_json))
@@ -310,8 +323,8 @@ def _read(folder: Path) -> Artifact | None:
             seal == digest(body)
             and folder.name == _folder_name(found.stage, found.key)
             and found.files == _hashes(folder)
-            and [type(found.record), type(found.seconds), type(found.created)]
-            == [dict, float, float]
+            and [type(found.record), type(found.seconds), type(found.created), type(found.run)]
+            == [dict, float, float, str]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

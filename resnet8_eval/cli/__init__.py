@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -469,7 +468,7 @@ def run_stages(
     if unknown:
         raise typer.BadParameter(f"there is no stage {unknown[0]}; run without one lists them")
     if fresh:
-        pipeline.forget(pipeline.closure(stages), time.time())
+        pipeline.forget(pipeline.closure(stages))
     pipeline.prepare(stages)
     made = {name: pipeline.artifact(name) for name in stages}
     if as_json:

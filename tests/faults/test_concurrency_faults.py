@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -72,6 +74,41 @@ def test_a_crowd_on_a_cold_cache_makes_each_artefact_once(
     assert len(folders) == len(STAGES)  # every command was given the same artefacts
     for folder in reports:
         assert_all_met(folder)
+
+
+CLOCK: Final = """
+import time
+
+honestly = time.time
+time.time = lambda: honestly() - {}
+"""
+
+
+def test_a_fresh_run_makes_each_artefact_anew_and_once_whatever_the_clock_says(
+    asking: Suite, tmp_path: Path
+) -> None:
+    """Planted: the clock steps back before each run, and the last says that it made all."""
+    needing = {
+        name: passing(name).replace(f'"{name}"', f'"{name}", needs=["{stage}"]')
+        for name, stage in ASKING.items()
+    }
+    asking.write(needing)
+    cache, reports = tmp_path / "cache", tmp_path / "reports"
+    now, earlier, before = (
+        site(tmp_path / f"{hours} hours", small_flow.SITE + CLOCK.format(3600 * hours))
+        for hours in range(3)
+    )
+    ended_well(command_line(cache, now))
+    ended_well(command_line(cache, earlier, "--fresh"))
+    assert small_flow.begun(cache) == dict.fromkeys(STAGES, 2)
+    began = time.monotonic()
+    ended_well(pytest_run(cache, reports, before, "-n2", "--fresh"))
+    took = time.monotonic() - began
+    assert small_flow.begun(cache) == dict.fromkeys(STAGES, 3)
+    stages = json.loads((reports / "results.json").read_text())["stages"]
+    assert {name: stages[name]["cache"] for name in STAGES} == dict.fromkeys(STAGES, "miss")
+    for stage in stages.values():
+        assert 0 <= stage["started"] < stage["ended"] <= took
 
 
 @pytest.mark.usefixtures("asking")

@@ -394,7 +394,7 @@ def test_what_is_to_be_made_anew_is_forgotten(
 ) -> None:
     seen: list[str] = []
     monkeypatch.setattr(Pipeline, "prepare", lambda *_: None)
-    monkeypatch.setattr(Pipeline, "forget", lambda _, names, moment: seen.extend(names))
+    monkeypatch.setattr(Pipeline, "forget", lambda _, names: seen.extend(names))
     marker = '@pytest.mark.requirement("EVAL-05"'
     suite.write(
         {"EVAL-05": passing("EVAL-05").replace(marker, f'{marker}, needs=["latency", "onnx"]')}

@@ -60,16 +60,28 @@ def test_a_hit_is_what_was_made(store: Store) -> None:
     assert made.seconds >= 0
 
 
-def test_what_is_discarded_is_made_anew_unless_it_is_newer(store: Store) -> None:
-    make = Maker()
-    made = store.produce("stage", KEY, make)
-    store.discard("stage", KEY, made_before=made.created)
-    assert store.get("stage", KEY) == made
-    store.discard("stage", KEY, made_before=made.created + 1e-3)
+def test_a_run_discards_what_others_have_made_and_nothing_of_its_own(store: Store) -> None:
+    make, root = Maker(), store.root
+    made = Store(root, "one").produce("stage", KEY, make)
+    assert not Store(root, "one").discard("stage", KEY)
+    assert Store(root, "other").get("stage", KEY) == made
+    for _ in range(2):  # the second time nothing is there, which is no error
+        assert Store(root, "other").discard("stage", KEY)
+        assert store.get("stage", KEY) is None
+    again = Store(root, "other").produce("stage", KEY, make)
+    assert (again.run, make.calls) == ("other", 2)
+    assert again.created > made.created
+
+
+def test_what_older_code_made_is_whole_and_of_another_run(store: Store) -> None:
+    """It names no run."""
+    made = Store(store.root, "one").produce("stage", KEY, Maker())
+    seal_again(lambda body: body.pop("run"))(made)
+    found = Store(store.root, "one").get("stage", KEY)
+    assert found is not None
+    assert found.run == ""
+    assert Store(store.root, "one").discard("stage", KEY)
     assert store.get("stage", KEY) is None
-    store.discard("stage", KEY, made_before=made.created + 1e-3)  # nothing is there: no error
-    assert store.produce("stage", KEY, make).created > made.created
-    assert make.calls == 2
 
 
 def test_another_key_or_stage_is_another_artefact(store: Store) -> None:
@@ -172,6 +184,7 @@ DAMAGE: dict[str, Callable[[Artifact], object]] = {
     "a field too many": seal_again(lambda body: body.update(more=1)),
     "a field too few": seal_again(lambda body: body.pop("seconds")),
     "a field of another kind": seal_again(lambda body: body.update(created="today")),
+    "a run without a name": seal_again(lambda body: body.update(run=None)),
     "a file too many": lambda made: made.path("more.txt").write_text("more"),
     "a folder too many": lambda made: made.path("more").mkdir(),
     "a dangling link too many": lambda made: made.path("more").symlink_to("nowhere"),
