@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 Shapes = dict[str, tuple[int, ...]]
 QUANTIZE_STEPS: Final = ("QuantizeLinear", "DequantizeLinear")
+_NOT_IN_WORDS: Final = re.compile(r"\W", re.ASCII)
+
+
+def module_name(place: int, name: str) -> str:
+    """What PyTorch calls the module of a layer, such as ``n03_block_1``.
+
+    The place tells it from every other layer, whatever their names, and from the attributes of
+    modules and the words of Python. In the name, ``_`` stands for what TorchScript cannot read.
+    """
+    return f"n{place:02}_{_NOT_IN_WORDS.sub('_', name)}"
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:

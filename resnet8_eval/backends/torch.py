@@ -25,6 +25,7 @@ from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import ModelError, unreadable_model
 from resnet8_eval.network import Network
+from resnet8_eval.onnx_graph import module_name
 from resnet8_eval.preprocess import BATCH_SIZE, Images, batches
 from resnet8_eval.store import Record
 
@@ -306,8 +307,8 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     module = torchscript.load(path)
     layers = _stored_layers(module)
     found = []
-    for layer in network.weighted:
-        weight, bias = layers[layer.name.replace(".", "_")]
+    for place, layer in enumerate(network.weighted):
+        weight, bias = layers[module_name(place, layer.name)]
         if weight.is_quantized:
             zero_points = [int(value) for value in weight.q_per_channel_zero_points()]
             axis = weight.q_per_channel_axis()

@@ -15,6 +15,7 @@ from torch.ao.nn.quantized import Conv2d
 
 from resnet8_eval.calibrate.parameters import Grid, Parameters, grid
 from resnet8_eval.network import Addition, Convolution, Dense, Layer, Pooling, output_first
+from resnet8_eval.onnx_graph import module_name
 
 
 class QuantizedNetwork(nn.Module):
@@ -52,6 +53,10 @@ class QuantizedNetwork(nn.Module):
             if isinstance(layer, Pooling)
         }
         constants = self._network.constants()
+        self._names = {
+            layer.output: module_name(place, layer.name)
+            for place, layer in enumerate(self._network.weighted)
+        }
         self.layers = nn.ModuleDict()
         for layer in self._network.weighted:
             bias = torch.from_numpy(constants[layer.bias].copy())
@@ -60,7 +65,7 @@ class QuantizedNetwork(nn.Module):
                 weight = _quantized(integers, parameters.scales[layer.weight], weights_dtype)
             else:
                 weight = torch.from_numpy(output_first(layer, constants[layer.weight]).copy())
-            self.layers[key(layer)] = self._module(layer, weight, bias)
+            self.layers[self._names[layer.output]] = self._module(layer, weight, bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Preprocessed images, float32 (N, 32, 32, 3), to float32 scores (N, 10)."""
@@ -75,7 +80,7 @@ class QuantizedNetwork(nn.Module):
         def compute(layer: Layer, inputs: list[torch.Tensor]) -> torch.Tensor:
             match layer:
                 case Convolution() | Dense():
-                    y = self.layers[key(layer)](*inputs)
+                    y = self.layers[self._names[layer.output]](*inputs)
                 case Addition():
                     y = self._add(layer, *inputs)
                 case Pooling():
@@ -125,11 +130,6 @@ class QuantizedNetwork(nn.Module):
             return torch._make_per_tensor_quantized_tensor(pooled.int_repr(), *out)
         mean = nn.functional.avg_pool2d(x.dequantize(), layer.window)
         return torch.quantize_per_tensor(mean, *out, torch.quint8)
-
-
-def key(layer: Layer) -> str:
-    """A layer's name as a module may have it."""
-    return layer.name.replace(".", "_")
 
 
 def _quantized(

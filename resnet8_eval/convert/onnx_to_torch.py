@@ -17,6 +17,7 @@ from resnet8_eval.checks import Check, equal
 from resnet8_eval.store import Record
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 EXPECTED_MODULES: Final = {
@@ -74,7 +75,8 @@ def convert(onnx_path: Path) -> torch.fx.GraphModule:
     -------
     torch.fx.GraphModule
         In evaluation mode; float32 (N, 32, 32, 3) in [0, 255] to (N, 10) probabilities. Its
-        modules carry the names of the ONNX nodes. onnx2torch's Reshape reads the values of a
+        modules are called by the places and names of the ONNX nodes
+        (:func:`resnet8_eval.onnx_graph.module_name`). onnx2torch's Reshape reads the values of a
         tensor, which ``torch.export`` cannot follow; a Flatten takes its place.
     """
     import onnx
@@ -85,7 +87,7 @@ def convert(onnx_path: Path) -> torch.fx.GraphModule:
         from onnx2torch.node_converters.reshape import OnnxReshape
 
     # Given a path, it would write beside the model, which others are reading.
-    module: torch.fx.GraphModule = onnx2torch.convert(onnx.load(onnx_path)).eval()
+    module: torch.fx.GraphModule = onnx2torch.convert(_named(onnx.load(onnx_path))).eval()
     for node in list(module.graph.nodes):
         if node.op == "call_module" and isinstance(
             module.get_submodule(str(node.target)), OnnxReshape
@@ -96,6 +98,13 @@ def convert(onnx_path: Path) -> torch.fx.GraphModule:
     module.delete_all_unused_submodules()
     module.recompile()
     return module
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model, its nodes called as modules may be, in place."""
+    for place, node in enumerate(model.graph.node):
+        node.name = onnx_graph.module_name(place, node.name)
+    return model
 
 
 def export(module: torch.nn.Module, path: Path) -> None:
@@ -137,10 +146,8 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
     import torch
     from torch.fx.passes.shape_prop import ShapeProp
 
-    model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path), strict_mode=True)
+    model = onnx.shape_inference.infer_shapes(_named(onnx.load(onnx_path)), strict_mode=True)
     nodes = list(model.graph.node)
-    for node in nodes:
-        node.name = node.name.replace(".", "/")  # as onnx2torch calls it
     tensors = onnx_graph.constants(model.graph)
     onnx_shapes = onnx_graph.sizes((*model.graph.value_info, *model.graph.output))
 

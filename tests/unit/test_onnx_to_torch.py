@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -51,6 +52,20 @@ def test_an_honest_conversion_passes(folded: Path, module: torch.fx.GraphModule)
     assert (kinds.count("Conv2d"), kinds.count("Linear"), kinds.count("ReLU")) == (9, 1, 7)
     assert record["layers"][-1]["shape"] == [10]
     assert not module.training
+
+
+def test_nodes_may_have_any_names(folded: Path, tmp_path: Path) -> None:
+    """Those of attributes, of words of Python, of nothing, and some that are alike in PyTorch."""
+    model, names = onnx.load(folded), ["k.1", "k/1", "", "", "forward", "class", 'a "b"', "große"]
+    for node, name in zip(model.graph.node, names, strict=False):
+        node.name = name
+    onnx.save(model, tmp_path / "own.onnx")
+    module = onnx_to_torch.convert(tmp_path / "own.onnx")
+    checks, record = onnx_to_torch.verify(tmp_path / "own.onnx", module)
+    assert failed(checks) == []
+    assert [layer["name"] for layer in record["layers"]][:2] == ["n00_k_1", "n01_k_1"]
+    onnx_to_torch.export(module, tmp_path / "own.pt2")
+    assert failed(onnx_to_torch.verify_export(tmp_path / "own.onnx", tmp_path / "own.pt2")) == []
 
 
 def test_nothing_is_written_beside_the_model_meanwhile(folded: Path, tmp_path: Path) -> None:

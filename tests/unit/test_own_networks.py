@@ -148,6 +148,11 @@ def idle_dense() -> Any:
     return layers().Dense(10, kernel_initializer="zeros", bias_initializer=bias, trainable=False)
 
 
+def alike(name: str) -> Any:
+    """A convolution that could stand in the place of another."""
+    return layers().Conv2D(4, 3, padding="same", activation="relu", name=name)
+
+
 def sum_of_three(x: Any) -> Any:
     of = layers()
     return of.ReLU()(of.Add()([x, of.Conv2D(4, 1)(x), of.Conv2D(4, 3, padding="same")(x)]))
@@ -265,6 +270,11 @@ NETWORKS: dict[str, Maker] = {
         layers().Conv2D(1, 3),
         layers().ReLU(),
         head=lambda x: layers().Dense(10)(layers().Flatten()(average(x))),
+    ),
+    "names that differ in dots alone, names of attributes and of words of Python": lambda: stack(
+        *(alike(name) for name in ("block.1", "block_1", "class", "training")),
+        lambda x: layers().Add(name="def")([x, alike("forward")(x)]),
+        head=lambda x: layers().Dense(10, name="type")(average(x)),
     ),
     "models in the model": nested,
     "untrained, sequential": untrained,

@@ -22,6 +22,7 @@ from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.checks import failed
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import onnx_to_torch
+from resnet8_eval.network import Network
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
 
@@ -149,11 +150,47 @@ def test_a_layer_that_the_recipe_leaves_in_float_is_in_float(
         scales={name: s for name, s in parameters.scales.items() if name != layer.weight},
     )
     found = torch_backend.write(parameters, row, tmp_path / "model.pt")
-    assert found["weights"][layer.name] == "float32"
+    (called,) = (name for name in found["weights"] if name.endswith(f"_{layer.name}"))
+    assert found["weights"][called] == "float32"
     assert found["convolutions"] == ([8, 1] if place == 1 else [9, 0])
     assert found["products"] == ([1, 0] if place == 1 else [0, 1])
     stored_tensors = torch_backend.read_back(tmp_path / "model.pt", parameters.rounded)
     assert not failed(proof.compare(stored_tensors, parameters, row))
+
+
+# --- names of layers -----------------------------------------------------------------------------
+
+
+def renamed(pipeline: Pipeline, names: dict[int, str]) -> Parameters:
+    """The stand-in's parameters, some of its layers with weights called otherwise."""
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    weighted = parameters.rounded.weighted
+    others = {weighted[place].name: name for place, name in names.items()}
+
+    def called(network: Network) -> Network:
+        layers = [replace(y, name=others.get(y.name, y.name)) for y in network.layers]
+        return replace(network, layers=tuple(layers))
+
+    return replace(parameters, exact=called(parameters.exact), rounded=called(parameters.rounded))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_layers_may_have_any_names(
+    pipeline: Pipeline, tmp_path: Path, row: configurations.Configuration
+) -> None:
+    """Names decide no number, nor what a file is read back as."""
+    some = ["block.1", "block_1", "block_1", "", "forward", "class", 'große "1"\\', "n00_x", "1²"]
+    found = []
+    for names in ({}, dict(enumerate(some))):
+        parameters = renamed(pipeline, names)
+        torch_backend.write(parameters, row, tmp_path / "model.pt")
+        stored = torch_backend.read_back(tmp_path / "model.pt", parameters.rounded)
+        assert not failed(proof.compare(stored, parameters, row))
+        images = np.load(pipeline.artifact("calibration").path("images.npy"))[:20]
+        scores = backends.scores(tmp_path / "model.pt", images, threads=1)
+        found.append((backends.integers_sha256(stored), scores.tobytes()))
+    assert found[0] == found[1]
+    assert list(torch_backend.census(tmp_path / "model.pt")["weights"])[1] == "n01_block_1"
 
 
 @pytest.fixture
