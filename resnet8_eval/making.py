@@ -26,6 +26,7 @@ from resnet8_eval.integers import ExactNetwork, rounding
 from resnet8_eval.layers import COST_IMAGES, NOISE_IMAGES, noise
 from resnet8_eval.layers import sensitivity as costs
 from resnet8_eval.preprocess import Feed
+from resnet8_eval.proof import held
 from resnet8_eval.proof import prove as prove_tuned
 from resnet8_eval.requirements import PARITY_ATOL
 from resnet8_eval.stock import prove as prove_stock
@@ -122,10 +123,17 @@ def parameters(inputs: Inputs, *, recipe: Recipe) -> Record:
 
 
 def model(inputs: Inputs, *, row: Configuration) -> Record:
-    """Write a row's model, from its recipe's parameters or by the framework's own quantizer."""
+    """Write a row's model, from its recipe's parameters or by the framework's own quantizer.
+
+    What is written from parameters is read back and held against them at once: commands hand it
+    out without its proof, which needs the test images.
+    """
     backend, path = backends.backend(row.framework), inputs.out / backends.file_of(row)
     if not row.is_stock:
-        return backend.write(inputs.parameters(row.quantized_by), row, path)
+        parameters = inputs.parameters(row.quantized_by)
+        written = backend.write(parameters, row, path)
+        found = backend.read_back(path, parameters.rounded)
+        return written | {"checks": held(found, parameters, row)}
     folded, images = inputs.path("folded", "folded.onnx"), inputs.images("calibration")
     made = backend.quantize(folded, images, row, path, inputs.threads)
     return made | {"lowering": backend.lower(path, row, images)}

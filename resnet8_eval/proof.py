@@ -64,7 +64,7 @@ def prove(
         :class:`resnet8_eval.row_record.ExactIntegers`, None where `exact` is.
     """
     found = backend(row.framework).read_back(model, parameters.rounded)
-    checks = [*compare(found, parameters, row), compare_weights(parameters)]
+    checks = held(found, parameters, row)
     cause = probable_cause(found, row.framework, as_decided=not failed(checks))
     return {
         **stored(found, row),
@@ -81,6 +81,11 @@ def stored(found: Sequence[StoredTensor], row: Configuration) -> Record:
         "weights_bits": saturation.weights_bits(found),
         "needs": saturation.needs(found, row.framework, row.execution),
     }
+
+
+def held(found: Sequence[StoredTensor], parameters: Parameters, row: Configuration) -> list[Check]:
+    """Hold what was read back of a model against its parameters, and those against float32."""
+    return [*compare(found, parameters, row), compare_weights(parameters)]
 
 
 def compare(

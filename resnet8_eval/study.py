@@ -24,16 +24,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval import backends, calibration, configurations, environment, network, preprocess
+from resnet8_eval import (
+    backends,
+    calibration,
+    configurations,
+    environment,
+    network,
+    preprocess,
+    proof,
+)
 from resnet8_eval.advanced import lowbit, mixed
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.stages import CHOSEN, SENSITIVITY_IMAGES
 from resnet8_eval.analysis import divergence
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.checks import said
+from resnet8_eval.checks import failed, said
 from resnet8_eval.cifar10 import read_split
-from resnet8_eval.configurations import STOCK, TUNED, Recipe
+from resnet8_eval.configurations import STOCK, TUNED, Configuration, Recipe
 from resnet8_eval.download import in_one_line
 from resnet8_eval.errors import StageError
 from resnet8_eval.evaluate import probabilities, softmax
@@ -202,11 +210,26 @@ def _quantized(
         if row.is_stock:
             backend.quantize(source, images.calibration, row, model, 1)
         else:
-            backend.write(parameters(row.quantized_by.weight_limit), row, model)
+            _write(parameters(row.quantized_by.weight_limit), row, model)
         method = {} if row.is_stock else asdict(task.recipe)
         what: Row = {"framework": row.framework, "dtype": row.dtype, "recipe": task.recipe.name}
         what |= {key: method.get(key) for key in METHOD_KEYS}
         yield what, backends.scores(model, images.judged, threads=1, execution=row.session)
+
+
+def _write(parameters: Parameters, row: Configuration, path: Path) -> None:
+    """Write a model, and hold what it stores against its parameters."""
+    backend = backends.backend(row.framework)
+    backend.write(parameters, row, path)
+    found = backend.read_back(path, parameters.rounded)
+    if wrong := failed(proof.compare(found, parameters, row)):
+        raise StageError(
+            f"The model of {row.name} does not hold what was decided: {wrong[0].name}.",
+            expected=wrong[0].expected,
+            given=wrong[0].observed,
+            next_step="report it, with the model: the fault is this suite's; what was measured"
+            " before is kept",
+        )
 
 
 def _simulated(

@@ -50,8 +50,7 @@ def explore(
     else:
         parameters = decide(statistics, recipe, recipe.weight_limit)
         made = backend.write(parameters, row, path)
-        held = proof.compare(backend.read_back(path, network), parameters, row)
-        checks = [*held, proof.compare_weights(parameters)]
+        checks = proof.held(backend.read_back(path, network), parameters, row)
     scores = backends.scores(path, test.images, threads=threads, execution=row.session)
     np.save(out / f"{recipe.granularity}.npy", scores)
     found = backend.read_back(path, network)

@@ -696,6 +696,7 @@ def test_the_users_own_folder_may_be_written_as_a_tilde(
         ("structure/onnx", ["convert"]),
         ("structure/onnx", ["quantize", "--assets=stand-in"]),
         ("parameters/tuned", ["quantize", "--assets=stand-in"]),
+        ("model/onnxruntime-int8-tuned", ["quantize", "--assets=stand-in"]),
         ("structure/onnx", ["study", "--assets=stand-in", "--keras-model"]),
     ],
 )
@@ -707,7 +708,7 @@ def test_what_is_no_longer_the_same_network_is_not_handed_out(
     stage: str,
     words: list[str],
 ) -> None:
-    asked = ["structure/onnx", "structure/torch", "parameters/tuned"]
+    asked = ["structure/onnx", "structure/torch", "model/onnxruntime-int8-tuned"]
     needed = [name for name in pipeline.closure(asked) if name != stage]
     made = borrowing(pipeline, tmp_path / "cache", *needed)
     wrong = {"name": "layers", "expected": "9", "observed": "8", "ok": False}

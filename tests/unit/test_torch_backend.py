@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from resnet8_eval import backends, configurations, proof
+from resnet8_eval import backends, configurations, making, proof, study
 from resnet8_eval.backends import torch as torch_backend
-from resnet8_eval.backends import torchscript
+from resnet8_eval.backends import torch_network, torchscript
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.checks import failed
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.convert import onnx_to_torch
+from resnet8_eval.errors import StageError
+from resnet8_eval.inputs import Inputs
 from resnet8_eval.network import Network
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
@@ -191,6 +193,33 @@ def test_layers_may_have_any_names(
         found.append((backends.integers_sha256(stored), scores.tobytes()))
     assert found[0] == found[1]
     assert list(torch_backend.census(tmp_path / "model.pt")["weights"])[1] == "n01_block_1"
+
+
+@pytest.fixture
+def mistaken(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Parameters:
+    """Parameters of two layers that PyTorch is given under one name: one has both's weights."""
+    for module in (torch_backend, torch_network):
+        monkeypatch.setattr(module, "module_name", lambda _, name: name.replace(".", "_"))
+    return renamed(pipeline, {1: "block.1", 2: "block_1"})
+
+
+def test_a_model_that_holds_other_weights_is_found_where_it_is_made(
+    pipeline: Pipeline, tmp_path: Path, mistaken: Parameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands hand out a model without its proof."""
+    row = configurations.of(KERNELS)
+    monkeypatch.setattr(Inputs, "parameters", lambda *_: mistaken)
+    record = making.model(Inputs(pipeline.settings, {}, 1, tmp_path), row=row)
+    (wrong, *_) = failed(record["checks"])
+    assert wrong.name == "stored scales, zero points and integers of weights"
+    assert "wrong: " + mistaken.rounded.weighted[1].weight in wrong.observed
+
+
+def test_a_model_that_holds_other_weights_is_not_measured_in_a_study(
+    tmp_path: Path, mistaken: Parameters
+) -> None:
+    with pytest.raises(StageError, match="does not hold what was decided: stored scales"):
+        study._write(mistaken, configurations.of(KERNELS), tmp_path / "model.pt")
 
 
 @pytest.fixture
