@@ -72,10 +72,14 @@ def told(path: Path, images: Images, labels: Labels, scores: Scores) -> dict[str
         ``needs``, the instructions without which x86 kernels can saturate on it, None within ±63;
         and, on a processor without them, ``warning``. Then ``disagreements`` counts the images to
         which kernels and exact integers give another class, and ``exact_correct`` what the integers
-        get right, both None where they could not be computed.
+        get right, both None where they could not be computed. ``unread`` is there instead, with
+        None for the rest, where the weights could not be read: what they are.
     """
     framework = framework_of(path)
-    largest = 0 if framework == "keras" else backend(framework).signed_weights(path)
+    try:
+        largest = 0 if framework == "keras" else backend(framework).signed_weights(path)
+    except ModelError as error:  # what was measured stands without it
+        return {"largest_weight": None, "needs": None, "warning": None, "unread": error.given}
     if largest == 0:
         return None
     saturates = largest > SATURATION_FREE_LIMIT

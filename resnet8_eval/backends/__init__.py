@@ -158,7 +158,10 @@ class Backend(Protocol):
         """Read every quantized tensor of a stored model; shares no code with :meth:`write`."""
 
     def signed_weights(self, path: Path) -> int:
-        """Largest magnitude of the int8 weights that a stored model's kernels multiply by."""
+        """Largest magnitude of the int8 weights that a stored model's kernels multiply by.
+
+        ModelError if it holds weights of a kind that is not read.
+        """
 
     def tensors(
         self,

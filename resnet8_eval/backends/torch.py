@@ -351,9 +351,48 @@ def signed_weights(path: Path) -> int:
         return 0
     import torch
 
-    weights = (weight for weight, _ in _stored_layers(torchscript.load(path)).values())
+    weights = (_unpacked(held, path) for held in _held(torchscript.load(path)))
     kept = (w.int_repr().short() for w in weights if w.is_quantized and w.dtype == torch.qint8)
     return max((int(integers.abs().max()) for integers in kept), default=0)
+
+
+def _held(module: Any) -> list[Any]:
+    """The tensors and packed parameters that a network reads, whoever made it.
+
+    ``torch.jit.freeze`` moves them from the layers into the graph.
+    """
+    import torch
+
+    graph = module.inlined_graph  # what is taken from it lives no longer than it
+    values = {next(graph.inputs()).debugName(): module}
+    for node in graph.findAllNodes("prim::GetAttr"):
+        whose = values.get(next(node.inputs()).debugName())
+        if whose is not None:  # else of an object that the network makes while it runs
+            values[node.output().debugName()] = getattr(whose, node.s("name"))
+    inside = (node.output().toIValue() for node in graph.findAllNodes("prim::Constant"))
+    found = (*values.values(), *inside)
+    return [value for value in found if isinstance(value, torch.Tensor | torch.ScriptObject)]
+
+
+def _unpacked(held: Any, path: Path) -> Any:
+    """A tensor, or the weight in a layer's packed parameters; ModelError if none is known there."""
+    import torch
+
+    if isinstance(held, torch.Tensor):
+        return held
+    unpack = {
+        "quantized.Conv2dPackedParamsBase": torch.ops.quantized.conv2d_unpack,
+        "quantized.LinearPackedParamsBase": torch.ops.quantized.linear_unpack,
+    }
+    kind = held._type().qualified_name().removeprefix("__torch__.torch.classes.")
+    if kind not in unpack:
+        raise ModelError(
+            f"{path.name} holds weights that cannot be read.",
+            expected=" or ".join(unpack),
+            given=kind,
+            next_step="save the network with convolutions of maps and linear layers alone",
+        )
+    return unpack[kind](held)[0]
 
 
 def tensors(

@@ -131,6 +131,11 @@ def _doubts(told: dict[str, Any]) -> list[str]:
         )
     if found and found["warning"]:
         lines.append(f"warning: {found['warning']}")
+    elif found and found["largest_weight"] is None:
+        lines.append(
+            f"note: its weights could not be read ({found['unread']}); on some x86 processors"
+            " kernels may saturate on them and give other answers"
+        )
     elif found:
         lines.append(
             f"note: signed weights up to ±{found['largest_weight']}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from resnet8_eval import (
     quantized_onnx,
     saturation,
 )
-from resnet8_eval.backends import StoredTensor
+from resnet8_eval.backends import StoredTensor, torchscript
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.cli import judging
 from resnet8_eval.pipeline import Pipeline, model_path
@@ -285,6 +285,67 @@ def test_models_of_other_kinds_are_read_as_well(
     path = model_path(pipeline, configurations.of(name))
     scores = np.zeros((2000, 10), np.float32)
     assert saturation.told(path, standin_test.images, standin_test.labels, scores) == expected
+
+
+def eager(path: Path, kinds: Sequence[str], *, frozen: bool = False) -> Path:
+    """A network of the layers that ``torch.ao.quantization`` makes, their weights up to ±100."""
+    import torch
+    from torch.ao.nn import quantized
+
+    def held(layer: Any, size: tuple[int, ...]) -> Any:
+        weight = torch.quantize_per_tensor(torch.full(size, -100.0), 1.0, 0, torch.qint8)
+        layer.set_weight_bias(weight, torch.zeros(size[0]))
+        return layer
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.volume = held(quantized.Conv3d(3, 3, 1), (3, 3, 1, 1, 1))
+            self.map = held(quantized.Conv2d(3, 3, 1), (3, 3, 1, 1))
+            self.linear = held(quantized.Linear(3072, 10), (10, 3072))
+            self.dynamic = held(quantized.dynamic.Linear(10, 10), (10, 10))
+            self.by_layer = torch.nn.Linear(10, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            y = torch.quantize_per_tensor(images.permute(0, 3, 1, 2), 1.0, 0, torch.quint8)
+            if "volume" in kinds:
+                y = self.volume(y.unsqueeze(2)).squeeze(2)
+            y = self.map(y) if "map" in kinds else y
+            if "linear" in kinds:
+                return self.linear(y.flatten(1)).dequantize()
+            scores = y.dequantize().flatten(1)[:, :10]
+            return self.dynamic(scores) if "dynamic" in kinds else self.by_layer(scores)
+
+    with torchscript.deprecations_ignored(), torch.inference_mode():
+        script = torch.jit.trace(Own().eval(), torch.zeros(2, 32, 32, 3))
+        torch.jit.save(torch.jit.freeze(script) if frozen else script, str(path))
+    return path
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["as traced", "frozen"])
+@pytest.mark.parametrize(
+    ("kinds", "largest"),
+    [(["map"], 100), (["linear"], 100), (["map", "linear"], 100), (["dynamic"], 100), ([], 0)],
+    ids=lambda given: "-".join(given) or "float" if isinstance(given, list) else "",
+)
+def test_weights_in_the_layers_of_pytorchs_own_tools_are_found(
+    tmp_path: Path, kinds: list[str], largest: int, frozen: bool
+) -> None:
+    """What nothing reads is not counted: each network has all the layers."""
+    path = eager(tmp_path / "own.pt", kinds, frozen=frozen)
+    assert backends.backend("torch").signed_weights(path) == largest
+
+
+@pytest.mark.usefixtures("few")
+def test_weights_that_cannot_be_read_do_not_cost_the_figure(tmp_path: Path) -> None:
+    path = str(eager(tmp_path / "own.pt", ["volume", "map"]))
+    runner, words = CliRunner(), ["evaluate", path, "--assets=stand-in"]
+    done = runner.invoke(cli.app, words)
+    assert done.exit_code == 0
+    assert "own.pt: " in done.stdout
+    assert "note: its weights could not be read (quantized.Conv3dPackedParamsBase)" in done.stdout
+    found = json.loads(runner.invoke(cli.app, [*words, "--json"]).stdout)["saturation"]
+    assert (found["largest_weight"], found["warning"]) == (None, None)
 
 
 def test_weights_of_a_torchscript_model_are_found(pipeline: Pipeline) -> None:
