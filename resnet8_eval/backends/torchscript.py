@@ -21,6 +21,11 @@ from resnet8_eval.errors import ModelError
 
 _BEFORE_ZIP: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files begin that ``torch.save`` wrote before it wrote zip archives."""
+_FORMATS: Final = {
+    ".pt": ("/constants.pkl", "a TorchScript file"),
+    ".pt2": ("/archive_format", "a torch.export archive"),
+}
+"""Suffix of each kind of network, a member that its archives alone have, and what it is."""
 _DATA: Final = frozenset(
     {
         *("torch", "torch._utils", "torch.storage", "collections", "builtins", "__builtin__"),
@@ -82,8 +87,10 @@ def _canonicalize(path: Path) -> None:
 def demand_network(path: Path) -> None:
     """Refuse what ``torch.save`` leaves; nothing is unpickled to find out.
 
-    ModelError if the file holds weights alone, or a module whose code is not in the file.
+    ModelError if the file holds weights alone, or a module whose code is not in the file, or a
+    network of the other kind than its name says.
     """
+    _demand_its_name(path)
     pickles = _pickles(path)
     named = {
         str(argument)
@@ -106,21 +113,44 @@ def demand_network(path: Path) -> None:
         )
 
 
+def _demand_its_name(path: Path) -> None:
+    """Refuse a sound file that is called as the other format."""
+    names = _members(path)
+    for suffix, (member, what) in _FORMATS.items():
+        if suffix != path.suffix and any(name.endswith(member) for name in names):
+            raise ModelError(
+                f"{path.name} is {what} by another name.",
+                expected=f"a file named *{suffix}",
+                given=path.name,
+                next_step=f"rename it to {path.stem}{suffix}",
+            )
+
+
 def _pickles(path: Path) -> list[bytes | BytesIO]:
     """What ``torch.save`` pickled, in a zip archive or one after the other; [] if it did not."""
     try:
         content = path.read_bytes()
-        if content.startswith(_BEFORE_ZIP):
-            return [BytesIO(content)] * 4  # magic number, version, platform, object
-        with zipfile.ZipFile(BytesIO(content)) as archive:
-            names = archive.namelist()
+    except OSError:
+        return []
+    if content.startswith(_BEFORE_ZIP):
+        return [BytesIO(content)] * 4  # magic number, version, platform, object
+    names = _members(path)
+    if any(name.endswith(tuple(member for member, _ in _FORMATS.values())) for name in names):
+        return []
+    pickles = [name for name in names if name.endswith("/data.pkl")]
+    if not pickles:
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in pickles]
+
+
+def _members(path: Path) -> list[str]:
+    """The files in a zip archive; [] if it is none, or was cut short."""
+    try:
+        with zipfile.ZipFile(path) as archive:
             # Of a file cut short, zipfile finds an archive that lies inside it.
             whole = any(entry.header_offset == 0 for entry in archive.infolist())
-            if not whole or any(
-                name.endswith(("constants.pkl", "archive_format")) for name in names
-            ):
-                return []
-            return [archive.read(name) for name in names if name.endswith("/data.pkl")]
+            return archive.namelist() if whole else []
     except (OSError, zipfile.BadZipFile):
         return []
 

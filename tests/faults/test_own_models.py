@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -788,10 +789,22 @@ def test_an_onnx_model_that_takes_other_images_is_told_which(
         refused(run("quantize", path), tmp_path, said)
 
 
-def test_a_torchscript_file_is_no_exported_program(run: Run, tmp_path: Path) -> None:
+def test_an_archive_of_another_kind_is_no_exported_program(run: Run, tmp_path: Path) -> None:
     """torch.export.load would go on to its older readers, which unpickle."""
-    path = traced(tmp_path / "own.pt2", (32, 32, 3), 10)
-    refused(run("evaluate", path), tmp_path, "no torch.export archive")
+    with zipfile.ZipFile(tmp_path / "own.pt2", "w") as archive:
+        archive.writestr("own/model.json", "{}")
+    refused(run("evaluate", tmp_path / "own.pt2"), tmp_path, "no torch.export archive")
+
+
+def test_a_pytorch_file_of_the_other_suffix_is_told_its_own(run: Run, tmp_path: Path) -> None:
+    import torch
+
+    script, program = traced(tmp_path / "script.pt2", (32, 32, 3), 10), tmp_path / "program.pt"
+    torch.export.save(torch.export.export(_module(), (torch.zeros(2, 32, 32, 3),)), program)
+    what = "script.pt2 is a TorchScript file by another name."
+    refused(run("evaluate", script), tmp_path, what, "*.pt\n", "rename it to script.pt\n")
+    what = "program.pt is a torch.export archive by another name."
+    refused(run("evaluate", program), tmp_path, what, "*.pt2\n", "rename it to program.pt2\n")
 
 
 # --- files ---------------------------------------------------------------------------------------
