@@ -39,7 +39,7 @@ from resnet8_eval.advanced.stages import CHOSEN, SENSITIVITY_IMAGES
 from resnet8_eval.analysis import divergence
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.checks import failed, said
+from resnet8_eval.checks import Check, failed, from_records, said
 from resnet8_eval.cifar10 import read_split
 from resnet8_eval.configurations import STOCK, TUNED, Configuration, Recipe
 from resnet8_eval.download import in_one_line
@@ -222,9 +222,14 @@ def _write(parameters: Parameters, row: Configuration, path: Path) -> None:
     backend = backends.backend(row.framework)
     backend.write(parameters, row, path)
     found = backend.read_back(path, parameters.rounded)
-    if wrong := failed(proof.compare(found, parameters, row)):
+    what = f"The model of {row.name} does not hold what was decided"
+    _demand(proof.compare(found, parameters, row), what)
+
+
+def _demand(checks: Iterable[Check], what: str) -> None:
+    if wrong := failed(checks):
         raise StageError(
-            f"The model of {row.name} does not hold what was decided: {wrong[0].name}.",
+            f"{what}: {wrong[0].name}.",
             expected=wrong[0].expected,
             given=wrong[0].observed,
             next_step="report it, with the model: the fault is this suite's; what was measured"
@@ -388,7 +393,9 @@ def measure_all(
     Training images that did not calibrate judge, `validation_count` of them, or the test split if
     `on_test`; each row tells it as ``judged_on``. `how` is as for :func:`run`.
     """
-    folded = pipeline.artifact("folded").path("folded.onnx")
+    made = pipeline.artifact("folded")
+    _demand(from_records(made.record["checks"]), "Folding changed what the network computes")
+    folded = made.path("folded.onnx")
     assets, fed = pipeline.settings.assets, pipeline.settings.preprocessing
     train = read_split(assets.dataset, "train", assets.dataset_sha256)
     test = read_split(assets.dataset, "test", assets.dataset_sha256) if on_test else None

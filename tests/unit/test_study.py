@@ -8,7 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import Feed
 from resnet8_eval.store import Store, file_sha256
 from tests import small_network
+from tests.planted import Bench
 
 CELL = "onnxruntime-uint8-tuned"
 CELLS = [row.name for row in configurations.calibrated()]
@@ -65,6 +66,14 @@ def test_a_grid_has_one_task_for_each_calibration() -> None:
     )
     assert len(grid) == len(set(grid)) == 12
     assert all(task.cells == tuple(CELLS) for task in grid)
+
+
+def test_a_network_that_folding_made_another_is_not_studied(bench: Bench) -> None:
+    broken = {"name": "top-1", "expected": "0", "observed": "3", "ok": False}
+    bench.plant("folded", {"checks": [broken]})
+    pipeline = cast("Pipeline", bench)
+    with pytest.raises(StageError, match="Folding changed what the network computes: top-1"):
+        study.measure_all(tasks(0), pipeline, on_test=False, validation_count=200)
 
 
 def test_a_frameworks_own_quantizer_is_asked_once_for_each_calibration_set() -> None:
