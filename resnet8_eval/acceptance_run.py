@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -352,6 +351,7 @@ class AcceptanceRun:
         self.selected |= selected  # what is refused has selected nothing, and writes nothing
 
     def _published(self, interrupted: bool) -> Results:
+        from resnet8_eval.convert.log import handed_out
         from resnet8_eval.gather import gather
         from resnet8_eval.report import diff, publish
 
@@ -372,9 +372,12 @@ class AcceptanceRun:
             started=self._started,
         )
         publish(made, self.folder.path)
-        log = pipeline.peek("onnx")
-        if log is not None:
-            shutil.copyfile(log.path("conversion.log"), self.folder.path / "conversion.log")
+        converted = pipeline.peek("onnx")
+        if converted is not None:
+            log = converted.path("conversion.log").read_text(encoding="utf-8")
+            (self.folder.path / "conversion.log").write_text(
+                handed_out(log, pipeline.settings.assets.model.name), encoding="utf-8"
+            )
         self.earlier = self.folder.earlier(made)
         if self.earlier.last:
             moved = diff.summary(diff.changes(self.earlier.last, made))

@@ -127,6 +127,8 @@ def convert(
 
     Writes model.onnx, conversion.log and, for PyTorch, folded.onnx and model.pt2.
     """
+    from resnet8_eval.convert.log import handed_out
+
     demand_file(model, assets.MODEL_SUFFIXES)
     files: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx", CONVERSION_LOG)}
     checked = ["structure/onnx", "folded"]
@@ -140,6 +142,9 @@ def convert(
         for stage, names in files.items():
             for name in names:
                 shutil.copyfile(made[stage].path(name), folder / name)
+        log = folder / CONVERSION_LOG
+        text = handed_out(log.read_text(encoding="utf-8"), model.name)
+        log.write_text(text, encoding="utf-8")
     if as_json:
         print_json({**made["onnx"].record, "checks": checks})
     else:

@@ -10,7 +10,7 @@ from resnet8_eval.convert import flat, keras2, keras_file
 from resnet8_eval.convert.log import ConversionLog
 from resnet8_eval.environment import packages
 from resnet8_eval.errors import FULL, ModelError
-from resnet8_eval.store import Record
+from resnet8_eval.store import Record, file_sha256
 
 OPSET: Final = 17
 """ONNX operator set of the converted model: new enough for per-channel quantization (13), old
@@ -173,7 +173,8 @@ def convert(model_path: Path, folder: Path) -> Record:
     log.lines.append(
         "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items())
     )
-    log.lines.append(f"model: {model_path.name}")
+    # Not its name: the same bytes by another name have the same artefact.
+    log.lines.append(f"model: SHA-256 {file_sha256(model_path)}")
     try:
         with log.step("import tensorflow"):
             import tensorflow as tf

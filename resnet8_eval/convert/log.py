@@ -71,6 +71,14 @@ class ConversionLog:
         return "\n".join(self.lines) + "\n"
 
 
+def handed_out(log: str, name: str) -> str:
+    """A log as its reader gets it, with the name of the file that was given this time.
+
+    The name is quoted as Python does it: it may have line breaks, or bytes that are no letters.
+    """
+    return f"file: {name!r}\n{log}"
+
+
 def _listened() -> set[logging.Logger]:
     """The root, and every logger that keeps its records from the root."""
     known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]

@@ -64,6 +64,7 @@ def test_a_network_for_pixels_from_0_to_1_that_ends_in_logits(
     assert found["baseline"] is None or found["baseline"]["accuracy_percent"] < 20
     assert "give --preprocessing unit." in found["preprocessings"]["hint"]
     assert found["preprocessings"]["hint"] in (tmp_path / "1" / "report.html").read_text()
+    assert (tmp_path / "1" / "conversion.log").read_text().startswith("file: 'unit.keras'\n")
 
     asked = [f"--requirement={name}" for name in ("ANL-01", "CAL-02", "ORT-03", "PTQ-03")]
     found = run(path, "--preprocessing=unit", *asked)

@@ -37,6 +37,7 @@ from resnet8_eval.errors import SuiteError
 from resnet8_eval.gather import gather
 from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
+from resnet8_eval.store import file_sha256
 from tests.planted import borrowing
 from tests.unit import report_samples
 
@@ -362,6 +363,23 @@ def test_convert_and_quantize_do_not_replace_each_other(unmade: Invoke, tmp_path
         assert str(done.exception) == "this came too late"
     (converted / "folded.onnx").touch()
     refused(unmade("quantize", STANDIN, "-o", converted, *stock), "which convert may have written")
+
+
+@pytest.mark.parametrize("name", ["epoch10.h5", "two\nlines.h5"])
+def test_the_log_names_the_file_that_was_given(
+    invoke: Invoke, pipeline: Pipeline, tmp_path: Path, name: str
+) -> None:
+    """Its artefact was made from the same bytes by another name."""
+    model, out = tmp_path / name, tmp_path / "out"
+    shutil.copyfile(STANDIN, model)
+    done = invoke("convert", model, "-o", out, "--to", "onnx")
+    assert done.exit_code == 0, done.output
+    first, *more = (out / "conversion.log").read_text(encoding="utf-8").splitlines()
+    assert first == f"file: {name!r}"
+    kept = pipeline.artifact("onnx").path("conversion.log").read_text(encoding="utf-8")
+    assert more == kept.splitlines()
+    assert f"model: SHA-256 {file_sha256(model)}" in more
+    assert Path(STANDIN).name not in kept
 
 
 def test_a_report_does_not_replace_its_results(unmade: Invoke, tmp_path: Path) -> None:
