@@ -34,9 +34,11 @@ from resnet8_eval.cli.options import (
     demand_file,
     demand_free,
     demand_own,
+    forget_conversion,
     locate,
     print_json,
     whole_folder,
+    wrote,
 )
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import usable_cores
@@ -125,7 +127,8 @@ def convert(
 ) -> None:
     """Convert a Keras network to ONNX, and on to PyTorch.
 
-    Writes model.onnx, conversion.log and, for PyTorch, folded.onnx and model.pt2.
+    Writes model.onnx, conversion.log and, for PyTorch, folded.onnx and model.pt2. With --to onnx,
+    the last two of an earlier conversion are removed: they would be of another model.
     """
     from resnet8_eval.convert.log import handed_out
 
@@ -144,7 +147,9 @@ def convert(
                 shutil.copyfile(made[stage].path(name), folder / name)
         log = folder / CONVERSION_LOG
         text = handed_out(log.read_text(encoding="utf-8"), model.name)
+        text += "".join(f"{wrote(path)}\n" for path in sorted(folder.iterdir()) if path != log)
         log.write_text(text, encoding="utf-8")
+        forget_conversion(output)
     if as_json:
         print_json({**made["onnx"].record, "checks": checks})
     else:

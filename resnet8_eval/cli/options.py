@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from resnet8_eval import assets
 from resnet8_eval.errors import FULL, ModelError, SuiteError, full_temporary_folder
+from resnet8_eval.store import file_sha256
 
 
 def _expanded(path: Path | None) -> Path | None:
@@ -188,6 +189,20 @@ def demand_own(output: Path, names: Iterable[str], *, converts: bool) -> None:
                 if has_mark
                 else f"which convert did not write: no {mark} is beside it",
             )
+
+
+def wrote(path: Path) -> str:
+    """The line of a conversion log that says which file was written with it."""
+    return f"wrote {path.name}, SHA-256 {file_sha256(path)}"
+
+
+def forget_conversion(output: Path) -> None:
+    """Take the PyTorch part out of a folder where the log there names it, and it is as written."""
+    log = output / CONVERSION_LOG
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    for path in (output / "folded.onnx", output / "model.pt2"):
+        if path.is_file() and wrote(path) in lines:
+            path.unlink()
 
 
 def _taken(target: Path, what: str) -> SuiteError:

@@ -377,9 +377,31 @@ def test_the_log_names_the_file_that_was_given(
     first, *more = (out / "conversion.log").read_text(encoding="utf-8").splitlines()
     assert first == f"file: {name!r}"
     kept = pipeline.artifact("onnx").path("conversion.log").read_text(encoding="utf-8")
-    assert more == kept.splitlines()
+    assert more[:-1] == kept.splitlines()
+    assert more[-1] == f"wrote model.onnx, SHA-256 {file_sha256(out / 'model.onnx')}"
     assert f"model: SHA-256 {file_sha256(model)}" in more
     assert Path(STANDIN).name not in kept
+
+
+def test_a_conversion_leaves_no_part_of_an_earlier_one(invoke: Invoke, tmp_path: Path) -> None:
+    """They would be of another model than the one that the log beside them names."""
+    assert invoke("convert", STANDIN, "-o", tmp_path).exit_code == 0
+    (tmp_path / "model.pt").touch()  # of quantize
+    assert invoke("convert", STANDIN, "-o", tmp_path, "--to", "onnx").exit_code == 0
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"model.onnx", "conversion.log", "model.pt"}
+
+
+def test_a_conversion_leaves_what_it_did_not_write(invoke: Invoke, tmp_path: Path) -> None:
+    """Planted: one file of the user's by a name of convert's, and one that was changed since."""
+    words = ["convert", STANDIN, "-o", tmp_path, "--to", "onnx"]
+    assert invoke("convert", STANDIN, "-o", tmp_path).exit_code == 0
+    (tmp_path / "model.pt2").write_text("changed")
+    assert invoke(*words).exit_code == 0
+    (tmp_path / "folded.onnx").write_text("the user's own")
+    assert invoke(*words).exit_code == 0
+    assert (tmp_path / "model.pt2").read_text() == "changed"
+    assert (tmp_path / "folded.onnx").read_text() == "the user's own"
 
 
 def test_a_report_does_not_replace_its_results(unmade: Invoke, tmp_path: Path) -> None:
