@@ -48,7 +48,8 @@ HALF: Final = "small_flow.half"
 PAUSE = 0.05
 """Seconds that it then waits, for others to begin meanwhile."""
 DEATH: Final = "SMALL_FLOW_DEATH"
-"""Variable with a stage, and who is killed in the midst of it: lane, parent or group."""
+"""Variable with a stage, and who is killed in the midst of it: lane, parent or group; or asked, the
+parent, to end."""
 WARM_UPS: Final = "SMALL_FLOW_WARM_UPS"
 """Variable of runs in which lanes import their frameworks while they wait."""
 
@@ -113,6 +114,9 @@ def _die(name: str) -> None:
                 os.kill(os.getppid(), signal.SIGKILL)
             case "group":
                 os.killpg(0, signal.SIGKILL)
+            case "asked":
+                os.kill(os.getppid(), signal.SIGTERM)
+                time.sleep(30)  # it is killed meanwhile
 
 
 def _note(cache: Path, line: str) -> None:

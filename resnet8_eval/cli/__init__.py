@@ -1,7 +1,8 @@
 """``python -m resnet8_eval``: the same stages for people who do not want pytest.
 
 Results go to standard output, progress and errors to standard error. The exit status is 0 when the
-command did what it says, 1 when it refused or failed, 2 when it was called wrongly.
+command did what it says, 1 when it refused or failed, 2 when it was called wrongly, 130 when Ctrl-C
+ended it and 143 when SIGTERM did.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -34,6 +36,7 @@ from resnet8_eval.cli.options import (
     demand_file,
     demand_free,
     demand_own,
+    demand_writable,
     forget_conversion,
     locate,
     print_json,
@@ -114,7 +117,13 @@ def main() -> None:
     # Frameworks read these variables when they are imported. On the command line one framework
     # works at a time, on all cores.
     os.environ.update(lane_environment(usable_cores()))
+    signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _terminated(*_: object) -> None:
+    """End as Ctrl-C does, so that lanes and scratch folders go."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 @app.command()
@@ -139,9 +148,10 @@ def convert(
         files |= {"folded": ("folded.onnx",), "torch": ("model.pt2",)}
         checked.append("structure/torch")
     demand_own(output, (name for names in files.values() for name in names), converts=True)
+    demand_writable(output)
+    made = _made(assets.of_model(model), cache_dir, [*files, *checked])
+    checks = [check for name in checked for check in made[name].record.get("checks", ())]
     with whole_folder(output) as folder:
-        made = _made(assets.of_model(model), cache_dir, [*files, *checked])
-        checks = [check for name in checked for check in made[name].record.get("checks", ())]
         for stage, names in files.items():
             for name in names:
                 shutil.copyfile(made[stage].path(name), folder / name)
@@ -194,9 +204,10 @@ def quantize(
     given = locate(kind, assets_dir, cache_dir, model, (*assets.MODEL_SUFFIXES, ".onnx"))
     stage = f"model/{row.name}"
     converted = [] if given.model.suffix == ".onnx" else ["structure/onnx"]
+    demand_writable(output)
+    made = _made(given, cache_dir, [*converted, stage], **settings)[stage]
+    record = made.record
     with whole_folder(output) as folder:
-        made = _made(given, cache_dir, [*converted, stage], **settings)[stage]
-        record = made.record
         shutil.copyfile(made.path(name), folder / name)
     if as_json:
         print_json(record)
@@ -419,18 +430,19 @@ def study(
     else:
         name, recipes = "cells.csv", (ranges or RANGES, granularity or GRANULARITIES)
         tasks = studies.recipe_tasks(*recipes, counts, seeds, cells or CELLS)
-    with whole_folder(output) as folder:  # what cannot be written to is told before the hours
-        with Progress(console=Console(stderr=True)) as progress:
-            bar = progress.add_task("study", total=len(tasks))
-            rows = studies.measure_all(
-                tasks,
-                pipeline,
-                on_test=on == "test",
-                validation_count=2000 if images is None else images,
-                jobs=jobs or -1,
-                scheduler=scheduler,
-                advance=lambda: progress.advance(bar),
-            )
+    demand_writable(output)
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("study", total=len(tasks))
+        rows = studies.measure_all(
+            tasks,
+            pipeline,
+            on_test=on == "test",
+            validation_count=2000 if images is None else images,
+            jobs=jobs or -1,
+            scheduler=scheduler,
+            advance=lambda: progress.advance(bar),
+        )
+    with whole_folder(output) as folder:
         studies.write(rows, folder / name)
         if name == "cells.csv":
             studies.write(studies.summarize(rows), folder / "recipes.csv")

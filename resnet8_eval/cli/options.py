@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -234,6 +235,17 @@ def whole_folder(output: Path) -> Iterator[Path]:
             with suppress(OSError):  # it was not made yet, or another process uses it
                 folder.rmdir()
         raise
+
+
+def demand_writable(output: Path) -> None:
+    """Refuse a folder that cannot be made or written to before the work for it; leave nothing.
+
+    What is to be written gets its scratch folder after the work: a process that is killed at work
+    cannot remove one.
+    """
+    there = next(folder for folder in (output, *output.parents) if os.path.lexists(folder))
+    with _scratch(there) as probe:
+        (Path(probe) / output.relative_to(there)).mkdir(parents=True, exist_ok=True)
 
 
 def _scratch(output: Path) -> tempfile.TemporaryDirectory[str]:

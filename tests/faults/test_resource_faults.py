@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,11 +29,13 @@ from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.store import Store
 from tests.small_flow import (
     BYTES,
+    DEATH,
     ROOT,
     SITE,
     STAGES,
     WARM_UPS,
     as_user,
+    begun,
     command_line,
     ended_well,
     made,
@@ -267,6 +270,18 @@ def test_a_cold_run_with_lanes_needs_no_network_and_leaves_nothing_behind(tmp_pa
     ended_well(process)
     assert set(made(tmp_path / ODD / "cache")) == set(STAGES)
     assert watched.connections() == ""
+    assert watched.left_behind() == []
+    assert not list(Path("/dev/shm").glob(f"*loky-{process.pid}-*"))  # noqa: S108 (its semaphores)
+
+
+def test_a_run_that_is_asked_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    """SIGTERM, as by `timeout` or a CI job that is cancelled."""
+    watched, cache = Watched(tmp_path / "site", SITE), tmp_path / "cache"
+    process = command_line(cache, {**watched.environment, DEATH: "first asked"})
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == ""
+    assert begun(cache) == {"first": 1}
     assert watched.left_behind() == []
     assert not list(Path("/dev/shm").glob(f"*loky-{process.pid}-*"))  # noqa: S108 (its semaphores)
 

@@ -449,6 +449,39 @@ def test_a_folder_that_could_not_be_filled_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.rglob("*")) == [kept]
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("dangling", "No such file or directory"), ("new/" + 300 * "x", "File name too long")],
+)
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(
+    unmade: Invoke, tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    done = unmade("convert", STANDIN, "-o", tmp_path / name)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: A file or folder cannot be used: {reason}.")
+    assert [path.name for path in tmp_path.iterdir()] == ["dangling"]
+
+
+@pytest.mark.parametrize("command", ["convert", "quantize", "study"])
+def test_no_scratch_folder_lies_there_while_a_command_works(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It would stay where the process is killed."""
+    seen: list[list[Path]] = []
+
+    def work(*_: object, **__: object) -> None:
+        seen.append(list(tmp_path.iterdir()))
+        raise SystemExit(9)
+
+    monkeypatch.setattr(cli, "_made", work)
+    monkeypatch.setattr(study, "measure_all", work)
+    words = {"convert": [STANDIN], "quantize": [STANDIN, "--assets=stand-in"]}
+    words["study"] = ["--assets=stand-in"]
+    assert invoke(command, *words[command], "-o", tmp_path / "out").exit_code == 9
+    assert seen == [[]]
+
+
 def test_run_lists_and_makes_stages(invoke: Invoke, pipeline: Pipeline) -> None:
     listed = invoke("run", "--assets", "stand-in").stdout.splitlines()
     assert [line.split()[1] for line in listed] == list(pipeline.stages)
