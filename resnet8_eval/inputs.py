@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,19 @@ class Settings:
     def further_seeds(self) -> range:
         """The other calibration seeds, which follow `calibration_seed`."""
         return range(self.calibration_seed + 1, self.calibration_seed + self.seeds)
+
+    def alone(self, stage: str) -> str | None:
+        """The command that makes a stage by itself; None for an ONNX model, which `run` refuses."""
+        given = self.assets
+        if given.model.suffix == ".onnx":
+            return None
+        # What was made without images needs none, but `run` looks for some.
+        kind = given.kind if given.dataset_sha256 else "stand-in"
+        own = f" --keras-model {shlex.quote(str(given.model))}" if given.user_model else ""
+        return (
+            f"python -m resnet8_eval run {stage} --assets {kind}{own}, and this run's own"
+            " preprocessing, calibration and folders"
+        )
 
 
 class Labelled(NamedTuple):

@@ -67,7 +67,13 @@ class Job:
     alone: bool = field(default=False, kw_only=True)
 
 
-def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict[str, SuiteError]:
+def run(
+    jobs: Sequence[Job],
+    make: Make,
+    logs: Path,
+    announce: Announce,
+    alone: Callable[[str], str | None] = lambda _: None,
+) -> dict[str, SuiteError]:
     """Do every job as soon as those that it needs are done.
 
     Parameters
@@ -81,6 +87,8 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
         Folder for what native code writes to standard error.
     announce
         Told one line about each job that ends.
+    alone
+        Gives the command that does a named job by itself; None where there is none.
 
     Returns
     -------
@@ -90,7 +98,7 @@ def run(jobs: Sequence[Job], make: Make, logs: Path, announce: Announce) -> dict
     TopologicalSorter({job.name: job.needs for job in jobs}).prepare()  # or raise CycleError
     known, done, left = {job.name for job in jobs}, set[str](), list(jobs)
     failures: dict[str, SuiteError] = {}
-    crew = _Crew(logs, announce)
+    crew = _Crew(logs, announce, alone)
     try:
         while True:
             ready = [job for job in left if done.issuperset(known.intersection(job.needs))]
@@ -131,9 +139,10 @@ def _spread(failures: dict[str, SuiteError], jobs: Iterable[Job]) -> None:
 class _Crew:
     """The lanes of a run: worker processes, each with one job at a time."""
 
-    def __init__(self, logs: Path, announce: Announce) -> None:
+    def __init__(self, logs: Path, announce: Announce, alone: Callable[[str], str | None]) -> None:
         self._logs = logs
         self._announce = announce
+        self._alone = alone
         self._heard: dict[Path, int] = {}
         self._lanes: dict[tuple[str, int], Any] = {}
         self._leaving: list[threading.Thread] = []
@@ -176,7 +185,8 @@ class _Crew:
                 result = error
             except Exception as error:  # whatever a framework raises is this job's failure
                 self._lanes.pop(lane).shutdown(wait=False, kill_workers=True)
-                result = _explained(job, error, log_path(lane[0], self._logs)) if job else 0.0
+                log = log_path(lane[0], self._logs)
+                result = explained(job.name, error, log, self._alone(job.name)) if job else 0.0
             if job is not None:
                 yield job, result
 
@@ -378,14 +388,14 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _explained(job: Job, error: Exception, log: Path) -> SuiteError:
+def explained(name: str, error: Exception, log: Path, alone: str | None) -> SuiteError:
+    """What to raise for a job that failed with an error that has no words of its own."""
     tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
     return StageError(
-        f"Stage {job.name} failed.",
+        f"Stage {name} failed.",
         expected="a finished artefact",
         given="\n            ".join([f"{type(error).__name__}: {error}", *tail]),
-        next_step=f"read {log}; run it alone with: python -m resnet8_eval run {job.name}, and this"
-        " run's own --assets, --keras-model and calibration",
+        next_step=f"read {log}" + (f"; run it alone with: {alone}" if alone else ""),
     )
 
 

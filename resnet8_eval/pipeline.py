@@ -51,7 +51,8 @@ class Pipeline:
                 _make, self.settings, {stage.name: self.key(stage.name) for stage in missing}
             )
             logs = self.settings.cache_dir / "logs"
-            self._failures.update(lanes.run(missing, make, logs, self._announce))
+            failed = lanes.run(missing, make, logs, self._announce, self.settings.alone)
+            self._failures.update(failed)
 
     def forget(self, names: Iterable[str]) -> None:
         """Remove stages from the cache, to have them made anew, and how far trainings were.

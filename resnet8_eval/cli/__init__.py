@@ -533,17 +533,19 @@ def _made(
 def _sound(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Artifact]:
     """Stages, if the checks of all that they need hold; else ModelError."""
     pipeline.prepare(names)
+    settings = pipeline.settings
     # In order, so that the error is of the stage that failed first, not of one that needs it.
     for name in pipeline.closure(names):
         for check in pipeline.artifact(name).record.get("checks", ()):
             if not check["ok"]:
+                alone = settings.alone(f"{name} --json")
                 raise ModelError(
-                    f"What was made of {pipeline.settings.assets.model.name} does not stand for it:"
+                    f"What was made of {settings.assets.model.name} does not stand for it:"
                     f" {check['name']}.",
                     expected=check["expected"],
                     given=check["observed"],
-                    next_step=f"do not use it; `run {name} --json --keras-model MODEL`, with the"
-                    " same options, shows every check of that stage",
+                    next_step="do not use it"
+                    + (f"; to see every check of that stage: {alone}" if alone else ""),
                 )
     return {name: pipeline.artifact(name) for name in names}
 

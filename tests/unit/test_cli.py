@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from resnet8_eval import (
     cli,
     configurations,
     hints,
+    making,
     results,
     standin,
     statistics,
@@ -33,8 +36,9 @@ from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.cli import judging
 from resnet8_eval.cli.options import whole_folder
-from resnet8_eval.errors import SuiteError
+from resnet8_eval.errors import ModelError, SuiteError
 from resnet8_eval.gather import gather
+from resnet8_eval.inputs import Inputs
 from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.store import file_sha256
@@ -799,6 +803,52 @@ def test_what_is_no_longer_the_same_network_is_not_handed_out(
     assert done.exit_code == 1
     assert "does not stand for it: layers" in done.stderr
     assert not out.exists()
+    assert read(invoke(*step_of(done)))[stage]["checks"] == [wrong]
+
+
+def step_of(done: Result) -> list[str]:
+    """The words of the command that a refusal gives; none where it gives none."""
+    step = done.stderr.partition("python -m resnet8_eval ")[2]
+    return shlex.split(step.partition(", and this run's own")[0])
+
+
+@pytest.mark.parametrize("kind", ["Keras", "ONNX"])
+def test_a_stage_that_failed_gives_a_step_that_works_or_none(
+    invoke: Invoke,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """`run` takes no ONNX model."""
+    borrowing(pipeline, tmp_path / "cache", "onnx")
+    monkeypatch.setenv("RESNET8_EVAL_CACHE", str(tmp_path / "cache"))
+    model = {"Keras": pipeline.settings.assets.model, "ONNX": model_path(pipeline, ONNX)}[kind]
+
+    def fail(_: Inputs) -> None:
+        raise ValueError("planted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(making, "folded", fail)
+        done = invoke("quantize", model, "-o", tmp_path / "out", "--assets", "stand-in")
+    assert done.exit_code == 1
+    assert "Stage folded failed." in done.stderr
+    words = step_of(done)
+    assert bool(words) == (kind == "Keras")
+    if words:
+        assert invoke(*words).exit_code == 0
+
+
+def test_what_is_not_the_same_network_as_an_onnx_model_gives_no_step_that_fails(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    given = replace(pipeline.settings.assets, model=tmp_path / "own.onnx", user_model=True)
+    own = Pipeline(replace(pipeline.settings, assets=given, cache_dir=tmp_path))
+    wrong = {"name": "layers", "expected": "9", "observed": "8", "ok": False}
+    own.store.produce("onnx", own.key("onnx"), lambda _: {"checks": [wrong]})
+    with pytest.raises(ModelError, match="does not stand for it: layers") as caught:
+        cli._sound(own, ["onnx"])
+    assert caught.value.next_step == "do not use it"
 
 
 def test_what_frameworks_write_while_they_start_is_shown_only_where_the_work_fails(

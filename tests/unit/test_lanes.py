@@ -33,7 +33,8 @@ class Run:
 
     def __call__(self, *stages: Job) -> dict[str, Any]:
         make = functools.partial(behave, self.folder)
-        return {**lanes.run(stages, make, self.folder / "logs", self.said.append)}
+        logs = self.folder / "logs"
+        return {**lanes.run(stages, make, logs, self.said.append, "make {} alone".format)}
 
     @property
     def made(self) -> dict[str, str]:
@@ -117,7 +118,7 @@ def test_a_crash_names_the_stage_and_a_log_that_keeps_its_last_words(
     assert "planted: last words of native code" in error.given
     (log,) = (word for word in error.next_step.replace(";", " ").split() if word.endswith(".log"))
     assert Path(log).is_relative_to(tmp_path)
-    assert f"resnet8_eval run {name}" in error.next_step
+    assert error.next_step.endswith(f"; run it alone with: make {name} alone")
     assert "after" in run.made  # in a new process of the same lane, which logs as well
     assert "planted: last words of native code" in Path(log).read_text()
 
