@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from resnet8_eval.assets import MODEL_SUFFIXES
 from resnet8_eval.cli.options import (
     AsJson,
     AssetsDir,
@@ -121,7 +122,9 @@ def compare(
 def _doubts(told: dict[str, Any]) -> list[str]:
     """What may be wrong with a model's figures, a line each."""
     found = told["saturation"]
-    lines = [f"hint: {told['hint']}"] if told["hint"] else []
+    lines = [f"note: {note}" for note in told["notes"]]
+    if told["hint"]:
+        lines.append(f"hint: {told['hint']}")
     if told["batch_effect"]:
         lines.append(f"warning: {told['batch_effect']}")
     if told["runs_as"]:
@@ -208,6 +211,7 @@ def _scores(
     from resnet8_eval import backends, batch_effect, calibration, hints, saturation
     from resnet8_eval.cifar10 import read_class_names, read_split
     from resnet8_eval.convert import onnx_file
+    from resnet8_eval.convert.keras_to_onnx import load_noted
     from resnet8_eval.preprocess import Feed
 
     suffixes = tuple(backends.SUFFIXES)
@@ -219,6 +223,7 @@ def _scores(
     some = calibration.choose(train.labels, hints.IMAGES, 0)
     names = read_class_names(found.dataset, found.dataset_sha256)
     with _working(f"evaluate {model.name}"):
+        notes = load_noted(model)[1] if model.suffix in MODEL_SUFFIXES else []
         scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())
         by_batch = batch_effect.told(model, Feed(test.images, how), scores)
         tried = hints.tried(
@@ -229,6 +234,7 @@ def _scores(
         )
         saturating = saturation.told(model, Feed(test.images, how), test.labels, scores)
     told = {
+        "notes": notes,
         "hint": tried["hint"],
         "batch_effect": by_batch,
         "saturation": saturating,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import shutil
 import zipfile
@@ -239,6 +240,23 @@ def test_a_resnet8_of_ones_own_goes_all_the_way(run: Run, tmp_path: Path) -> Non
     assert compared.exit_code == 0, compared.output
     lines = [line for line in compared.stdout.splitlines() if line[0] != " "]
     assert len(lines) == 2
+
+
+@pytest.mark.usefixtures("few")
+def test_what_is_computed_otherwise_than_in_the_file_is_said(run: Run, tmp_path: Path) -> None:
+    """Half precision has other scores than are judged here; `evaluate` leaves no log to say so."""
+    from keras import Input, Model, layers
+
+    taken = Input((32, 32, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, dtype="mixed_bfloat16")(taken))
+    half = save(Model(taken, layers.Dense(10)(x)), tmp_path / "half.keras")
+    for command, *models in (("evaluate", half), ("compare", half, STANDIN)):
+        lines = run(command, *models).stdout.splitlines()
+        said = [line.strip() for line in lines if "float32" in line]
+        assert said == ["note: mixed_bfloat16: weights and arithmetic are float32 here"]
+    words = ["evaluate", str(half), "--assets", "stand-in", "--json"]
+    told = json.loads(CliRunner().invoke(cli.app, words).stdout)
+    assert [f"note: {note}" for note in told["notes"]] == said
 
 
 def test_a_network_that_overflows_is_refused(run: Run, tmp_path: Path) -> None:
