@@ -79,7 +79,7 @@ def compare(
     from resnet8_eval import analysis
     from resnet8_eval.evaluate import evaluate as judge
     from resnet8_eval.preprocess import chosen
-    from resnet8_eval.report.words import delta_digits
+    from resnet8_eval.report import words
 
     how = chosen(preprocessing)
     found = [_scores(model, how, kind, assets_dir, cache_dir) for model in (baseline, *models)]
@@ -104,11 +104,10 @@ def compare(
     for title, row in zip(titles, rows, strict=True):
         beside = ""
         if row["delta_ci95_pp"]:
-            digits = delta_digits(row["delta_ci95_pp"])
-            low, high = (f"{limit:+.{digits}f}" for limit in row["delta_ci95_pp"])
             beside = (
-                f"  delta {row['delta_pp']:+.2f} pp [{low}, {high}]  "
-                f"p {row['mcnemar_p']:.3g}  "
+                f"  delta {words.signed(row['delta_pp'])} pp"
+                f" [{words.delta_interval(row['delta_ci95_pp'])}]  "
+                f"p {words.p_value(row['mcnemar_p'])}  "
                 f"agreement {row['agreement_percent']:.2f} %"
             )
         typer.echo(

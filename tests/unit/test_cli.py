@@ -244,10 +244,11 @@ def test_compare_holds_models_against_the_first(
     }
     monkeypatch.setattr(backends, "scores", lambda path, *_, **__: scores[path])
     said = invoke("compare", *paths, "--assets", "stand-in").stdout
-    assert f"]  p {record['mcnemar_p']:.3g}  agreement" in said
+    assert f"]  p {record['mcnemar_p']:.3f}  agreement" in said
     monkeypatch.setattr(statistics, "paired_interval_pp", lambda *_: (-1.0606, -0.0015))
+    monkeypatch.setattr(statistics, "mcnemar_p", lambda *_: 0.0)  # as of a model that guesses
     said = invoke("compare", *paths, "--assets", "stand-in").stdout
-    assert "pp [-1.061, -0.002]  p" in said
+    assert "pp [−1.061 to −0.002]  p < 0.001  agreement" in said
     assert "degraded" in said
 
 
