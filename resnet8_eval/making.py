@@ -214,15 +214,14 @@ def sensitivity(inputs: Inputs, *, recipe: Recipe) -> Record:
     count, seed = settings.calibration_count, settings.calibration_seed
     rest = len(train.labels) - count
     calibrating, validating = split(train.labels, count, seed, min(COST_IMAGES, rest // 10))
-    images = train.images[validating]
-    few = images[:: max(1, len(images) // NOISE_IMAGES)]
-    np.save(inputs.out / "images.npy", few.pixels)
+    few = validating[:: max(1, len(validating) // NOISE_IMAGES)]
+    np.save(inputs.out / "images.npy", train.images[few].pixels)
     parameters = inputs.parameters(recipe)
     return {
         "source": "train",
-        "calibrated": len(np.intersect1d(calibrating, validating)),
+        "calibrated": len(np.intersect1d(calibrating, [*validating, *few])),
         "noise_images": len(few),
-        **costs(parameters, images, train.labels[validating], inputs.threads),
+        **costs(parameters, train.images[validating], train.labels[validating], inputs.threads),
     }
 
 

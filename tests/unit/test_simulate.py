@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet8_eval import layers
+from resnet8_eval import calibration, layers, making
 from resnet8_eval.analysis import divergences
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.probe import Probe
@@ -20,6 +20,7 @@ from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.simulate import Simulation
 from resnet8_eval.statistics import mean_interval, paired_interval_pp, wilson_interval_percent
 from tests import small_network
+from tests.planted import Bench
 
 
 @pytest.fixture
@@ -137,6 +138,25 @@ def test_sensitivity_says_which_images_it_was_measured_on(pipeline: Pipeline) ->
     found = pipeline.artifact("sensitivity/tuned").record
     assert (found["source"], found["calibrated"]) == ("train", 0)
     assert found["images"] >= found["noise_images"] > 0
+    of_noise, calibrating = (
+        np.load(pipeline.artifact(stage).path("images.npy"))
+        for stage in ("sensitivity/tuned", "calibration")
+    )
+    assert len(of_noise) == found["noise_images"]
+    assert calibration.shared(of_noise, calibrating) == 0
+
+
+def test_images_that_also_calibrated_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overlapping(*words: Any) -> Any:
+        calibrating, validating = calibration.split(*words)
+        return calibrating, np.sort([*validating[7:], *calibrating[:7]])
+
+    monkeypatch.setattr(making, "split", overlapping)
+    monkeypatch.setattr(making, "costs", lambda *_: {})
+    bench.remake("sensitivity/tuned")
+    assert bench.artifact("sensitivity/tuned").record["calibrated"] == 7
 
 
 def test_noise_is_told_in_decibels() -> None:
