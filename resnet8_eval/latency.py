@@ -171,9 +171,9 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
     -------
     dict
         ``rounds``, ``min_queries``, ``others_percent`` and ``told`` as
-        :class:`resnet8_eval.record.Timing`; ``rows``, each ``{"SingleStream": [...], "Offline":
-        [...]}`` with a :class:`resnet8_eval.row_record.Latency` or ``Throughput`` for each number
-        of threads. A figure is over the valid rounds, or None where there is none.
+        :class:`resnet8_eval.record.Timing`; ``rows``, each ``{"float32": row, "SingleStream":
+        [...], "Offline": [...]}`` with a :class:`resnet8_eval.row_record.Latency` or ``Throughput``
+        for each number of threads. A figure is over the valid rounds, or None where there is none.
     """
     told = [
         f"{run['row']}, {run['scenario']}, threads {run['threads']}, round {run['round']}: this "
@@ -198,12 +198,12 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
     # On a busy machine every row loses the processor now and then; a row that waits, more often.
     busiest = max((busy[key] for key in busy if key[2] == 1), default=0.0)
     waiting: dict[str, list[float]] = {}
-    rows: dict[str, dict[str, Any]] = {name: {} for name in float32}
+    rows: dict[str, dict[str, Any]] = {name: {"float32": base} for name, base in float32.items()}
     for (name, scenario, threads), group in grouped.items():
         if threads == 1 and busiest - busy[name, scenario, threads] > MAX_WAITING:
             waiting.setdefault(name, []).append(1 - busy[name, scenario, threads])
         valid = {turn: run["figures"] for turn, run in group.items() if run["valid"]}
-        base = grouped[float32[name], scenario, threads]
+        base = grouped[rows[name]["float32"], scenario, threads]
         ratios = [
             _speed(valid[turn]) / _speed(base[turn]["figures"])
             for turn in valid

@@ -73,9 +73,7 @@ class Bench:
             folder = self._new_folder()
             made = stage.make(Inputs(self.settings, needed, threads=1, out=folder))
             record = json.loads(json.dumps(made, default=as_json))
-            self._planted[name] = replace(
-                self._pipeline.artifact(name), folder=folder, record=record
-            )
+            self._planted[name] = replace(self.artifact(name), folder=folder, record=record)
 
     def verdict(self, requirement_id: str) -> str:
         """Why the requirement is not met, or an empty string where it is."""

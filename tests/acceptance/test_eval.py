@@ -76,6 +76,7 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
     """Answers in LoadGen's accuracy mode; what --min-speedup demands."""
     record, demanded = run.artifact("latency").record, run.settings.min_speedup
     rows, measured, checks = record["rows"], 0, []
+    float32 = {row.framework: row.name for row in CONFIGURATIONS if row.recipe is None}
     if demanded is not None:
         checks.append(at_most(OTHERS_CHECK, MAX_OTHERS_PERCENT, record["others_percent"]))
     for row in CONFIGURATIONS:
@@ -94,7 +95,15 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
                 0,
                 answers.get("disagreements"),
             ),
+            equal(
+                f"{row.name}, row that its speed is compared with",
+                float32[row.framework],
+                found.get("float32"),
+            ),
         ]
+        if row.recipe is None:
+            ratios = {ratio for e in entries for ratio in (e["speedup"] or {}).values()}
+            checks.append(equal(f"{row.name}, its speed over its own", [1.0], sorted(ratios)))
         if demanded is not None and row.recipe and row.execution == "kernel":
             speed = min((e["speedup"]["median"] for e in entries if e["speedup"]), default=0.0)
             checks.append(

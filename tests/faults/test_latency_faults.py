@@ -6,7 +6,7 @@ import copy
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ import pytest
 
 from resnet8_eval import latency, loadgen
 from resnet8_eval.configurations import CONFIGURATIONS
-from resnet8_eval.latency import summarize
+from resnet8_eval.latency import Target, summarize
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import MAX_OTHERS_PERCENT
 from tests.planted import Bench, timed, timing
 from tests.unit.test_latency import IMAGES, scores
 
-ROW = "torch-int8-tuned"
+ROW, FLOAT = "torch-int8-tuned", "torch-float32"
 ONE_SHORT = f"measured {len(CONFIGURATIONS) - 1}, required"
 
 
@@ -164,6 +164,36 @@ def test_a_row_that_was_not_measured_is_missed(bench: Bench, change: Callable[[A
 def test_other_answers_than_the_evaluations_fail(bench: Bench) -> None:
     said = planted(bench, lambda rows: rows[ROW]["answers"].update(disagreements=3))
     assert f"{ROW}, answers to LoadGen that are not the evaluation's: expected 0" in said
+
+
+@pytest.mark.parametrize("planned", [{}, {ROW: "onnxruntime-float32"}, {FLOAT: "keras-float32"}])
+def test_speed_is_compared_with_float32_of_the_same_framework(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, planned: dict[str, str]
+) -> None:
+    """What the stage asks for, and with a row that is compared with another framework's."""
+
+    def measure(targets: Sequence[Target], *_: Any, **__: Any) -> dict[str, Any]:
+        rows = {target.name: planned.get(target.name, target.float32) for target in targets}
+        runs = [
+            timed(row, scenario, 1, n) for n in (1, 2) for row in rows for scenario in SCENARIOS
+        ]
+        made = summarize(runs, rows)
+        return {**made, "rows": {row: {**honest[row], **made["rows"][row]} for row in rows}}
+
+    honest = bench.artifact("latency").record["rows"]
+    monkeypatch.setattr(latency, "measure", measure)
+    bench.remake("latency")
+    said = bench.verdict("EVAL-05")
+    assert bool(said) == bool(planned)
+    for row, other in planned.items():
+        expected = f"{row}, row that its speed is compared with: expected {FLOAT}"
+        assert f"{expected}, observed {other}" in said
+
+
+def test_float32_that_is_not_as_fast_as_itself_fails(bench: Bench) -> None:
+    double = {"median": 2.0, "low": 1.0, "high": 2.0}
+    said = planted(bench, lambda rows: rows[FLOAT]["Offline"][1].update(speedup=double))
+    assert f"{FLOAT}, its speed over its own: expected 1.0, observed 1.0, 2.0" in said
 
 
 def test_images_without_an_answer_fail(bench: Bench) -> None:

@@ -117,6 +117,7 @@ def test_a_row_is_compared_within_its_round() -> None:
     record = summarize(runs(drifting), FLOAT32)
     (fast,) = record["rows"]["fast"]["SingleStream"]
     assert fast["speedup"] == {"median": 2.0, "low": 2.0, "high": 2.0}
+    assert record["rows"]["fast"]["float32"] == "slow"
     assert fast["p50_ms"] == {"median": 2.0, "low": 1.0, "high": 3.0}
     assert record["rounds"] == 3
     assert record["told"] == []
