@@ -23,11 +23,11 @@ from typing import Any, Final
 import numpy as np
 
 from resnet8_eval import backends, lanes
-from resnet8_eval.backends import Execution, Runtime
+from resnet8_eval.backends import Execution, Session
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
 from resnet8_eval.preprocess import Feed, Preprocessing, Scores, preprocess
 from resnet8_eval.requirements import ANSWERED_IMAGES, MAX_OTHERS_PERCENT, MIN_QUERIES
-from resnet8_eval.store import Record
+from resnet8_eval.store import Record, file_sha256
 
 MAX_WAITING: Final = 0.25
 """How much more of the time than the busiest row a one-thread row may be off the processor."""
@@ -88,7 +88,9 @@ def measure(
         As :func:`summarize`, with ``loadgen`` (its version) and, in each entry of ``rows``,
         ``answers``, from LoadGen's accuracy mode in each session that was timed, with its best
         batch: ``images``, how many every session answered; ``disagreements`` with the evaluation's
-        classes, in all; and the ``largest_difference`` of the scores.
+        classes, in all; and the ``largest_difference`` of the scores. ``sessions`` says what each
+        was, once it had been timed, in the order of `threads`: how many ``threads`` its framework
+        says it has, and the ``model_sha256`` of the file that it was opened from.
     """
     counts = sorted(set(threads))
     runs: list[Record] = []
@@ -117,7 +119,7 @@ def measure(
             for target in targets
         }
         announce(f"LoadGen, accuracy mode: every session on {len(chosen)} images")
-        found = {}
+        found: dict[str, Record] = {}
         for target in targets:
             # One at a time: sessions of several threads that share cores wait for one another.
             answers = [
@@ -131,7 +133,8 @@ def measure(
                 ).result()
                 for n in counts
             ]
-            found[target] = _compared(answers, np.load(target.scores)[chosen])
+            compared = _compared(answers, np.load(target.scores)[chosen])
+            found[target.name] = {"answers": compared}
         for turn in range(1, plan.rounds + 1):
             announce(f"LoadGen, round {turn} of {plan.rounds}")
             for n in counts:
@@ -147,12 +150,14 @@ def measure(
                         run = ask(_timed, target, n, given, scenario, where, **length).result()
                         labels = {"row": target.name, "scenario": scenario, "threads": n}
                         runs.append({**labels, "round": turn, "batch": batch, **run})
+        for target in targets:
+            found[target.name]["sessions"] = [ask(_described, target, n).result() for n in counts]
         shutil.make_archive(str(out / "loadgen"), "zip", kept)
     summary = summarize(runs, {target.name: target.float32 for target in targets})
     for line in summary["told"]:
         announce(line)
     for target in targets:
-        summary["rows"][target.name]["answers"] = found[target]
+        summary["rows"][target.name] |= found[target.name]
     return {"loadgen": version("mlcommons-loadgen"), **summary}
 
 
@@ -267,7 +272,7 @@ _Images = tuple[Path, Preprocessing]
 
 
 @functools.cache
-def _runtime(model: _Model) -> Runtime:
+def _runtime(model: _Model) -> Session:
     return backends.open_runtime(*model)
 
 
@@ -279,6 +284,10 @@ def _images(images: _Images) -> Feed:
 
 def _opened(model: _Model) -> None:
     _runtime(model)(np.zeros((1, 32, 32, 3), np.float32))
+
+
+def _described(model: _Model) -> Record:
+    return {"threads": _runtime(model).threads(), "model_sha256": file_sha256(model[0])}
 
 
 def _fastest(model: _Model, images: _Images, batches: Sequence[int]) -> tuple[int, float]:

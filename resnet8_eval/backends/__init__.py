@@ -44,6 +44,26 @@ FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch",
 
 
 @dataclass(frozen=True)
+class Session:
+    """A stored model that a framework has opened; called as a :data:`Runtime`.
+
+    Attributes
+    ----------
+    run
+        Gives the scores of a batch.
+    threads
+        Asks the framework how many threads its operators have now.
+    """
+
+    run: Runtime
+    threads: Callable[[], int]
+
+    def __call__(self, batch: NDArray[np.float32]) -> Scores:
+        """Scores of a batch."""
+        return self.run(batch)
+
+
+@dataclass(frozen=True)
 class StoredTensor:
     """A quantized tensor as it was read back from a stored model.
 
@@ -96,7 +116,7 @@ class Backend(Protocol):
     STOCK_FILE: str
     """Name of one that :meth:`quantize` makes."""
 
-    def open_model(self, path: Path, threads: int, execution: Execution) -> Runtime:
+    def open_model(self, path: Path, threads: int, execution: Execution) -> Session:
         """Open a stored model to run it."""
 
     def quantize(
@@ -274,7 +294,7 @@ def _otherwise(runtime: Runtime, images: Images) -> str | None:
     return None
 
 
-def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+def open_runtime(path: Path, threads: int, execution: Execution = "kernel") -> Session:
     """Open a stored model in its own framework; parameters as for :func:`scores`."""
     return backend(framework_of(path)).open_model(path, threads, execution)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from resnet8_eval.backends import Execution, Runtime
+from resnet8_eval.backends import Execution, Session
 
 
-def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Session:
     """Open a Keras model; see :class:`resnet8_eval.backends.Backend`."""
     del execution  # there is but one
     import tensorflow as tf
@@ -24,7 +24,10 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
         lambda batch: model(batch, training=False),
         input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)],
     )
-    return lambda batch: np.asarray(forward(batch))
+    return Session(
+        lambda batch: np.asarray(forward(batch)),
+        tf.config.threading.get_intra_op_parallelism_threads,
+    )
 
 
 def weights_bytes(path: Path) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import onnx_graph
-from resnet8_eval.backends import Execution, Runtime, StoredTensor, Tensors
+from resnet8_eval.backends import Execution, Session, StoredTensor, Tensors
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
@@ -41,11 +41,14 @@ _MOVING: Final = frozenset({"Transpose", "Reshape", "Flatten", "Relu"})
 """Operators that compute nothing new; ReLU is merged into the range that follows it."""
 
 
-def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Session:
     """Open an ONNX model; see :class:`resnet8_eval.backends.Backend`."""
     session = open_session(path, threads, execution)
     name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+    return Session(
+        lambda batch: np.asarray(session.run(None, {name: batch})[0]),
+        lambda: int(session.get_session_options().intra_op_num_threads),
+    )
 
 
 def open_session(

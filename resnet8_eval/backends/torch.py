@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resnet8_eval.backends import (
     Execution,
-    Runtime,
+    Session,
     StoredTensor,
     Tensors,
     torch_program,
@@ -45,7 +45,7 @@ _DTYPES: Final = {12: "int8", 13: "uint8"}
 _DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
 
 
-def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Runtime:
+def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Session:
     """Open a ``.pt2`` or ``.pt`` file; see :class:`resnet8_eval.backends.Backend`."""
     del execution  # the file is what it was saved as
     import torch
@@ -68,7 +68,7 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Run
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(batch)).numpy())
 
-    return run
+    return Session(run, torch.get_num_threads)
 
 
 def quantize(folded: Path, images: Images, row: Configuration, path: Path, threads: int) -> Record:

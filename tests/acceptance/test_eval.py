@@ -86,7 +86,7 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
         measured += all(scenarios) and all(
             entry["valid"] and entry["queries"] >= MIN_QUERIES for entry in entries
         )
-        answers = found.get("answers", {})
+        answers, sessions = found.get("answers", {}), found.get("sessions", [])
         asked = min(ANSWERED_IMAGES, scores_record(run, row)["total"])
         checks += [
             equal(f"{row.name}, images answered to LoadGen", asked, answers.get("images")),
@@ -94,6 +94,16 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
                 f"{row.name}, answers to LoadGen that are not the evaluation's",
                 0,
                 answers.get("disagreements"),
+            ),
+            equal(
+                f"{row.name}, sha256 of the model that was timed",
+                [scores_record(run, row)["model_sha256"]],
+                sorted({session["model_sha256"] for session in sessions}),
+            ),
+            equal(
+                f"{row.name}, threads of its sessions",
+                sorted({entry["threads"] for entry in entries}),
+                [session["threads"] for session in sessions],
             ),
             equal(
                 f"{row.name}, row that its speed is compared with",

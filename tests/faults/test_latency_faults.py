@@ -21,7 +21,7 @@ from resnet8_eval.latency import Target, summarize
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.requirements import MAX_OTHERS_PERCENT
-from tests.planted import Bench, timed, timing
+from tests.planted import Bench, timed
 from tests.unit.test_latency import IMAGES, scores
 
 ROW, FLOAT = "torch-int8-tuned", "torch-float32"
@@ -137,7 +137,7 @@ def test_answers_that_are_not_the_evaluations_are_counted() -> None:
 
 def planted(bench: Bench, change: Callable[[Any], object]) -> str:
     """What EVAL-05 says of a changed row."""
-    rows = copy.deepcopy(timing()["rows"])
+    rows = copy.deepcopy(bench.artifact("latency").record["rows"])
     change(rows)
     bench.plant("latency", record={"rows": rows})
     return bench.verdict("EVAL-05")
@@ -164,6 +164,19 @@ def test_a_row_that_was_not_measured_is_missed(bench: Bench, change: Callable[[A
 def test_other_answers_than_the_evaluations_fail(bench: Bench) -> None:
     said = planted(bench, lambda rows: rows[ROW]["answers"].update(disagreements=3))
     assert f"{ROW}, answers to LoadGen that are not the evaluation's: expected 0" in said
+
+
+def test_a_model_of_another_framework_is_not_timed_as_a_row_s_own(bench: Bench) -> None:
+    def swapped(rows: Any) -> None:
+        rows[FLOAT]["sessions"] = rows["onnxruntime-float32"]["sessions"]
+
+    said = planted(bench, swapped)
+    assert f"{FLOAT}, sha256 of the model that was timed: expected" in said
+
+
+def test_a_session_that_has_other_threads_than_its_figures_say_fails(bench: Bench) -> None:
+    said = planted(bench, lambda rows: rows[ROW]["sessions"][1].update(threads=1))
+    assert f"{ROW}, threads of its sessions: expected 1, 2, observed 2 × 1" in said
 
 
 @pytest.mark.parametrize("planned", [{}, {ROW: "onnxruntime-float32"}, {FLOAT: "keras-float32"}])
@@ -212,7 +225,7 @@ def test_speed_is_judged_only_where_it_is_demanded(
     assert demanding.verdict("EVAL-05") == ""
     said = planted(demanding, lambda rows: rows[ROW]["Offline"][0].update(speedup=slow))
     assert "expected at least 0.9 times, observed 0.50 times" in said
-    demanding.plant("latency", record={**timing(), "others_percent": 40.0})
+    demanding.plant("latency", record={"others_percent": 40.0})
     assert "that others took meanwhile, in percent: expected at most 10" in demanding.verdict(
         "EVAL-05"
     )

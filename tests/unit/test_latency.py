@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from resnet8_eval import latency, loadgen
-from resnet8_eval.configurations import CONFIGURATIONS
+from resnet8_eval.configurations import CONFIGURATIONS, Configuration
+from resnet8_eval.lanes import open_lane
 from resnet8_eval.latency import Plan, Target, measure, summarize
 from resnet8_eval.loadgen import SCENARIOS, load_test
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import RAW, Feed
 from resnet8_eval.requirements import MIN_QUERIES
+from resnet8_eval.store import file_sha256
 from tests.planted import timed
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
@@ -143,6 +145,22 @@ def test_a_row_without_any_valid_round_has_no_figures() -> None:
     assert json.loads(json.dumps(record)) == record
 
 
+@pytest.mark.parametrize(
+    "row", [row for row in CONFIGURATIONS if not row.recipe], ids=lambda row: row.name
+)
+def test_a_session_says_its_file_and_how_many_threads_it_has(
+    pipeline: Pipeline, tmp_path: Path, row: Configuration
+) -> None:
+    """Though its process was opened for another number."""
+    path = model_path(pipeline, row)
+    lane = open_lane(row.framework, 1, tmp_path)
+    try:
+        found = lane.submit(latency._described, (path, 2, row.session)).result()
+    finally:
+        lane.shutdown(kill_workers=True)
+    assert found == {"threads": 2, "model_sha256": file_sha256(path)}
+
+
 def test_stored_models_take_turns_in_processes_of_their_own(
     pipeline: Pipeline, standin_test: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +188,7 @@ def test_stored_models_take_turns_in_processes_of_their_own(
         targets,
         Feed(images),
         out,
-        threads=[1],
+        threads=[1, 2],
         logs=tmp_path / "logs",
         plan=Plan(rounds=2, seconds=0.02, batches=(8, 32)),
         announce=said.append,
@@ -179,11 +197,17 @@ def test_stored_models_take_turns_in_processes_of_their_own(
     for row in record["rows"].values():
         assert row["answers"]["images"] == 80
         assert row["answers"]["disagreements"] == 0
-        for scenario in SCENARIOS:
-            (entry,) = row[scenario]
+        assert row["float32"] == rows[0].name
+        for entry in (entry for scenario in SCENARIOS for entry in row[scenario]):
             assert entry["valid"]
             assert entry["queries"] >= MIN_QUERIES
+    for target in targets:
+        sha256 = file_sha256(target.path)
+        assert record["rows"][target.name]["sessions"] == [
+            {"threads": n, "model_sha256": sha256} for n in (1, 2)
+        ]
     assert said[2:4] == ["LoadGen, round 1 of 2", "LoadGen, round 2 of 2"]
     with zipfile.ZipFile(out / "loadgen.zip") as kept:
         summaries = [name for name in kept.namelist() if name.endswith("summary.txt")]
-    assert len(summaries) == 2 * (1 + 2 * 2)  # rows × (accuracy + rounds × scenarios)
+    # rows × threads × (accuracy + rounds × scenarios)
+    assert len(summaries) == 2 * 2 * (1 + 2 * 2)
