@@ -112,8 +112,7 @@ def parity(name: str, expected: Scores, observed: Scores, atol: float) -> list[C
     name
         Which two.
     atol
-        Largest difference of probabilities allowed. An image whose logits are so large that float32
-        itself holds them less exactly is allowed four roundings of the largest, and 1e-3 at most.
+        As for :func:`difference`.
 
     Returns
     -------
@@ -122,20 +121,29 @@ def parity(name: str, expected: Scores, observed: Scores, atol: float) -> list[C
     """
     if expected.shape != observed.shape:
         return [equal(f"{name}: shape", expected.shape, observed.shape)]
+    differing = int((expected.argmax(axis=1) != observed.argmax(axis=1)).sum())
+    return [
+        difference(name, expected, observed, atol),
+        equal(f"{name}: images with another top-1 of {len(expected)}", 0, differing),
+    ]
+
+
+def difference(name: str, expected: Scores, observed: Scores, atol: float) -> Check:
+    """Check that no probability differs by more than `atol`.
+
+    An image whose logits are so large that float32 itself holds them less exactly is allowed four
+    roundings of the largest, and 1e-3 at most.
+    """
     before, after = probabilities(expected), probabilities(observed)
     differences = np.abs(before - after).max(axis=1)
     largest = np.where(before > _MATTERS, np.abs(expected), 0).max(axis=1)
     allowed = np.clip(_ROUNDINGS * np.finfo(np.float32).eps * largest, atol, _MOST)
     worst = int((differences / allowed).argmax())
-    differing = int((expected.argmax(axis=1) != observed.argmax(axis=1)).sum())
-    return [
-        at_most(
-            f"{name}: largest difference in probability",
-            float(allowed[worst]),
-            float(differences[worst]),
-        ),
-        equal(f"{name}: images with another top-1 of {len(expected)}", 0, differing),
-    ]
+    return at_most(
+        f"{name}: largest difference in probability",
+        float(allowed[worst]),
+        float(differences[worst]),
+    )
 
 
 def probabilities(scores: Scores) -> Scores:

@@ -24,9 +24,15 @@ import numpy as np
 
 from resnet8_eval import backends, lanes
 from resnet8_eval.backends import Execution, Session
+from resnet8_eval.evaluate import difference
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
 from resnet8_eval.preprocess import Feed, Preprocessing, Scores, preprocess
-from resnet8_eval.requirements import ANSWERED_IMAGES, MAX_OTHERS_PERCENT, MIN_QUERIES
+from resnet8_eval.requirements import (
+    ANSWERED_IMAGES,
+    MAX_OTHERS_PERCENT,
+    MIN_QUERIES,
+    PARITY_ATOL,
+)
 from resnet8_eval.store import Record, file_sha256
 
 MAX_WAITING: Final = 0.25
@@ -88,9 +94,10 @@ def measure(
         As :func:`summarize`, with ``loadgen`` (its version) and, in each entry of ``rows``,
         ``answers``, from LoadGen's accuracy mode in each session that was timed, with its best
         batch: ``images``, how many every session answered; ``disagreements`` with the evaluation's
-        classes, in all; and the ``largest_difference`` of the scores. ``sessions`` says what each
-        was, once it had been timed, in the order of `threads`: how many ``threads`` its framework
-        says it has, and the ``model_sha256`` of the file that it was opened from.
+        classes, in all; and the ``largest_difference`` of the scores. ``parity`` holds these scores
+        against the evaluation's. ``sessions`` says what each was, once it had been timed, in the
+        order of `threads`: how many ``threads`` its framework says it has, and the
+        ``model_sha256`` of the file that it was opened from.
     """
     counts = sorted(set(threads))
     runs: list[Record] = []
@@ -133,8 +140,7 @@ def measure(
                 ).result()
                 for n in counts
             ]
-            compared = _compared(answers, np.load(target.scores)[chosen])
-            found[target.name] = {"answers": compared}
+            found[target.name] = _compared(answers, np.load(target.scores)[chosen])
         for turn in range(1, plan.rounds + 1):
             announce(f"LoadGen, round {turn} of {plan.rounds}")
             for n in counts:
@@ -255,11 +261,15 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 def _compared(answers: Sequence[Scores], expected: Scores) -> Record:
     """What several sessions answered, held against the evaluation's scores of the same images."""
     scores = np.stack(answers)
+    known, given = np.concatenate([expected] * len(answers)), np.concatenate(answers)
     return {
-        "images": int(np.isfinite(scores).all(axis=(0, 2)).sum()),
-        "disagreements": int((scores.argmax(axis=2) != expected.argmax(axis=1)).sum()),
-        # An answer that never came is no number; JSON would not hold it.
-        "largest_difference": float(np.nan_to_num(np.abs(scores - expected), nan=1.0).max()),
+        "answers": {
+            "images": int(np.isfinite(scores).all(axis=(0, 2)).sum()),
+            "disagreements": int((scores.argmax(axis=2) != expected.argmax(axis=1)).sum()),
+            # An answer that never came is no number; JSON would not hold it.
+            "largest_difference": float(np.nan_to_num(np.abs(scores - expected), nan=1.0).max()),
+        },
+        "parity": difference("answers to LoadGen", known, given, PARITY_ATOL),
     }
 
 

@@ -6,19 +6,20 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from resnet8_eval.checks import at_most
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.inputs import Inputs, Settings
 from resnet8_eval.latency import summarize
 from resnet8_eval.loadgen import SCENARIOS
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.requirements import ALWAYS, ANSWERED_IMAGES, asked
+from resnet8_eval.requirements import ALWAYS, ANSWERED_IMAGES, PARITY_ATOL, asked
 from resnet8_eval.store import Artifact, as_json
 from resnet8_eval.verdicts import Judge, shortfall
 
@@ -142,6 +143,9 @@ def timing(pipeline: Pipeline) -> dict[str, Any]:
                 "disagreements": 0,
                 "largest_difference": 0.0,
             },
+            "parity": asdict(
+                at_most("answers to LoadGen: largest difference in probability", PARITY_ATOL, 0.0)
+            ),
             "sessions": [{"threads": n, "model_sha256": scored} for n in (1, 2)],
         }
     return {"loadgen": "6.0.17", **record}

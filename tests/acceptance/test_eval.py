@@ -6,7 +6,7 @@ from math import isfinite
 
 import pytest
 
-from resnet8_eval.checks import Check, at_most, equal
+from resnet8_eval.checks import Check, at_most, equal, from_records
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.report.diagnosis import OTHERS_CHECK, SPEED_CHECK
@@ -16,6 +16,7 @@ from resnet8_eval.verdicts import Judge
 from .common import (
     BASELINE,
     ONNX,
+    begun,
     fact_checks,
     judge_classes,
     judge_whole_test_set,
@@ -95,6 +96,7 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
                 0,
                 answers.get("disagreements"),
             ),
+            *begun(f"{row.name}, ", from_records([found["parity"]] if found else [])),
             equal(
                 f"{row.name}, sha256 of the model that was timed",
                 [scores_record(run, row)["model_sha256"]],

@@ -17,10 +17,11 @@ import pytest
 
 from resnet8_eval import latency, loadgen
 from resnet8_eval.configurations import CONFIGURATIONS
+from resnet8_eval.evaluate import softmax
 from resnet8_eval.latency import Target, summarize
 from resnet8_eval.loadgen import SCENARIOS, Scenario, load_test
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.requirements import MAX_OTHERS_PERCENT
+from resnet8_eval.requirements import MAX_OTHERS_PERCENT, PARITY_ATOL
 from tests.planted import Bench, timed
 from tests.unit.test_latency import IMAGES, scores
 
@@ -126,10 +127,23 @@ def test_answers_that_are_not_the_evaluations_are_counted() -> None:
     given = known.copy()
     given[0] = np.roll(given[0], 1)
     for answers in ([known, given], [given, known]):
-        found = latency._compared(answers, known)
+        found = latency._compared(answers, known)["answers"]
         assert (found["images"], found["disagreements"]) == (len(known), 1)
     given[1] = np.nan
-    assert latency._compared([known, given], known)["images"] == len(known) - 1
+    assert latency._compared([known, given], known)["answers"]["images"] == len(known) - 1
+
+
+def test_probabilities_that_are_not_the_evaluations_are_told() -> None:
+    """In either session, though no image gets another class."""
+    known = softmax(scores(IMAGES.astype(np.float32)))
+    near, far = known.copy(), known.copy()
+    near[5, 0] += PARITY_ATOL / 2
+    far[5, 0] += 2 * PARITY_ATOL
+    assert latency._compared([known, near], known)["parity"].ok
+    for answers in ([known, far], [far, known]):
+        found = latency._compared(answers, known)
+        assert found["answers"]["disagreements"] == 0
+        assert not found["parity"].ok
 
 
 # --- what the requirements say -------------------------------------------------------------------
@@ -164,6 +178,11 @@ def test_a_row_that_was_not_measured_is_missed(bench: Bench, change: Callable[[A
 def test_other_answers_than_the_evaluations_fail(bench: Bench) -> None:
     said = planted(bench, lambda rows: rows[ROW]["answers"].update(disagreements=3))
     assert f"{ROW}, answers to LoadGen that are not the evaluation's: expected 0" in said
+
+
+def test_other_probabilities_than_the_evaluations_fail(bench: Bench) -> None:
+    said = planted(bench, lambda rows: rows[ROW]["parity"].update(observed="0.01", ok=False))
+    assert f"{ROW}, answers to LoadGen: largest difference in probability: expected at most" in said
 
 
 def test_a_model_of_another_framework_is_not_timed_as_a_row_s_own(bench: Bench) -> None:

@@ -82,7 +82,8 @@ def test_an_answer_that_never_came_is_no_answer() -> None:
     lost = expected.copy()
     lost[1] = np.nan
     found = latency._compared([expected, lost], expected)
-    assert (found["images"], found["largest_difference"]) == (2, 1.0)
+    assert (found["answers"]["images"], found["answers"]["largest_difference"]) == (2, 1.0)
+    assert not found["parity"].ok
 
 
 def test_the_fastest_batch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +172,7 @@ def test_stored_models_take_turns_in_processes_of_their_own(
             row.name,
             row.framework,
             model_path(pipeline, row),
-            row.execution,
+            row.session,
             tmp_path / f"{row.name}.npy",
             rows[0].name,
         )
@@ -197,6 +198,7 @@ def test_stored_models_take_turns_in_processes_of_their_own(
     for row in record["rows"].values():
         assert row["answers"]["images"] == 80
         assert row["answers"]["disagreements"] == 0
+        assert row["parity"].ok
         assert row["float32"] == rows[0].name
         for entry in (entry for scenario in SCENARIOS for entry in row[scenario]):
             assert entry["valid"]
