@@ -74,7 +74,7 @@ def test_eval_04_against_keras(requirement: Judge, run: Pipeline) -> None:
 
 @pytest.mark.requirement("EVAL-05", needs=["latency"])
 def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> None:
-    """Answers in LoadGen's accuracy mode; what --min-speedup demands."""
+    """Model, threads and answers of each session, and what it is compared with; --min-speedup."""
     record, demanded = run.artifact("latency").record, run.settings.min_speedup
     rows, measured, checks = record["rows"], 0, []
     float32 = {row.framework: row.name for row in CONFIGURATIONS if row.recipe is None}

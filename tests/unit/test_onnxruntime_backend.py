@@ -14,7 +14,7 @@ import pytest
 from resnet8_eval import configurations, proof
 from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.checks import failed
+from resnet8_eval.checks import failed, from_records
 from resnet8_eval.environment import is_x86
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
@@ -45,7 +45,9 @@ def test_a_model_made_twice_is_the_same_to_the_byte(
     path = tmp_path / "model.onnx"
     record = ort_backend.write(parameters, row, path)
     assert file_sha256(tmp_path / "model.onnx") == file_sha256(stored(pipeline, name))
-    assert record == pipeline.artifact(f"model/{name}").record
+    found = dict(pipeline.artifact(f"model/{name}").record)
+    assert failed(from_records(found.pop("checks"))) == []
+    assert record == found
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -121,7 +121,7 @@ def test_a_layer_unfolds_to_histograms_channels_and_ranges_without_any_script() 
     assert 'box loss-3">conv2d_2' in layer[0]
     assert layer[0].count("<svg") == 4
     assert layer[0].count('class="clip"') == 2
-    assert "from −1.5 to 3; 8 bits span −1 to 2; outside of that: 0.25 %" in layer[0]
+    assert "from −1.5 to 3; its integers span −1 to 2; outside of that: 0.25 %" in layer[0]
     assert "with activation; gives 32×32×2" in layer[0]
     assert '<a href="#net-2">conv2d_2</a>' in section
 

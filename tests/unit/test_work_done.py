@@ -99,8 +99,10 @@ CALIBRATED = configurations.calibrated()
 TEST, CALIBRATION = 200, 40
 """Few images: what is counted is how often each is fed."""
 IMAGES_FED = {
-    # A pass to equalize, two for the histograms, one over every fourth image for the moments, and
-    # one with each of the two networks that have to be the same function.
+    # A hundred patches of noise, once for each of the two that have to be the same function.
+    "folded": 2 * 100,
+    # A pass to equalize, two for the histograms, one for the moments, and one with each of the two
+    # networks that have to be the same function.
     "statistics/equalized-1": 3 * CALIBRATION + CALIBRATION + 2 * CALIBRATION,
     **{f"model/{row.name}": CALIBRATION for row in configurations.stock()},
     # The last batch once more for torchao's lowering.
@@ -157,4 +159,4 @@ def test_no_stage_opens_a_model_or_feeds_an_image_more_often_than_it_must(
             bench.remake(stage)
     assert fed == IMAGES_FED
     once = [name for name in IMAGES_FED if name.startswith(("scores", "preprocessings"))]
-    assert opened == {**dict.fromkeys(once, 1), "statistics/equalized-1": 2}
+    assert opened == {**dict.fromkeys(once, 1), "folded": 2, "statistics/equalized-1": 2}
