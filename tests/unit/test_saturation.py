@@ -128,8 +128,8 @@ def test_what_runs_otherwise_than_in_a_plain_session_is_told(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     signed = row.activations_dtype == "int8"
     said = judging._runs_as(model_path(pipeline, row))
-    told: dict[str, Any] = {"hint": None, "batch_effect": None, "saturation": None, "runs_as": said, "notes": []}
-    lines = judging._doubts(told)
+    told = dict.fromkeys(("hint", "batch_effect", "saturation"))
+    lines = judging._doubts({**told, "runs_as": said, "notes": []})
     assert ["note: run with unsigned activations" in line for line in lines] == [True] * signed
 
 
