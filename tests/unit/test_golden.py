@@ -297,14 +297,21 @@ def test_a_layer_left_in_float_is_refused(pipeline: Pipeline, tmp_path: Path) ->
     assert not (tmp_path / "vectors").exists()
 
 
+def unnamed(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.name = ""
+
+
+@pytest.mark.parametrize("change", [small_network.listed, unnamed])
 @pytest.mark.parametrize("row", ["onnxruntime-int8-tuned", "onnxruntime-int8-stock"])
-def test_a_model_that_lists_its_initializers_as_inputs_is_read_alike(
-    pipeline: Pipeline, tmp_path: Path, row: str
+def test_a_model_that_is_otherwise_written_is_read_alike(
+    pipeline: Pipeline, tmp_path: Path, row: str, change: Callable[[onnx.ModelProto], None]
 ) -> None:
+    """Its initializers are inputs as well, or its nodes have no names."""
     stored = model_path(pipeline, configurations.of(row))
     model = onnx.load(stored)
-    small_network.listed(model)
-    onnx.save(model, tmp_path / "listed.onnx")
+    change(model)
+    onnx.save(model, tmp_path / "other.onnx")
     images = small_network.images(4)
-    one, other = (quantized_onnx.read(path) for path in (stored, tmp_path / "listed.onnx"))
+    one, other = (quantized_onnx.read(path) for path in (stored, tmp_path / "other.onnx"))
     assert np.array_equal(one.scores(images), other.scores(images))
