@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 import time
@@ -109,6 +110,48 @@ def test_fewer_queries_than_the_minimum_do_not_count(tmp_path: Path, scenario: S
     run = load_test(scores, IMAGES, scenario, tmp_path / "run", queries=10)
     assert not run["valid"]
     assert "10 queries, fewer than 100" in run["reasons"]
+
+
+PERCENTILES = {50: 2_000_000, 90: 3_000_000, 99: 5_000_000}
+STREAM = {f"result_{p}.00_percentile_latency_ns": ns for p, ns in PERCENTILES.items()}
+LOGGED: dict[Scenario, dict[str, Any]] = {
+    "SingleStream": {**STREAM, "result_mean_latency_ns": 2_500_000},
+    "Offline": {"result_samples_per_second": 400},
+}
+
+
+def judged(path: Path, scenario: Scenario, said: dict[str, Any], clock_s: float = 1.0) -> Any:
+    """What is made of a log of 400 queries."""
+    entries = [
+        {"key": key, "value": value, "metadata": {"is_error": False}}
+        for key, value in {"result_validity": "VALID", **said}.items()
+    ]
+    path.write_text("".join(f":::MLLOG {json.dumps(entry)}\n" for entry in entries))
+    return loadgen._judged(path, scenario, 400, clock_s, accuracy=False)
+
+
+def test_figures_are_those_of_the_log_in_their_units(tmp_path: Path) -> None:
+    """LoadGen writes nanoseconds, and images a second."""
+    figures = {
+        "SingleStream": {"p50_ms": 2.0, "p90_ms": 3.0, "p99_ms": 5.0},
+        "Offline": {"images_per_second": 400},
+    }
+    for scenario, said in LOGGED.items():
+        found = judged(tmp_path / "log", scenario, said)
+        assert (found["valid"], found["reasons"]) == (True, [])
+        assert found["figures"] == figures[scenario]
+        assert found["loadgen_s"] == 1.0
+        assert "a clock jumped" in judged(tmp_path / "log", scenario, said, 1.3)["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "absent"), [(scenario, key) for scenario in LOGGED for key in LOGGED[scenario]]
+)
+def test_a_log_without_one_of_its_figures_does_not_count(
+    tmp_path: Path, scenario: Scenario, absent: str
+) -> None:
+    said = {key: value for key, value in LOGGED[scenario].items() if key != absent}
+    assert not judged(tmp_path / "log", scenario, said)["valid"]
 
 
 def test_a_log_that_breaks_off_does_not_count(tmp_path: Path) -> None:
