@@ -66,6 +66,18 @@ def test_what_is_no_complete_run_is_not_kept_as_one(tmp_path: Path, text: str) -
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
+def test_what_was_cleared_is_put_back_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "junit.xml").unlink()
+    before = held(tmp_path)
+    folder = ReportFolder(tmp_path)
+    cleared = folder.clear()
+    for name in ("junit.xml", "report.html"):
+        (tmp_path / name).write_text("of a call that ran nothing")
+    folder.restore(cleared)
+    assert held(tmp_path) == before
+
+
 def test_a_kill_at_any_step_loses_nothing(tmp_path: Path) -> None:
     for step in itertools.count(1):
         folder = tmp_path / str(step)
