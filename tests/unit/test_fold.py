@@ -102,11 +102,16 @@ def store(model: onnx.ModelProto, name: str, change: Callable[[Any], Any]) -> No
     entry.CopyFrom(numpy_helper.from_array(values, name))
 
 
-def turned(model: onnx.ModelProto) -> None:
-    """As PyTorch exports a linear layer, and as only ONNX lets one write it."""
-    store(model, "dense/weight", lambda weight: weight.T)
-    for name, value in {"transB": 1, "alpha": 0.5, "beta": 2.0}.items():
-        node(model, "dense").attribute.append(helper.make_attribute(name, value))
+def product(**attributes: float) -> Callable[[onnx.ModelProto], None]:
+    """As PyTorch exports a linear layer, transposed, or as only ONNX lets one write it."""
+
+    def change(model: onnx.ModelProto) -> None:
+        if "transB" in attributes:
+            store(model, "dense/weight", lambda weight: weight.T)
+        for name, value in attributes.items():
+            node(model, "dense").attribute.append(helper.make_attribute(name, value))
+
+    return change
 
 
 def bias(shape: tuple[int, ...]) -> Callable[[onnx.ModelProto], None]:
@@ -160,7 +165,10 @@ def mean(axes: list[int], keepdims: int, opset: int) -> Callable[[onnx.ModelProt
 
 
 OTHERWISE: dict[str, Callable[[onnx.ModelProto], None]] = {
-    "a transposed and scaled product": turned,
+    "a transposed product": product(transB=1),
+    "a scaled product": product(alpha=0.5),
+    "a scaled bias": product(beta=2.0),
+    "all of it": product(transB=1, alpha=0.5, beta=2.0),
     "a bias in one row": bias((1, 10)),
     "one bias for all": bias((1,)),
     "a bias without dimensions": bias(()),
