@@ -28,10 +28,13 @@ _TO_PLANES: Final = [0, 3, 1, 2]
 """NHWC to NCHW."""
 _OTHERWISE_CALLED: Final = {
     "Clip": "ReLU6 or another Clip",
+    "Gather": "arithmetic on the number of images",
     "LeakyRelu": "LeakyReLU",
     "Pad": "a padding that no convolution follows at once, or one that pads by itself",
     "ReduceMean": "an average of another kind",
+    "Range": "arithmetic on the number of images",
     "Reshape": "a map that is flattened, but not averaged before",
+    "Shape": "arithmetic on the number of images",
     "Softmax": "a softmax that does not give the scores",
     "Sum": "a sum of more than two maps",
     "Transpose": "a map that is flattened, but not averaged before",
@@ -380,6 +383,9 @@ class _Parser:
         plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
         if any(given.get(name, value) != value for name, value in plain.items()):
             raise _PartError(f"a transposed or scaled matrix product ({node.name})")
+        weight, bias = (self._constants[name].shape for name in node.input[1:])
+        if bias != weight[1:]:
+            raise _PartError(f"a bias of shape {bias} for {weight[1]} outputs ({node.name})")
         flattened = {layer.flat for layer in before if isinstance(layer, Pooling)}
         readers = self._readers[node.output[0]]
         if any(isinstance(layer, Dense) for layer in before) or any(

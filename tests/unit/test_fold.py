@@ -275,11 +275,46 @@ def test_nodes_without_names_of_their_own_are_told_apart(tmp_path: Path, called:
     assert np.array_equal(scores[0], scores[1])
 
 
-def test_a_quantized_model_is_not_folded(tmp_path: Path) -> None:
-    source = network(tmp_path / "source.onnx", ("DynamicQuantizeLinear", []))
+@pytest.mark.parametrize(
+    "operator",
+    ["DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"],
+)
+def test_a_quantized_model_is_not_folded(tmp_path: Path, operator: str) -> None:
+    source = network(tmp_path / "source.onnx", (operator, []))
     with pytest.raises(ModelError, match="already quantized") as caught:
         fold(source, tmp_path / "folded.onnx")
-    assert caught.value.given == "DynamicQuantizeLinear among its operators"
+    assert caught.value.given == f"{operator} among its operators"
+
+
+def test_reckoning_with_the_number_of_images_is_no_normalisation(tmp_path: Path) -> None:
+    """PyTorch's newer exporter writes the flattening of an average so."""
+    model = small_network.network()
+    for name, value in {"zero": 0, "one": 1, "step": 3}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    dense = node(model, "dense")
+    place = list(model.graph.node).index(dense)
+    dense.input[0] = "rows"
+    for kind, takes, gives in (
+        ("Gather", ["flat", "places"], "rows"),
+        ("Mul", ["numbers", "step"], "places"),
+        ("Range", ["zero", "count", "one"], "numbers"),
+        ("Gather", ["size", "zero"], "count"),
+        ("Shape", ["images"], "size"),
+    ):
+        model.graph.node.insert(place, helper.make_node(kind, takes, [gives], gives))
+    onnx.save(model, tmp_path / "source.onnx")
+    fold(tmp_path / "source.onnx", tmp_path / "folded.onnx")
+    with pytest.raises(ModelError, match="cannot quantize") as caught:
+        parse(onnx.load(tmp_path / "folded.onnx"))
+    assert caught.value.given.startswith("arithmetic on the number of images")
+
+
+def test_a_bias_that_is_none_for_each_output_is_told(tmp_path: Path) -> None:
+    model = small_network.network()
+    store(model, "dense/bias", lambda values: values.reshape(10, 1))
+    with pytest.raises(ModelError) as caught:
+        parse(model)
+    assert caught.value.given == "a bias of shape (10, 1) for 10 outputs (dense)"
 
 
 def test_an_average_that_pads_is_told_by_its_padding() -> None:
