@@ -44,9 +44,9 @@ def recommendation(results: Results) -> str | None:
     """Which row to deploy, by what was measured; None where no speed was.
 
     Of the rows that are no worse than the baseline, run in integer kernels and have no failed check
-    of their own, the one that answers one image soonest. Rows whose ranges overlap with its are as
-    fast; among them one that a plain session runs as it was measured comes first, then the one that
-    agrees most with the baseline.
+    of their own or of what they are made of, the one that answers one image soonest. Rows whose
+    ranges overlap with its are as fast; among them one that a plain session runs as it was measured
+    comes first, then the one that agrees most with the baseline.
     """
     timed = [
         (row, found, found.latency[0].p50_ms)
@@ -55,6 +55,8 @@ def recommendation(results: Results) -> str | None:
     ]
     broken = [check for entry in results.requirements for check in checks.failed(entry.evidence)]
     doubted = {check.name.partition(",")[0] for check in broken}
+    if doubted - {row.name for row in results.configurations}:  # what is of no row is of every row
+        doubted = {row.name for row in results.configurations}
     safe = [
         (row, found, p50)
         for row, found, p50 in timed
