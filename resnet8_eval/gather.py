@@ -57,7 +57,9 @@ def gather(
     standin = assets.kind == "stand-in"
     how = pipeline.settings.preprocessing
     register = asked(pipeline.settings.min_accuracy).values()
-    made = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
+    there = {name: found for name in pipeline.stages if (found := pipeline.peek(name))}
+    # A run with --fresh that is ended leaves stages in the cache without those that they are of.
+    made = {name: there[name] for name in there if there.keys() >= {*pipeline.closure([name])}}
     rows = configurations.CONFIGURATIONS
     compared = [row for row in rows if made.keys() >= {f"compare/{row.name}", f"scores/{row.name}"}]
     baseline = _record(made, f"scores/{rows[0].name}")

@@ -60,17 +60,26 @@ class Settings:
         """The other calibration seeds, which follow `calibration_seed`."""
         return range(self.calibration_seed + 1, self.calibration_seed + self.seeds)
 
-    def alone(self, stage: str) -> str | None:
-        """The command that makes a stage by itself; None for an ONNX model, which `run` refuses."""
+    def alone(self, stage: str, *more: str) -> str | None:
+        """The command that makes a stage by itself; None for an ONNX model, which `run` refuses.
+
+        The folder of the assets is not in it, nor that of a file of preprocessing.
+        """
         given = self.assets
         if given.model.suffix == ".onnx":
             return None
         # What was made without images needs none, but `run` looks for some.
         kind = given.kind if given.dataset_sha256 else "stand-in"
-        own = f" --keras-model {shlex.quote(str(given.model))}" if given.user_model else ""
-        return (
-            f"python -m resnet8_eval run {stage} --assets {kind}{own}, and this run's own"
-            " preprocessing, calibration and folders"
+        told = {
+            "--keras-model": str(given.model) if given.user_model else None,
+            "--preprocessing": None if self.preprocessing == RAW else self.preprocessing.name,
+            "--calibration-count": str(self.calibration_count),
+            "--calibration-seed": str(self.calibration_seed),
+            "--cache-dir": str(self.cache_dir),
+        }
+        options = [word for name, value in told.items() if value for word in (name, value)]
+        return shlex.join(
+            ["python", "-m", "resnet8_eval", "run", stage, *more, "--assets", kind, *options]
         )
 
 

@@ -64,11 +64,13 @@ class Pipeline:
         names
             Stage names.
         """
-        for name in names:
-            self._made.pop(name, None)
-            yet_to_make = self.store.discard(name, self.key(name))
-            if yet_to_make and name.startswith("qat-training/"):
-                self.store.discard_trainings()
+        # Not under the hands of a run that is making what it needs of them.
+        with self.store.lock(SCHEDULING):
+            for name in names:
+                self._made.pop(name, None)
+                yet_to_make = self.store.discard(name, self.key(name))
+                if yet_to_make and name.startswith("qat-training/"):
+                    self.store.discard_trainings()
 
     def artifact(self, name: str) -> Artifact:
         """The artefact of a stage, made now if it is missing.

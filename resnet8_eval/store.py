@@ -166,8 +166,8 @@ class Store:
         return not made_by_this_run
 
     def discard_trainings(self) -> None:
-        """Remove what trainings have kept; none is at work."""
-        with self.lock(SCHEDULING), self._writing():
+        """Remove what trainings have kept; none is at work while the caller schedules."""
+        with self._writing():
             _remove(self.root / TRAINING)
 
     def artifacts(self) -> Iterator[tuple[Path, Artifact | None]]:

@@ -538,7 +538,7 @@ def _sound(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Artifact]:
     for name in pipeline.closure(names):
         for check in pipeline.artifact(name).record.get("checks", ()):
             if not check["ok"]:
-                alone = settings.alone(f"{name} --json")
+                alone = settings.alone(name, "--json")
                 raise ModelError(
                     f"What was made of {settings.assets.model.name} does not stand for it:"
                     f" {check['name']}.",

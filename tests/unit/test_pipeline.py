@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,8 +18,8 @@ from resnet8_eval.errors import StageError
 from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import lane_environment, open_lane
 from resnet8_eval.pipeline import Pipeline, model_path
-from resnet8_eval.preprocess import Preprocessing
-from resnet8_eval.store import TRAINING, file_sha256
+from resnet8_eval.preprocess import USUAL, Preprocessing
+from resnet8_eval.store import SCHEDULING, TRAINING, file_sha256
 from tests.planted import borrowing
 
 QUANTIZED = {
@@ -435,3 +437,28 @@ def test_two_recipes_of_one_name_are_refused(
     monkeypatch.setattr(configurations, "CONFIGURATIONS", (*CONFIGURATIONS, other))
     with pytest.raises(ValueError, match="two stages are called parameters/tuned"):
         Pipeline(pipeline.settings)
+
+
+def test_nothing_is_forgotten_under_the_hands_of_a_run_that_makes_it(pipeline: Pipeline) -> None:
+    other = Pipeline(pipeline.settings)
+    forgetting = threading.Thread(target=other.forget, args=([],))
+    with pipeline.store.lock(SCHEDULING):
+        forgetting.start()
+        forgetting.join(0.2)
+        assert forgetting.is_alive()
+    forgetting.join(10)
+    assert not forgetting.is_alive()
+
+
+def test_the_command_for_a_stage_has_what_the_run_was_asked_for(pipeline: Pipeline) -> None:
+    own = replace(pipeline.settings.assets, user_model=True, model=Path("/my model.h5"))
+    settings = replace(
+        pipeline.settings, assets=own, preprocessing=USUAL["unit"], calibration_count=1010
+    )
+    assert shlex.split(settings.alone("folded", "--json") or "") == [
+        *("python", "-m", "resnet8_eval", "run", "folded", "--json", "--assets", "stand-in"),
+        *("--keras-model", "/my model.h5", "--preprocessing", "unit"),
+        *("--calibration-count", "1010", "--calibration-seed", "0"),
+        *("--cache-dir", str(settings.cache_dir)),
+    ]
+    assert replace(settings, assets=replace(own, model=Path("own.onnx"))).alone("folded") is None

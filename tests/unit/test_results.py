@@ -123,6 +123,21 @@ def test_what_was_made_of_a_row_that_could_not_be_compared_is_not_told(pipeline:
     html.page(built)
 
 
+@pytest.mark.parametrize("gone", ["calibration", "model/onnxruntime-int8-stock", "onnx"])
+def test_what_is_of_a_stage_that_is_gone_is_not_told(pipeline: Pipeline, gone: str) -> None:
+    """As where a run with --fresh is ended before it has made that again."""
+    partial = Pipeline(pipeline.settings)
+    peek = partial.peek
+    partial.peek = lambda name: None if name == gone else peek(name)  # type: ignore[method-assign]
+    built = gathered(partial)
+    told = {name for name in built.stages if gone in partial.closure([name])}
+    assert told == set()
+    assert {row.name for row in built.configurations} == {
+        row.name for row in CONFIGURATIONS if gone not in partial.closure([f"compare/{row.name}"])
+    }
+    html.page(built)
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_what_json_has_no_word_for_is_not_written(tmp_path: Path, number: float) -> None:
     raw = report_samples.all_met()
