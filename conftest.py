@@ -7,6 +7,9 @@ directory that this file is in.
 
 import pytest
 
+# For tests/unit; pytest takes such a line here alone if it is called in another folder.
+pytest_plugins = ["pytester"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to run without it: no verdict would be honest."""

@@ -159,6 +159,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Refuse the package of another checkout, before a ``conftest.py`` fails for its sake."""
+    given = early_config.known_args_namespace
+    named = [Path(word.partition("::")[0]) for word in given.file_or_dir]
+    if given.pyargs and named and not any(path.exists() for path in named):
+        return  # the tests are the package's own
     imported, here = Path(__file__).parent, early_config.rootpath / "resnet8_eval"
     if (here / "__init__.py").is_file() and not here.samefile(imported):
         raise pytest.UsageError(

@@ -25,8 +25,6 @@ from tests.planted import Bench
 # tenth of the time of all tests.
 gc.set_threshold(50_000)
 
-pytest_plugins = ["pytester"]
-
 
 @pytest.fixture(scope="session")
 def pipeline() -> Pipeline:

@@ -67,14 +67,25 @@ def test_collecting_touches_neither_assets_nor_reports(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [[], ["-m", "v1_2"], ["--requirement", "ORT-01"]], ids=" ".join)
-def test_without_a_path_pytest_reads_the_requirement_tests_alone(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "."),
+        (["-m", "v1_2"], "."),
+        (["--requirement", "ORT-01"], "."),
+        (["-m", "v1_2"], "docs"),
+        (["-m", "v1_2"], "tests/unit/golden"),
+    ],
+)
+def test_without_a_path_pytest_reads_the_requirement_tests_alone(
+    words: list[str], folder: str
+) -> None:
     done = subprocess.run(  # noqa: S603 (our own words)
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *words],
         capture_output=True,
         text=True,
         check=False,
-        cwd=ROOT,
+        cwd=ROOT / folder,
         timeout=60,
     )
     assert done.returncode == 0, done.stdout

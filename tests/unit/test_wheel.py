@@ -29,7 +29,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(installed: Path, where: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a module where there is no checkout."""
     return subprocess.run(  # noqa: S603 (our own words)
-        [sys.executable, "-m", *words],
+        [sys.executable, "-P", "-m", *words],  # nor is the folder that it runs in searched
         cwd=where,
         env={**os.environ, "PYTHONPATH": str(installed), "RESNET8_EVAL_OFFLINE": "1"},
         capture_output=True,
@@ -70,9 +70,10 @@ def test_it_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
 
 
 def test_the_requirement_tests_are_in_it(installed: Path, tmp_path: Path) -> None:
+    """Also for one who stands in a checkout."""
     words = ("--collect-only", "-q", "--pyargs", "resnet8_eval.acceptance")
-    for more in ((), (f"--reports-dir={tmp_path}",)):
-        done = run(installed, tmp_path, "pytest", *words, *more, "-m", " or ".join(MILESTONES))
+    for where, more in ((tmp_path, ()), (tmp_path, (f"--reports-dir={tmp_path}",)), (ROOT, ())):
+        done = run(installed, where, "pytest", *words, *more, "-m", " or ".join(MILESTONES))
         assert done.returncode == 0, done.stdout
         collected = [line for line in done.stdout.splitlines() if "::" in line]
         assert len(collected) == len(REGISTER)
