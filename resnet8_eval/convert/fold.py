@@ -79,6 +79,7 @@ def _normalise(model: onnx.ModelProto) -> None:
     """Write alike what means the same."""
     graph = model.graph
     shapes, constants = onnx_graph.sizes(graph.value_info), onnx_graph.constants(graph)
+    matrices = {name for name, value in constants.items() if value.ndim == 2}
 
     def constant(name: str, value: Array) -> str:
         name = onnx_graph.add_constant(graph, name, value)
@@ -109,7 +110,7 @@ def _normalise(model: onnx.ModelProto) -> None:
                 graph.node.insert(list(graph.node).index(node) + 1, flat)
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
-        elif node.op_type == "MatMul" and node.input[1] in constants:
+        elif node.op_type == "MatMul" and node.input[1] in matrices:
             node.op_type = "Gemm"
             width = constants[node.input[1]].shape[1]
             added = [n for n in graph.node if n.op_type == "Add" and node.output[0] in n.input]

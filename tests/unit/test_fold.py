@@ -309,6 +309,21 @@ def test_reckoning_with_the_number_of_images_is_no_normalisation(tmp_path: Path)
     assert caught.value.given.startswith("arithmetic on the number of images")
 
 
+def test_a_product_with_a_vector_is_refused(tmp_path: Path) -> None:
+    model = small_network.network()
+    dense = node(model, "dense")
+    dense.op_type, dense.input[1] = "MatMul", "vector"
+    del dense.input[2:], model.graph.node[-1], model.graph.output[0].type.tensor_type.shape.dim[1]
+    model.graph.output[0].name = dense.output[0]
+    vector = numpy_helper.from_array(np.ones(4, np.float32), "vector")
+    model.graph.initializer.append(vector)
+    onnx.save(model, tmp_path / "source.onnx")
+    fold(tmp_path / "source.onnx", tmp_path / "folded.onnx")
+    with pytest.raises(ModelError) as caught:
+        parse(onnx.load(tmp_path / "folded.onnx"))
+    assert caught.value.given == "MatMul (dense)"
+
+
 def test_a_bias_that_is_none_for_each_output_is_told(tmp_path: Path) -> None:
     model = small_network.network()
     store(model, "dense/bias", lambda values: values.reshape(10, 1))
