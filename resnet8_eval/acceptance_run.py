@@ -334,8 +334,8 @@ class AcceptanceRun:
             ) from None
         except OSError as error:
             raise pytest.UsageError(
-                f"The report files cannot be written to {self.folder.path}: {error}. Make room "
-                "there, or name another folder with --reports-dir=DIR"
+                f"The report files cannot be written to {self.folder.path}: {error}. Make it a "
+                "folder with room that takes files, or name another with --reports-dir=DIR"
             ) from None
 
     def _select(self, nodeids: Iterable[str]) -> None:

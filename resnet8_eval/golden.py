@@ -38,16 +38,15 @@ def write(
     """
     network = exact.network
     (values,) = exact.tensors(images, len(images))
-    names = {layer.name: layer.name.replace("/", ".") for layer in network.layers}
-    makers = {network.input: "images"} | {y.output: names[y.name] for y in network.layers}
+    makers = {network.input: "images"} | {layer.output: layer.name for layer in network.layers}
     layers = []
     for place, layer in enumerate(network.layers):
         arrays = _arrays(exact, layer, values)
-        file = f"{place:02}-{names[layer.name]}.npz"
+        file = f"{place:02}-{layer.name.replace('/', '.')}.npz"
         np.savez_compressed(folder / file, allow_pickle=False, **arrays)
         layers.append(
             {
-                "name": names[layer.name],
+                "name": layer.name,
                 "kind": type(layer).__name__.lower(),
                 "file": file,
                 "reads": [makers[network.moved.get(name, name)] for name in layer.inputs],

@@ -61,17 +61,17 @@ def tried(
         answers = ", ".join(names[true] for true in np.argsort(orders[nearest]))
         said = (
             f"were its classes in this order: {answers}, it would be right on "
-            f"{reordered[nearest]:.0f} % of {nearest} pixels. The data set's order is "
+            f"{reordered[nearest]:.4g} % of {nearest} pixels. The data set's order is "
             f"{', '.join(names)}; reorder the columns of its last layer"
         )
     elif percent[best] > percent[used.name] + BETTER_PP:
         said = (
-            f"it is right on {percent[best]:.0f} % of {best} pixels. If it was trained so, "
+            f"it is right on {percent[best]:.4g} % of {best} pixels. If it was trained so, "
             f"{_remedy(ways[best])}"
         )
     if said:
         said = (
-            f"On {len(labels)} training images this network is right on {percent[used.name]:.0f} % "
+            f"On {len(labels)} training images this network is right on {percent[used.name]:.4g} % "
             f"of {used.name} pixels, which is what it is fed; {said}."
         )
     return {"images": len(labels), "percent": percent, "hint": said}

@@ -302,6 +302,17 @@ def unnamed(model: onnx.ModelProto) -> None:
         node.name = ""
 
 
+def test_names_that_only_a_slash_tells_apart_stay_two(pipeline: Pipeline, tmp_path: Path) -> None:
+    model = onnx.load(model_path(pipeline, configurations.of("onnxruntime-int8-tuned")))
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    convolutions[0].name, convolutions[1].name = "a/b", "a.b"
+    onnx.save(model, tmp_path / "model.onnx")
+    exact = quantized_onnx.read(tmp_path / "model.onnx")
+    first, second = vectors.write(exact, small_network.images(1), [0], tmp_path)["layers"][:2]
+    assert (first["name"], second["name"], second["reads"]) == ("a/b", "a.b", ["a/b"])
+    assert (tmp_path / first["file"]).is_file()
+
+
 @pytest.mark.parametrize("change", [small_network.listed, unnamed])
 @pytest.mark.parametrize("row", ["onnxruntime-int8-tuned", "onnxruntime-int8-stock"])
 def test_a_model_that_is_otherwise_written_is_read_alike(

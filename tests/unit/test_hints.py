@@ -63,6 +63,13 @@ def test_another_preprocessing_is_told(undo: Any, remedy: str) -> None:
     assert remedy in hint
 
 
+def test_one_image_short_of_all_is_not_all() -> None:
+    right = network(lambda x: x[:, 0] * 255)
+    wrong = np.where(np.arange(400) == 7, -1, 1)[:, None]
+    hint = tell(lambda images: right(images) * wrong)["hint"]
+    assert "is right on 99.75 % of unit pixels" in hint
+
+
 def test_the_file_that_is_told_can_be_written_as_it_is_told(tmp_path: Path) -> None:
     """From the one line that reports make of a hint."""
     hint = tell(network(lambda x: x[:, 2]))["hint"]
