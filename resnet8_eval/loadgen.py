@@ -152,7 +152,7 @@ def _judged(
         loadgen_s = answered / (figures["images_per_second"] or np.inf)
     if abs(loadgen_s - clock_s) > MAX_CLOCK_ERROR * clock_s + CALL_S * calls:
         reasons.append(
-            f"a clock jumped: the answers took {loadgen_s:.3f} s by LoadGen's clock, which follows "
+            f"the clocks disagree: the answers took {loadgen_s:.3f} s by LoadGen's, which follows "
             f"the system's time, and {clock_s:.3f} s by the steady one"
         )
     valid = not reasons and all(figure > 0 for figure in figures.values())

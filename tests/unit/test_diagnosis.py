@@ -175,8 +175,8 @@ def test_the_models_that_are_known_by_checksum_are_not_doubted() -> None:
 @pytest.mark.parametrize(
     ("others", "because"),
     [
-        (88.0, " round 3: a clock jumped. Other processes took 88 % of the machine while"),
-        (1.0, " round 3: a clock jumped. Measure again"),
+        (88.0, " round 3: the clocks disagree. Other processes took 88 % of the machine while"),
+        (1.0, " round 3: the clocks disagree. Measure again"),
     ],
 )
 def test_a_row_that_could_not_be_timed_is_named_with_what_disturbed_it(
@@ -202,7 +202,7 @@ def test_a_row_that_could_not_be_timed_is_named_with_what_disturbed_it(
         "rounds": 5,
         "min_queries": 100,
         "others_percent": others,
-        "told": ["round 3: a clock jumped."],
+        "told": ["round 3: the clocks disagree."],
     }
     raw["command"] = "pytest -m v1_3"
     (text,) = said(raw, "v1_3")
