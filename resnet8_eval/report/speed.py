@@ -43,10 +43,10 @@ def _sessions(results: Results) -> list[str]:
 def recommendation(results: Results) -> str | None:
     """Which row to deploy, by what was measured; None where no speed was.
 
-    Of the rows that are no worse than the baseline, run in integer kernels and have no failed check
-    of their own or of what they are made of, the one that answers one image soonest. Rows whose
-    ranges overlap with its are as fast; among them one that a plain session runs as it was measured
-    comes first, then the one that agrees most with the baseline.
+    Of the rows that are no worse than the baseline, run in integer kernels, do not fail the gate
+    and have no failed check of their own or of what they are made of, the one that answers one
+    image soonest. Rows whose ranges overlap with its are as fast; among them one that a plain
+    session runs as it was measured comes first, then the one that agrees most with the baseline.
     """
     timed = [
         (row, found, found.latency[0].p50_ms)
@@ -57,6 +57,7 @@ def recommendation(results: Results) -> str | None:
     doubted = {check.name.partition(",")[0] for check in broken}
     if doubted - {row.name for row in results.configurations}:  # what is of no row is of every row
         doubted = {row.name for row in results.configurations}
+    doubted |= {*results.gate.failing} if results.gate else set()
     safe = [
         (row, found, p50)
         for row, found, p50 in timed
@@ -70,7 +71,7 @@ def recommendation(results: Results) -> str | None:
     if not safe:
         return (
             "Speed was measured, but no row in integer kernels is equivalent to the baseline and "
-            "without a failed check."
+            "holds every check and demand of this run."
         )
     soonest = min((p50 for *_, p50 in safe), key=lambda p50: p50.median)
     row, found, _ = max(

@@ -113,6 +113,15 @@ def test_a_row_that_is_not_proven_is_not_recommended_however_fast() -> None:
     assert "no row" in (speed.recommendation(record(raw)) or "")
 
 
+def test_a_row_that_the_gate_stops_is_not_recommended_however_fast() -> None:
+    raw = _raced(onnxruntime_int8_tuned=0.1, onnxruntime_uint8_tuned=0.3)
+    rows = ["onnxruntime-int8-tuned", "onnxruntime-uint8-tuned"]
+    raw["gate"] = {"demand": 0.01, "met": False, "rows": rows, "failing": rows[:1]}
+    assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
+    raw["gate"]["failing"] = rows
+    assert "no row" in (speed.recommendation(record(raw)) or "")
+
+
 def test_of_rows_that_are_as_fast_one_for_a_plain_session_comes_first() -> None:
     raw = _raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.201)
     for row in raw["configurations"]:
