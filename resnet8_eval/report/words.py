@@ -12,7 +12,12 @@ from resnet8_eval import checks
 from resnet8_eval.checks import Check
 from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS
 from resnet8_eval.record import Milestone, RequirementResult, Results
-from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, MIN_ACCURACY_PERCENT, condition
+from resnet8_eval.requirements import (
+    EQUIVALENCE_MARGIN_PP,
+    MIN_ACCURACY_PERCENT,
+    ON_DEMAND,
+    condition,
+)
 from resnet8_eval.row_record import ConfigurationResult, ExpectedRow, Recipe, Spread
 
 MINUS: Final = checks.MINUS
@@ -109,7 +114,7 @@ def incomplete(results: Results) -> str:
             f"This run was ended by {plain(results.stopped)}. What it had not reached is not "
             "evaluated."
         )
-    asked, every = set(results.selected), results.requirements
+    asked, every = set(results.selected), due(results)
     settled = {entry.id for entry in every if entry.measured is not None}
     if asked and len(asked) < len(every) and asked <= settled:
         return (
@@ -117,6 +122,15 @@ def incomplete(results: Results) -> str:
             "of the others."
         )
     return INCOMPLETE_TEXT
+
+
+def due(results: Results) -> list[RequirementResult]:
+    """The requirements that a run answers for: all, but for those on demand that it did not ask."""
+    return [
+        entry
+        for entry in results.requirements
+        if entry.milestone not in ON_DEMAND or entry.id in results.selected
+    ]
 
 
 def plain(text: object) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from resnet8_eval import results as results_json
 from resnet8_eval.report import detail, execution, html, layers, markdown, table, terminal
+from resnet8_eval.report.words import INCOMPLETE_TEXT, incomplete
 from tests.unit import report_samples
 from tests.unit.report_samples import record
 from tests.unit.test_report_golden import SAMPLES
@@ -169,8 +170,9 @@ def of_one_milestone() -> dict[str, Any]:
 def test_a_run_that_did_all_it_was_asked_for_is_no_alarm() -> None:
     results = of_one_milestone()
     text = html.section("verdict", record(results))
-    asked = f"asked for 12 of {len(results['requirements'])}"
+    asked = "asked for 12 of 25"  # as many as its figures count
     assert f"{asked} requirements, and says nothing of the others" in text
+    assert "<b>12 of 25</b>" in text
     assert "notice bad" not in text
     assert asked in markdown.summary(record(results))
     assert asked in " ".join(terminal.render(record(results), 200))
@@ -184,6 +186,12 @@ def test_a_run_that_did_not_do_all_it_was_asked_for_is(selected: list[str]) -> N
         if entry["id"] == "ORT-02":
             entry["measured"] = None
     assert "notice bad" in html.section("verdict", record(results))
+
+
+def test_a_run_asked_for_all_that_is_always_judged_left_nothing_out() -> None:
+    results = {**report_samples.all_met(), "complete": False}
+    results["selected"] = [e["id"] for e in results["requirements"] if e["milestone"] != "v1_4"]
+    assert incomplete(record(results)) == INCOMPLETE_TEXT
 
 
 def test_user_model_is_its_own_baseline() -> None:
