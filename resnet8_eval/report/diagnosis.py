@@ -28,12 +28,14 @@ _MOST: Final = 0.5
 _NAMED: Final = 5
 """Requirements that are named one by one."""
 _NOT_RUN: Final = re.compile(r"^(Stage \S+ was not run, because \S+ could not be made\. )+")
-_SELECTING: Final = ("-m", "-k", "--requirement")
-_TEST: Final = re.compile(r"[^-].*\.py(::.*)?")
-_WITH_A_VALUE: Final = frozenset(
-    {"-c", "-o", "-p", "-W", "--confcutdir", "--deselect", "--ignore", "--ignore-glob", "--rootdir"}
+_SELECTING: Final = ("-m", "-k", "--requirement", "--deselect", "--ignore", "--ignore-glob")
+_SELECTING_ALONE: Final = frozenset(
+    {"--lf", "--last-failed", "--sw", "--stepwise", "--sw-skip", "--stepwise-skip"}
 )
-"""What chooses among tests in a call of pytest; options whose value may look like a test's file."""
+_TEST: Final = re.compile(r"[^-].*\.py(::.*)?")
+_WITH_A_VALUE: Final = frozenset({"-c", "-o", "-p", "-W", "--confcutdir", "--rootdir"})
+"""What chooses among tests in a call of pytest, with a value and without; options whose value may
+look like a test's file."""
 _PLACES: Final = {
     1: "conversion.log, and the versions of tf2onnx and TensorFlow under “How it was made”",
     2: "the images and labels that were scored",
@@ -370,7 +372,7 @@ def _but(left_out: Sequence[str], given: Sequence[str]) -> list[str]:
     kept, before = [], ""
     for word in given:
         name, attached, _ = word.partition("=")
-        selects = name in left_out or word[:2] in _SELECTING
+        selects = name in left_out or word[:2] in _SELECTING or word in _SELECTING_ALONE
         is_test = _TEST.fullmatch(word) and before not in _WITH_A_VALUE
         if before not in left_out and not selects and not is_test:
             kept.append(word)
