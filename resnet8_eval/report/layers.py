@@ -77,8 +77,8 @@ LEGEND: Final = (
     "Alone: only this layer is quantized. Recovered: by how much the wholly quantized network "
     "comes nearer to float32 when only this layer is in float. 1 µnat is a millionth of a nat. "
     "Every figure has its 95 % interval: by the bootstrap for means, which a single image can "
-    "carry, Wilson's for shares, Tango's for the difference of two. Bars are as long as the lower "
-    f"limit. What is {UNTOLD} is grey: its interval holds zero, or no image changed."
+    "carry, Wilson's for shares, Tango's for the difference of two. Of what is "
+    f"{UNTOLD}, the interval holds zero, or no image changed."
 )
 
 

@@ -17,7 +17,7 @@ import pytest
 from resnet8_eval.analysis import verdict_word
 from resnet8_eval.checks import Check
 from resnet8_eval.record import Results
-from resnet8_eval.report import html, markdown, publish, table, terminal, words
+from resnet8_eval.report import html, layers, markdown, publish, table, terminal, words
 from resnet8_eval.report.render import escape
 from resnet8_eval.requirements import BY_ID, MILESTONES, of_milestone
 from resnet8_eval.results import Outcome, encode, requirement
@@ -265,6 +265,22 @@ def test_a_dropped_configuration_is_named_wherever_verdicts_are_told() -> None:
     assert named in " ".join(line.strip() for line in terminal.render(record(results), 300))
     assert named in markdown.summary(record(results))
     assert named in html.section("verdict", record(results))
+
+
+def test_the_summary_names_what_failed_on_the_standin() -> None:
+    raw = report_samples.standin()
+    (entry,) = [found for found in raw["requirements"] if found["id"] == "CAL-01"]
+    entry.update(outcome_on_standin="not met", measured=900.0, margin=-100.0)
+    text = markdown.summary(record(raw)).partition("## Requirements ")[2]
+    assert "CAL-01" in text
+    assert "None." not in text
+
+
+def test_markdown_speaks_of_no_colours_and_bars() -> None:
+    text = markdown.summary(record(report_samples.extended()))
+    assert layers.UNTOLD in text
+    assert "grey" not in text
+    assert "Bars" not in text
 
 
 @pytest.mark.parametrize("id_", ["EVAL-03", "CAL-01", "CONV-01"])
