@@ -210,6 +210,16 @@ def test_class_that_differs_is_marked() -> None:
     assert "✱" not in Page(html.section("hurts", record(report_samples.all_met()))).visible
 
 
+def test_the_colour_of_a_class_is_that_of_its_change_in_images() -> None:
+    raw = report_samples.all_met()
+    before, row = raw["configurations"][0], raw["configurations"][3]
+    name = row["per_class"][0]["name"]
+    for found, correct in ((before, 686), (row, 636)):  # 100 * 636 / 1000 - 100 * 686 / 1000 > -5
+        found["per_class"][0].update(correct=correct, total=1000, accuracy_percent=correct / 10)
+    row["per_class_delta_pp"][name] = -5.0
+    assert '<td class="number loss-4"><b>−5.00</b>' in html.section("hurts", record(raw))
+
+
 def test_probable_cause_is_told_where_kernels_and_reference_part() -> None:
     visible = Page(html.section("made", record(report_samples.extended()))).visible
     assert "9/10000 images differ (0.09 %); exact integers get 8714 right" in visible
