@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from resnet8_eval.advanced_record import Advanced, Cell, LowBit
 from resnet8_eval.record import Results
 from resnet8_eval.report import detail, table, words
 from resnet8_eval.report.words import NOTHING
@@ -57,8 +58,7 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
     Accuracies and comparison are empty where one run is on the stand-in and the other is not.
     """
     alike = words.is_standin(old) == words.is_standin(new)
-    names = {found.name for found in old.configurations}
-    names &= {found.name for found in new.configurations}
+    names = _names(old) & _names(new)
     return {
         "verdicts": _moved(_verdicts(old), _verdicts(new)),
         "requirements": _moved(_requirements(old), _requirements(new)),
@@ -182,7 +182,28 @@ def _told(results: Results, names: set[str]) -> Pairs:
         for row in (results.seeds.rows if results.seeds else ())
         if row.name in names
     }
-    return columns | exact | over_seeds
+    few_bits = {
+        f"{name}: correct": f"{row.correct}/{row.total}"
+        for name, row in _advanced(results).items()
+        if name in names
+    }
+    return columns | exact | over_seeds | few_bits
+
+
+def _names(results: Results) -> set[str]:
+    return {found.name for found in results.configurations} | _advanced(results).keys()
+
+
+def _advanced(results: Results) -> dict[str, LowBit | Cell]:
+    """The models of v1_4, which may be there from an earlier run, by name."""
+    found = results.advanced or Advanced()
+    cells = {
+        f"{cell.name}, {cell.granularity}, seed {entry.seed}": cell
+        for entry in found.granularity
+        for cell in entry.cells
+    }
+    rows = (*(found.mixed.rows if found.mixed else ()), *found.fine_tuned)
+    return cells | {row.name: row for row in rows}
 
 
 def _same(one: ConfigurationResult, two: ConfigurationResult) -> bool:

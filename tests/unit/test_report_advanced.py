@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from resnet8_eval.report import html
+from resnet8_eval.report import diff, html
 from tests.unit.report_samples import all_met, record
 
 
@@ -105,3 +105,13 @@ def test_nothing_is_said_of_what_was_not_trained() -> None:
     raw = results()
     raw["advanced"] |= {"fine_tuned": [], "means": []}
     assert 'id="fine-tuned"' not in html.page(record(raw))
+
+
+def test_a_difference_tells_which_model_of_few_bits_moved() -> None:
+    old, new = results(), results()
+    new["advanced"]["fine_tuned"][0]["correct"] = 8390
+    (moved,) = diff.changes(record(old), record(new))["comparison"]
+    assert moved == diff.Change("W4A4-0: correct", "8560/10000", "8390/10000")
+    assert diff.is_changed(record(old), record(new))
+    del new["advanced"]  # a run that did not ask for v1_4
+    assert not diff.is_changed(record(old), record(new))
