@@ -139,8 +139,18 @@ class AcceptanceRun:
         cleared = self._cleared  # of an empty folder, nothing; yet others have written there since
         if cleared is not None and self.results is None and exitstatus in _NOTHING_RUN:
             self.folder.restore(cleared)
+            self._hush()
             self._notes.append(f"Nothing was run; {self.folder.path} is as it was.")
         return result
+
+    def _hush(self) -> None:
+        """Have no other plugin announce a file that is no longer there, or is an earlier run's."""
+        for plugin in self.config.pluginmanager.get_plugins():
+            path = getattr(plugin, "_report_path", getattr(plugin, "logfile", None))
+            if path is not None and Path(path).resolve().parent == self.folder.path.resolve():
+                self.config.pluginmanager.unregister(plugin)
+                if plugin is self.config.stash.get(xml_key, None):
+                    del self.config.stash[xml_key]
 
     def pytest_unconfigure(self) -> None:
         """Leave SIGTERM as it was."""
