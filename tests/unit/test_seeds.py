@@ -24,10 +24,19 @@ from tests.unit import report_samples
 ROW = "onnxruntime-uint8-tuned"
 
 
+class OneRow(Pipeline):
+    """A pipeline that knows one row of the further seed, whatever else the user's cache has."""
+
+    def peek(self, name: str) -> Artifact | None:
+        """That artefact, if it is of the first seed or of the row."""
+        known = "@" not in name or name in self.closure([f"compare/{ROW}@1"])
+        return super().peek(name) if known else None
+
+
 @pytest.fixture(scope="module")
 def several(pipeline: Pipeline) -> Pipeline:
     """One row of the stand-in, made with the next seed as well."""
-    made = Pipeline(replace(pipeline.settings, seeds=2))
+    made = OneRow(replace(pipeline.settings, seeds=2))
     made.prepare([f"compare/{ROW}@1"])
     return made
 
@@ -157,7 +166,7 @@ def test_results_hold_each_count_and_their_spread(several: Pipeline) -> None:
 
 
 def test_the_gate_judges_a_row_with_each_seed(several: Pipeline) -> None:
-    gated = Pipeline(replace(several.settings, gate=100.0))
+    gated = OneRow(replace(several.settings, gate=100.0))
     found = gather(gated, {}, complete=False, command="pytest", started=0.0).gate
     assert found is not None
     passed = {*found.rows} - {*found.failing}  # the others were not made with both
