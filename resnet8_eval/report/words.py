@@ -338,6 +338,11 @@ def milestone(name: str, found: Milestone) -> str:
     return f"{name} {found.verdict}: {found.met} of {found.total} requirement{plural}"
 
 
+def worst_deltas(results: Results) -> dict[str, float]:
+    """The lowest delta of each row over calibration seeds; empty without them."""
+    return {row.name: row.delta_pp.worst for row in results.seeds.rows} if results.seeds else {}
+
+
 def gate(results: Results) -> list[str]:
     """What ``--gate`` demanded and whether it is so, then each row that fails; [] without one."""
     found = results.gate
@@ -350,7 +355,7 @@ def gate(results: Results) -> list[str]:
     )
     count = f"{len(found.rows) - len(found.failing)} of {len(found.rows)}"
     where = " on the stand-in" if is_standin(results) else ""
-    worst = {row.name: row.delta_pp.worst for row in results.seeds.rows} if results.seeds else {}
+    worst = worst_deltas(results)
     seeds = f" with each of {len(results.seeds.seeds)} calibration seeds" if results.seeds else ""
     said = [
         f"gate {'met' if found.met else 'not met'}{where}: {count} rows {wanted}{seeds} "

@@ -13,7 +13,7 @@ from resnet8_eval.checks import equal
 from resnet8_eval.cifar10 import read_split
 from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.report import html, markdown
+from resnet8_eval.report import html, markdown, outcome
 from resnet8_eval.stages import Stage, of_seed
 from resnet8_eval.statistics import over_seeds
 from resnet8_eval.store import Artifact
@@ -200,5 +200,7 @@ def test_the_report_has_a_line_for_each_row() -> None:
     page = html.section("comparison", found)
     assert "Each quantized row made 3 times, with calibration seeds 0, 1 and 2" in page
     assert '<td class="number">0.056</td>' in page
+    (worst,) = [figure for figure in outcome.figures(found) if figure.name == "Worst change"]
+    assert worst[1:] == ("−0.16 pp", "PyTorch int8, tuned, worst calibration seed")
     del raw["seeds"]
     assert "Calibration seeds" not in html.section("comparison", report_samples.record(raw))
