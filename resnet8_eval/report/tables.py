@@ -54,10 +54,10 @@ def seeds(results: Results) -> Table:
             ("Configuration", words.title_of(results, row.name)),
             (words.WEIGHTS_RANGE, ranges.get(row.name, words.NOTHING)),
             ("Correct", ", ".join(map(str, row.correct))),
-            ("Accuracy, %: mean", words.percent(row.accuracy_percent.mean)),
+            ("Accuracy, %: mean", words.mean(row.accuracy_percent)),
             ("Standard deviation, pp", f"{row.accuracy_percent.deviation:.3f}"),
             ("Worst, %", words.percent(row.accuracy_percent.worst)),
-            ("Delta, pp: mean", words.signed(row.delta_pp.mean)),
+            ("Delta, pp: mean", words.signed(row.delta_pp.mean, 3)),
             ("Agreement, %: mean", words.percent(row.agreement_percent.mean)),
             ("Worst, %", words.percent(row.agreement_percent.worst)),
         )

@@ -120,7 +120,7 @@ def test_seeds_and_exact_integers_are_told() -> None:
         held = run["configurations"][5]
         held["exact_integers"] = {**exact, "total": 10000, "correct": 8725, "probable_cause": ""}
     text = section(diff(record(old), record(new)), "Comparison with the baseline")
-    line = "torch-int8-tuned: accuracy over seeds | mean 87.00, worst 86.90 of 2 | mean 87.00,"
+    line = "torch-int8-tuned: accuracy over seeds | mean 87.000, worst 86.90 of 2 | mean 87.000,"
     assert f"{line} worst 75.00 of 2 |" in text
     assert f"| {held['name']}: images unlike exact integers | " in text
     assert " | 45 |" in text

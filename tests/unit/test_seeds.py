@@ -13,7 +13,7 @@ from resnet8_eval.checks import equal
 from resnet8_eval.cifar10 import read_split
 from resnet8_eval.gather import gather
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.report import html, markdown, outcome
+from resnet8_eval.report import html, markdown, outcome, tables
 from resnet8_eval.stages import Stage, of_seed
 from resnet8_eval.statistics import over_seeds
 from resnet8_eval.store import Artifact
@@ -179,6 +179,16 @@ def test_spread_by_hand() -> None:
     )
 
 
+def test_a_mean_and_its_delta_add_up() -> None:
+    raw = report_samples.standin()  # 88.375 is rounded up, and 0.075 down
+    accuracies, deltas = over_seeds([88.3, 88.45]), over_seeds([0.0, 0.15])
+    row = {"name": "torch-int8-tuned", "correct": [1766, 1769], "agreement_percent": accuracies}
+    row |= {"accuracy_percent": accuracies, "delta_pp": deltas}
+    raw["seeds"] = {"seeds": [0, 1], "total": 2000, "rows": [row]}
+    ((*_, mean, _, _, delta, _, _),) = tables.seeds(report_samples.record(raw)).lines
+    assert (mean, delta) == ("88.375", "+0.075")
+
+
 def test_the_report_has_a_line_for_each_row() -> None:
     raw = report_samples.all_met()
     raw["seeds"] = {
@@ -195,7 +205,7 @@ def test_the_report_has_a_line_for_each_row() -> None:
         ],
     }
     found = report_samples.record(raw)
-    cells = "8714, 8707, 8703 | 87.08 | 0.056 | 87.03 | −0.11 | 99.20 | 99.10"
+    cells = "8714, 8707, 8703 | 87.080 | 0.056 | 87.03 | −0.110 | 99.20 | 99.10"
     assert f"| PyTorch int8, tuned | 7 bits: any x86 | {cells} |" in markdown.comparison(found)
     page = html.section("comparison", found)
     assert "Each quantized row made 3 times, with calibration seeds 0, 1 and 2" in page
