@@ -157,7 +157,9 @@ def milestone(
         reason = f"judged only where it is asked for, with -m {name}"
         return Milestone("not evaluated", 0, len(entries), reason if name in ON_DEMAND else None)
     if standin:
-        reason = f"stand-in; {met} of {len(entries)} tests passed on it"
+        absent = len(entries) - sum(outcome.status != "not evaluated" for outcome in found)
+        left = f", {absent} not run" if absent else ""
+        reason = f"stand-in; {met} of {len(entries)} tests passed on it{left}"
         return Milestone("not evaluated", 0, len(entries), reason)
     if met == len(entries):
         return Milestone("met", met, len(entries), None)

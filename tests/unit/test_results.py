@@ -280,3 +280,12 @@ def test_a_part_of_the_record_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         found.assets.kind = "real"  # type: ignore[misc]
     assert msgspec.to_builtins(found)["assets"]["kind"] == "real"
+
+
+def test_what_was_not_run_on_the_standin_did_not_fail_there() -> None:
+    outcomes = {"EVAL-04": results.Outcome("met")}
+    told = "stand-in; 1 of 2 tests passed on it"
+    found = results.milestone("v1_3", outcomes, standin=True, stopped=None)
+    assert found.reason == f"{told}, 1 not run"
+    outcomes["EVAL-05"] = results.Outcome("not met")
+    assert results.milestone("v1_3", outcomes, standin=True, stopped=None).reason == told
