@@ -44,7 +44,7 @@ def render(results: Results, width: int) -> list[str]:
     if words.is_standin(results):
         rule = "!" * width
         lines += [rule, words.STANDIN_TITLE.center(width).rstrip()]
-        lines += [*wrapped(words.STANDIN_TEXT), rule]
+        lines += [*wrapped(words.standin(results)), rule]
     lines += [*wrapped(words.incomplete(results)), *wrapped(words.user_model(results))]
     lines += ["", f"baseline {words.baseline(results)}", "", *_table(results, width), ""]
     for cell, weights, accuracy, change, interval, *_, p, agreement in tables.tuning(results).lines:

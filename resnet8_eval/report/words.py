@@ -28,10 +28,14 @@ _MOST: Final = 6
 """Broken checks that a shortfall names: each configuration besides the baseline may have one."""
 SAID_ABOVE: Final = " (said in full above)"
 STANDIN_TITLE: Final = "STAND-IN RUN: NOT A VERDICT"
-STANDIN_TEXT: Final = (
+_STANDIN_TEXT: Final = (
     "Model and images are the small stand-ins that come with the suite, not the pretrained ResNet8 "
     "and not CIFAR-10. Nothing here says how the real model does, and no milestone can be met. "
     "Every delta is from the stand-in's own float32 baseline."
+)
+_STANDIN_IMAGES_TEXT: Final = (
+    "The images are the small stand-ins that come with the suite, not CIFAR-10. Nothing here says "
+    "how the model does on CIFAR-10, and no milestone can be met."
 )
 INCOMPLETE_TEXT: Final = (
     "This run is not complete: it ended early, or its numbers do not settle every requirement of "
@@ -103,6 +107,11 @@ def _three(values: Sequence[float]) -> str:
         if len({*values}) > 1
         else (f"{values[0]:.6g}")
     )
+
+
+def standin(results: Results) -> str:
+    """What a run on the stand-in says: a model of the user's is none, but the images are."""
+    return _STANDIN_IMAGES_TEXT if results.assets.user_model else _STANDIN_TEXT
 
 
 def incomplete(results: Results) -> str:

@@ -72,6 +72,20 @@ def test_standin_banner_is_in_every_markdown(render: object) -> None:
     assert "87.19" not in text
 
 
+def test_a_model_of_the_users_is_no_standin_where_the_images_are() -> None:
+    raw = report_samples.standin()
+    raw["assets"].update(user_model=True, model_name="mine.h5")
+    for text in (
+        markdown.summary(record(raw)),
+        html.section("verdict", record(raw)),
+        " ".join(terminal.render(record(raw), 400)),
+    ):
+        assert words.STANDIN_TITLE in text
+        assert "The images are the small stand-ins" in text
+        assert "Model and images are" not in text
+        assert "mine.h5 (stand-in)" not in text
+
+
 def test_markdown_takes_nothing_from_outside_for_markup() -> None:
     text = markdown.summary(record(report_samples.hostile()))
     assert "<" not in text
