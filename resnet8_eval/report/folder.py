@@ -182,4 +182,4 @@ class ReportFolder:
 
 
 def _kind(assets: str, user_model: bool) -> str:
-    return "own-model" if user_model else assets
+    return "own-model" if user_model and assets == "real" else assets

@@ -45,6 +45,16 @@ def test_runs_on_other_assets_are_kept_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_a_model_of_ones_own_on_the_standin_takes_no_real_runs_place(tmp_path: Path) -> None:
+    write(tmp_path, "real", user_model=True)
+    real = held(tmp_path)
+    ReportFolder(tmp_path).clear()
+    write(tmp_path, "stand-in", user_model=True)
+    ReportFolder(tmp_path).clear()
+    assert held(tmp_path / "last-complete" / "own-model") == real
+    assert held(tmp_path / "last-complete" / "stand-in")
+
+
 @pytest.mark.parametrize(
     "text",
     [
