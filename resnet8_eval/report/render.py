@@ -42,8 +42,16 @@ _MODULES: Final = (
 
 
 def render(template: str, **given: object) -> str:
-    """What comes of a template, such as ``page.html``; Markdown in blocks with a line between."""
-    text = str(_environment().get_template(f"{template}.j2").render(**given))
+    """What comes of a template, such as ``page.html``; Markdown in blocks with a line between.
+
+    LookupError if it asks for what is not there, as Python code does.
+    """
+    from jinja2 import UndefinedError
+
+    try:
+        text = str(_environment().get_template(f"{template}.j2").render(**given))
+    except UndefinedError as error:
+        raise LookupError(str(error)) from error
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n" if template.endswith(".md") else text
 
 

@@ -661,6 +661,20 @@ def test_results_whose_parts_do_not_fit_are_refused_in_a_sentence(
     assert "given:    KeyError: " in done.stderr
 
 
+def test_a_class_that_there_is_not_is_refused_in_a_sentence(
+    unmade: Invoke, results_file: Path
+) -> None:
+    broken = json.loads(results_file.read_text())
+    image = {"index": 3, "true": 99, "baseline_answer": 0, "answer": 1, "png_base64": ""}
+    image |= {"baseline_score": 0.9, "score": 0.8}
+    broken["configurations"][3] |= {"changed": [image], "lost": 1}
+    results_file.write_text(json.dumps(broken))
+    done = unmade("report", results_file)
+    assert done.exit_code == 1
+    assert "has parts that do not fit one another" in done.stderr
+    assert "has no element 99" in done.stderr
+
+
 def test_cache_shows_verifies_and_clears(
     invoke: Invoke, pipeline: Pipeline, tmp_path: Path
 ) -> None:
