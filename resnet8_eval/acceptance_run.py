@@ -69,6 +69,7 @@ class AcceptanceRun:
         self.register = asked(config.getoption("--min-accuracy"))
         self._verdicts = verdicts.Verdicts(self.register)
         self._pipeline: Any = None
+        self._checkout: Any = None
         self._notes: list[str] = []
         self._said: set[str] = set()
         self._cleared: dict[str, bytes] | None = None
@@ -90,7 +91,7 @@ class AcceptanceRun:
         if self._missing is not None:  # one attempt in a run, not one for each test
             raise self._missing
         if self._pipeline is None:
-            from resnet8_eval import assets
+            from resnet8_eval import assets, environment
             from resnet8_eval.inputs import Settings
             from resnet8_eval.pipeline import Pipeline
             from resnet8_eval.preprocess import chosen
@@ -113,6 +114,8 @@ class AcceptanceRun:
             said = {name: option(f"--{name.replace('_', '-')}") for name in _SETTINGS}
             settings = Settings(found, cache_dir, preprocessing=how, run=self._name, **said)
             self._pipeline = Pipeline(settings, self._announce)
+            # Now: whoever commits while the run is at work changes what git says.
+            self._checkout = environment.current_checkout()
         return self._pipeline
 
     @pytest.hookimpl(tryfirst=True)
@@ -380,6 +383,7 @@ class AcceptanceRun:
             stopped=self._stopped,
             command=re.sub(r"(?<=[ ='])--assets[= ]auto(?=[ ']|$)", kind, self._called()),
             started=self._started,
+            checkout=self._checkout,
         )
         publish(made, self.folder.path)
         converted = pipeline.peek("onnx")

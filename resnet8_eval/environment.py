@@ -181,9 +181,13 @@ def fingerprint() -> dict[str, Any]:
     }
 
 
-def describe() -> dict[str, Any]:
-    """The environment as results.json records it."""
-    commit, dirty = _git()
+Checkout = tuple[str | None, bool | None]
+"""A commit, and whether there are changes besides; None where that is not known."""
+
+
+def describe(checkout: Checkout | None = None) -> dict[str, Any]:
+    """The environment as results.json records it; `checkout` as it was when the run began."""
+    commit, dirty = checkout or current_checkout()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -194,7 +198,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _git() -> tuple[str | None, bool | None]:
+def current_checkout() -> Checkout:
     """Commit of the checkout that this package runs from, and whether it has changes."""
 
     def git(*words: str) -> str | None:

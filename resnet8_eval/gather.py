@@ -30,6 +30,7 @@ def gather(
     command: str,
     started: float,
     stopped: str | None = None,
+    checkout: environment.Checkout | None = None,
 ) -> Results:
     """Gather a run into its record.
 
@@ -47,6 +48,8 @@ def gather(
         When the run started, by the clock of `time.monotonic`.
     stopped
         What ended the run before its time, and where; None if it ended by itself.
+    checkout
+        The code's when the run began; None for that of now.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def gather(
                 "dataset_md5": dict(assets.dataset_md5),
             },
             "environment": {
-                **environment.describe(),
+                **environment.describe(checkout),
                 "threads": {"per_stage": lanes.THREADS, "stages_at_once": lanes.SLOTS},
             },
             "baseline": baseline

@@ -17,6 +17,7 @@ from typing import Any, cast
 import junitparser
 import pytest
 
+from resnet8_eval import environment
 from resnet8_eval.pytest_plugin import requirement_of
 from resnet8_eval.report.folder import ReportFolder
 from resnet8_eval.report.unstarted import EXIT_STATUS
@@ -170,6 +171,15 @@ def test_a_deselected_requirement_is_not_met(suite: Suite, words: tuple[str, ...
     assert done.statuses(["CONV-02"]) == {"CONV-02": "not evaluated"}
     assert not done.results["complete"]
     assert "asked for 24 of 25 requirements" in done.output
+
+
+def test_the_commit_is_that_of_the_code_when_the_run_began(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = iter([("a" * 40, False), ("b" * 40, True)])
+    monkeypatch.setattr(environment, "current_checkout", lambda: next(moves))
+    found = suite.run("--requirement", "CONV-01").results["environment"]
+    assert (found["git_commit"], found["dirty"]) == ("a" * 40, False)
 
 
 def test_a_requirement_without_a_test_is_not_met(suite: Suite) -> None:
