@@ -250,7 +250,7 @@ class AcceptanceRun:
         self._tell_junit()
 
     def _tell_junit(self) -> None:
-        """Properties of the suite: kind of assets, the pipeline's time, diagnoses."""
+        """Properties of the suite: kind of assets, the pipeline's time, diagnoses, the gate."""
         xml = self.config.stash.get(xml_key, None)
         if xml is None or self.results is None:
             return
@@ -259,6 +259,8 @@ class AcceptanceRun:
         for name in self.results.milestones:
             for found in diagnosis.of(self.results, name):
                 xml.add_global_property(f"diagnosis of {name}", str(found))
+        if gate := words.gate(self.results):
+            xml.add_global_property("gate", "; ".join(gate))
 
     def _called(self) -> str:
         given = ["pytest", *self.config.invocation_params.args]

@@ -27,6 +27,7 @@ def headline(results: Results) -> str:
         return "Nothing was evaluated"
     found = {figure.name: figure.value for figure in figures(results)}
     said = f"{found['Requirements met']} requirements met"
+    said += "; gate not met" if results.gate and not results.gate.met else ""
     return f"{said}; worst change {found['Worst change']}" if "Worst change" in found else said
 
 

@@ -19,7 +19,7 @@ from resnet8_eval import configurations, gate
 from resnet8_eval.cifar10 import Split
 from resnet8_eval.evaluate import evaluate
 from resnet8_eval.pipeline import Pipeline
-from resnet8_eval.report import html, markdown, terminal
+from resnet8_eval.report import html, markdown, outcome, terminal
 from resnet8_eval.store import Record
 from tests.unit import report_samples
 
@@ -88,6 +88,7 @@ def test_every_form_of_the_report_says_which_gate(told: Callable[..., Any]) -> N
     assert "worst of its seeds −7.50 pp" in text
     assert "PyTorch int8, tuned: degraded, −" in text
     assert "gone: not evaluated" in text
+    assert outcome.headline(found).startswith("27 of 28 requirements met; gate not met; worst")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,7 @@ def test_a_row_at_minus_4_9_pp_passes_without_a_gate_and_fails_with_one(
     )
     assert done.returncode == status, done.stdout + done.stderr
     found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8")).get("gate")
+    assert ('name="gate" value="gate not met' in (tmp_path / "junit.xml").read_text()) == bool(said)
     if said is None:
         assert found is None
         assert "gate" not in done.stdout
