@@ -56,10 +56,10 @@ def seeds(results: Results) -> Table:
             ("Correct", ", ".join(map(str, row.correct))),
             ("Accuracy, %: mean", words.mean(row.accuracy_percent)),
             ("Standard deviation, pp", f"{row.accuracy_percent.deviation:.3f}"),
-            ("Worst, %", words.percent(row.accuracy_percent.worst)),
+            ("Accuracy, %: worst", words.percent(row.accuracy_percent.worst)),
             ("Delta, pp: mean", words.signed(row.delta_pp.mean, 3)),
             ("Agreement, %: mean", words.percent(row.agreement_percent.mean)),
-            ("Worst, %", words.percent(row.agreement_percent.worst)),
+            ("Agreement, %: worst", words.percent(row.agreement_percent.worst)),
         )
         for row in (results.seeds.rows if results.seeds else ())
     )
@@ -91,10 +91,10 @@ def speed(results: Results) -> Table:
             ("One image: p50, ms", words.median(one.p50_ms, 3)),
             ("p90, ms", words.median(one.p90_ms, 3)),
             ("p99, ms", words.median(one.p99_ms, 3)),
-            ("Times float32", _range(one.speedup)),
+            ("One image: times float32", _range(one.speedup)),
             ("In batches: images/s", words.median(batches.images_per_second, 0)),
             ("Batch", str(batches.batch)),
-            ("Times float32", _range(batches.speedup)),
+            ("In batches: times float32", _range(batches.speedup)),
         )
         for row, found in table.measured(results)
         for one, batches in zip(found.latency, found.throughput, strict=True)

@@ -94,6 +94,14 @@ def test_each_training_is_a_line_and_so_is_each_mean() -> None:
     assert few[4] == "−1.50 and better"
 
 
+def test_no_table_has_two_columns_of_one_name() -> None:
+    heads = re.findall(r"<thead>.*?</thead>", html.page(record(results())), re.DOTALL)
+    assert len(heads) > 3
+    for head in heads:
+        names = re.findall(r"<th\b[^>]*>(.*?)</th>", head, re.DOTALL)
+        assert len({*names}) == len(names), names
+
+
 def test_the_page_says_who_taught_and_what_pytorch_cannot_hold() -> None:
     text = html.page(record(results()))
     assert 'id="fine-tuned"' in text

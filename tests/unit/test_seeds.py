@@ -185,7 +185,8 @@ def test_a_mean_and_its_delta_add_up() -> None:
     row = {"name": "torch-int8-tuned", "correct": [1766, 1769], "agreement_percent": accuracies}
     row |= {"accuracy_percent": accuracies, "delta_pp": deltas}
     raw["seeds"] = {"seeds": [0, 1], "total": 2000, "rows": [row]}
-    ((*_, mean, _, _, delta, _, _),) = tables.seeds(report_samples.record(raw)).lines
+    headers, ((*_, mean, _, _, delta, _, _),) = tables.seeds(report_samples.record(raw))
+    assert len({*headers}) == len(headers)
     assert (mean, delta) == ("88.375", "+0.075")
 
 
