@@ -13,12 +13,15 @@ def conditions(results: Results) -> list[str]:
     found = results.timing
     if found is None:
         return []
+    stage = results.stages.get("latency")
+    earlier = "An earlier run measured this, under its own conditions; --fresh-timing does so anew."
     tool = f"MLCommons LoadGen {found.loadgen} on {words.plain(found.processor)}"
     return [
         f"Measured with {tool}: medians of {found.rounds} rounds in which the rows take turns, and "
         "the smallest and largest ratio to float32 of the same framework in the same round. A row "
         "that is computed in reference arithmetic has the accuracy of 8 bits and not their speed. "
         f"Other processes took {found.others_percent:.1f} % of the machine meanwhile.",
+        *([earlier] if stage and stage.cache == "hit" else ()),
         *_sessions(results),
         *map(words.titled, found.told),
     ]

@@ -55,6 +55,14 @@ def test_it_is_said_how_it_was_measured_and_what_makes_it_doubtful() -> None:
         assert "Processor <1>" not in text
 
 
+def test_figures_of_an_earlier_run_are_said_to_be() -> None:
+    raw, stage = _timed(), {"lane": "keras", "needs": [], "seconds": 90.0}
+    raw["stages"]["latency"] = {**stage, "cache": "miss", "started": 1.0, "ended": 91.0}
+    assert not any("earlier run" in said for said in speed.conditions(record(raw)))
+    raw["stages"]["latency"] = {**stage, "cache": "hit", "started": None, "ended": None}
+    assert any("earlier run" in said for said in speed.conditions(record(raw)))
+
+
 def test_nothing_is_said_of_what_was_not_measured() -> None:
     results = record(all_met())
     assert tables.speed(results).lines == []
