@@ -396,7 +396,7 @@ class AcceptanceRun:
             )
         self.earlier = self.folder.earlier(made)
         if self.earlier.last:
-            moved = diff.summary(diff.changes(self.earlier.last, made))
+            moved = diff.summary(diff.since(self.earlier.last, made))
             self._notes.append(f"Since the last complete run on the same assets. {moved}")
         self.folder.settle(made)
         return made

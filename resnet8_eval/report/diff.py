@@ -39,6 +39,8 @@ PARTS: Final = {
 """Parts of a difference, each with its title and the heading of its first column."""
 _OUTCOMES: Final = ("verdicts", "requirements", "accuracies", "comparison")
 """Parts that say what came of a run; the others say what may have moved them."""
+_ASKED: Final = ("verdicts", "requirements")
+"""Parts of what a run is asked for."""
 _NAMED: Final = 3
 """How many changes of a part its sentence names."""
 
@@ -70,6 +72,20 @@ def changes(old: Results, new: Results) -> dict[str, list[Change]]:
         "recipes": _moved(_recipes(old), _recipes(new)),
         "versions": _moved(dict(detail.environment(old)), dict(detail.environment(new))),
         "fingerprints": _moved(_fingerprints(old), _fingerprints(new)),
+    }
+
+
+def since(last: Results, now: Results) -> dict[str, list[Change]]:
+    """What moved since a complete run, without what this one was not asked for or did not make."""
+    asked = {*now.selected, "gate"}
+    asked |= {entry.milestone for entry in now.requirements if entry.id in now.selected}
+    return {
+        part: [
+            one
+            for one in moved
+            if (part not in _ASKED or one.what in asked) and (now.complete or one.new != _ABSENT)
+        ]
+        for part, moved in changes(last, now).items()
     }
 
 

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from resnet8_eval.report.diff import changes, is_changed, summary
+from resnet8_eval.report.diff import changes, is_changed, since, summary
 from resnet8_eval.report.markdown import difference as diff
 from resnet8_eval.statistics import mcnemar_p
 from tests.unit import report_samples
@@ -36,6 +36,21 @@ def test_three_things_that_moved_in_one_line() -> None:
     )
     assert is_changed(record(old), record(new))
     assert diff(record(old), record(new)).startswith("# What moved\n\nMoved: accuracies")
+
+
+def test_what_a_run_was_not_asked_for_has_not_moved_since_the_last() -> None:
+    last, now = report_samples.all_met(), report_samples.one_milestone()
+    now["selected"] = [e["id"] for e in now["requirements"] if e["milestone"] == "v1_2"]
+    now["complete"] = False
+    gone = now["configurations"].pop()
+    found = since(record(last), record(now))
+    assert [change.what for change in found["verdicts"]] == ["v1_2"]
+    assert [change.what for change in found["requirements"]] == ["ANL-02"]
+    assert [change.what for change in found["accuracies"]] == ["torch-int8-tuned"]
+    assert gone["name"] not in summary(found)
+    whole = changes(record(last), record(now))
+    assert len(whole["verdicts"]) > 1
+    assert len(whole["accuracies"]) == 2
 
 
 def test_what_only_may_move_outcomes_is_no_change_of_them() -> None:
