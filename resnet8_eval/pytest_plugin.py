@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--assets-dir",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         help="look for the assets here first (also: RESNET8_EVAL_ASSETS)",
     )
@@ -144,13 +144,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cache-dir",
-        type=expanded,
+        type=_folder,
         metavar="DIR",
         help="where downloads and artefacts are kept (also: RESNET8_EVAL_CACHE)",
     )
     group.addoption(
         "--reports-dir",
-        type=expanded,
+        type=_folder,
         metavar="DIR",
         help="where report.html, results.json and the others go (default: reports/)",
     )
@@ -381,6 +381,13 @@ def _value(
         raise argparse.ArgumentTypeError(f"expected {expected}; got {text}")
 
     return read
+
+
+def _folder(text: str) -> Path:
+    """A folder from the command line; one without a name would be the current one."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder; got no name, as of an unset variable")
+    return expanded(text)
 
 
 def _refuse_unknown(option: str, names: Iterable[str], what: str, known: Collection[str]) -> None:

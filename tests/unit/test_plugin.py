@@ -506,6 +506,12 @@ def test_a_stated_accuracy_that_means_nothing_is_refused(
     assert said in done.output
 
 
+@pytest.mark.parametrize("option", ["--assets-dir", "--cache-dir", "--reports-dir"])
+def test_a_folder_without_a_name_is_refused(pytester: pytest.Pytester, option: str) -> None:
+    with pytest.raises(pytest.UsageError, match="expected a folder; got no name"):
+        pytester.parseconfig("-pno:hypothesispytest", f"{option}=")
+
+
 def test_what_another_plugin_warns_about_outside_of_tests_is_its_own(
     pytester: pytest.Pytester,
 ) -> None:
