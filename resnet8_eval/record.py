@@ -386,4 +386,6 @@ class Results(Part, frozen=True):
         for entry in self.requirements:
             if entry.milestone not in self.milestones:
                 raise ValueError(f"no milestone {entry.milestone}, which {entry.id} belongs to")
+            if self.milestones[entry.milestone].verdict == "met" and entry.status != "met":
+                raise ValueError(f"{entry.milestone} is met although {entry.id} is {entry.status}")
         TopologicalSorter({name: stage.needs for name, stage in self.stages.items()}).prepare()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -347,3 +348,7 @@ class ConfigurationResult(Part, frozen=True):
     weights_bits: Literal[7, 8] | None = None
     needs: str | None = None
     layers: tuple[LayerNoise, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not math.isclose(self.accuracy_percent, 100 * self.correct / self.total, abs_tol=1e-6):
+            raise ValueError(f"the accuracy of {self.name} is not that of its counts")

@@ -164,6 +164,7 @@ def of_one_milestone() -> dict[str, Any]:
     for entry in results["requirements"]:
         if entry["id"] not in asked:
             entry.update(status="not evaluated", measured=None, margin=None, evidence=[])
+            results["milestones"][entry["milestone"]].update(verdict="not evaluated", met=0)
     return {**results, "complete": False, "selected": asked}
 
 

@@ -240,6 +240,7 @@ def test_limits_that_lie_on_zero_or_the_margin_have_two_decimals() -> None:
 
 def test_broken_check_is_the_reason_where_the_number_is_fine() -> None:
     results = report_samples.all_met()
+    results["milestones"]["v1_0"].update(verdict="not met", met=5)
     requirement = results["requirements"][0]
     requirement["status"] = "not met"
     requirement["evidence"] = [{"name": "n", "expected": "1", "observed": "2", "ok": False}] * 8

@@ -224,6 +224,21 @@ def _leaves(value: object) -> list[object]:
     return [value]
 
 
+@pytest.mark.parametrize("status", ["not met", "not evaluated"])
+def test_no_milestone_is_met_over_a_requirement_that_is_not(status: str) -> None:
+    raw = report_samples.all_met()
+    raw["requirements"][0]["status"] = status
+    with pytest.raises(ResultsError, match=f"v1_0 is met although CONV-01 is {status}"):
+        report_samples.record(raw)
+
+
+def test_an_accuracy_is_that_of_its_counts() -> None:
+    raw = report_samples.all_met()
+    raw["configurations"][3]["accuracy_percent"] += 0.01
+    with pytest.raises(ResultsError, match="of onnxruntime-int8-tuned is not that of its counts"):
+        report_samples.record(raw)
+
+
 def test_version_1_keeps_all_that_it_held() -> None:
     old = json.loads(VERSION_1.read_text(encoding="utf-8"))
     new = json.loads(results.encode(results.read(VERSION_1)))
