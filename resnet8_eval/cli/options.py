@@ -19,6 +19,13 @@ from resnet8_eval.errors import FULL, ModelError, SuiteError, full_temporary_fol
 from resnet8_eval.store import file_sha256
 
 
+def _folder(text: str) -> Path:
+    """A folder from the command line; one without a name would be the current one."""
+    if not text:
+        raise typer.BadParameter("expected a folder; got no name, as of an unset variable")
+    return Path(text)
+
+
 def _expanded(path: Path | None) -> Path | None:
     return None if path is None else assets.expanded(path).absolute()
 
@@ -34,13 +41,16 @@ AssetsDir = Annotated[
         envvar="RESNET8_EVAL_ASSETS",
         help="Look for the assets here first.",
         show_default=False,
-        readable=False,  # left to `assets`, which alone checks it when pytest gets the option
+        parser=_folder,
+        metavar="DIR",
     ),
 ]
 CacheDir = Annotated[
     Path | None,
     typer.Option(
         envvar="RESNET8_EVAL_CACHE",
+        parser=_folder,
+        metavar="DIR",
         callback=_expanded,
         help="Where downloads and artefacts are kept. (default: the user's cache folder)",
         show_default=False,
@@ -58,7 +68,11 @@ PreprocessingName = Annotated[
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", help="Folder to write to. Files of an earlier run are replaced."
+        "--output",
+        "-o",
+        parser=_folder,
+        metavar="DIR",
+        help="Folder to write to. Files of an earlier run are replaced.",
     ),
 ]
 Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]

@@ -409,6 +409,21 @@ def test_a_conversion_leaves_what_it_did_not_write(invoke: Invoke, tmp_path: Pat
     assert (tmp_path / "folded.onnx").read_text() == "the user's own"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cache", "clear", "--cache-dir="),
+        ("assets", "--assets-dir="),
+        ("convert", "fixtures/standin/resnet8_standin.h5", "-o", ""),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_without_a_name_is_refused(unmade: Invoke, words: tuple[str, ...]) -> None:
+    done = unmade(*words)
+    assert done.exit_code == 2
+    assert "got no name" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_a_report_does_not_replace_its_results(unmade: Invoke, tmp_path: Path) -> None:
     path = tmp_path / "report.html"  # which the page is called, beside its results
     path.write_text(results.encode(report_samples.record(report_samples.all_met())))
