@@ -421,6 +421,15 @@ def measure_all(
             rest = np.sort(drawn[:SENSITIVITY_IMAGES])
         elif not task.epochs:
             rest = rest[:0]
+        if (task.budgets or task.epochs) and len(rest) < FEWEST:
+            given = zip(options[::2], (task.count, kept), strict=False)
+            raise StageError(
+                "Too few training images are left to fine-tune on, or to choose bits by.",
+                expected=f"{FEWEST} that do not judge; to choose bits by, that do not calibrate"
+                " either",
+                given=f"{' and '.join(f'{name} {n}' for name, n in given)}: {len(rest)} are left",
+                next_step=f"choose another {' or '.join(options[::2])}",
+            )
         training = Labelled(Feed(train.images[rest], fed), train.labels[rest])
         return Images(calibrate, judged, labels, references[which], training)
 
@@ -435,6 +444,8 @@ def measure_all(
     return [{**row, "judged_on": judged_on} for row in rows]
 
 
+FEWEST: Final = 100
+"""Training images that are learned from, or that costs are measured on: a batch of fine-tuning."""
 OPTIONS: Final = ("--count", "--seed", "--images")
 """What decides which images calibrate and which judge, as a user gives it."""
 _CONNECT_SECONDS: Final = 10

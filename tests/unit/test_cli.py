@@ -950,6 +950,13 @@ def test_a_study_refuses_what_would_do_nothing(invoke: Invoke, words: str, what:
     [
         ("--images 2995", "--count 250 and --images 2995: ", "--count or --images"),
         ("--count 2995 --on test", "--count 2995: ", "--count"),
+        ("--budget 60", "--count 1000 and --images 2000: 0 are left", "--count or --images"),
+        ("--budget 60 --count 2950 --on test", "--count 2950: 50 are left", "--count"),
+        (
+            "--epochs 1 --count 20 --images 2950",
+            "--count 20 and --images 2950: 50 are left",
+            "--count or --images",
+        ),
         ("--count 5", "--count 5 with", "--count"),
         ("--seed -1", "--seed -1", "--seed"),
     ],
