@@ -6,17 +6,20 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from resnet8_eval import backends, configurations, stock
-from resnet8_eval.advanced import granularity, lowbit, mixed, qat
+from resnet8_eval import analysis, backends, configurations, stock
+from resnet8_eval.advanced import granularity, lowbit, mixed, qat, stages
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.mixed import Part, Variants
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.calibrate.rounding import gptq, least_error_scales
+from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.ranges import activation_ranges
+from resnet8_eval.calibrate.rounding import gptq, least_error_scales, round_weights
 from resnet8_eval.calibrate.tuned import Statistics, collect
 from resnet8_eval.checks import failed
 from resnet8_eval.configurations import TUNED
@@ -66,6 +69,7 @@ def test_a_plain_session_computes_what_exact_integers_do(
     record = judged(variants, bits, tmp_path, images)
     assert record["exact_integers"]["disagreements"] <= 1
     assert failed(record["checks"]) == []
+    assert record["accuracy_percent"] == 100 * record["correct"] / len(images)
     sizes = {n: v.size for n, v in variants.at(bits).integers.items()}
     assert record["weights_bytes"] == sum(
         -(-size * bits.weights[n] // 8) for n, size in sizes.items()
@@ -218,6 +222,17 @@ def test_the_smallest_that_passes_is_found_by_halving(first: int | None) -> None
     assert len(tried) <= 4
 
 
+def test_few_bits_are_decided_for_few_bits(statistics: Statistics, variants: Variants) -> None:
+    """Scales of weights may clip, and ranges weigh the error of 16 levels."""
+    exact, observed, moments = statistics
+    scales = round_weights(exact, moments, configurations.LOW_BIT, 7).scales
+    for name, found in variants.weights[4].scales.items():
+        assert np.array_equal(found, scales[name])
+    narrow = replace(TUNED, ranges="mse")
+    assert variants.activations[4] == activation_ranges(exact, observed, narrow, 15)
+    assert variants.activations[8] == activation_ranges(exact, observed, TUNED)
+
+
 def test_fewer_bits_cost_more_and_every_part_is_measured(variants: Variants) -> None:
     found = mixed.sensitivities(variants, small_network.images(100))
     layers = [layer.name for layer in variants.exact.weighted]
@@ -225,6 +240,50 @@ def test_fewer_bits_cost_more_and_every_part_is_measured(variants: Variants) -> 
     assert kinds == [(n, "weights") for n in layers] + [(n, "activations") for n in layers[:-1]]
     assert all(part.costs[4] > part.costs[8] >= 0 for part in found)
     assert all(part.sizes[8] == 2 * part.sizes[4] for part in found if part.sizes[8] % 2 == 0)
+    (values,) = Probe(variants.exact, [layer.output for layer in variants.exact.maps]).run(
+        small_network.images(1)
+    )
+    weights = variants.at(Bits.all(variants.exact, 8, 8)).integers
+    for kind, bytes_of in (("weights", weights), ("activations", values)):
+        whole = sum(part.sizes[8] for part in found if part.kind == kind)
+        assert whole == sum(array.size for array in bytes_of.values())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "passes"), [(-0.25, 0.25, True), (-0.26, 0.1, False), (-0.1, 0.26, False)]
+)
+def test_a_choice_passes_within_half_of_the_margin_of_equivalence(
+    variants: Variants, monkeypatch: pytest.MonkeyPatch, low: float, high: float, passes: bool
+) -> None:
+    images = small_network.images(20)
+    held = mixed.Held(variants, images, np.zeros(20, int))
+    found = analysis.compare(held.before, held.before, np.zeros(20, int))
+    told = {**found, "delta_ci95_pp": [low, high]}
+    monkeypatch.setattr(analysis, "compare", lambda *_: told)
+    assert held.hold(Bits.all(variants.exact, 8, 8))["passes"] == passes
+
+
+def test_what_is_drawn_is_measured_on_the_images_that_costs_were(
+    variants: Variants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that hold choices are for choosing alone."""
+    held, drawn = (
+        mixed.Held(variants, small_network.images(n), np.zeros(n, int)) for n in (20, 30)
+    )
+    asked: list[tuple[int, bool]] = []
+
+    def watched(self: mixed.Held, _: Bits, *, to_the_end: bool = False) -> Any:
+        asked.append((len(self.before), to_the_end))
+        return {"kl_nats": 0.5, "passes": True}
+
+    monkeypatch.setattr(mixed.Held, "hold", watched)
+    names = [layer.name for layer in variants.exact.weighted]
+    chosen = [replace(part, layer=name) for part, name in zip(parts(0, 3), names, strict=False)]
+    front, _ = mixed.search(chosen, held, drawn, 2)
+    assert asked == [(30, True)] * 2 + [(20, False)] * (len(asked) - 2)
+    measured = [point["measured"] for point in front["points"]]
+    assert measured == [0.5, *[None] * (len(measured) - 2), 0.5]
+    assert front["chosen"] == 0
 
 
 def test_a_choice_that_loses_too_much_is_held_no_further(variants: Variants) -> None:
@@ -257,6 +316,14 @@ def test_smaller_scales_are_taken_where_they_change_outputs_less() -> None:
     found = least_error_scales(weight, covariance, largest, 7)
     assert (error(found) <= error(largest)).all()
     assert (found < largest).any()
+
+
+def test_how_many_integers_moved_is_their_share(variants: Variants) -> None:
+    before = variants.at(Bits.all(variants.exact, 8, 8))
+    (name, values), *_ = before.integers.items()
+    other = replace(before, integers={**before.integers, name: values + 1})
+    whole = sum(array.size for array in before.integers.values())
+    assert qat.moved_percent(before, other) == 100 * values.size / whole
 
 
 # --- granularity ---------------------------------------------------------------------------------
@@ -325,3 +392,69 @@ def test_a_wrong_scale_in_an_explored_model_is_told(
                 row, folded, Feed(images), spans, statistics, test, tmp_path, threads=1
             )
         assert len(failed(record["checks"])) == 1
+
+
+def test_a_scale_for_each_channel_is_held_against_one_for_each_layer() -> None:
+    """Of 1000 images float32 is right on all, the former on 990 and the latter on 900."""
+    right, wrong = np.eye(10, dtype=np.float32)[[0, 1]]
+    tensor, channel, baseline = (
+        np.where(np.arange(1000)[:, None] < n, right, wrong) for n in (900, 990, 1000)
+    )
+    found = granularity.paired(tensor, channel, baseline, np.zeros(1000, int))
+    assert (found["lost"], found["gained"], found["delta_pp"]) == (0, 90, 9.0)
+    told = {name: entry["agreement_percent"] for name, entry in found["from_baseline"].items()}
+    assert told == {"per-tensor": 90.0, "per-channel": 99.0}
+
+
+# --- what the stages hold against what -----------------------------------------------------------
+
+
+def right_on(count: int) -> Any:
+    """Scores of 100 images of the first class, right on so many of them."""
+    right, wrong = np.eye(10, dtype=np.float32)[[0, 1]]
+    return np.where(np.arange(100)[:, None] < count, right, wrong)
+
+
+def given(tmp_path: Path, **scores: int) -> Any:
+    """What a stage is given: scores by the names of the stages that made them."""
+    return SimpleNamespace(
+        artifacts=dict.fromkeys(scores, SimpleNamespace(folder=tmp_path)),
+        scores=lambda name: right_on(90 if name == stages.BASELINE else scores[name]),
+        split=lambda _: Labelled(Feed(small_network.images(100)), np.zeros(100, int)),
+        record=lambda _: {"seed": 0, "spans": {}},
+        **dict.fromkeys(("path", "images", "statistics"), lambda *_: None),
+        out=tmp_path,
+        threads=1,
+    )
+
+
+def test_trainings_are_held_against_float32_and_against_the_same_bits_without_any(
+    variants: Variants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = given(tmp_path, **{"mixed/W4A4": 60, "qat/W4A4-0": 80, "qat/W4A4-1": 84})
+    mean = stages._mean_of_seeds(inputs, bits="W4A4")
+    assert [round(mean[key], 6) for key in ("delta_pp", "gain_pp", "seeds")] == [-8, 22, 2]
+    made = variants.at(Bits.all(variants.exact, 4, 4))
+    monkeypatch.setattr(Parameters, "load", lambda *_: made)
+    monkeypatch.setattr(stages, "_judged", lambda *_: {})
+    np.save(tmp_path / "scores.npy", right_on(80))
+    beside = stages._fine_tuned(inputs, made="qat/W4A4-0", bits="W4A4")["beside"]
+    assert (beside["delta_pp"], beside["gained"], beside["lost"]) == (20, 20, 0)
+
+
+def test_of_each_pair_the_second_row_is_held_against_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has one scale for each layer."""
+    right = {"per-tensor": 70, "per-channel": 75}
+
+    def explored(row: Any, *_: Any) -> Any:
+        return {"name": row.name}, right_on(right[row.recipe.granularity])
+
+    monkeypatch.setattr(stages, "explore", explored)
+    for rows in configurations.explored():
+        found = stages._granularity(given(tmp_path), rows=rows, offset=0)
+        assert (found["gained"], found["lost"]) == (5, 0)
+        assert [cell["name"] for cell in found["cells"]] == [row.name for row in rows]
+        alike = {name: told["agreement_percent"] for name, told in found["from_baseline"].items()}
+        assert alike == {"per-tensor": 80, "per-channel": 85}

@@ -250,6 +250,30 @@ def test_costs_are_measured_on_training_images_that_neither_calibrate_nor_judge(
         assert calibration.shared(costs.training.images.pixels, preprocess.fed(others).pixels) == 0
 
 
+@pytest.mark.parametrize("on_test", [False, True])
+def test_each_row_is_judged_on_the_images_that_it_says(
+    pipeline: Pipeline, standin_test: Split, monkeypatch: pytest.MonkeyPatch, on_test: bool
+) -> None:
+    fed: list[study.Images] = []
+
+    def watching(tasks: Any, _: Any, feed: Any, *words: Any, **named: Any) -> list[Any]:
+        fed.extend(map(feed, tasks))
+        return [{}]
+
+    monkeypatch.setattr(study, "run", watching)
+    (told,) = study.measure_all(tasks(0), pipeline, on_test=on_test, validation_count=200)
+    assert told == {"judged_on": "test" if on_test else "200 training images"}
+    (images,) = fed
+    judged = preprocess.fed(images.judged).pixels
+    in_test = calibration.shared(judged, standin_test.images)
+    assert (len(judged), in_test) == ((2000, 2000) if on_test else (200, 0))
+    assert len(images.labels) == len(images.reference) == len(judged)
+    right = images.reference.argmax(axis=1) == images.labels
+    assert right.mean() > 0.8
+    if on_test:
+        assert np.array_equal(images.labels, standin_test.labels)
+
+
 def test_a_cluster_that_loses_a_worker_loses_no_task_and_counts_none_twice(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     wanted = tasks(*range(4), count=300)  # so that the worker dies in the midst of one

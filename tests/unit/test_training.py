@@ -25,7 +25,7 @@ from resnet8_eval.checks import failed
 from resnet8_eval.configurations import TUNED
 from resnet8_eval.evaluate import softmax
 from resnet8_eval.inputs import Labelled
-from resnet8_eval.preprocess import Feed, preprocess
+from resnet8_eval.preprocess import USUAL, Feed, preprocess
 from resnet8_eval.simulate import Simulation
 from tests import small_network
 from tests.planted import Bench
@@ -209,6 +209,40 @@ def test_another_course_has_a_checkpoint_of_its_own(variants: Variants, tmp_path
             any(not np.array_equal(first.integers[n], v) for n, v in second.integers.items())
             or first.activations != second.activations
         ), change
+
+
+def test_all_that_decides_a_training_names_its_checkpoint(variants: Variants) -> None:
+    """Else a run would go on with what was learned from something else."""
+    bits = Bits.all(variants.exact, 4, 4)
+    start, some = variants.at(bits), images()
+    watching = Feed(small_network.images(400)[300:])
+    (name, values), *_ = start.integers.items()
+    place, (low, high) = next(iter(start.activations.items()))
+    bias = start.rounded.weighted[0].bias
+    other_bias = start.rounded.with_weights({bias: start.rounded.constants()[bias] + 1})
+    other_exact = start.exact.with_weights({bias: start.exact.constants()[bias] + 1})
+    changes: list[dict[str, Any]] = [
+        {},
+        {"parameters": replace(start, integers={**start.integers, name: -values})},
+        {"parameters": replace(start, scales={**start.scales, name: start.scales[name] * 2})},
+        {"parameters": replace(start, activations={**start.activations, place: (low, high + 1)})},
+        {"parameters": replace(start, rounded=other_bias)},
+        {"parameters": replace(start, exact=other_exact)},
+        {"bits": Bits.all(variants.exact, 4, 8)},
+        {"images": some._replace(labels=1 - some.labels)},
+        {"images": some._replace(images=some.images[::-1])},
+        {"validating": watching[::-1]},
+        {"validating": replace(watching, preprocessing=USUAL["unit"])},
+        {"course": replace(COURSE, seed=1)},
+    ]
+    whole: dict[str, Any] = {
+        "parameters": start,
+        "bits": bits,
+        "images": some,
+        "validating": watching,
+        "course": COURSE,
+    }
+    assert len({training._decided_by(**whole | change) for change in changes}) == len(changes)
 
 
 # --- what would betray it ------------------------------------------------------------------------
