@@ -393,7 +393,8 @@ def study(
 
     Writes cells.csv (every measurement) and recipes.csv (mean, spread and worst of each recipe),
     bits.csv, few-bits.csv or mixed.csv, each with the same as JSON beside it. They hold the grid
-    that was asked for; what an earlier run measured of it is not measured again.
+    that was asked for. A calibration set that an earlier run measured is not measured again, unless
+    for other rows or budgets.
     """
     from rich.console import Console
     from rich.progress import Progress

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from resnet8_eval.report import diff, html
 from tests.unit.report_samples import all_met, record
 
@@ -123,3 +125,25 @@ def test_a_difference_tells_which_model_of_few_bits_moved() -> None:
     assert diff.is_changed(record(old), record(new))
     del new["advanced"]  # a run that did not ask for v1_4
     assert not diff.is_changed(record(old), record(new))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [(0, "Ring: chosen."), (None, "None passed on the training images that held them.")],
+)
+def test_a_front_tells_whether_a_choice_passed(chosen: int | None, said: str) -> None:
+    raw, part = results(), {"layer": "conv2d", "kind": "weights"}
+    widths = {bits: {"kl_nats": 0.1, "bytes": 100} for bits in ("4", "8")}
+    point = {"bits": [8], "bytes": 100, "predicted": 0.1, "measured": None}
+    front = {"parts": [part], "points": [point], "held": [], "chosen": chosen}
+    raw["advanced"]["mixed"] = {
+        "measured_on": 500,
+        "held_on": 500,
+        "parts": [{**part, "widths": widths}],
+        "fronts": {"mixed-weights": front},
+        "bits": {},
+        "rows": [],
+    }
+    text = html.page(record(raw))
+    assert f"Dots: as measured. {said}</figcaption>" in text
+    assert "Weights of 8 bits keep within ±63" in text
