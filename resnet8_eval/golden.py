@@ -68,10 +68,21 @@ def write(
     return index
 
 
-def forget(folder: Path) -> None:
-    """Take earlier vectors out of a folder, if there are some: no index would name them."""
-    if (folder / INDEX).is_file():
-        for path in folder.glob("[0-9][0-9]-*.npz"):
+def earlier(folder: Path) -> set[str] | None:
+    """The files that the index in a folder names; None where what is called so is another file."""
+    index = folder / INDEX
+    if not index.exists():
+        return set()
+    try:
+        return {layer["file"] for layer in json.loads(index.read_bytes())["layers"]}
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def forget(folder: Path, files: set[str]) -> None:
+    """Take these vectors out of a folder: no index would name them."""
+    for path in folder.glob("[0-9][0-9]-*.npz"):
+        if path.name in files:
             path.unlink()
 
 

@@ -23,6 +23,7 @@ from resnet8_eval.cli.options import (
     demand_file,
     locate,
     print_json,
+    taken,
     whole_folder,
 )
 from resnet8_eval.environment import is_x86, usable_cores
@@ -181,6 +182,9 @@ def golden(
 
     demand_file(model, (".onnx",))
     onnx_file.demand_readable(model)
+    earlier = vectors.earlier(output)
+    if earlier is None:
+        raise taken(output / vectors.INDEX, "which golden did not write")
     found = locate(kind, assets_dir, cache_dir, model, (".onnx",))
     test = read_split(found.dataset, "test", found.dataset_sha256).images
     words = images.split(",")
@@ -192,7 +196,7 @@ def golden(
     fed = Feed(test[positions], chosen(preprocessing))
     with whole_folder(output) as folder:
         index = vectors.write(quantized_onnx.read(model), fed, positions, folder)
-        vectors.forget(output)
+        vectors.forget(output, earlier)
     if as_json:
         print_json(index)
     else:

@@ -186,7 +186,7 @@ def demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
 def demand_free(target: Path, read: Path) -> None:
     """Refuse to write over what is read."""
     if target.exists() and target.samefile(read):
-        raise _taken(target, "the file that is read")
+        raise taken(target, "the file that is read")
 
 
 def demand_own(output: Path, names: Iterable[str], *, converts: bool) -> None:
@@ -198,7 +198,7 @@ def demand_own(output: Path, names: Iterable[str], *, converts: bool) -> None:
         mark = _SHARED[target.name]
         has_mark = (output / mark).exists()
         if target.exists() and has_mark != converts:
-            raise _taken(
+            raise taken(
                 target,
                 f"which convert may have written: {mark} is beside it"
                 if has_mark
@@ -220,7 +220,8 @@ def forget_conversion(output: Path) -> None:
             path.unlink()
 
 
-def _taken(target: Path, what: str) -> SuiteError:
+def taken(target: Path, what: str) -> SuiteError:
+    """What to raise where a file would be replaced that may still be needed."""
     return SuiteError(
         f"{target.name} would be replaced.",
         expected="another place to write to than that of a file that may still be needed",

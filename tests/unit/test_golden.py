@@ -274,15 +274,30 @@ def test_each_channel_may_have_its_zero_point(pipeline: Pipeline, tmp_path: Path
     assert np.array_equal(found.weights["conv2d_1"].integers, exact.weights["conv2d_1"].integers)
 
 
-def test_vectors_of_another_model_are_taken_out(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_vectors_of_another_model_are_taken_out_and_nothing_else(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
     folder = tmp_path / "vectors"
     run(pipeline, ROWS[0], folder, "0")
-    for name in ("00-other.npz", "a file of the user's"):
-        (folder / name).touch()
+    index = (folder / "index.json").read_text(encoding="utf-8")
+    (folder / "index.json").write_text(index.replace("00-conv2d.npz", "00-other.npz"))
+    (folder / "00-conv2d.npz").rename(folder / "00-other.npz")
+    (folder / "01-the-users-own.npz").touch()
     run(pipeline, ROWS[0], folder, "0")
     names = {path.name for path in folder.iterdir()}
     assert "00-other.npz" not in names
-    assert {"a file of the user's", "00-conv2d.npz", "index.json"} <= names
+    assert {"01-the-users-own.npz", "00-conv2d.npz", "index.json"} <= names
+
+
+@pytest.mark.parametrize("index", ["{}", "[1]", "no JSON", '{"layers": [{"name": "a layer"}]}'])
+def test_an_index_that_is_none_is_not_replaced(
+    pipeline: Pipeline, tmp_path: Path, index: str
+) -> None:
+    (tmp_path / "index.json").write_text(index)
+    done = run(pipeline, ROWS[0], tmp_path, "0")
+    assert done.exit_code == 1
+    assert "error: index.json would be replaced." in done.output
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("index.json", index)]
 
 
 def test_a_layer_left_in_float_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
