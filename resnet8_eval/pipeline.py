@@ -21,7 +21,8 @@ class Pipeline:
     settings
         What the run is asked for.
     announce
-        Told one line about each stage that had to be made.
+        Told one line about each stage that had to be made, and one where another process is waited
+        for.
     """
 
     def __init__(self, settings: Settings, announce: lanes.Announce = lambda _: None) -> None:
@@ -45,7 +46,7 @@ class Pipeline:
         if all(self.peek(name) for name in wanted):
             return
         # One process schedules at a time; another that wants the same finds it made.
-        with self.store.lock(SCHEDULING):
+        with self.store.lock(SCHEDULING, self._announce):
             missing = [self.stages[name] for name in wanted if not self.peek(name)]
             make = functools.partial(
                 _make, self.settings, {stage.name: self.key(stage.name) for stage in missing}
@@ -65,7 +66,7 @@ class Pipeline:
             Stage names.
         """
         # Not under the hands of a run that is making what it needs of them.
-        with self.store.lock(SCHEDULING):
+        with self.store.lock(SCHEDULING, self._announce):
             for name in names:
                 self._made.pop(name, None)
                 yet_to_make = self.store.discard(name, self.key(name))

@@ -30,6 +30,8 @@ SCHEDULING = "prepare"
 TRAINING = "training"
 """The folder beside the artefacts where trainings keep how far they are."""
 _PARTIAL = ".partial"
+_PATIENCE_SECONDS = 2
+"""How long to wait for another process before saying so."""
 
 
 @dataclass(frozen=True)
@@ -136,19 +138,24 @@ class Store:
         return made
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, announce: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Hold a lock across all processes; the operating system releases it if the holder dies.
 
+        Who waits for another process is told so, in one line, after :data:`_PATIENCE_SECONDS`.
         StageError if the store cannot be written to.
         """
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         path = self._lock(name)
         lock = FileLock(path)
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             (self.root / "artifacts").mkdir(exist_ok=True)
-            lock.acquire()
+            try:
+                lock.acquire(timeout=_PATIENCE_SECONDS)
+            except Timeout:
+                announce(f"Waiting for another process, which makes artefacts in {self.root}.")
+                lock.acquire()
         try:
             yield
         finally:

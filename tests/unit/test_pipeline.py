@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resnet8_eval import configurations, environment
+from resnet8_eval import configurations, environment, store
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS, TUNED, Recipe
 from resnet8_eval.errors import StageError
@@ -439,8 +439,13 @@ def test_two_recipes_of_one_name_are_refused(
         Pipeline(pipeline.settings)
 
 
-def test_nothing_is_forgotten_under_the_hands_of_a_run_that_makes_it(pipeline: Pipeline) -> None:
-    other = Pipeline(pipeline.settings)
+def test_nothing_is_forgotten_under_the_hands_of_a_run_that_makes_it(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits says so: another run may take half an hour."""
+    monkeypatch.setattr(store, "_PATIENCE_SECONDS", 0.05)
+    said: list[str] = []
+    other = Pipeline(pipeline.settings, said.append)
     forgetting = threading.Thread(target=other.forget, args=([],))
     with pipeline.store.lock(SCHEDULING):
         forgetting.start()
@@ -448,6 +453,8 @@ def test_nothing_is_forgotten_under_the_hands_of_a_run_that_makes_it(pipeline: P
         assert forgetting.is_alive()
     forgetting.join(10)
     assert not forgetting.is_alive()
+    cache = pipeline.settings.cache_dir
+    assert said == [f"Waiting for another process, which makes artefacts in {cache}."]
 
 
 def test_the_command_for_a_stage_has_what_the_run_was_asked_for(pipeline: Pipeline) -> None:
