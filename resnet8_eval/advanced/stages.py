@@ -20,6 +20,7 @@ from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.calibrate.tuned import collect
 from resnet8_eval.configurations import TUNED, Configuration
 from resnet8_eval.inputs import Inputs, Labelled, Settings
+from resnet8_eval.preprocess import Feed
 from resnet8_eval.store import TRAINING, Record
 
 SEEDS: Final = 3
@@ -71,13 +72,14 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
         name, decided_by = f"qat-training/{bits}-{k}", train | test | drawn
         add(name, "torch", (STATISTICS,), _trained, decided_by, bits=bits, offset=k)
     for k in range(SEEDS):
-        add(f"explored/{k}", "onnxruntime", ("folded",), _explored, train | drawn, offset=k)
+        decided_by = train | test | drawn
+        add(f"explored/{k}", "onnxruntime", ("folded",), _explored, decided_by, offset=k)
         needs = ("folded", f"explored/{k}", BASELINE)
         for rows in configurations.explored():
             name, lane = _name(rows[0], k), rows[0].framework
             decided_by = test | {"rows": [row.describe() for row in rows]}
             add(name, lane, needs, _granularity, decided_by, rows=rows, offset=k)
-    add(CHOICE, "torch", (STATISTICS,), _choice, train | drawn)
+    add(CHOICE, "torch", (STATISTICS,), _choice, train | test | drawn)
     for name in LOW_BIT:
         add(f"mixed/{name}", "onnxruntime", (CHOICE, BASELINE), _low_bit, test, name=name)
     for bits in EPOCHS:
@@ -97,6 +99,11 @@ def _name(row: Configuration, k: int) -> str:
     return f"granularity/{row.framework}-{row.dtype}-{recipe}-{k}"
 
 
+def _in_test(inputs: Inputs, images: Feed) -> int:
+    """How many of some images are test images, pixel for pixel."""
+    return calibration.shared(images.pixels, inputs.split("test").images.pixels)
+
+
 def _explored(inputs: Inputs, *, offset: int) -> Record:
     settings, train = inputs.settings, inputs.split("train")
     seed = settings.calibration_seed + offset
@@ -109,6 +116,7 @@ def _explored(inputs: Inputs, *, offset: int) -> Record:
     return {
         "seed": seed,
         "indices_sha256": calibration.indices_sha256(chosen),
+        "in_test": _in_test(inputs, images),
         "fed_sha256": found.observed.fed_sha256,
         "spans": stock.spans(folded, images),
         "ranges": {"as trained": weight_ranges(folded), "equalized": weight_ranges(found.network)},
@@ -162,6 +170,7 @@ def _choice(inputs: Inputs) -> Record:
         "measured_on": len(measuring),
         "held_on": len(holding),
         "shared": len(np.intersect1d(measuring, holding)),
+        "in_test": _in_test(inputs, train.images[np.union1d(measuring, holding)]),
         "parts": [part.describe() for part in parts],
         "fronts": fronts,
         "bits": {name: asdict(widths) for name, widths in bits.items()},
@@ -215,7 +224,7 @@ def _trained(inputs: Inputs, *, bits: str, offset: int) -> Record:
         "trained_on": len(training.labels),
         "validated_on": len(validating.labels),
         "shared": calibration.shared(validating.images.pixels, training.images.pixels),
-        "in_test": calibration.shared(training.images.pixels, inputs.split("test").images.pixels),
+        "in_test": _in_test(inputs, training.images),
         "history": history,
         "moved_percent": qat.moved_percent(variants.at(widths), learned),
     }

@@ -111,6 +111,10 @@ def test_adv_02_granularity(requirement: Judge, run: Pipeline) -> None:
             for check in from_records(cell["checks"]):
                 checks.append(replace(check, name=f"{name}, seed {seed}, {check.name}"))
             explored.add((name, seed))
+    for k in range(advanced.SEEDS):
+        told = run.artifact(f"explored/{k}").record
+        label = f"seed {told['seed']}, calibration images that are test images"
+        checks.append(equal(label, 0, told["in_test"]))
     checks.append(equal("calibration seeds", advanced.SEEDS, len(seeds)))
     whole = [name for name in rows if all((name, seed) in explored for seed in seeds)]
     requirement.judge(len(whole), checks)
@@ -122,7 +126,12 @@ def test_adv_02_granularity(requirement: Judge, run: Pipeline) -> None:
 def test_adv_03_mixed_precision(requirement: Judge, run: Pipeline) -> None:
     """Types, numbers and bytes of each stored file; exact integers; its word on the test split."""
     choice = run.artifact(advanced.CHOICE).record
-    checks = [equal("images that measured costs and held choices as well", 0, choice["shared"])]
+    checks = [
+        equal("images that measured costs and held choices as well", 0, choice["shared"]),
+        equal(
+            "images that measured costs or held choices and are test images", 0, choice["in_test"]
+        ),
+    ]
     found = {name: run.artifact(f"mixed/{name}").record for name in advanced.LOW_BIT}
     for name, record in found.items():
         if "checks" not in record:

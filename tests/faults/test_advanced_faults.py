@@ -24,6 +24,7 @@ def honest() -> Records:
     records: Records = {"scores/keras-float32": {"total": 100, "accuracy_percent": 87.0}}
     stages = iter(advanced.explorations())
     for seed in range(advanced.SEEDS):
+        records[f"explored/{seed}"] = {"seed": seed, "in_test": 0}
         for pair in configurations.explored():
             cells = [
                 {
@@ -42,7 +43,7 @@ def honest() -> Records:
     points = [{"bytes": 50, "predicted": 0.2}, {"bytes": 100, "predicted": 0.1}]
     bits = {name: {"activations": {"map": 8}} for name in advanced.LOW_BIT}
     fronts = {"mixed-weights": {"points": points}}
-    records[advanced.CHOICE] = {"shared": 0, "fronts": fronts, "bits": bits}
+    records[advanced.CHOICE] = {"shared": 0, "in_test": 0, "fronts": fronts, "bits": bits}
     for name in advanced.LOW_BIT:
         records[f"mixed/{name}"] = {
             "checks": [asdict(equal("types", 1, 1))],
@@ -191,11 +192,21 @@ FAULTS: dict[str, tuple[str, Callable[[Records], object], str]] = {
         lambda r: [r[stage].update(seed=0) for stage in advanced.explorations()],
         "calibration seeds",
     ),
+    "a test image among those that calibrate": (
+        "ADV-02",
+        lambda r: r["explored/1"].update(in_test=1),
+        "seed 1, calibration images that are test images",
+    ),
     "a cell that is not there": ("ADV-02", lambda r: first(r)["cells"].pop(), "cells explored"),
     "an image that measured and held": (
         "ADV-03",
         lambda r: r["mixed/choice"].update(shared=1),
         "as well",
+    ),
+    "a test image among those that choose": (
+        "ADV-03",
+        lambda r: r["mixed/choice"].update(in_test=1),
+        "held choices and are test images",
     ),
     "a file that stores something else": (
         "ADV-03",

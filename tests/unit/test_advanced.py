@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from resnet8_eval import analysis, backends, configurations, stock
+from resnet8_eval import analysis, backends, configurations, network, stock
 from resnet8_eval.advanced import granularity, lowbit, mixed, qat, stages
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.mixed import Part, Variants
@@ -458,3 +458,24 @@ def test_of_each_pair_the_second_row_is_held_against_the_first(
         assert [cell["name"] for cell in found["cells"]] == [row.name for row in rows]
         alike = {name: told["agreement_percent"] for name, told in found["from_baseline"].items()}
         assert alike == {"per-tensor": 80, "per-channel": 85}
+
+
+def test_a_test_image_that_calibrates_an_exploration_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the first three training images are test images; all calibrate."""
+    pixels = small_network.images(25)
+    found = SimpleNamespace(
+        save=lambda _: None, observed=SimpleNamespace(fed_sha256=""), network=None
+    )
+    for where, name in ((stages, "collect"), (network, "read"), (stock, "spans")):
+        monkeypatch.setattr(where, name, lambda *_: found)
+    monkeypatch.setattr(stages, "weight_ranges", lambda _: [])
+    split = {"train": Feed(pixels[:20]), "test": Feed(np.concatenate([pixels[20:], pixels[:3]]))}
+    inputs = SimpleNamespace(
+        settings=SimpleNamespace(calibration_count=20, calibration_seed=0),
+        split=lambda name: Labelled(split[name], np.arange(len(split[name])) % 10),
+        path=lambda *_: tmp_path,
+        out=tmp_path,
+    )
+    assert stages._explored(cast("Any", inputs), offset=0)["in_test"] == 3
