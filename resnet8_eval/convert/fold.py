@@ -53,6 +53,10 @@ def fold(source: Path, target: Path) -> Record:
         )
     from onnxruntime.quantization import quant_pre_process
 
+    before = Counter(node.op_type for node in given.graph.node)
+    if _give_each_channel_its_own(given.graph):
+        onnx.save(given, target)
+        source = target
     # Symbolic shape inference would import sympy for shapes that are static but for the batch.
     quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
     model = onnx.load(target)
@@ -61,7 +65,7 @@ def fold(source: Path, target: Path) -> Record:
     onnx_graph.drop_unread(model.graph)
     names.by_layer(model)
     onnx.save(model, target)
-    before, after = (Counter(node.op_type for node in found.graph.node) for found in (given, model))
+    after = Counter(node.op_type for node in model.graph.node)
     left = {op: after[op] for op in ("Mul", "BatchNormalization") if after[op]}
     # Exporters multiply integers, too, to reckon with sizes; such a network is refused as a whole.
     if left and not after.keys() & {"Gather", "Range", "Shape"}:
@@ -73,6 +77,31 @@ def fold(source: Path, target: Path) -> Record:
             " pre-activation blocks; docs/own-models.md says what is accepted",
         )
     return {"operators": {"before": dict(before), "after": dict(after)}}
+
+
+def _give_each_channel_its_own(graph: onnx.GraphProto) -> bool:
+    """Write one number that scales or shifts a convolution's map once for each channel, in place.
+
+    ONNX Runtime merges nothing else into the convolution, be it of one channel alone. Whether there
+    were such numbers.
+    """
+    constants = onnx_graph.constants(graph)
+    channels: dict[str, int] = {}
+    found = False
+    for node in graph.node:
+        if node.op_type == "Conv" and node.input[1] in constants:
+            channels[node.output[0]] = len(constants[node.input[1]])
+        elif node.op_type in ("Mul", "Add"):
+            for place, name in enumerate(node.input):
+                count = channels.get(node.input[1 - place])
+                if not count or name not in constants:
+                    continue
+                channels[node.output[0]] = count
+                if constants[name].size == 1:
+                    each = np.full((count, 1, 1), constants[name])
+                    node.input[place] = onnx_graph.add_constant(graph, f"{node.name}/each", each)
+                    found = True
+    return found
 
 
 def _normalise(model: onnx.ModelProto) -> None:

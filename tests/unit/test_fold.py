@@ -34,6 +34,7 @@ def network(path: Path, *nodes: tuple[str, list[str]]) -> Path:
         **{name: 1 + random.random(4) for name in NORMALISATION},
         "factor": random.normal(size=(1, 4, 1, 1)),
         "term": random.normal(size=(1, 4, 1, 1)),
+        "number": random.normal(size=1),
     }
     stored = [numpy_helper.from_array(v.astype(np.float32), name) for name, v in constants.items()]
     chain = []
@@ -65,8 +66,13 @@ def output(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "nodes",
-    [[("BatchNormalization", NORMALISATION)], [("Mul", ["factor"]), ("Add", ["term"])]],
-    ids=["whole", "as tf2onnx writes it"],
+    [
+        [("BatchNormalization", NORMALISATION)],
+        [("Mul", ["factor"]), ("Add", ["term"])],
+        [("Mul", ["number"]), ("Add", ["term"])],
+        [("Mul", ["factor"]), ("Add", ["number"])],
+    ],
+    ids=["whole", "as tf2onnx writes it", "of one number", "by one number"],
 )
 def test_a_normalisation_goes_into_the_convolution_before_it(
     tmp_path: Path, nodes: list[tuple[str, list[str]]]
