@@ -94,8 +94,11 @@ def ranges(
     """
     if network.softmax:
         seen = {**seen, network.output: (0.0, 1.0)}  # ONNX Runtime asks no image for these
-    # Nor has a map that is zero throughout a range to take a step from.
-    steps = {name: {(high - low) / 255 or 1.0} for name, (low, high) in seen.items()}
+    # Nor has a map that is zero throughout, or as good as zero, a range to take a step from.
+    steps = {
+        name: {step if (step := (high - low) / 255) >= np.finfo(np.float32).tiny else 1.0}
+        for name, (low, high) in seen.items()
+    }
     for layer in network.maps:
         if isinstance(layer, Pooling):
             steps[layer.output] |= steps[layer.inputs[0]]

@@ -95,14 +95,15 @@ def variants(found: Statistics) -> Variants:
     """
     exact, observed, moments = found
     narrow = replace(TUNED, ranges="mse")
-    return Variants(
-        exact,
-        {b: round_weights(exact, moments, TUNED if b == 8 else LOW_BIT, limit(b)) for b in WIDTHS},
-        {
-            b: activation_ranges(exact, observed, TUNED if b == 8 else narrow, largest(b))
-            for b in WIDTHS
-        },
-    )
+    ranges = {
+        b: activation_ranges(exact, observed, TUNED if b == 8 else narrow, largest(b))
+        for b in WIDTHS
+    }
+    weights = {
+        b: round_weights(exact, moments, ranges[8], TUNED if b == 8 else LOW_BIT, limit(b))
+        for b in WIDTHS
+    }
+    return Variants(exact, weights, ranges)
 
 
 def sensitivities(made: Variants, images: Images) -> list[Part]:

@@ -15,6 +15,9 @@ from resnet8_eval.network import Network, Pooling
 from resnet8_eval.preprocess import Images, fed
 
 BINS: Final = 2048
+LEAST: Final = 1e-20
+"""A map that spans less counts as zeros: float32 does not hold the products of such steps. Weight
+decay makes as little of a layer that is not needed."""
 SHRINKINGS: Final = np.linspace(0.05, 1.0, 96)
 """Ranges that the least squared error is looked for among, relative to the widest."""
 
@@ -106,7 +109,7 @@ def _histograms(probe: Probe, extremes: Ranges, images: Images) -> dict[str, NDA
     for values in probe.run(images):
         for name, value in values.items():
             low, high = extremes[name]
-            step = BINS / max(high - low, 1e-12)
+            step = BINS / max(high - low, LEAST)
             bins = ((value.ravel() - low) * step).astype(np.int32)
             counts[name] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
     return counts
@@ -114,7 +117,7 @@ def _histograms(probe: Probe, extremes: Ranges, images: Images) -> dict[str, NDA
 
 def _cut(low: float, high: float, counts: NDArray[np.int64], recipe: Recipe, levels: int) -> Range:
     """The range that the recipe keeps of the values between `low` and `high`."""
-    if low == high:  # a map of zeros; quantizers do not agree on the grid of no range at all
+    if high - low < LEAST:  # quantizers do not agree on the grid of no range at all
         return 0.0, 1.0
     if recipe.ranges == "minmax":
         return low, high
@@ -148,7 +151,10 @@ def _percentile(low: float, high: float, counts: NDArray[np.int64], percent: flo
 
 
 def _pooled(before: Range, pooled: Range, area: int) -> Range:
-    """Widen a pooled range to n/area of the map's, n whole, which PyTorch's kernel can reach."""
-    share = [mean / whole for mean, whole in zip(pooled, before, strict=True) if whole]
+    """Widen a pooled range to n/area of the map's, n whole, which PyTorch's kernel can reach.
+
+    No mean of values that are held to a range lies beyond it.
+    """
+    share = [min(mean / whole, 1.0) for mean, whole in zip(pooled, before, strict=True) if whole]
     divisor = max(1, math.ceil(area * max(share))) if share else area
     return before[0] * divisor / area, before[1] * divisor / area

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval.calibrate.parameters import Ranges, grid
 from resnet8_eval.calibrate.probe import Probe, Tensor
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.environment import WEIGHT_LIMIT
@@ -29,8 +30,9 @@ class Rounded(NamedTuple):
     integers: dict[str, NDArray[np.int8]]
 
 
-_LEAST_SHARE: Final = 1e-4
-"""A channel's largest weight counts as at least this share of its bias."""
+_MOST_STEPS: Final = 2**23
+"""Of the sum of products, in a bias: as fine as float32 holds it, and far from the 32 bits in which
+it is stored."""
 _SHARES: Final = np.linspace(0.5, 1.0, 11)
 """Steps that are tried, relative to the one that spans the largest weight."""
 Moments = dict[str, tuple[Tensor, Tensor]]
@@ -38,7 +40,11 @@ Moments = dict[str, tuple[Tensor, Tensor]]
 
 
 def round_weights(
-    network: Network, moments: Moments, recipe: Recipe = TUNED, limit: int = WEIGHT_LIMIT
+    network: Network,
+    moments: Moments,
+    ranges: Ranges,
+    recipe: Recipe = TUNED,
+    limit: int = WEIGHT_LIMIT,
 ) -> Rounded:
     """Round every weight, one layer at a time, and correct the biases.
 
@@ -52,6 +58,9 @@ def round_weights(
     ----------
     moments
         Of the network's inputs, from :func:`input_moments`.
+    ranges
+        Of the network's activations. A bias is stored in steps of the input's scale times the
+        weight's.
     recipe
         Its ``granularity``, ``rounding``, ``clip_weights``, ``correct_bias`` and ``float_layers``
         count here.
@@ -68,10 +77,12 @@ def round_weights(
         weight = output_first(layer, weights[name])
         flat = weight.reshape(len(weight), -1)
         mean, covariance = moments[name]
-        # Pruning can leave a channel of zeros: its step must be large enough for its bias to fit
-        # into 32 bits.
-        floor = np.maximum(1e-12, _LEAST_SHARE * np.abs(weights[layer.bias]))
-        largest = np.maximum(np.abs(flat).max(axis=1), floor)
+        # Pruning leaves channels of zeros, and training some that are next to nothing beside
+        # their bias: the step must be large enough for that to fit.
+        (source,) = layer.inputs
+        step = grid(*ranges[network.moved.get(source, source)]).scale
+        floor = limit * np.abs(weights[layer.bias]) / (step * _MOST_STEPS)
+        largest = np.maximum(np.abs(flat).max(axis=1), np.maximum(1e-12, floor))
         if recipe.granularity == "per-tensor":
             largest = np.full_like(largest, largest.max())
         # The scale is stored as float32: round against the scale that will be used.

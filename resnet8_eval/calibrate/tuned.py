@@ -80,7 +80,7 @@ def decide(statistics: Statistics, recipe: Recipe, limit: int, levels: int = 255
     """
     exact, observed, moments = statistics
     ranges = activation_ranges(exact, observed, recipe, levels)
-    rounded = round_weights(exact, moments, recipe, limit)
+    rounded = round_weights(exact, moments, ranges, recipe, limit)
     return Parameters(exact, rounded.network, ranges, rounded.scales, rounded.integers)
 
 

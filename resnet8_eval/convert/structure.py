@@ -103,7 +103,7 @@ class _Ledger:
         by_type: dict[str, list[Any]] = {}
         for node in graph.node:
             by_type.setdefault(node.op_type, []).append(node)
-        self.tensors = onnx_graph.constants(graph)
+        self.tensors = _flushed(onnx_graph.constants(graph))
         self.convolutions = by_type.get("Conv", [])
         self.dense = by_type.get("MatMul", []) + by_type.get("Gemm", [])
         self.scales = self._constants(by_type.get("Mul", []))
@@ -117,7 +117,9 @@ class _Ledger:
         """Where the weights of each layer that has some are."""
         layers = [layer for layer in layers if layer["weights"]]
         own = {
-            layer["name"]: {name: weights[f"{layer['name']}/{name}"] for name in layer["weights"]}
+            layer["name"]: _flushed(
+                {name: weights[f"{layer['name']}/{name}"] for name in layer["weights"]}
+            )
             for layer in layers
         }
         normalisations = [layer for layer in layers if layer["class"] == "BatchNormalization"]
@@ -247,6 +249,15 @@ class _Ledger:
             for among, value in wanted
         ]
         return {} if None in names else {"tensors": names}
+
+
+def _flushed(values: Weights) -> dict[str, NDArray[Any]]:
+    """Tensors without numbers that are too small for all digits of float32.
+
+    Weight decay makes them of weights that are not needed; TensorFlow writes them as zeros.
+    """
+    least = np.finfo(np.float32).tiny
+    return {name: np.where(np.abs(value) < least, 0, value) for name, value in values.items()}
 
 
 def _near(here: NDArray[Any], wanted: NDArray[Any]) -> bool:

@@ -225,7 +225,9 @@ def test_the_smallest_that_passes_is_found_by_halving(first: int | None) -> None
 def test_few_bits_are_decided_for_few_bits(statistics: Statistics, variants: Variants) -> None:
     """Scales of weights may clip, and ranges weigh the error of 16 levels."""
     exact, observed, moments = statistics
-    scales = round_weights(exact, moments, configurations.LOW_BIT, 7).scales
+    scales = round_weights(
+        exact, moments, variants.activations[8], configurations.LOW_BIT, 7
+    ).scales
     for name, found in variants.weights[4].scales.items():
         assert np.array_equal(found, scales[name])
     narrow = replace(TUNED, ranges="mse")

@@ -176,6 +176,14 @@ def pruned(model: Any) -> Any:
     return model
 
 
+def decayed(model: Any) -> Any:
+    """Weight decay left next to nothing of two layers, but the bias of the second."""
+    for name, size, kept in (("fading", 1e-39, 1e-39), ("faded", 1e-20, 1)):
+        kernel, bias = model.get_layer(name).get_weights()
+        model.get_layer(name).set_weights([kernel * size, bias * kept])
+    return model
+
+
 def untrained() -> Any:
     """A sequential one."""
     import keras
@@ -258,8 +266,13 @@ NETWORKS: dict[str, Maker] = {
             between=[layers().Dropout(0.1), layers().SpatialDropout2D(0.1)],
         )
     ),
-    "three summands, a layer of zeros, images of any size": lambda: stack(
-        sum_of_three, lambda x: layers().Add()([x, idle_convolution()(x)]), size=None
+    "three summands, a layer of zeros, decayed layers, images of any size": lambda: decayed(
+        stack(
+            sum_of_three,
+            lambda x: layers().Add()([x, idle_convolution()(x)]),
+            lambda x: layers().Add()([x, alike("faded")(alike("fading")(x))]),
+            size=None,
+        )
     ),
     "ReLU twice, padded on one side, one channel, flat averages flattened": lambda: stack(
         layers().ReLU(),
@@ -280,7 +293,10 @@ NETWORKS: dict[str, Maker] = {
     "untrained, sequential": untrained,
     "a dense layer of zeros": lambda: stack(average, head=idle_dense()),
 }
-OF_ZEROS = ["a dense layer of zeros", "three summands, a layer of zeros, images of any size"]
+OF_ZEROS = [
+    "a dense layer of zeros",
+    "three summands, a layer of zeros, decayed layers, images of any size",
+]
 
 
 class Converted:

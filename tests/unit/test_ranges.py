@@ -58,12 +58,15 @@ def test_the_cut_keeps_the_percentile(
     assert _cut(low, high, histogram, Recipe(ranges="minmax"), 255) == (low, high)
 
 
+@pytest.mark.parametrize("high", [0.0, 1e-21])
 @pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse"])
-def test_a_map_of_zeros_has_a_range_that_every_quantizer_reads_alike(ranges: str) -> None:
+def test_a_map_of_zeros_has_a_range_that_every_quantizer_reads_alike(
+    ranges: str, high: float
+) -> None:
     """Of no range, ONNX Runtime puts zero at 0 in int8, and at -128 of every other."""
     zeros = np.zeros(2048, np.int64)
     zeros[0] = 1000
-    assert _cut(0.0, 0.0, zeros, Recipe(ranges=cast("Any", ranges)), 255) == (0.0, 1.0)
+    assert _cut(0.0, high, zeros, Recipe(ranges=cast("Any", ranges)), 255) == (0.0, 1.0)
 
 
 def test_the_least_error_is_found_between_clipping_and_rounding() -> None:
@@ -82,6 +85,7 @@ def test_the_least_error_is_found_between_clipping_and_rounding() -> None:
         ((0.0, 6.4), (0.0, 6.4), 6.4),
         ((0.0, 6.4), (0.0, 0.0), 0.1),
         ((0.0, 0.0), (0.0, 0.0), 0.0),
+        ((0.0, 6.4), (0.0, 7.0), 6.4),
     ],
 )
 def test_a_pooled_range_is_a_whole_number_of_64ths(
@@ -119,7 +123,7 @@ def test_extremes_are_those_of_all_batches_and_hold_zero(
     assert smallest_and_largest(cast("Probe", Seen(*batches)), NONE) == {"x": expected}
 
 
-@pytest.mark.parametrize(("low", "high"), [(-3.0, 5.0), (0.0, 2.0)])
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 5.0), (0.0, 2.0), (0.0, 2e-15)])
 def test_a_histogram_counts_each_value_of_each_batch_in_its_bin(low: float, high: float) -> None:
     bins = np.random.default_rng(2).integers(0, BINS, 500)
     values = (low + (bins + 0.5) * (high - low) / BINS).tolist()

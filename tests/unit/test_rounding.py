@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from resnet8_eval.calibrate.parameters import Ranges
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.calibrate.rounding import Rounded, gptq, input_moments, round_weights
 from resnet8_eval.configurations import Recipe
@@ -74,6 +75,12 @@ def test_the_input_that_varies_most_is_rounded_first_and_the_others_make_up_for_
     assert not np.array_equal(rounded, nearest)
 
 
+def ranges(model: Network, step: float = 1.0) -> Ranges:
+    """Of all activations alike."""
+    names = (model.input, *(layer.output for layer in model.maps))
+    return dict.fromkeys(names, (0.0, 255 * step))
+
+
 # --- a network in small --------------------------------------------------------------------------
 
 
@@ -105,7 +112,8 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
 def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
     model, images = small_network.parsed(), small_network.images()
     moments = input_moments(model, images)
-    rounded = round_weights(model, moments, Recipe(rounding=rounding), limit=7).network
+    recipe = Recipe(rounding=rounding)
+    rounded = round_weights(model, moments, ranges(model), recipe, limit=7).network
     means = [
         next(Probe(one, ["first"]).run(images))["first"].mean(axis=(0, 2, 3), dtype=np.float64)
         for one in (model, rounded)
@@ -123,7 +131,7 @@ def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
 ) -> None:
     model, images = small_network.parsed(), small_network.images(4)
     recipe = Recipe(granularity=granularity, rounding="nearest")
-    found = round_weights(model, input_moments(model, images), recipe, limit)
+    found = round_weights(model, input_moments(model, images), ranges(model), recipe, limit)
     before, after = model.constants(), found.network.constants()
     for name, scale in found.scales.items():
         largest = np.abs(found.integers[name].astype(int)).reshape(len(scale), -1).max(axis=1)
@@ -139,7 +147,7 @@ def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
 def test_a_layer_that_the_recipe_leaves_in_float_stays_as_it_was(place: int) -> None:
     model, images = small_network.parsed(), small_network.images(4)
     recipe = Recipe(float_layers=(place,))
-    found = round_weights(model, input_moments(model, images), recipe)
+    found = round_weights(model, input_moments(model, images), ranges(model), recipe)
     layer = model.weighted[place]
     before, after = model.constants(), found.network.constants()
     for name in (layer.weight, layer.bias):
@@ -161,7 +169,7 @@ def images(pipeline: Pipeline) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def rounded(model: Network, images: NDArray[np.uint8]) -> Rounded:
-    return round_weights(model, input_moments(model, images))
+    return round_weights(model, input_moments(model, images), ranges(model))
 
 
 def test_every_weight_is_its_integer_times_its_scale(rounded: Rounded) -> None:
@@ -204,21 +212,26 @@ def test_biases_make_up_for_the_mean_error(
 def test_rounding_twice_gives_the_same(
     model: Network, rounded: Rounded, images: NDArray[np.uint8]
 ) -> None:
-    again = round_weights(model, input_moments(model, images))
+    again = round_weights(model, input_moments(model, images), ranges(model))
     assert again.network.model.SerializeToString() == rounded.network.model.SerializeToString()
 
 
-def test_a_channel_of_zeros_has_a_step_that_its_bias_fits() -> None:
-    """Its bias is stored in 32 bits, in steps of the input's scale times the weight's."""
+@pytest.mark.parametrize("step", [1e-20, 1e-3, 1e6])
+@pytest.mark.parametrize("weight", [0.0, 1e-5])
+def test_a_channel_without_large_weights_has_a_step_that_its_bias_fits(
+    weight: float, step: float
+) -> None:
+    """The bias is stored in 32 bits, in steps of the input's scale times the weight's."""
     network = small_network.parsed()
     layer = network.weighted[1]
     weights = network.weights()
-    weights[layer.weight][0] = 0
+    weights[layer.weight][0] = weight
     weights[layer.bias][0] = 30.0
     network = network.with_weights(weights)
     size = {each.weight: weights[each.weight][0].size for each in network.weighted[:-1]}
     size[network.dense.weight] = small_network.CHANNELS
     moments = {name: (np.zeros(count), np.eye(count)) for name, count in size.items()}
-    rounded = round_weights(network, moments)
-    assert not rounded.integers[layer.weight][0].any()
-    assert 30 / (1e-3 * rounded.scales[layer.weight][0]) < 2**31
+    rounded = round_weights(network, moments, ranges(network, step))
+    assert 30 / (step * rounded.scales[layer.weight][0]) < 2**24
+    # Beside large inputs, even such weights have all their bits.
+    assert rounded.integers[layer.weight][0].any() == (weight > 0 and step > 1)
