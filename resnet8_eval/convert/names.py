@@ -37,7 +37,8 @@ def as_in_keras(
     holders = set(nodes.values())
     for node in graph.node:
         name = _called(node.name, network, layers)
-        if node.name in nodes and name.partition("/")[0] not in holders:
+        scope, inside, _ = name.partition("/")
+        if node.name in nodes and not (inside and scope in holders):
             name = f"{nodes[node.name]}/{node.op_type}"
         node.name = name
     onnx_graph.rename(graph, new)

@@ -68,7 +68,8 @@ def test_what_stands_in_the_scope_of_no_layer_keeps_its_name() -> None:
     names = ["m_1/conv_1/BiasAdd", "m_1/norm_1/mul", "Conv_3", "Conv_4", "n_1/conv_1/x"]
     model = graph(names)
     holds = {names[0]: "another with the same weights", names[1]: "two", names[2]: "merged"}
-    as_in_keras(model, "m", ["conv", "norm"], holds | {"elsewhere": "conv"})
+    holds |= {"elsewhere": "conv", "at another place": "Conv_3"}
+    as_in_keras(model, "m", ["conv", "norm", "Conv_3"], holds)
     named = [node.name for node in model.graph.node]
     assert named == ["conv/BiasAdd", "two/Conv", "merged/Conv", "Conv_4", "n_1/conv_1/x"]
     assert list(model.graph.node[0].input) == ["conv/BiasAdd:in"]
