@@ -283,7 +283,8 @@ class ExactNetwork:
         weights = self.weights[layer.name]
         if weights.scales is None:
             real = (x * self.grid(layer.inputs[0]).scale) @ weights.integers + weights.bias
-            return np.asarray(real, np.float32)
+            real = np.asarray(real, np.float32)
+            return self.grids[layer.output].quantized(real) if layer.output in self.grids else real
         sums = np.asarray(x.astype(weights.integers.dtype, copy=False) @ weights.integers)
         if self.rounding == "onnxruntime":
             sums += weights.bias

@@ -78,6 +78,18 @@ def test_the_small_network_by_hand(steps: Rounding) -> None:
     assert np.allclose(scores.sum(axis=1), 1)
 
 
+def test_scores_of_a_layer_in_float_lie_on_the_grid_behind_it() -> None:
+    """As ONNX Runtime's quantizer leaves a dense layer that is excluded, before its softmax."""
+    network, images = small_network.parsed(), small_network.images(4)
+    stored = [entry for entry in stored_network() if entry.name != network.dense.weight]
+    (values,) = ExactNetwork(network, stored, "onnxruntime").tensors(images)
+    logits = np.rint(values[network.dense.output] * 4) / 4
+    step = StoredTensor(network.dense.output, "activation", "uint8", None, [0.25], [128])
+    scores = ExactNetwork(network, [*stored, step], "onnxruntime").scores(images)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert scores == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("divisor", range(1, 65))
 def test_pooling_rounds_as_pytorchs_kernel(divisor: int) -> None:
     """By an even number, every other sum may be a half, which the last bit of a factor decides."""
