@@ -18,8 +18,8 @@ from resnet8_eval.errors import ModelError
 
 MAX_FILE_BYTES: Final = 64 * 2**20
 _IMAGE: Final = (32, 32, 3)
-_OPSET: Final = 13
-"""The first with a scale for each channel."""
+_OPSETS: Final = (13, 18)
+"""From the first with a scale for each channel to the last that onnx2torch reads whole."""
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
 KNOWN_PARTS: Final = frozenset(
     f"onnx.{message}.{field}"
@@ -63,7 +63,7 @@ def take(source: Path, target: Path) -> None:
     """Copy a model that is readable, in the one form that later steps read.
 
     There the image is the only input, of float32, and has its size, each node has a name of its
-    own, and operators are of opset 13 or later. Most files come in that form, and stay as they are.
+    own, and operators are of opset 13 to 18. Most files come in that form, and stay as they are.
     ModelError if one cannot be brought to it.
     """
     import onnx
@@ -76,24 +76,26 @@ def take(source: Path, target: Path) -> None:
     kind = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
     if kind != np.float32:
         raise _refusal(source, f"a network that takes {kind} images")
-    older = any(e.version < _OPSET for e in model.opset_import if e.domain in ("", "ai.onnx"))
-    if listed == 1 and _shape(image)[1:] == _IMAGE and not older and not named:
+    versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
+    opset = max(versions, default=_OPSETS[0])
+    nearest = int(np.clip(opset, *_OPSETS))
+    if listed == 1 and _shape(image)[1:] == _IMAGE and opset == nearest and not named:
         shutil.copyfile(source, target)
         return
     for dim, size in zip(image.type.tensor_type.shape.dim[1:], _IMAGE, strict=True):
         dim.dim_value = size
     del model.graph.value_info[:]  # shapes inside are inferred again, from these sizes
-    onnx.save(_of_today(model, source) if older else model, target)
+    onnx.save(model if opset == nearest else _of_opset(nearest, model, source), target)
 
 
-def _of_today(model: Any, source: Path) -> Any:
+def _of_opset(opset: int, model: Any, source: Path) -> Any:
     from onnx import version_converter
 
     try:
-        return version_converter.convert_version(model, _OPSET)
+        return version_converter.convert_version(model, opset)
     except Exception as error:  # of several kinds, as the operator has it
         first = (str(error).splitlines() or [""])[0]
-        given = f"operators that cannot be brought to opset {_OPSET} ({first:.200})"
+        given = f"operators that cannot be brought to opset {opset} ({first:.200})"
         raise _refusal(source, given) from error
 
 

@@ -410,6 +410,21 @@ def test_the_same_network_otherwise_written_is_taken_in_one_form(
     assert taken.graph == small_network.network().graph
 
 
+@pytest.mark.parametrize(("opset", "taken_as"), [(19, 18), (22, 18), (18, 18), (12, 13)])
+def test_operators_are_taken_as_every_later_step_reads_them(
+    own: OwnOnnx, tmp_path: Path, opset: int, taken_as: int
+) -> None:
+    """onnx2torch knows no Reshape of opset 19."""
+    path = own(lambda model: setattr(model.opset_import[0], "version", opset))
+    onnx_file.take(path, tmp_path / "taken.onnx")
+    taken = onnx.load(tmp_path / "taken.onnx")
+    onnx.checker.check_model(taken, full_check=True)
+    given = onnx.load(path)
+    assert taken.opset_import[0].version == taken_as
+    assert [node.op_type for node in taken.graph.node] == [n.op_type for n in given.graph.node]
+    assert taken.graph.initializer == given.graph.initializer
+
+
 def test_a_file_in_the_usual_form_is_taken_as_it_is(own: OwnOnnx, tmp_path: Path) -> None:
     path = own(lambda model: None)
     onnx_file.take(path, tmp_path / "taken.onnx")
