@@ -191,8 +191,13 @@ def add_constant(graph: onnx.GraphProto, name: str, value: NDArray[Any]) -> str:
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
-    """Take out constants that no node reads."""
-    read = {name for node in graph.node for name in node.input}
+    """Take out nodes and constants that have no part in the output."""
+    read = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if read.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            read.update(node.input)
     for entry in [entry for entry in graph.initializer if entry.name not in read]:
         graph.initializer.remove(entry)
 

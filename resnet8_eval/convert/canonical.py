@@ -26,7 +26,7 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     Reshape targets are constant, and names and order say where a thing is.
     """
     _fix_reshapes(model)
-    _drop_unused(model)
+    onnx_graph.drop_unread(model.graph)
     _rename(model)
     return model
 
@@ -43,16 +43,6 @@ def _fix_reshapes(model: onnx.ModelProto) -> None:
             target = onnx.numpy_helper.from_array(np.array([-1, width], np.int64), name)
             model.graph.initializer.append(target)
             node.input[1] = name
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
-    wanted = {value.name for value in model.graph.output}
-    kept = []
-    for node in reversed(model.graph.node):
-        if wanted & set(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    _replace(model.graph.node, reversed(kept))
 
 
 def _rename(model: onnx.ModelProto) -> None:

@@ -32,10 +32,11 @@ def fold(source: Path, target: Path) -> Record:
 
     Where several operators can express the same, one form is used: a matrix product and its sum
     become Gemm, untransposed, with a bias for each output; a mean over the map becomes
-    GlobalAveragePool, flattening the averages Reshape; and what has no bias gets one of zeros. A
-    second ReLU, and a change of shape that changes none, go. A constant that
-    tf2onnx keeps once for equal layers is copied for each, since what follows changes layers one by
-    one. A scale and a shift of the pixels become part of the first convolutions.
+    GlobalAveragePool, flattening the averages Reshape, and a Sum of two maps Add; what has no bias
+    gets one of zeros, and padding is stated in numbers. A second ReLU, a change of shape that
+    changes none, and what has no part in the output, go. A constant that tf2onnx keeps once for
+    equal layers is copied for each, since what follows changes layers one by one. A scale and a
+    shift of the pixels become part of the first convolutions.
 
     `source` is a float32 model as tf2onnx made it; the folded one has the same input, output and
     numbers, to float32 rounding. The result has ``operators`` before and after, by type. ModelError
@@ -54,11 +55,11 @@ def fold(source: Path, target: Path) -> Record:
     from onnxruntime.quantization import quant_pre_process
 
     before = Counter(node.op_type for node in given.graph.node)
-    if _give_each_channel_its_own(given.graph):
-        onnx.save(given, target)
-        source = target
+    onnx_graph.drop_unread(given.graph)
+    _give_each_channel_its_own(given.graph)
+    onnx.save(given, target)
     # Symbolic shape inference would import sympy for shapes that are static but for the batch.
-    quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+    quant_pre_process(str(target), str(target), skip_symbolic_shape=True)
     model = onnx.load(target)
     _normalise(model)
     pixels.fold(model)
@@ -79,15 +80,13 @@ def fold(source: Path, target: Path) -> Record:
     return {"operators": {"before": dict(before), "after": dict(after)}}
 
 
-def _give_each_channel_its_own(graph: onnx.GraphProto) -> bool:
+def _give_each_channel_its_own(graph: onnx.GraphProto) -> None:
     """Write one number that scales or shifts a convolution's map once for each channel, in place.
 
-    ONNX Runtime merges nothing else into the convolution, be it of one channel alone. Whether there
-    were such numbers.
+    ONNX Runtime merges nothing else into the convolution, be it of one channel alone.
     """
     constants = onnx_graph.constants(graph)
     channels: dict[str, int] = {}
-    found = False
     for node in graph.node:
         if node.op_type == "Conv" and node.input[1] in constants:
             channels[node.output[0]] = len(constants[node.input[1]])
@@ -100,8 +99,6 @@ def _give_each_channel_its_own(graph: onnx.GraphProto) -> bool:
                 if constants[name].size == 1:
                     each = np.full((count, 1, 1), constants[name])
                     node.input[place] = onnx_graph.add_constant(graph, f"{node.name}/each", each)
-                    found = True
-    return found
 
 
 def _normalise(model: onnx.ModelProto) -> None:
@@ -116,8 +113,12 @@ def _normalise(model: onnx.ModelProto) -> None:
         return name
 
     for node in list(graph.node):
+        if node.op_type == "Conv" and node.input[1] in constants:
+            _write_pads(node, shapes, constants[node.input[1]].shape[2:])
         if _is_idle(node, graph, shapes):
             onnx_graph.bypass(graph, node, node.input[0])
+        elif node.op_type == "Sum" and len(node.input) == 2:
+            node.op_type = "Add"
         elif node.op_type == "Conv" and node.input[1] in constants and not any(node.input[2:]):
             zeros = np.zeros(len(constants[node.input[1]]), np.float32)
             node.input[2:] = [constant(f"{node.name}/zeros", zeros)]
@@ -156,6 +157,26 @@ def _normalise(model: onnx.ModelProto) -> None:
             if name in taken:
                 node.input[place] = constant(f"{node.name}/own {place}", constants[name])
         taken.update(constants.keys() & node.input)
+
+
+def _write_pads(node: onnx.NodeProto, shapes: onnx_graph.Shapes, kernel: tuple[int, ...]) -> None:
+    """State how far a convolution pads that is told to keep the map's size, or not to pad."""
+    given = onnx_graph.settings(node)
+    how = given.get("auto_pad", b"NOTSET")
+    size = shapes.get(node.input[0], ())[2:]
+    if how == b"NOTSET" or len(size) != len(kernel):
+        return
+    total = [
+        max((-(-whole // stride) - 1) * stride + window - whole, 0) if how != b"VALID" else 0
+        for whole, stride, window in zip(
+            size, given.get("strides", [1] * len(kernel)), kernel, strict=True
+        )
+    ]
+    less, more = [pad // 2 for pad in total], [pad - pad // 2 for pad in total]
+    for entry in [entry for entry in node.attribute if entry.name in ("auto_pad", "pads")]:
+        node.attribute.remove(entry)
+    pads = less + more if how == b"SAME_UPPER" else more + less
+    node.attribute.append(onnx.helper.make_attribute("pads", pads))
 
 
 def _write_plainly(

@@ -170,6 +170,27 @@ def mean(axes: list[int], keepdims: int, opset: int) -> Callable[[onnx.ModelProt
     return change
 
 
+def padded(how: str, *names: str) -> Callable[[onnx.ModelProto], None]:
+    """As converters write a padding before they know the size of the map."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for name in names:
+            (pads,) = (each for each in node(model, name).attribute if each.name == "pads")
+            node(model, name).attribute.remove(pads)
+            node(model, name).attribute.append(helper.make_attribute("auto_pad", how))
+
+    return change
+
+
+def left_over(model: onnx.ModelProto) -> None:
+    """As where another output was taken out."""
+    model.graph.node.append(helper.make_node("Sigmoid", ["first"], ["gate"], "gate"))
+
+
+def sum_of_two(model: onnx.ModelProto) -> None:
+    node(model, "sum").op_type = "Sum"
+
+
 OTHERWISE: dict[str, Callable[[onnx.ModelProto], None]] = {
     "a transposed product": product(transB=1),
     "a scaled product": product(alpha=0.5),
@@ -181,6 +202,11 @@ OTHERWISE: dict[str, Callable[[onnx.ModelProto], None]] = {
     "a product without a bias": no_bias,
     "a convolution with an empty bias": empty_bias,
     "a product and a sum": product_and_sum,
+    "sizes that are kept": padded("SAME_UPPER", "first", "second"),
+    "the same with more in front": padded("SAME_LOWER", "first", "second"),
+    "no padding": padded("VALID", "first"),
+    "a node that nothing reads": left_over,
+    "a sum that could be of more": sum_of_two,
     "a mean over the map": mean([2, 3], 1, 17),
     "a mean that flattens": mean([-1, -2], 0, 17),
     "a mean that is told its axes": mean([2, 3], 0, 18),
