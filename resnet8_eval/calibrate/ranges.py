@@ -74,7 +74,7 @@ def activation_ranges(
     ranges[network.input] = observed.extremes[network.input]
     for layer in network.maps:
         if isinstance(layer, Pooling):
-            before = ranges[layer.inputs[0]]
+            before = ranges[layer.inputs[0]] = _on_grid(*ranges[layer.inputs[0]], levels)
             ranges[layer.output] = _pooled(before, ranges[layer.output], layer.area)
     return ranges
 
@@ -148,6 +148,18 @@ def _percentile(low: float, high: float, counts: NDArray[np.int64], percent: flo
     upper = edges[min(int(np.searchsorted(share, 1 - tail)), BINS - 1) + 1]
     lower = edges[int(np.searchsorted(share, tail))] if low < 0 else 0.0
     return min(float(lower), 0.0), max(float(upper), 0.0)
+
+
+def _on_grid(low: float, high: float, levels: int) -> Range:
+    """A range that ends on integers of its own grid, if it goes below zero.
+
+    Else its zero point may lie halfway between two, and that of the pooled map, which has to be the
+    same, be rounded to the other.
+    """
+    if low == 0:
+        return low, high
+    scale, zero_point = grid(low, high, levels)
+    return 0.0 - zero_point * scale, (levels - zero_point) * scale
 
 
 def _pooled(before: Range, pooled: Range, area: int) -> Range:

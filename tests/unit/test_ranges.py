@@ -12,13 +12,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval.calibrate.parameters import Parameters, Ranges
+from resnet8_eval.calibrate.parameters import Parameters, Ranges, grid
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.calibrate.ranges import (
     BINS,
     Observed,
     _cut,
     _histograms,
+    _on_grid,
     _pooled,
     activation_ranges,
     observe,
@@ -92,6 +93,16 @@ def test_a_pooled_range_is_a_whole_number_of_64ths(
     before: tuple[float, float], pooled: tuple[float, float], expected: float
 ) -> None:
     assert _pooled(before, pooled, 64) == pytest.approx((0.0, expected))
+
+
+@pytest.mark.parametrize("largest", np.linspace(1, 9, 17).tolist())
+def test_a_pooled_map_has_the_zero_point_of_its_map(largest: float) -> None:
+    """Equalized on one batch, a map without ReLU spans as much on either side of zero."""
+    before = _on_grid(-largest, largest, 255)
+    assert before == pytest.approx((-largest, largest), rel=0.01)
+    for mean in np.linspace(0.1, 0.9, 9) * largest:
+        pooled = _pooled(before, (-mean, mean), 256)
+        assert grid(*pooled).zero_point == grid(*before).zero_point
 
 
 class Seen:
