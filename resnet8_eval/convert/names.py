@@ -61,3 +61,7 @@ def by_layer(model: onnx.ModelProto) -> None:
         layer = node.name.partition("/")[0]
         if layer and owners[layer] == 1:
             node.name = layer
+    layers = {node.name for node in found}
+    for node in model.graph.node:
+        if node.op_type not in _LAYERS and node.name in layers:  # so called by its place
+            node.name += f"/{node.op_type}"

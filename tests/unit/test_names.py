@@ -80,3 +80,10 @@ def test_nodes_that_share_a_layer_or_have_none_keep_their_names() -> None:
     model = graph(["a/x", "a/y", "/b", "c/x"])
     by_layer(model)
     assert [node.name for node in model.graph.node] == ["a/x", "a/y", "/b", "c"]
+
+
+def test_what_is_called_by_its_place_as_a_layer_is_gives_way() -> None:
+    model = graph(["Transpose_0", "Transpose_0/BiasAdd"])
+    model.graph.node[0].op_type = "Transpose"
+    by_layer(model)
+    assert [node.name for node in model.graph.node] == ["Transpose_0/Transpose", "Transpose_0"]
