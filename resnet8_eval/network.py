@@ -30,6 +30,7 @@ _OTHERWISE_CALLED: Final = {
     "Clip": "ReLU6 or another Clip",
     "Gather": "arithmetic on the number of images",
     "LeakyRelu": "LeakyReLU",
+    "Mul": "a scale that no convolution is next to",
     "Pad": "a padding that no convolution follows at once, or one that pads by itself",
     "ReduceMean": "an average of another kind",
     "Range": "arithmetic on the number of images",

@@ -68,14 +68,16 @@ def fold(source: Path, target: Path) -> Record:
     onnx.save(model, target)
     after = Counter(node.op_type for node in model.graph.node)
     left = {op: after[op] for op in ("Mul", "BatchNormalization") if after[op]}
-    # Exporters multiply integers, too, to reckon with sizes; such a network is refused as a whole.
-    if left and not after.keys() & {"Gather", "Range", "Shape"}:
+    # Exporters multiply integers, too, to reckon with sizes, and behind a padding that stays no
+    # convolution is near; such a network is refused as a whole.
+    if left and not after.keys() & {"Gather", "Pad", "Range", "Shape"}:
         raise ModelError(
             "Batch normalisation could not be folded whole.",
             expected="every Mul, Add or BatchNormalization after a Conv merged into that Conv",
             given=f"left over: {left}",
             next_step="have each BatchNormalization directly follow a Conv2D, which it does not in"
-            " pre-activation blocks; docs/own-models.md says what is accepted",
+            " pre-activation blocks, and nothing else read that Conv2D; docs/own-models.md says"
+            " what is accepted",
         )
     return {"operators": {"before": dict(before), "after": dict(after)}}
 

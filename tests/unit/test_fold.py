@@ -341,6 +341,23 @@ def test_reckoning_with_the_number_of_images_is_no_normalisation(tmp_path: Path)
     assert caught.value.given.startswith("arithmetic on the number of images")
 
 
+def test_a_scale_of_pixels_before_a_padding_is_no_normalisation(tmp_path: Path) -> None:
+    """As Keras's ZeroPadding2D stands before a convolution that pads by itself."""
+    model = small_network.network()
+    scale = helper.make_node("Mul", ["images", "factor"], ["scaled"], "scale")
+    pad = helper.make_node("Pad", ["scaled", "by"], ["padded"], "pad")
+    for each in (pad, scale):
+        model.graph.node.insert(0, each)
+    node(model, "planes").input[0] = "padded"
+    for name, value in {"factor": np.float32(0.5), "by": np.array([0, 1, 1, 0] * 2)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    onnx.save(model, tmp_path / "source.onnx")
+    fold(tmp_path / "source.onnx", tmp_path / "folded.onnx")
+    with pytest.raises(ModelError) as caught:
+        parse(onnx.load(tmp_path / "folded.onnx"))
+    assert caught.value.given == "a scale that no convolution is next to (scale)"
+
+
 def test_a_product_with_a_vector_is_refused(tmp_path: Path) -> None:
     model = small_network.network()
     dense = node(model, "dense")
