@@ -165,8 +165,12 @@ def _on_grid(low: float, high: float, levels: int) -> Range:
 def _pooled(before: Range, pooled: Range, area: int) -> Range:
     """Widen a pooled range to n/area of the map's, n whole, which PyTorch's kernel can reach.
 
-    No mean of values that are held to a range lies beyond it.
+    No mean of values that are held to a range lies beyond it. Where zero is no end of the range, n
+    is odd, so that no mean lies halfway between two integers: that kernel adds the zero point
+    before it rounds in some channels, and afterwards in others.
     """
     share = [min(mean / whole, 1.0) for mean, whole in zip(pooled, before, strict=True) if whole]
     divisor = max(1, math.ceil(area * max(share))) if share else area
+    if before[0] < 0:
+        divisor |= 1
     return before[0] * divisor / area, before[1] * divisor / area
