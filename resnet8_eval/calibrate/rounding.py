@@ -19,6 +19,10 @@ _DAMPING: Final = 0.01
 """Added to the diagonal, relative to its mean (Frantar et al. 2022, section 3.3)."""
 
 
+_LOST: Final = 1e-12
+"""Of the size of two inputs: less of their covariance is what float64 rounds away."""
+
+
 class Rounded(NamedTuple):
     """Weights on their grid, and the network with them and with corrected biases.
 
@@ -182,7 +186,11 @@ def input_moments(network: Network, images: Images) -> Moments:
             order = order.reshape(*shape[2:], shape[1]).transpose(2, 0, 1).ravel()
         mean = (total[name] / count[name])[order]
         square = (squares[name] / count[name])[np.ix_(order, order)]
-        moments[name] = (mean, square - np.outer(mean, mean))
+        covariance = square - np.outer(mean, mean)
+        # What is left of an input that never changes is rounding, and may be below zero.
+        sizes = np.sqrt(np.diagonal(square))
+        covariance[np.abs(covariance) < _LOST * np.outer(sizes, sizes)] = 0
+        moments[name] = (mean, covariance)
     return moments
 
 

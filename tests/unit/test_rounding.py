@@ -108,6 +108,20 @@ def test_moments_are_those_of_what_each_layer_multiplies_by_its_weights() -> Non
         assert covariance == pytest.approx(wanted, abs=1e-4 * wanted.max())
 
 
+def test_inputs_that_never_change_do_not_vary_by_what_is_rounded_away() -> None:
+    """A network that has learnt nothing gives each image the same averages."""
+    model = small_network.parsed()
+    weights = model.weights()
+    weights["second/weight"] *= 0
+    weights["first/weight"] *= 0
+    weights["first/bias"] += 1000 / 3
+    model = model.with_weights(weights)
+    moments = input_moments(model, small_network.images())
+    assert not moments["dense/weight"][1].any()
+    rounded = round_weights(model, moments, ranges(model))
+    assert all(np.isfinite(scale).all() for scale in rounded.scales.values())
+
+
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])
 def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
     model, images = small_network.parsed(), small_network.images()
