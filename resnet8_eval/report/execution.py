@@ -113,13 +113,13 @@ def _same(results: Results, group: list[ConfigurationResult]) -> str:
 def _lowered(found: ConfigurationResult) -> str:
     """What came of the framework's own lowering to integer kernels."""
     tried = found.lowering
-    if tried is None or tried.differing == 0:
+    if tried is None:
         return ""
     if tried.differing is None:
         return f"Its lowering to integer kernels failed: “{words.plain(tried.said)}”"
     return (
         f"Lowered to integer kernels by {words.framework(found)}'s own tool, it gave other answers "
-        f"than the model itself on {tried.differing} of {tried.images} images."
+        f"than the model itself on {tried.differing or 'none'} of {tried.images} images."
     )
 
 
