@@ -60,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--keras-model",
         type=Path,
         metavar="FILE",
-        help="judge this ResNet8-shaped Keras model (.h5 or .keras) instead of the pretrained one; "
+        help="judge this Keras model (.h5, .hdf5 or .keras) instead of the pretrained one; "
         "its own float32 accuracy is the baseline",
     )
     group.addoption(
