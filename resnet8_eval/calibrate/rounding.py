@@ -17,10 +17,8 @@ from resnet8_eval.preprocess import Images
 
 _DAMPING: Final = 0.01
 """Added to the diagonal, relative to its mean (Frantar et al. 2022, section 3.3)."""
-
-
 _LOST: Final = 1e-12
-"""Of the size of two inputs: less of their covariance is what float64 rounds away."""
+"""Of an input's mean square: a variance of less is what float64 rounds away."""
 
 
 class Rounded(NamedTuple):
@@ -187,9 +185,10 @@ def input_moments(network: Network, images: Images) -> Moments:
         mean = (total[name] / count[name])[order]
         square = (squares[name] / count[name])[np.ix_(order, order)]
         covariance = square - np.outer(mean, mean)
-        # What is left of an input that never changes is rounding, and may be below zero.
-        sizes = np.sqrt(np.diagonal(square))
-        covariance[np.abs(covariance) < _LOST * np.outer(sizes, sizes)] = 0
+        # What is left of an input that never changes is rounding, and may be below zero. It goes
+        # whole: a matrix without some of its numbers alone may have no inverse.
+        still = np.diagonal(covariance) < _LOST * np.diagonal(square)
+        covariance[still] = covariance[:, still] = 0
         moments[name] = (mean, covariance)
     return moments
 

@@ -122,6 +122,26 @@ def test_inputs_that_never_change_do_not_vary_by_what_is_rounded_away() -> None:
     assert all(np.isfinite(scale).all() for scale in rounded.scales.values())
 
 
+def test_inputs_that_hardly_change_are_left_out_whole() -> None:
+    """Averages that vary together by a millionth, the first by more than float64 is sure of."""
+    model, images = small_network.parsed(), small_network.images()
+    weights = model.weights()
+    for name in ("second/weight", "second/bias", "first/bias"):
+        weights[name] *= 0
+    weights["first/weight"][:] = 1e-3
+    moments = input_moments(model.with_weights(weights), images)
+    variance = moments["dense/weight"][1][0, 0]
+    wanted = np.array([1.5, 0.9, 0.9, 0.9])[:, None, None, None] * 1e-6
+    weights["first/weight"] *= np.sqrt(wanted / variance)
+    weights["first/bias"] += 1000
+    model = model.with_weights(weights)
+    moments = input_moments(model, images)
+    covariance = moments["dense/weight"][1]
+    assert covariance[0, 0] == pytest.approx(1.5e-6, rel=0.01)
+    assert np.count_nonzero(covariance) == 1
+    round_weights(model, moments, ranges(model))
+
+
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])
 def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
     model, images = small_network.parsed(), small_network.images()
