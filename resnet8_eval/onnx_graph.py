@@ -178,6 +178,16 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         entry.name = names.get(entry.name, entry.name)
 
 
+def store_constants(graph: onnx.GraphProto) -> None:
+    """Have an initializer in the place of each ``Constant`` node, in place."""
+    from onnx import numpy_helper
+
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        value = numpy_helper.from_array(_evaluated(node, {}), node.output[0])
+        graph.initializer.append(value)
+        graph.node.remove(node)
+
+
 def add_constant(graph: onnx.GraphProto, name: str, value: NDArray[Any]) -> str:
     """Store a constant, by this name or, where that is taken, by one like it, which is returned."""
     from onnx import numpy_helper

@@ -56,6 +56,7 @@ def fold(source: Path, target: Path) -> Record:
 
     before = Counter(node.op_type for node in given.graph.node)
     onnx_graph.drop_unread(given.graph)
+    onnx_graph.store_constants(given.graph)
     _give_each_channel_its_own(given.graph)
     onnx.save(given, target)
     # Symbolic shape inference would import sympy for shapes that are static but for the batch.

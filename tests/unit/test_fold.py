@@ -84,6 +84,19 @@ def test_a_normalisation_goes_into_the_convolution_before_it(
     assert np.abs(output(tmp_path / "folded.onnx") - output(source)).max() < 1e-5
 
 
+def test_numbers_that_stand_in_nodes_go_into_the_convolution_too(tmp_path: Path) -> None:
+    """As PyTorch exports ``2 * conv(x) + 3``."""
+    scaled, shifted = ("Mul", ["two"]), ("Add", ["three"])
+    source = network(tmp_path / "source.onnx", ("Conv", ["kernel"]), scaled, shifted)
+    model = onnx.load(source)
+    for name, number in {"two": 2, "three": 3}.items():
+        value = numpy_helper.from_array(np.array(number, np.float32))
+        model.graph.node.insert(0, helper.make_node("Constant", [], [name], name, value=value))
+    onnx.save(model, source)
+    assert fold(source, tmp_path / "folded.onnx")["operators"]["after"] == {"Conv": 1}
+    assert np.abs(output(tmp_path / "folded.onnx") - output(source)).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [("BatchNormalization", NORMALISATION), ("Mul", ["factor"])],
