@@ -38,7 +38,7 @@ from resnet8_eval.store import Record, file_sha256
 MAX_WAITING: Final = 0.25
 """How much more of the time than the busiest row a one-thread row may be off the processor."""
 TRIES: Final = 3
-"""A run that does not count, as on a busy machine, is taken again so often in all."""
+"""How often a run is taken, until it counts: a busy machine spoils one now and then."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
         if not run["valid"]
     ]
     if again := len(runs) - len(last):
-        told.append(f"{again} of {len(runs)} LoadGen runs did not count and were taken again.")
+        told.append(f"{again} of {len(runs)} LoadGen runs did not count; each was taken again.")
     others = 100 * sum(run["others_s"] for run in runs) / sum(run["capacity_s"] for run in runs)
     if others > MAX_OTHERS_PERCENT:
         told.append(

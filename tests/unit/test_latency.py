@@ -145,7 +145,7 @@ def test_a_run_that_was_taken_again_counts_once() -> None:
     good = runs(lambda *_: {})
     record = summarize([spoilt, *good], FLOAT32)
     assert record["rows"] == summarize(good, FLOAT32)["rows"]
-    assert record["told"] == ["1 of 7 LoadGen runs did not count and were taken again."]
+    assert record["told"] == ["1 of 7 LoadGen runs did not count; each was taken again."]
 
 
 @pytest.mark.parametrize(("spoilt", "valid"), [(0, True), (2, True), (3, False)])
