@@ -19,16 +19,16 @@ from resnet8_eval.calibrate.ranges import (
     Observed,
     _cut,
     _histograms,
-    _on_grid,
     _pooled,
     activation_ranges,
     observe,
     smallest_and_largest,
 )
 from resnet8_eval.configurations import Recipe
-from resnet8_eval.network import Network, read
+from resnet8_eval.network import Network, parse, read
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import preprocess
+from tests import small_network
 
 Images = NDArray[np.uint8]
 
@@ -96,13 +96,19 @@ def test_a_pooled_range_is_a_whole_number_of_64ths(
 
 
 @pytest.mark.parametrize("largest", np.linspace(1, 9, 17).tolist())
-def test_a_pooled_map_has_the_zero_point_of_its_map(largest: float) -> None:
+def test_an_averaged_map_and_its_average_have_one_zero_point(largest: float) -> None:
     """Equalized on one batch, a map without ReLU spans as much on either side of zero."""
-    before = _on_grid(-largest, largest, 255)
-    assert before == pytest.approx((-largest, largest), rel=0.01)
+    model = small_network.network()
+    nodes = {node.name: node for node in model.graph.node}
+    nodes["mean"].input[0] = "sum"
+    model.graph.node.remove(nodes["sum/relu"])
+    network = parse(model)
+    observed = observe(network, small_network.images(2))
     for mean in np.linspace(0.1, 0.9, 9) * largest:
-        pooled = _pooled(before, (-mean, mean), 256)
-        assert grid(*pooled).zero_point == grid(*before).zero_point
+        observed.extremes.update({"sum": (-largest, largest), "mean": (-mean, mean)})
+        found = activation_ranges(network, observed, Recipe(ranges="minmax"))
+        assert found["sum"] == pytest.approx((-largest, largest), rel=0.01)
+        assert grid(*found["mean"]).zero_point == grid(*found["sum"]).zero_point
 
 
 class Seen:
