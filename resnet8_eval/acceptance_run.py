@@ -150,7 +150,9 @@ class AcceptanceRun:
         """Have no other plugin announce a file that is no longer there, or is an earlier run's."""
         for plugin in self.config.pluginmanager.get_plugins():
             path = getattr(plugin, "_report_path", getattr(plugin, "logfile", None))
-            if path is not None and Path(path).resolve().parent == self.folder.path.resolve():
+            if not isinstance(path, str | Path):  # another plugin's, of whatever kind
+                continue
+            if Path(path).resolve().parent == self.folder.path.resolve():
                 self.config.pluginmanager.unregister(plugin)
                 if plugin is self.config.stash.get(xml_key, None):
                     del self.config.stash[xml_key]

@@ -789,6 +789,17 @@ def test_a_call_in_which_nothing_runs_leaves_an_empty_folder_empty(
     assert list(suite.reports.iterdir()) == []
 
 
+def test_a_plugin_whose_log_is_no_path_is_left_alone(
+    suite: Suite, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(loud="import sys; logfile = sys.stderr")
+    pytester.syspathinsert()
+    suite.reports.mkdir()
+    done = suite.run("-m", "v1_2", "-k", "nothing", "-p", "loud", html=True)
+    assert done.status == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert "Nothing was run; reports is as it was." in done.output
+
+
 def test_results_that_cannot_be_written_are_no_success(suite: Suite) -> None:
     into = "|os.mkdir('reports/results.json')"
     suite.write({"ANL-02": planted("ANL-02", into)})
