@@ -154,7 +154,10 @@ class Store:
             try:
                 lock.acquire(timeout=_PATIENCE_SECONDS)
             except Timeout:
-                announce(f"Waiting for another process, which makes artefacts in {self.root}.")
+                announce(
+                    "Waiting for another process, of this run or of another, which makes artefacts "
+                    f"in {self.root}."
+                )
                 lock.acquire()
         try:
             yield
