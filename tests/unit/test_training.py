@@ -356,3 +356,14 @@ def test_the_mean_of_seeds_is_held_against_the_same_images() -> None:
     assert 3.5 < low < 5 < high < 6.5
     low, _ = qat.mean_of_seeds([before], before, baseline, labels)["gain_ci95_pp"]
     assert low == 0
+
+
+def test_a_mean_of_seeds_that_loses_exactly_what_is_allowed_is_not_rounded_above_it() -> None:
+    """150 right answers in 30,000."""
+    right, wrong = np.eye(10, dtype=np.float32)[[0, 1]]
+    counts = (8700, 8619, 8650, 8681, 8600)
+    baseline, *trained, before = (
+        np.where(np.arange(10_000)[:, None] < n, right, wrong) for n in counts
+    )
+    found = qat.mean_of_seeds(trained, before, baseline, np.zeros(10_000, int))
+    assert (found["accuracy_percent"], found["delta_pp"], found["gain_pp"]) == (86.5, -0.5, 0.5)
