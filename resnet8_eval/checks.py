@@ -31,9 +31,14 @@ def equal(name: str, expected: object, observed: object) -> Check:
 
 
 def at_most(name: str, limit: float, observed: float) -> Check:
-    """A check that holds when `observed` is a number no larger than `limit`."""
-    words = f"at most {_with_minus(f'{limit:g}')}", _with_minus(f"{observed:.3g}")
-    return Check(name, *words, bool(observed <= limit))
+    """A check that holds when `observed` is a number no larger than `limit`.
+
+    It is said in three digits, or in as many as it takes to read on its own side of the limit.
+    """
+    ok = bool(observed <= limit)
+    texts = (f"{observed:.{digits}g}" for digits in range(3, 18))
+    text = next(text for text in texts if (float(text) <= limit) == ok)
+    return Check(name, f"at most {_with_minus(f'{limit:g}')}", _with_minus(text), ok)
 
 
 def said(value: object) -> str:

@@ -35,6 +35,24 @@ def test_at_most(observed: float, ok: bool) -> None:
     assert at_most("it", 1e-5, observed).ok is ok
 
 
+@pytest.mark.parametrize(
+    ("limit", "observed", "said"),
+    [
+        (1.5, 1.5033, "1.503"),
+        (1.5, 1.5, "1.5"),
+        (1e-4, 0.00012345, "0.000123"),
+        (0.1, 0.1 + 2**-55, "0.10000000000000003"),
+        (0.01234, 0.012336, "0.0123"),
+        (0.0123, 0.01234, "0.01234"),
+        (-0.5, -0.5, "−0.5"),
+    ],
+)
+def test_what_is_observed_reads_on_its_own_side_of_the_limit(
+    limit: float, observed: float, said: str
+) -> None:
+    assert at_most("it", limit, observed).observed == said
+
+
 def test_numpy_outcomes_become_built_in_ones() -> None:
     checks = [equal("it", np.int64(1), np.int64(1)), at_most("it", 1, np.float64(2))]
     assert [type(check.ok) for check in checks] == [bool, bool]
