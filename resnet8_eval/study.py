@@ -321,7 +321,7 @@ def _mixed(task: Task, collected: Any, images: Images, folder: Path) -> _Choices
         parts = [part for part in every if part.kind in kinds]
         front, whole = mixed.front(parts), sum(max(part.sizes.values()) for part in parts)
         for percent in task.budgets:
-            within = [c for c in front if c.bytes <= percent / 100 * whole]
+            within = [c for c in front if 100 * c.bytes <= percent * whole]
             # Of few odd weights, 4 bits everywhere may be a little more than half.
             chosen = (within or front[:1])[-1]
             bits = mixed.as_bits(variants.exact, parts, chosen)

@@ -8,6 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -229,6 +230,23 @@ def test_bits_are_chosen_within_each_budget_on_images_that_do_not_judge(
     }
     found = [rows[k]["divergence"] for k in (0, 3, 2)]
     assert found == [few[4, 8], few[4, 4], few[8, 8]]
+
+
+def test_a_choice_of_exactly_the_budget_is_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """29 of 100 bytes; in float64, 29 / 100 * 100 is less than 29."""
+    parts = [
+        mixed.Part(name, "weights", {4: 1.0, 8: 0.0}, {4: few, 8: many})
+        for name, few, many in (("one", 4, 20), ("other", 9, 80))
+    ]
+    bits = SimpleNamespace(weights={}, activations={}, levels=dict)
+    made = SimpleNamespace(exact=None, at=lambda _: None)
+    monkeypatch.setattr(mixed, "variants", lambda _: made)
+    monkeypatch.setattr(mixed, "sensitivities", lambda *_: parts)
+    monkeypatch.setattr(mixed, "as_bits", lambda *_: bits)
+    (task,) = study.mixed_tasks([29], [50], [0])
+    images: Any = SimpleNamespace(training=SimpleNamespace(images=None))
+    what, _, _ = next(study._mixed(task, None, images, Path()))
+    assert what["bytes"] == 29
 
 
 def test_costs_are_measured_on_training_images_that_neither_calibrate_nor_judge(
