@@ -15,8 +15,8 @@ from resnet8_eval.preprocess import USUAL, Feed, Labels, Preprocessing, Scores
 
 IMAGES: Final = 400
 BETTER_PP: Final = 10.0
-"""So much better is another preprocessing worth a hint: three standard deviations of the share of
-400 images."""
+"""So much better is another preprocessing worth a hint: three standard deviations of the
+difference of two shares of 400 images."""
 REORDERED_PP: Final = 20.0
 """The same for classes in another order: the best of all orders is 8 pp better by chance alone."""
 _SIGNED: Final = Preprocessing("[-1, 1]", 1 / 127.5, (1.0, 1.0, 1.0))
