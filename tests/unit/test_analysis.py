@@ -167,6 +167,11 @@ def test_logits_are_compared_as_the_probabilities_that_they_stand_for() -> None:
     before, after = (dice.normal(0, 20, (40, 10)).astype(np.float32) for _ in range(2))
     labels = dice.integers(0, 10, 40)
     found = analysis.compare(after, before, labels)
-    assert found == analysis.compare(softmax(after), softmax(before), labels)
+    after, before = softmax(after), softmax(before)
+    assert found == analysis.compare(after, before, labels)
+    assert found["divergence"] == analysis.divergence(after, before)
+    assert found["divergence"] != analysis.divergence(before, after)
+    assert found["reliability"] == analysis.reliability(after, labels)
+    assert found["baseline_reliability"] == analysis.reliability(before, labels)
     assert 0 <= found["reliability"]["error_percent"] <= 100
     assert found["divergence"]["largest"] <= 1

@@ -32,6 +32,7 @@ def test_the_choice_is_stratified_distinct_and_in_training_order(count: int) -> 
     assert len(chosen) == count
     assert np.ptp(per_class) <= 1
     assert (np.diff(chosen) > 0).all()
+    assert (np.diff(per_class) <= 0).all()  # the first classes get one more
 
 
 def test_the_seed_decides_and_nothing_else() -> None:

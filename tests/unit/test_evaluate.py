@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resnet8_eval.checks import at_most
 from resnet8_eval.cifar10 import CLASS_NAMES
-from resnet8_eval.evaluate import evaluate, probabilities, softmax
+from resnet8_eval.evaluate import difference, evaluate, parity, probabilities, softmax
 
 NAMES = ("a", "b", "c")
 
@@ -104,6 +105,51 @@ def test_probabilities_of_a_quantized_softmax_are_not_taken_for_logits() -> None
 
 def test_logits_become_probabilities_wherever_they_lie() -> None:
     draw = np.random.default_rng(0)
-    for logits in (draw.normal(0, 4, (50, 10)), draw.uniform(0, 1, (50, 10)), np.ones((50, 10))):
+    of_sum_one = np.array([[2.0, -1.0, *[0.0] * 8]])
+    alike = (np.full((50, 10), value) for value in (0.11, 1.0))
+    for logits in (draw.normal(0, 4, (50, 10)), draw.uniform(0, 1, (50, 10)), of_sum_one, *alike):
         made = probabilities(logits.astype(np.float32))
         assert np.allclose(made, softmax(logits.astype(np.float32)))
+
+
+def test_softmax_of_large_logits() -> None:
+    assert softmax(np.array([[2000, 2000, 0]], np.float32)).tolist() == [[0.5, 0.5, 0.0]]
+
+
+def two(*rows: tuple[float, float]) -> NDArray[np.float32]:
+    """Logits of two classes."""
+    return np.array(rows, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "limit"),
+    [
+        ((0, 0), (0, 0), 1e-5),
+        ((204, 204), (204, 204.0001), 4 * 2**-23 * 204),
+        ((-204, -204), (-204, -204), 4 * 2**-23 * 204),
+        ((0, -1000), (0, -1000), 1e-5),  # a class without a part in it
+        ((1e6, 1e6), (1e6, 1e6), 1e-3),  # and never more
+    ],
+)
+def test_large_logits_are_allowed_what_float32_rounds(
+    before: tuple[float, float], after: tuple[float, float], limit: float
+) -> None:
+    check = difference("it", two(before), two(after), 1e-5)
+    assert check.expected == at_most("it", limit, 0).expected
+    assert check.ok
+
+
+def test_the_difference_that_is_told_is_that_which_lies_furthest_above_what_is_allowed() -> None:
+    before, after = two((204, 204), (0, 0)), two((204, 204.0003), (0, 1e-4))
+    check = difference("it", before, after, 1e-5)
+    assert not check.ok
+    assert (check.expected, check.observed) == ("at most 1e−05", "2.5e−05")
+    assert difference("it", before[:1], after[:1], 1e-5).ok
+
+
+def test_parity_counts_the_images_that_get_another_class() -> None:
+    before = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], np.float32)
+    after = np.array([[0.5, 0.2, 0.3], [0.3, 0.5, 0.2]], np.float32)
+    _, same = parity("it", before[:1], after[:1], 1)
+    _, other = parity("it", before, after, 1)
+    assert (same.ok, other.ok, other.observed) == (True, False, "1")

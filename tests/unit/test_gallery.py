@@ -6,22 +6,30 @@ import base64
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet8_eval.gallery import LARGEST, newly_wrong, right_base64
+
+
+def sure(answers: list[int], confidences: list[float]) -> NDArray[np.float32]:
+    """Probabilities: the others share what the answer leaves."""
+    found = np.repeat((1 - np.array(confidences, np.float32)) / 9, 10).reshape(-1, 10)
+    found[range(len(answers)), answers] = confidences
+    return found
 
 
 def test_only_images_that_became_wrong_are_shown_and_the_surest_first() -> None:
     from PIL import Image
 
-    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    labels = np.array([0, 1, 2, 3])
-    baseline = np.eye(10, dtype=np.float32)[[0, 1, 2, 9]]
-    confidence = np.array([[1], [0.6], [0.9], [1]], np.float32)
-    scores = np.eye(10, dtype=np.float32)[[0, 5, 6, 3]] * confidence
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    labels = np.array([0, 1, 2, 3, 4])
+    baseline = sure([0, 1, 2, 9, 9], [1, 0.7, 0.8, 1, 1])
+    scores = sure([0, 5, 6, 3, 9], [1, 0.6, 0.9, 1, 1])  # the last was wrong before
     found = newly_wrong(images, labels, baseline, scores)
-    assert [(entry["index"], entry["true"], entry["answer"]) for entry in found] == [
-        (2, 2, 6),
-        (1, 1, 5),
+    keys = ("index", "true", "baseline_answer", "baseline_score", "answer", "score")
+    assert [tuple(entry[key] for key in keys) for entry in found] == [
+        (2, 2, 2, 0.8, 6, 0.9),
+        (1, 1, 1, 0.7, 5, 0.6),
     ]
     with Image.open(io.BytesIO(base64.b64decode(found[0]["png_base64"]))) as picture:
         assert np.array_equal(np.asarray(picture), images[2])

@@ -54,6 +54,9 @@ def test_a_network_that_is_fed_as_it_was_trained_is_left_alone() -> None:
         (lambda x: x[:, 2] + 123.68, "give --preprocessing caffe."),
         (lambda x: x[:, 2], "100 % of raw in BGR pixels. If it was trained so, write "),
         (lambda x: x[:, 2], "give --preprocessing pixels.toml."),
+        (lambda x: (x[:, 2] * 0.2470 + 0.4914) * 255, "mean = [0.4465, 0.4822, 0.4914]"),
+        (lambda x: (x[:, 2] * 0.2470 + 0.4914) * 255, "std = [0.2616, 0.2435, 0.247]"),
+        (lambda x: (x[:, 0] + 1) * 127.5, "scale = 0.00784313"),
         (lambda x: (x[:, 0] + 1) * 127.5, "% of [-1, 1] pixels."),
     ],
 )

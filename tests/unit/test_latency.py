@@ -127,6 +127,30 @@ def test_a_row_is_compared_within_its_round() -> None:
     assert record["told"] == []
 
 
+def test_batches_are_compared_by_images_per_second_and_told_by_their_median() -> None:
+    """Of three rounds that differ much, one does not count in float32."""
+    rates = {"fast": (600.0, 800.0, 4000.0), "slow": (400.0, 200.0, 500.0)}
+    found = summarize(
+        [
+            timed(row, "Offline", turn + 1, figures={"images_per_second": rate}, **more)
+            for row in FLOAT32
+            for turn, rate in enumerate(rates[row])
+            for more in [
+                {"queries": 400 + turn, "own_s": 0.1 * turn}
+                if row == "fast"
+                else {"valid": turn != 1, "reasons": ["it broke"]}
+            ]
+        ],
+        FLOAT32,
+    )
+    (fast,) = found["rows"]["fast"]["Offline"]
+    assert fast["images_per_second"] == {"median": 800, "low": 600, "high": 4000}
+    assert fast["speedup"] == {"median": 4.75, "low": 1.5, "high": 8}
+    assert fast["queries"] == 400
+    assert fast["busy_percent"] == pytest.approx(100 * 0.3 / 0.75)
+    assert found["others_percent"] == pytest.approx(100 * 0.01 / 0.5)
+
+
 def test_a_round_that_does_not_count_enters_no_figure() -> None:
     def broken(row: str, turn: int) -> dict[str, Any]:
         figures = {"p50_ms": float(turn), "p90_ms": 1.0, "p99_ms": 1.0}

@@ -19,11 +19,12 @@ def test_every_class_has_its_paired_counts() -> None:
     exact = np.eye(10, dtype=np.float32)[labels]
     worse = exact.copy()
     worse[:8] = np.eye(10, dtype=np.float32)[1]  # eight of class 0 are lost
-    exact[20] = np.eye(10, dtype=np.float32)[2]  # one of class 1 is gained
+    exact[20:27] = np.eye(10, dtype=np.float32)[2]  # seven of class 1 are gained
     tests = compare(worse, exact, labels)["per_class_tests"]
     first, second, *others = tests
     assert (first["lost"], first["gained"], first["delta_pp"]) == (8, 0, -40)
     assert first["mcnemar_p"] == mcnemar_p(8, 0) == pytest.approx(2 / 2**8)
     assert first["holm_p"] == pytest.approx(10 * 2 / 2**8)
-    assert (second["lost"], second["gained"], second["delta_pp"]) == (0, 1, 5)
+    assert (second["lost"], second["gained"], second["delta_pp"]) == (0, 7, 35)
+    assert second["holm_p"] == pytest.approx(9 * 2 / 2**7)
     assert all(test["lost"] == test["gained"] == 0 and test["holm_p"] == 1 for test in others)

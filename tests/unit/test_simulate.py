@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,6 +159,29 @@ def test_images_that_also_calibrated_are_counted(
     monkeypatch.setattr(making, "costs", lambda *_: {})
     bench.remake("sensitivity/tuned")
     assert bench.artifact("sensitivity/tuned").record["calibrated"] == 7
+
+
+def test_noise_is_held_against_the_signal_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are off by a tenth, and outputs by a hundredth in the second of two batches alone."""
+    exact, images = small_network.parsed(), small_network.images(200)
+    off = exact.with_weights({name: 1.1 * value for name, value in exact.weights().items()})
+
+    def tensors(_: Any, __: Any, ___: Any, names: list[str], *____: Any) -> Any:
+        for n, clean in enumerate(Probe(exact, names).run(images)):
+            yield {name: (1.01 if n else 1) * value for name, value in clean.items()}
+
+    monkeypatch.setattr(layers, "backend", lambda _: SimpleNamespace(tensors=tensors))
+    row: Any = SimpleNamespace(framework="")
+    found = layers.noise(row, Path(), Parameters(exact, off, {}, {}, {}), images, 1)
+    assert [entry["name"] for entry in found] == ["first", "second", "dense"]
+    clean = list(Probe(exact, [layer.output for layer in exact.weighted]).run(images))
+    for entry, layer in zip(found, exact.weighted, strict=True):
+        whole, second = (
+            sum(float(np.square(part[layer.output]).sum()) for part in parts)
+            for parts in (clean, clean[1:])
+        )
+        assert entry["sqnr_weights_db"] == pytest.approx(20, abs=1e-4)
+        assert entry["sqnr_output_db"] == pytest.approx(40 + 10 * np.log10(whole / second))
 
 
 def test_noise_is_told_in_decibels() -> None:
