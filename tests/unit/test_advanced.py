@@ -210,6 +210,11 @@ def test_the_front_is_what_trying_every_choice_finds(seed: int) -> None:
     assert mixed.front(some) == [(size, cost, told[size, cost]) for size, cost in best]
 
 
+def test_more_bytes_that_buy_nothing_are_not_on_the_front() -> None:
+    same = Part("one", "weights", {4: 0.5, 8: 0.5}, {4: 1, 8: 2})
+    assert mixed.front([same]) == [(1, 0.5, (4,))]
+
+
 @pytest.mark.parametrize("first", [0, 1, 6, 9, None])
 def test_the_smallest_that_passes_is_found_by_halving(first: int | None) -> None:
     tried: list[int] = []
@@ -394,6 +399,17 @@ def test_a_wrong_scale_in_an_explored_model_is_told(
                 row, folded, Feed(images), spans, statistics, test, tmp_path, threads=1
             )
         assert len(failed(record["checks"])) == 1
+
+
+def test_the_largest_weight_of_each_channel_is_that_of_greatest_size() -> None:
+    exact = small_network.parsed()
+    weights = exact.weights()
+    first, *_, dense = granularity.weight_ranges(exact)
+    for found, largest in (
+        (first, [max(map(abs, one.ravel())) for one in weights["first/weight"]]),
+        (dense, [max(map(abs, one)) for one in weights["dense/weight"].T]),
+    ):
+        assert found["largest"] == pytest.approx(sorted(largest), abs=1e-6)
 
 
 def test_a_scale_for_each_channel_is_held_against_one_for_each_layer() -> None:

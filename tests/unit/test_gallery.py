@@ -13,9 +13,9 @@ from resnet8_eval.gallery import LARGEST, newly_wrong, right_base64
 
 def sure(answers: list[int], confidences: list[float]) -> NDArray[np.float32]:
     """Probabilities: the others share what the answer leaves."""
-    found = np.repeat((1 - np.array(confidences, np.float32)) / 9, 10).reshape(-1, 10)
+    found = np.repeat((1 - np.array(confidences)) / 9, 10).reshape(-1, 10)
     found[range(len(answers)), answers] = confidences
-    return found
+    return found.astype(np.float32)
 
 
 def test_only_images_that_became_wrong_are_shown_and_the_surest_first() -> None:

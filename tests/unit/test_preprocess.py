@@ -90,6 +90,11 @@ def test_bare_pixels_are_fed_raw() -> None:
     assert preprocess(Feed(IMAGES)).tobytes() == preprocess(IMAGES).tobytes()
 
 
+def test_the_span_of_pixels_that_are_never_zero_holds_zero() -> None:
+    assert Preprocessing("above", mean=(-10.0,) * 3).span == (0, 265)
+    assert Preprocessing("below", mean=(300.0,) * 3).span == (-300, 0)
+
+
 @pytest.mark.parametrize("name", USUAL)
 def test_the_span_holds_zero_and_all_that_can_be_fed(name: str) -> None:
     every = np.repeat(np.arange(256, dtype=np.uint8), 12).reshape(1, 32, 32, 3)

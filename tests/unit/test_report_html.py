@@ -280,8 +280,14 @@ def test_a_cost_that_is_told_from_zero_does_not_read_as_zero() -> None:
         "agreement_recovered_pp": 0.1,
         "agreement_recovered_ci95_pp": [0.004, 0.2],
     }
+    results["sensitivity"]["layers"][4] |= {
+        "divergence_recovered_nats": -3e-6,
+        "divergence_recovered_ci95_nats": [-6e-6, -4e-7],
+    }
     body = re.sub("<[^>]*>", "", html.section("hurts", record(results)))
     assert "+3.0 (+0.2 to +6.0)" in body
+    assert "−3.0 (−6.0 to −0.4)" in body
+    assert "−3.0 (−6.0 to −0.4), not told" not in body
     assert "+0.10 (+0.004 to +0.200)" in body
 
 

@@ -6,6 +6,8 @@ import csv
 import io
 from typing import Any
 
+import pytest
+
 from resnet8_eval.report import charts, outcome, speed, table, tables, terminal
 from resnet8_eval.report.html import page as render
 from resnet8_eval.report.markdown import comparison
@@ -92,15 +94,16 @@ def test_the_soonest_row_that_is_no_worse_is_recommended() -> None:
     assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
 
 
-def test_a_row_that_is_worse_is_not_recommended_however_fast() -> None:
+@pytest.mark.parametrize("word", ["degraded", "inconclusive"])
+def test_a_row_that_may_be_worse_is_not_recommended_however_fast(word: str) -> None:
     raw = _raced(onnxruntime_int8_tuned=0.1, onnxruntime_uint8_tuned=0.3)
     for row in raw["configurations"]:
         if row["name"] == "onnxruntime-int8-tuned":
-            row["word"] = "degraded"
+            row["word"] = word
     advice = speed.recommendation(record(raw)) or ""
     assert "deploy ONNX Runtime uint8" in advice
     for row in raw["configurations"]:
-        row["word"] = "degraded"
+        row["word"] = word
     assert "no row" in (speed.recommendation(record(raw)) or "")
 
 
@@ -132,7 +135,8 @@ def test_a_row_that_the_gate_stops_is_not_recommended_however_fast() -> None:
 
 
 def test_of_rows_that_are_as_fast_one_for_a_plain_session_comes_first() -> None:
-    raw = _raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.201)
+    """The median of the one lies beyond the range of the other, but their ranges overlap."""
+    raw = _raced(onnxruntime_int8_tuned=0.2, onnxruntime_uint8_tuned=0.203)
     for row in raw["configurations"]:
         if row["name"] == "onnxruntime-int8-tuned":
             row["recipe"]["runs_as"] = "128 added"

@@ -196,6 +196,16 @@ def test_signed(value: float | None, text: str) -> None:
     assert words.signed(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (0.0094, "0.009"), (None, "–")],
+)
+def test_p_values_have_three_decimals_and_are_never_a_bare_zero(
+    value: float | None, text: str
+) -> None:
+    assert words.p_value(value) == text
+
+
 def read_off(shown: str) -> str:
     """The verdict of the limits that are shown, by the rule of README.md."""
     low, high = (float(limit.replace("−", "-").removeprefix("±")) for limit in shown.split(" to "))

@@ -17,6 +17,7 @@ import pytest
 from resnet8_eval import backends, calibration, configurations, preprocess, study
 from resnet8_eval.advanced import mixed
 from resnet8_eval.advanced.stages import CHOSEN
+from resnet8_eval.analysis import divergence
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.calibrate.probe import Probe
 from resnet8_eval.cifar10 import Split
@@ -338,7 +339,11 @@ def test_scores_that_are_logits_are_held_as_probabilities() -> None:
         for scores, reference in ((after, before), (softmax(after), softmax(before)))
     ]
     assert rows[0] == pytest.approx(rows[1], rel=1e-5)
-    assert rows[0]["divergence"] > 0.1
+    there, back = (
+        divergence(softmax(one), softmax(other))["kl_nats"]
+        for one, other in ((after, before), (before, after))
+    )
+    assert rows[0]["divergence"] == pytest.approx(there) != pytest.approx(back)
 
 
 def test_a_worker_that_computes_otherwise_measures_nothing() -> None:
