@@ -10,6 +10,7 @@ from resnet8_eval import configurations
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.checks import Check, at_most, equal, from_records
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.report import words
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FINE_TUNED_WITHIN_PP
 from resnet8_eval.verdicts import Judge
 
@@ -70,11 +71,12 @@ def test_adv_01_quantization_aware_training(requirement: Judge, run: Pipeline) -
             within = FINE_TUNED_WITHIN_PP[bits]
             targets.append(at_most(f"{bits}, points lost, mean of the seeds", within, lost))
         least = 0.0 if bits in FINE_TUNED_WITHIN_PP else -EQUIVALENCE_MARGIN_PP
+        digits = words.digits([low], [least])
         targets.append(
             Check(
                 f"{bits}, gain over no training in points, mean of the seeds",
                 f"95 % interval above {least:g}",
-                f"{mean['gain_pp']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                f"{mean['gain_pp']:+.2f} [{low:+.{digits}f}, {high:+.{digits}f}]",
                 low > least,
             )
         )

@@ -9,6 +9,7 @@ import pytest
 from resnet8_eval.checks import Check, at_most, equal, from_records
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.pipeline import Pipeline
+from resnet8_eval.report import words
 from resnet8_eval.report.diagnosis import OTHERS_CHECK, SPEED_CHECK
 from resnet8_eval.requirements import ANSWERED_IMAGES, MAX_OTHERS_PERCENT, MIN_QUERIES
 from resnet8_eval.verdicts import Judge
@@ -122,7 +123,7 @@ def test_eval_05_latency_and_throughput(requirement: Judge, run: Pipeline) -> No
                 Check(
                     f"{row.name}, {SPEED_CHECK}",
                     f"at least {demanded:g} times",
-                    f"{speed:.2f} times",
+                    f"{speed:.{words.digits([speed], [demanded])}f} times",
                     speed >= demanded,
                 )
             )
