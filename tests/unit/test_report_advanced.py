@@ -74,7 +74,7 @@ def results() -> dict[str, Any]:
                 "bits": bits,
                 "seeds": 3,
                 "accuracy_percent": 85.7,
-                "delta_pp": -1.49,
+                "delta_pp": -1.5033,
                 "gain_pp": 2.0,
                 "gain_ci95_pp": [1.5, 2.5],
             }
@@ -93,7 +93,7 @@ def test_each_training_is_a_line_and_so_is_each_mean() -> None:
     assert first[-4:] == ["0.1170 → 0.0900", "3/10000", "8559/10000", "17/10000"]
     assert second[-2:] == ["", ""]
     assert whole[4] == "no worse"
-    assert few[4] == "−1.50 and better"
+    assert few[2:6] == ["85.700", "−1.503", "−1.50 and better", "+2.000"]  # and is not met
 
 
 def test_no_table_has_two_columns_of_one_name() -> None:
