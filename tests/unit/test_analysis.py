@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet8_eval import analysis
+from resnet8_eval import analysis, configurations, gallery, making
 from resnet8_eval.analysis import compare, flag, verdict_word
+from resnet8_eval.cifar10 import CLASS_NAMES
 from resnet8_eval.evaluate import softmax
+from resnet8_eval.inputs import Labelled
+from resnet8_eval.preprocess import Feed
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP
 from resnet8_eval.statistics import mcnemar_p, paired_interval_pp, wilson_interval_percent
+from tests import small_network
 
 LABELS = np.arange(10_000) % 10
 
@@ -175,3 +182,33 @@ def test_logits_are_compared_as_the_probabilities_that_they_stand_for() -> None:
     assert found["baseline_reliability"] == analysis.reliability(before, labels)
     assert 0 <= found["reliability"]["error_percent"] <= 100
     assert found["divergence"]["largest"] <= 1
+
+
+def test_each_stage_holds_the_later_against_the_earlier() -> None:
+    """Of 100 images float32 is right on 90, the stock row on 60 and the tuned one on 80."""
+    right = {"scores/keras-float32": 90, "scores/stock": 60, "scores/torch-int8-tuned": 80}
+    labels = LABELS[:100]
+    inputs: Any = SimpleNamespace(
+        artifacts=right,
+        scores=lambda name: wrong(slice(0, 100 - right[name]))[:100],
+        split=lambda _: Labelled(Feed(small_network.images(100)), labels),
+        class_names=CLASS_NAMES,
+    )
+    row = configurations.of("torch-int8-tuned")
+    found = making.compare(inputs, row=row)
+    assert (found["lost"], found["gained"], found["delta_pp"]) == (10, 0, -10)
+    assert [image["index"] for image in found["changed"]] == list(range(10, 20))
+    assert found["right_base64"] == gallery.right_base64(
+        labels, inputs.scores(f"scores/{row.name}")
+    )
+    itself = making.compare(inputs, row=configurations.baseline())
+    assert (itself["word"], itself["mcnemar_p"], itself["delta_ci95_pp"]) == (
+        "baseline",
+        None,
+        None,
+    )
+    tuned = making.tuning(inputs, stock="stock", tuned=row.name)
+    assert (tuned["lost"], tuned["gained"], tuned["delta_pp"]) == (0, 20, 20)
+    between = making.agreement(inputs)
+    assert between["rows"] == ["keras-float32", "stock", row.name]
+    assert between["percent"] == [[100, 70, 90], [70, 100, 80], [90, 80, 100]]
