@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import zipfile
 from collections.abc import Callable
@@ -49,6 +50,20 @@ def test_one_image_at_a_time(tmp_path: Path) -> None:
     summary = (tmp_path / "run" / "mlperf_log_summary.txt").read_text()
     assert "Result is : VALID" in summary
     assert f"{run['queries']} queries" in summary or f"({run['queries']})" in summary
+    for percentile in (50, 90, 99):
+        (ns,) = re.findall(rf"{percentile}\.00 percentile latency \(ns\) *: (\d+)", summary)
+        assert run["figures"][f"p{percentile}_ms"] == int(ns) / 1e6
+
+
+def test_what_others_took_is_neither_idle_nor_the_runs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten seconds on four cores."""
+    times = iter([np.array([100.0, 50.0, 300.0]), np.array([110.0, 52.0, 320.0])])
+    monkeypatch.setattr(loadgen, "_times", lambda: next(times))
+    monkeypatch.setattr("psutil.cpu_count", lambda: 4)
+    run = load_test(scores, IMAGES, "SingleStream", tmp_path / "run")
+    assert [run[f"{what}_s"] for what in ("wall", "own", "others", "capacity")] == [10, 2, 18, 40]
 
 
 def test_all_images_in_batches(tmp_path: Path) -> None:

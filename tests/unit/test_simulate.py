@@ -92,7 +92,8 @@ def test_what_one_layer_costs_is_held_against_float32_and_the_whole_network(
             return logits(changed), {"conv": logits(changed_otherwise)}
 
     def logits(changed: int) -> Any:
-        return np.eye(10)[[1] * changed + [0] * (4 - changed)]
+        sure = np.array([[3.0]] * changed + [[1.0]] * (4 - changed))  # and turned round, it differs
+        return sure * np.eye(10)[[1] * changed + [0] * (4 - changed)]
 
     monkeypatch.setattr("resnet8_eval.simulate.Simulation", Counting)
     images = np.zeros((4, 32, 32, 3), np.uint8)
