@@ -70,7 +70,7 @@ def shortfall(requirement: Requirement, properties: Iterable[tuple[str, Any]]) -
             "a requirement test must call requirement.judge"
         )
     elif len(numbers) > 1:
-        said = "its test judged more than once"
+        said = "its test judged more than once, or was run more than once"
     elif broken or not requirement.is_met_by(numbers[0]):
         said = "\n  ".join([sentence(requirement, numbers[0]), *map(str, broken)])
     else:
@@ -124,6 +124,8 @@ class _Reported:
         if "call" not in self.phases:
             # A crashed worker's report has no properties; keep what was measured before the crash.
             self.properties = list(report.user_properties) or self.properties
+        elif report.when == "call":  # run again, as with --dist=each
+            self.properties += report.user_properties
         expected_to_fail = hasattr(report, "wasxfail")
         if type(report) is pytest.TestReport:
             self.phases[report.when] = "xfail" if expected_to_fail else report.outcome

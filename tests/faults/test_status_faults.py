@@ -466,6 +466,31 @@ def pytest_runtest_makereport(item, call):
 """
 
 
+@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
+def test_a_test_that_is_run_again_meets_nothing(
+    suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
+) -> None:
+    """Its second number, which may be another, must not pass for the first."""
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + AGAIN)
+    suite.write({"EVAL-03": passing("EVAL-03", body="requirement.judge(86); return")})
+    done = suite.run(*words)
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert done.verdicts["v1_0"] == "not met"
+    assert "run more than once" in done.reason("EVAL-03")
+    assert not done.results["complete"]
+
+
+AGAIN = """
+import pytest
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    items += [item for item in items if "eval_03" in item.name]
+"""
+
+
 @pytest.mark.parametrize("words", [(), ("-n1",), ("--pyargs",)], ids=" ".join)
 def test_tests_of_one_checkout_do_not_judge_the_package_of_another(
     suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
