@@ -20,8 +20,10 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Make every warning in a test an error, but none that another plugin gives elsewhere."""
+    if not config.pluginmanager.hasplugin("warnings"):  # -p no:warnings
+        return
     for item in items:
         # In front, so that a test's own filters count for more.
         item.add_marker(pytest.mark.filterwarnings("error"), append=False)

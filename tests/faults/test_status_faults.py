@@ -252,6 +252,11 @@ def test_no_plugin_that_is_left_out_makes_a_milestone_met(suite: Suite, words: s
     assert not done.results or done.verdicts["v1_1"] == done.verdicts["v1_2"] == "not met"
 
 
+def test_a_run_without_the_plugin_of_warnings_is_judged(suite: Suite) -> None:
+    """Then no warning can be made an error, and its marker is none that pytest knows."""
+    assert suite.run("-m", "v1_0", "-p", "no:warnings", apart=True).verdicts["v1_0"] == "met"
+
+
 def test_nothing_selected_is_no_success(suite: Suite) -> None:
     assert suite.run("-k", "nothing").status == pytest.ExitCode.NO_TESTS_COLLECTED
 
