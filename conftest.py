@@ -16,7 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("resnet8_eval"):
         raise pytest.UsageError(
             "The resnet8_eval plugin is not loaded. Install the package (make test, or "
-            "pip install -e .), and leave out -p no:resnet8_eval."
+            "pip install -e .), and leave out -p no:resnet8_eval; where plugins are loaded by name "
+            "alone (PYTEST_DISABLE_PLUGIN_AUTOLOAD), add -p resnet8_eval."
         )
 
 
