@@ -338,6 +338,12 @@ class AcceptanceRun:
     def demand_folder(self) -> None:
         """Refuse a folder that takes no report files, before other plugins open theirs."""
         with self._told():
+            named = str(self.folder.path)
+            if (other := os.path.expandvars(named)) != named:
+                raise OSError(
+                    "pytest fills in the variable in that name, and would put report.html and "
+                    f"junit.xml into {other}"
+                )
             self.folder.demand_writable()
 
     @contextmanager

@@ -787,6 +787,7 @@ def test_a_run_keeps_others_out_of_its_folder_to_its_end(
         ("--reports-dir=taken/reports", "taken"),
         ("--reports-dir=/proc/reports", ""),
         ("--reports-dir=/dev/null", ""),
+        ("--reports-dir=$HOME/reports", ""),
         ("--reports-dir=reports", "reports/results.json/"),
         ("--reports-dir=reports", "reports/report.html/"),
         ("--reports-dir=reports", "reports/junit.xml/"),
