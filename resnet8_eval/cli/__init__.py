@@ -484,8 +484,13 @@ def run_stages(
         seeds=max([calibration_seed, *further]) - calibration_seed + 1,
     )
     if not stages:
-        for name in pipeline.stages:
-            typer.echo(f"{'made' if pipeline.peek(name) else 'missing':8} {name}")
+        _refuse_with("no stage named", {"--fresh": fresh or None})
+        listed = [{"stage": n, "made": pipeline.peek(n) is not None} for n in pipeline.stages]
+        if as_json:
+            print_json(listed)
+            return
+        for one in listed:
+            typer.echo(f"{'made' if one['made'] else 'missing':8} {one['stage']}")
         return
     unknown = [name for name in stages if name not in pipeline.stages]
     if unknown:

@@ -24,6 +24,7 @@ def show_assets(
 ) -> None:
     """Show which assets are there, verified, damaged or missing. Touches no network."""
     if context.invoked_subcommand:
+        _refuse_before(context, context.invoked_subcommand)
         return
     findings = assets.survey(assets_dir, cache_folder(cache_dir))
     if as_json:
@@ -42,6 +43,17 @@ def show_assets(
     for finding in findings:
         place = finding.path or finding.detail
         typer.echo(f"{finding.state:9} {finding.name:28} {place}")
+
+
+def _refuse_before(context: typer.Context, command: str) -> None:
+    """Refuse what stands before the name of a command, which would never hear of it."""
+    sources = {p.opts[0]: context.get_parameter_source(str(p.name)) for p in context.command.params}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        raise typer.BadParameter(
+            f"{' and '.join(given)} would do nothing before {command}; its own options, which"
+            f" {command} --help lists, stand behind it"
+        )
 
 
 @assets_app.command()

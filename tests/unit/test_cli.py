@@ -506,6 +506,8 @@ def test_run_lists_and_makes_stages(invoke: Invoke, pipeline: Pipeline) -> None:
     listed = invoke("run", "--assets", "stand-in").stdout.splitlines()
     assert [line.split()[1] for line in listed] == list(pipeline.stages)
     assert "made     calibration" in listed
+    told = read(invoke("run", "--assets", "stand-in", "--json"))
+    assert [f"{'made' if one['made'] else 'missing':8} {one['stage']}" for one in told] == listed
     found = read(
         invoke("run", "calibration", "compare/torch-int8-tuned", "--assets", "stand-in", "--json")
     )
@@ -901,6 +903,19 @@ def test_what_frameworks_write_while_they_start_is_shown_only_where_the_work_fai
     assert "noise of a library" in capfd.readouterr().err
     os.write(2, b"and standard error is what it was\n")
     assert "what it was" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("assets --json --cache-dir elsewhere fetch", "--cache-dir and --json would do nothing"),
+        ("run --fresh --assets stand-in", "--fresh would do nothing with no stage named"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(invoke: Invoke, words: str, what: str) -> None:
+    done = invoke(*words.split())
+    assert done.exit_code == 2
+    assert what in " ".join(done.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", [["study", "-o", "out"], ["run", "calibration"]])
