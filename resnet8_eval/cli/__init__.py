@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -114,11 +115,21 @@ app.add_typer(folders.cache_app, name="cache")
 
 def main() -> None:
     """Run the command line."""
+    _fill_streams()
     # Frameworks read these variables when they are imported. On the command line one framework
     # works at a time, on all cores.
     os.environ.update(lane_environment(usable_cores()))
     signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _fill_streams() -> None:
+    """Lead each standard stream that is closed nowhere: the next file would get its number."""
+    for name in ("stdin", "stdout", "stderr"):  # by number, for the lowest free one is taken
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)  # lanes need it as well
+            setattr(sys, name, os.fdopen(descriptor, "r+"))
 
 
 def _terminated(*_: object) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -500,6 +501,18 @@ def test_no_scratch_folder_lies_there_while_a_command_works(
     words["study"] = ["--assets=stand-in"]
     assert invoke(command, *words[command], "-o", tmp_path / "out").exit_code == 9
     assert seen == [[]]
+
+
+def test_a_closed_stream_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a file that is opened gets its number, and what a framework writes."""
+    streams = ("stdin", "stdout", "stderr")
+    for name in streams:
+        monkeypatch.setattr(sys, name, None)
+    cli._fill_streams()
+    for name in streams:
+        with getattr(sys, name) as stream:
+            assert os.get_inheritable(stream.fileno())
+            assert stream.write("x") == 1
 
 
 def test_run_lists_and_makes_stages(invoke: Invoke, pipeline: Pipeline) -> None:
