@@ -25,7 +25,7 @@ from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.record import Results
 from resnet8_eval.report import diagnosis, unstarted, words
 from resnet8_eval.report.folder import Earlier, ReportFolder
-from resnet8_eval.requirements import ALWAYS, asked
+from resnet8_eval.requirements import ALWAYS, MILESTONES, asked
 from resnet8_eval.results import Outcome
 
 _LIKE_A_MILESTONE: Final = re.compile(r"""(?<![\w"'])v\d[\w.-]*""", re.IGNORECASE)
@@ -444,8 +444,15 @@ def is_acceptance_run(config: pytest.Config) -> bool:
     return calls_tests(config) and bool(
         config.getoption("--requirement")
         or milestones_asked(config)
-        or any("acceptance" in _names(config, argument) for argument in config.args)
+        or (is_own(config) and any("acceptance" in _names(config, arg) for arg in config.args))
     )
+
+
+def is_own(config: pytest.Config) -> bool:
+    """Whether the tests are the suite's, not those of another project that it is installed for."""
+    given = config.args if config.option.pyargs else ()
+    named = any(argument.startswith("resnet8_eval.") for argument in given)
+    return named or (config.rootpath / "resnet8_eval").is_dir()
 
 
 def _names(config: pytest.Config, argument: str) -> Sequence[str]:
@@ -455,5 +462,6 @@ def _names(config: pytest.Config, argument: str) -> Sequence[str]:
 
 
 def milestones_asked(config: pytest.Config) -> list[str]:
-    """The names in ``-m`` that have the form of a milestone's."""
-    return _LIKE_A_MILESTONE.findall(config.getoption("-m") or "")
+    """The names in ``-m`` that have the form of a milestone's; in another project, milestones."""
+    found = _LIKE_A_MILESTONE.findall(config.getoption("-m") or "")
+    return [name for name in found if name in MILESTONES or is_own(config)]

@@ -92,6 +92,7 @@ class Suite:
         pytester.makefile(".ini", pytest=INI)
         pytester.makeconftest(CONFTEST)
         (pytester.path / "acceptance").mkdir()
+        (pytester.path / "resnet8_eval").mkdir()  # as in a checkout
         (pytester.path / "own.h5").touch()
         self.write()
 

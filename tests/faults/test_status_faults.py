@@ -502,12 +502,13 @@ def test_tests_of_one_checkout_do_not_judge_the_package_of_another(
 ) -> None:
     """Planted: a clone's ``pytest`` whose environment has another checkout installed."""
     other = Path(requirement_of.__code__.co_filename).parent
-    here = pytester.path / "resnet8_eval"
+    here = pytester.path / "resnet8_eval"  # a folder of that name, and no package
+    assert suite.run(*words).status == pytest.ExitCode.OK
+    here.rmdir()
     here.symlink_to(other)
     assert suite.run(*words).status == pytest.ExitCode.OK
     here.unlink()
-    here.mkdir()  # a folder of that name, and no package
-    assert suite.run(*words).status == pytest.ExitCode.OK
+    here.mkdir()
     (here / "__init__.py").touch()
     conftest = pytester.path / "conftest.py"
     conftest.write_text(f"import resnet8_eval.new_in_this_checkout\n{conftest.read_text()}")

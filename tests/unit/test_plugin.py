@@ -70,6 +70,21 @@ def test_reports_of_tests_in_a_package_lie_where_they_were_asked_for(
     assert (suite.reports / "results.json").is_file()
 
 
+@pytest.mark.parametrize("words", [(), ("-m", "v2")], ids=["all", "a marker"])
+def test_the_tests_of_another_project_are_left_alone(
+    pytester: pytest.Pytester, words: tuple[str, ...]
+) -> None:
+    """Where it is installed, pytest loads the plugin for every project."""
+    pytester.makeini("[pytest]\nmarkers = v2: theirs\naddopts = -p no:hypothesispytest -p no:html")
+    theirs = pytester.mkdir("reports") / "results.json"
+    theirs.write_text("theirs")
+    test = pytester.mkdir("acceptance") / "test_theirs.py"
+    test.write_text("import pytest\n\n@pytest.mark.v2\ndef test_it(): pass")
+    done = pytester.runpytest_inprocess("acceptance", *words)
+    done.assert_outcomes(passed=1)
+    assert [path.read_text() for path in theirs.parent.iterdir()] == ["theirs"]
+
+
 def test_what_changed_since_the_last_complete_run_is_told(suite: Suite) -> None:
     suite.run()
     suite.run("--requirement=CAL-01")  # not complete, so that nothing is held against it
@@ -224,7 +239,7 @@ def test_a_new_milestone_is_two_entries_in_the_register_and_a_test(
     suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
 ) -> None:
     package = pytester.path / "resnet8_eval"  # the folder of a run comes first on its path
-    shutil.copytree(Path(requirements.__file__).parent, package)
+    shutil.copytree(Path(requirements.__file__).parent, package, dirs_exist_ok=True)
     text = (package / "requirements.py").read_text(encoding="utf-8")
     for place, entry in NEW_MILESTONE.items():
         assert text.count(place) == 1
