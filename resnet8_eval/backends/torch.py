@@ -66,7 +66,10 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Ses
         # OpenMP has a number for each thread that calls it; this sets it to the one set above.
         torch.get_num_threads()
         with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(batch)).numpy())
+            scores = module(torch.from_numpy(batch))
+        if not isinstance(scores, torch.Tensor):
+            raise TypeError(f"the network gives a {type(scores).__name__}, not one tensor")
+        return np.asarray(scores.numpy())
 
     return Session(run, torch.get_num_threads)
 

@@ -642,7 +642,7 @@ def test_a_torchscript_model_of_ones_own_is_evaluated(run: Run, tmp_path: Path) 
     ("size", "classes", "twice", "what"),
     [
         ((28, 28, 3), 10, False, "own.pt cannot be run on the images."),
-        ((32, 32, 3), 10, True, "own.pt cannot be run on the images."),
+        ((32, 32, 3), 10, True, "the network gives a tuple, not one tensor"),
         ((32, 32, 3), 100, False, "own.pt does not give one finite score for each class."),
     ],
     ids=["another size", "two outputs", "100 classes"],
