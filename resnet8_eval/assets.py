@@ -394,6 +394,10 @@ def _finding(kind: Kind, entry: Entry, path: Path | None, if_missing: str) -> Fi
     return Finding(kind, entry.name, state, path, if_missing if state == "missing" else detail)
 
 
+NAMELESS: Final = "expected a folder; got no name, as of an unset variable"
+"""What to say of a folder without a name, which would be the current one."""
+
+
 def expanded(path: str | Path) -> Path:
     """Replace a leading ~ by the user's home folder; a shell does not do so after a = sign.
 

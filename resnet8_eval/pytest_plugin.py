@@ -24,7 +24,7 @@ from resnet8_eval.acceptance_run import (
     is_acceptance_run,
     milestones_asked,
 )
-from resnet8_eval.assets import expanded, given_folder, given_model
+from resnet8_eval.assets import NAMELESS, expanded, given_folder, given_model
 from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.requirements import (
     BY_ID,
@@ -384,9 +384,9 @@ def _value(
 
 
 def _folder(text: str) -> Path:
-    """A folder from the command line; one without a name would be the current one."""
+    """A folder from the command line."""
     if not text:
-        raise argparse.ArgumentTypeError("expected a folder; got no name, as of an unset variable")
+        raise argparse.ArgumentTypeError(NAMELESS)
     return expanded(text)
 
 

@@ -15,7 +15,7 @@ from resnet8_eval.network import Network, Pooling
 from resnet8_eval.preprocess import Images, fed
 
 BINS: Final = 2048
-LEAST: Final = 1e-20
+_LEAST: Final = 1e-20
 """A map that spans less counts as zeros: float32 does not hold the products of such steps. Weight
 decay makes as little of a layer that is not needed."""
 SHRINKINGS: Final = np.linspace(0.05, 1.0, 96)
@@ -109,7 +109,7 @@ def _histograms(probe: Probe, extremes: Ranges, images: Images) -> dict[str, NDA
     for values in probe.run(images):
         for name, value in values.items():
             low, high = extremes[name]
-            step = BINS / max(high - low, LEAST)
+            step = BINS / max(high - low, _LEAST)
             bins = ((value.ravel() - low) * step).astype(np.int32)
             counts[name] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
     return counts
@@ -117,7 +117,7 @@ def _histograms(probe: Probe, extremes: Ranges, images: Images) -> dict[str, NDA
 
 def _cut(low: float, high: float, counts: NDArray[np.int64], recipe: Recipe, levels: int) -> Range:
     """The range that the recipe keeps of the values between `low` and `high`."""
-    if high - low < LEAST:  # quantizers do not agree on the grid of no range at all
+    if high - low < _LEAST:  # quantizers do not agree on the grid of no range at all
         return 0.0, 1.0
     if recipe.ranges == "minmax":
         return low, high

@@ -20,9 +20,9 @@ from resnet8_eval.store import file_sha256
 
 
 def _folder(text: str) -> Path:
-    """A folder from the command line; one without a name would be the current one."""
+    """A folder from the command line."""
     if not text:
-        raise typer.BadParameter("expected a folder; got no name, as of an unset variable")
+        raise typer.BadParameter(assets.NAMELESS)
     return Path(text)
 
 

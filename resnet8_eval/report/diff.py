@@ -193,7 +193,7 @@ def _told(results: Results, names: set[str]) -> Pairs:
         if found.name in names and found.exact_integers
     }
     over_seeds = {
-        f"{row.name}: accuracy over seeds": f"mean {words.mean(row.accuracy_percent)},"
+        f"{row.name}: accuracy over seeds": f"mean {words.percent(row.accuracy_percent.mean, 3)},"
         f" worst {words.percent(row.accuracy_percent.worst)} of {len(row.correct)}"
         for row in (results.seeds.rows if results.seeds else ())
         if row.name in names

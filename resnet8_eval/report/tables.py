@@ -54,7 +54,7 @@ def seeds(results: Results) -> Table:
             ("Configuration", words.title_of(results, row.name)),
             (words.WEIGHTS_RANGE, ranges.get(row.name, words.NOTHING)),
             ("Correct", ", ".join(map(str, row.correct))),
-            ("Accuracy, %: mean", words.mean(row.accuracy_percent)),
+            ("Accuracy, %: mean", words.percent(row.accuracy_percent.mean, 3)),
             ("Standard deviation, pp", f"{row.accuracy_percent.deviation:.3f}"),
             ("Accuracy, %: worst", words.percent(row.accuracy_percent.worst)),
             ("Delta, pp: mean", words.signed(row.delta_pp.mean, 3)),

@@ -11,7 +11,7 @@ from typing import Final
 from resnet8_eval import checks
 from resnet8_eval.checks import Check
 from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS
-from resnet8_eval.record import Milestone, OverSeeds, RequirementResult, Results
+from resnet8_eval.record import Milestone, RequirementResult, Results
 from resnet8_eval.requirements import (
     EQUIVALENCE_MARGIN_PP,
     MIN_ACCURACY_PERCENT,
@@ -155,14 +155,12 @@ def said(value: object) -> str:
     return plain(checks.said(value))
 
 
-def percent(value: float | None) -> str:
-    """Two decimals, such as ``87.19``."""
-    return NOTHING if value is None else f"{value:.2f}"
+def percent(value: float | None, digits: int = 2) -> str:
+    """Such as ``87.19``.
 
-
-def mean(over_seeds: OverSeeds) -> str:
-    """Three decimals: with two, a mean accuracy and its delta can be rounded apart."""
-    return f"{over_seeds.mean:.3f}"
+    A mean over seeds has three decimals: with two, it and its delta can be rounded apart.
+    """
+    return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:
