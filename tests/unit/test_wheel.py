@@ -40,10 +40,12 @@ def run(installed: Path, where: Path, *words: str) -> subprocess.CompletedProces
 
 
 def files(folder: Path) -> set[str]:
+    """All but what Python and pytest keep in folders of their own."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        path.as_posix()
+        for path in found
+        if not {"__pycache__", ".pytest_cache"}.intersection(path.parts)
     }
 
 
@@ -52,9 +54,7 @@ def test_every_file_of_the_package_is_in_it_and_no_other(installed: Path) -> Non
     for name, folder in (("fixtures", "fixtures"), ("acceptance", "tests/acceptance")):
         expected |= {f"{name}/{file}" for file in files(ROOT / folder)}
     assert {"results.schema.json", "report/templates/report.css", "fixtures/assets.json"} < expected
-    found = {path.relative_to(installed).as_posix() for path in installed.rglob("*.*")}
-    found = {path for path in found if (installed / path).is_file()}
-    assert {path for path in found if ".dist-info/" not in path} == {
+    assert {path for path in files(installed) if ".dist-info/" not in path} == {
         f"resnet8_eval/{file}" for file in expected
     }
 
