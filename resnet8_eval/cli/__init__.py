@@ -24,6 +24,7 @@ from resnet8_eval import assets, configurations, requirements
 from resnet8_eval.cli import folders, judging
 from resnet8_eval.cli.options import (
     CONVERSION_LOG,
+    QUANTIZATION_LOG,
     AsJson,
     AssetsDir,
     CacheDir,
@@ -35,12 +36,13 @@ from resnet8_eval.cli.options import (
     Seed,
     cache_folder,
     demand_file,
-    demand_free,
     demand_own,
     demand_writable,
-    forget_conversion,
+    is_as_written,
+    lines_of,
     locate,
     print_json,
+    taken,
     whole_folder,
     wrote,
 )
@@ -153,24 +155,25 @@ def convert(
     from resnet8_eval.convert.log import handed_out
 
     demand_file(model, assets.MODEL_SUFFIXES)
-    files: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx", CONVERSION_LOG)}
-    checked = ["structure/onnx", "folded"]
+    files, checked = {"model.onnx": "onnx"}, ["structure/onnx", "folded"]
+    for_torch = {"folded.onnx": "folded", "model.pt2": "torch"}
     if to == "torch":
-        files |= {"folded": ("folded.onnx",), "torch": ("model.pt2",)}
+        files |= for_torch
         checked.append("structure/torch")
-    demand_own(output, (name for names in files.values() for name in names), converts=True)
+    demand_own(output, files, CONVERSION_LOG)
     demand_writable(output)
-    made = _made(assets.of_model(model), cache_dir, [*files, *checked])
+    made = _made(assets.of_model(model), cache_dir, [*files.values(), *checked])
     checks = [check for name in checked for check in made[name].record.get("checks", ())]
     with whole_folder(output) as folder:
-        for stage, names in files.items():
-            for name in names:
-                shutil.copyfile(made[stage].path(name), folder / name)
-        log = folder / CONVERSION_LOG
-        text = handed_out(log.read_text(encoding="utf-8"), model.name)
-        text += "".join(f"{wrote(path)}\n" for path in sorted(folder.iterdir()) if path != log)
-        log.write_text(text, encoding="utf-8")
-        forget_conversion(output)
+        for name, stage in files.items():
+            shutil.copyfile(made[stage].path(name), folder / name)
+        log = made["onnx"].path(CONVERSION_LOG).read_text(encoding="utf-8")
+        log = handed_out(log, model.name)
+        log += "".join(f"{wrote(folder / name)}\n" for name in sorted(files))
+        (folder / CONVERSION_LOG).write_text(log, encoding="utf-8")
+        for path in (output / name for name in for_torch):
+            if is_as_written(path, CONVERSION_LOG):
+                path.unlink()
     if as_json:
         print_json({**made["onnx"].record, "checks": checks})
     else:
@@ -198,15 +201,17 @@ def quantize(
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize a model statically, calibrated on training images."""
+    """Quantize a model statically, calibrated on training images.
+
+    Writes model.onnx, model.pt or model.pt2, and says so in quantization.log.
+    """
     from resnet8_eval.backends import file_of
     from resnet8_eval.preprocess import chosen
 
     demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
     row = _row(framework, dtype, recipe)
     name = file_of(row)
-    demand_free(output / name, model)
-    demand_own(output, [name], converts=False)
+    demand_own(output, [name], QUANTIZATION_LOG)
     settings = {
         "preprocessing": chosen(preprocessing),
         "calibration_count": calibration_count,
@@ -220,6 +225,10 @@ def quantize(
     record = made.record
     with whole_folder(output) as folder:
         shutil.copyfile(made.path(name), folder / name)
+        earlier = lines_of(output / QUANTIZATION_LOG)
+        others = [line for line in earlier if not line.startswith(f"wrote {name},")]
+        log = "\n".join([*others, wrote(folder / name), ""])
+        (folder / QUANTIZATION_LOG).write_text(log, encoding="utf-8")
     if as_json:
         print_json(record)
     else:
@@ -290,7 +299,8 @@ def report(
             typer.echo(encode(found), nl=False)
         else:
             target = output or results.with_name("report.html")
-            demand_free(target, results)
+            if target.exists() and target.samefile(results):
+                raise taken(target, "the file that is read")
             _write(target, html.page(found))
             typer.echo(f"written to {target}")
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -78,8 +78,7 @@ Output = Annotated[
 Count = Annotated[int, typer.Option(help="Calibration images, stratified over the ten classes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the calibration set.")]
 CONVERSION_LOG: Final = "conversion.log"
-_SHARED: Final = {"model.onnx": CONVERSION_LOG, "model.pt2": "folded.onnx"}
-"""What `convert` and `quantize` both write, with what only `convert` leaves beside it."""
+QUANTIZATION_LOG: Final = "quantization.log"
 
 
 class Commands(TyperGroup):
@@ -183,41 +182,26 @@ def demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
         )
 
 
-def demand_free(target: Path, read: Path) -> None:
-    """Refuse to write over what is read."""
-    if target.exists() and target.samefile(read):
-        raise taken(target, "the file that is read")
-
-
-def demand_own(output: Path, names: Iterable[str], *, converts: bool) -> None:
-    """Refuse to put a quantized model in the place of one of `convert`, and the other way.
-
-    Both can be called model.onnx or model.pt2; what is beside it tells which it is.
-    """
-    for target in (output / name for name in names if name in _SHARED):
-        mark = _SHARED[target.name]
-        has_mark = (output / mark).exists()
-        if target.exists() and has_mark != converts:
-            raise taken(
-                target,
-                f"which convert may have written: {mark} is beside it"
-                if has_mark
-                else f"which convert did not write: no {mark} is beside it",
-            )
+def demand_own(output: Path, names: Iterable[str], log: str) -> None:
+    """Refuse to replace a file that is not as the command wrote it, by its log in that folder."""
+    for target in (output / name for name in names):
+        if target.exists() and not is_as_written(target, log):
+            raise taken(target, f"which is not as {log} beside it says that it was written")
 
 
 def wrote(path: Path) -> str:
-    """The line of a conversion log that says which file was written with it."""
+    """The line of a log that says which file a command wrote."""
     return f"wrote {path.name}, SHA-256 {file_sha256(path)}"
 
 
-def forget_conversion(output: Path) -> None:
-    """Take the PyTorch part out of a folder where the log there names it, and it is as written."""
-    log = output / CONVERSION_LOG
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    for path in (output / "folded.onnx", output / "model.pt2"):
-        if path.is_file() and wrote(path) in lines:
-            path.unlink()
+def is_as_written(path: Path, log: str) -> bool:
+    """Whether the log beside a file says that a command wrote it as it is."""
+    return path.is_file() and wrote(path) in lines_of(path.with_name(log))
+
+
+def lines_of(log: Path) -> list[str]:
+    """The lines of a log; none where there is no such file."""
+    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
 
 
 def taken(target: Path, what: str) -> SuiteError:

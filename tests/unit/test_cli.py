@@ -309,7 +309,7 @@ def test_quantize_writes_a_model_of_its_type(
     source = model_path(pipeline, ONNX)
     out = tmp_path / "out"
     found = read(invoke("quantize", source, "-o", out, *words, "--assets", "stand-in", "--json"))
-    assert [path.name for path in out.iterdir()] == [file]
+    assert {path.name for path in out.iterdir()} == {file, "quantization.log"}
     assert list(found["weights"].values()) == [dtype] * 10
     if framework == "onnxruntime":
         assert ort_backend.census(out / file)["weights"] == found["weights"]
@@ -340,35 +340,55 @@ def test_the_model_that_is_read_is_not_replaced(unmade: Invoke, tmp_path: Path, 
     if how == "by a link":
         out = tmp_path / "out"
         out.symlink_to(tmp_path, target_is_directory=True)
-    refused(unmade("quantize", model, "-o", out), f"{out / 'model.onnx'}, the file that is read")
+    refused(unmade("quantize", model, "-o", out), f"{out / 'model.onnx'}, which is not as")
     assert model.read_text() == "float"
 
 
-def test_convert_and_quantize_do_not_replace_each_other(unmade: Invoke, tmp_path: Path) -> None:
-    converted, quantized = tmp_path / "float", tmp_path / "int8"
-    for path in (converted / "model.onnx", converted / "conversion.log", quantized / "model.onnx"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("earlier")
-    done = unmade("quantize", STANDIN, "-o", converted)
-    refused(done, f"{converted / 'model.onnx'}, which convert may have written")
-    done = unmade("convert", STANDIN, "-o", quantized, "--to", "onnx")
-    refused(done, f"{quantized / 'model.onnx'}, which convert did not write")
-    (converted / "model.pt").touch()  # no name of convert's
-    torch = ["--framework", "torch"]
-    stock = [*torch, "--recipe", "stock"]
-    (converted / "model.pt2").touch()  # of an earlier one of these: no folded.onnx is beside it
-    refused(unmade("convert", STANDIN, "-o", converted), "no folded.onnx is beside it")
-    again = [
-        ("convert", converted, "--to", "onnx"),
-        ("quantize", quantized),
-        ("quantize", converted, *torch),
-        ("quantize", converted, *stock),
-    ]
-    for command, folder, *words in again:  # each may replace its own
-        done = unmade(command, STANDIN, "-o", folder, *words)
-        assert str(done.exception) == "this came too late"
-    (converted / "folded.onnx").touch()
-    refused(unmade("quantize", STANDIN, "-o", converted, *stock), "which convert may have written")
+LOGS = {"convert": "conversion.log", "quantize": "quantization.log"}
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["convert"], ["model.onnx", "folded.onnx", "model.pt2"]),
+        (["convert", "--to", "onnx"], ["model.onnx"]),
+        (["quantize"], ["model.onnx"]),
+        (["quantize", "--framework", "torch"], ["model.pt"]),
+        (["quantize", "--framework", "torch", "--recipe", "stock"], ["model.pt2"]),
+    ],
+    ids=" ".join,
+)
+def test_a_model_is_replaced_only_as_the_same_command_wrote_it(
+    unmade: Invoke, tmp_path: Path, words: list[str], names: list[str]
+) -> None:
+    command, *options = words
+
+    def told() -> Result:
+        return unmade(command, STANDIN, "-o", tmp_path, *options)
+
+    def log(*commands: str) -> None:
+        wrote = [f"wrote {n}, SHA-256 {file_sha256(tmp_path / n)}" for n in names]
+        for one, file in LOGS.items():
+            (tmp_path / file).write_text("\n".join(["x", *wrote] if one in commands else ["x"]))
+
+    for name in names:
+        (tmp_path / name).write_text("earlier")
+    refused(told(), f"{tmp_path / names[0]}, which is not as {LOGS[command]} beside it")
+    log(*({*LOGS} - {command}))
+    refused(told(), f"{tmp_path / names[0]}, which is not as {LOGS[command]} beside it")
+    log(*LOGS)
+    assert str(told().exception) == "this came too late"
+    (tmp_path / names[-1]).write_text("changed since")
+    refused(told(), f"{tmp_path / names[-1]}, which is not as {LOGS[command]} beside it")
+
+
+def test_quantize_may_replace_its_own_and_add_to_it(invoke: Invoke, tmp_path: Path) -> None:
+    for words in ([], ["--dtype", "uint8"], ["--framework", "torch"], []):
+        done = invoke("quantize", STANDIN, "-o", tmp_path, "--assets", "stand-in", *words)
+        assert done.exit_code == 0, done.output
+    written = [tmp_path / name for name in ("model.pt", "model.onnx")]
+    log = (tmp_path / "quantization.log").read_text()
+    assert log == "".join(f"wrote {p.name}, SHA-256 {file_sha256(p)}\n" for p in written)
 
 
 @pytest.mark.parametrize("name", ["epoch10.h5", "two\nlines.h5"])
