@@ -136,8 +136,20 @@ class AcceptanceRun:
             self._before = signal.signal(signal.SIGTERM, _terminated)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, object, object]:
-        """Give the folder back to the run before where this one ran nothing."""
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int
+    ) -> Generator[None, object, object]:
+        """Write the report files, and let nothing short of *met* exit with 0.
+
+        Where nothing was run, the folder is given back to the run before.
+        """
+        is_good = exitstatus == pytest.ExitCode.OK
+        if self.selected and calls_tests(self.config):
+            self._conclude(interrupted=not is_good and exitstatus != pytest.ExitCode.TESTS_FAILED)
+            if is_good and not self._all_met:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif self.selected and is_good:  # with -m, that would read as a milestone that is met
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         result = yield
         cleared = self._cleared  # of an empty folder, nothing; yet others have written there since
         if cleared is not None and self.results is None and exitstatus in _NOTHING_RUN:
@@ -231,7 +243,7 @@ class AcceptanceRun:
             self._made_in = max(self._made_in, seconds)  # workers wait for one another
 
     @property
-    def all_met(self) -> bool:
+    def _all_met(self) -> bool:
         """Whether every selected requirement and ``--gate`` was met, and the results say so."""
         if self.results is None:
             return False
@@ -241,7 +253,7 @@ class AcceptanceRun:
             name in outcomes and outcomes[name].status == "met" for name in self.selected
         )
 
-    def conclude(self, *, interrupted: bool) -> None:
+    def _conclude(self, *, interrupted: bool) -> None:
         """Build the results and write every report file but pytest-html's and JUnit's own."""
         try:
             self.results = self._published(interrupted)
@@ -268,7 +280,19 @@ class AcceptanceRun:
         given = ["pytest", *self.config.invocation_params.args]
         return words.call(given, os.environ.get(words.ADDOPTS, ""))
 
-    def closing_lines(self, width: int) -> list[str]:
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_summary(self) -> None:
+        """Have pytest-html fill our page instead of its own, which is empty without scripts."""
+        if self.results is not None:
+            fill_page(self.config, self.results, self.earlier)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Close with the comparison table and one verdict line for each milestone."""
+        for line in self._closing_lines(terminalreporter._tw.fullwidth):
+            terminalreporter.write_line(line)
+
+    def _closing_lines(self, width: int) -> list[str]:
         """The comparison table and the verdicts, and what is kept of earlier runs."""
         if self._cleared is None:
             said = f"No test was called; {self.folder.path} is as it was."
@@ -428,12 +452,6 @@ def _terminated(*_: object) -> None:
     raise KeyboardInterrupt("SIGTERM")
 
 
-def in_checkout(config: pytest.Config, argument: str) -> Path:
-    """A path of the command line, from the root: the folders above it may have any name."""
-    path = config.invocation_params.dir / argument
-    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-
-
 def calls_tests(config: pytest.Config) -> bool:
     """Whether tests are called, and not only shown, planned or set up."""
     return not any(getattr(config.option, name, None) for name in _CALLING_NO_TEST)
@@ -456,9 +474,11 @@ def is_own(config: pytest.Config) -> bool:
 
 
 def _names(config: pytest.Config, argument: str) -> Sequence[str]:
-    """The folders of an argument, or with ``--pyargs`` the packages."""
-    path = in_checkout(config, argument)
-    return path.name.split(".") if config.option.pyargs else path.parts
+    """The folders of an argument below the root, or with ``--pyargs`` the packages."""
+    path, root = config.invocation_params.dir / argument, config.rootpath
+    if config.option.pyargs:
+        return path.name.split(".")
+    return (path.relative_to(root) if path.is_relative_to(root) else path).parts
 
 
 def milestones_asked(config: pytest.Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Glue between pytest and the suite: options, markers, fixtures, verdicts, report files.
+"""Glue between pytest and the suite: options, markers, fixtures.
 
 Nothing is measured here. A requirement test asks the ``run`` fixture for records and hands a
 number to the ``requirement`` fixture; `resnet8_eval.verdicts` judges it in the controller.
@@ -12,18 +12,12 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pytest
 
 from resnet8_eval import gate, verdicts
-from resnet8_eval.acceptance_run import (
-    AcceptanceRun,
-    calls_tests,
-    fill_page,
-    is_acceptance_run,
-    milestones_asked,
-)
+from resnet8_eval.acceptance_run import AcceptanceRun, is_acceptance_run, milestones_asked
 from resnet8_eval.assets import NAMELESS, expanded, given_folder, given_model
 from resnet8_eval.errors import AssetError, SuiteError
 from resnet8_eval.requirements import (
@@ -36,7 +30,6 @@ from resnet8_eval.requirements import (
     Requirement,
 )
 
-_Number = TypeVar("_Number", int, float)
 _RUN: Final = pytest.StashKey[AcceptanceRun]()
 
 
@@ -201,14 +194,12 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"{name} is for a model of your own; name it with --keras-model. The pretrained "
                 f"model is fed raw pixels and must exceed {MIN_ACCURACY_PERCENT:g} %"
             )
-    is_controller = not hasattr(config, "workerinput")
-    if is_controller:
-        _refuse_missing(config)
-    run = AcceptanceRun(config)
-    config.stash[_RUN] = run
-    if is_controller:
-        config.pluginmanager.register(run)
-    if is_controller and is_acceptance_run(config):
+    run = config.stash[_RUN] = AcceptanceRun(config)
+    if hasattr(config, "workerinput"):
+        return
+    _refuse_missing(config)
+    config.pluginmanager.register(run)
+    if is_acceptance_run(config):
         run.demand_folder()
         # Other plugins read these when they are configured, after this hook.
         option = config.option
@@ -336,45 +327,12 @@ def pytest_report_teststatus(
     return (report.outcome, "", report.outcome.upper())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the report files, and let nothing short of *met* exit with 0."""
-    if hasattr(session.config, "workerinput"):
-        return
-    run = session.config.stash[_RUN]
-    if not run.selected:
-        return
-    if not calls_tests(session.config):
-        if exitstatus == pytest.ExitCode.OK:  # with -m, that would read as a milestone that is met
-            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
-        return
-    run.conclude(interrupted=exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
-    if exitstatus == pytest.ExitCode.OK and not run.all_met:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Close with the comparison table and one verdict line for each milestone."""
-    run = config.stash[_RUN]
-    for line in run.closing_lines(terminalreporter._tw.fullwidth):
-        terminalreporter.write_line(line)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_html_results_summary(session: pytest.Session) -> None:
-    """Have pytest-html fill our page instead of its own, which is empty without scripts."""
-    run = session.config.stash[_RUN]
-    if run.results is not None:
-        fill_page(session.config, run.results, run.earlier)
-
-
 def _value(
-    expected: str, kind: Callable[[str], _Number], is_one: Callable[[_Number], bool]
-) -> Callable[[str], _Number]:
+    expected: str, kind: Callable[[str], Any], is_one: Callable[[Any], bool]
+) -> Callable[[str], Any]:
     """How a number is read from the command line."""
 
-    def read(text: str) -> _Number:
+    def read(text: str) -> Any:
         with suppress(ValueError):
             if is_one(number := kind(text)):
                 return number
