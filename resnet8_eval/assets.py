@@ -100,15 +100,14 @@ def locate(
     cache_dir: Path,
     keras_model: Path | None = None,
     suffixes: tuple[str, ...] = MODEL_SUFFIXES,
-    download: bool = True,
     announce: Announce = _say,
-    manifest: Manifest | None = None,
 ) -> Assets:
     """Find the assets, or download them, and verify them.
 
     Each file is looked for in `assets_dir` (else RESNET8_EVAL_ASSETS), in the checkout's `assets/`,
     in `shared/assets/` beside the checkout, and in the cache; last, it is downloaded into the
-    cache. CIFAR-10 may be the official folder or the official archive.
+    cache, with one attempt for each, unless RESNET8_EVAL_OFFLINE=1 forbids it. CIFAR-10 may be the
+    official folder or the official archive.
 
     Parameters
     ----------
@@ -116,14 +115,9 @@ def locate(
         "auto" is the real assets if they can be had, else the stand-in.
     keras_model
         A file to judge instead of the manifest's model; its name ends in one of `suffixes`.
-    download
-        Whether missing files may be downloaded, with one attempt for each. RESNET8_EVAL_OFFLINE=1
-        also forbids it.
     announce
         Called with one line when "auto" takes the stand-in, and while another process is waited
         for.
-    manifest
-        What to look for; by default, that of the installation.
 
     Returns
     -------
@@ -138,11 +132,11 @@ def locate(
         If a file is damaged, wherever it was found; if `assets_dir` or `keras_model` is not there;
         or if a file has to be made in the cache and cannot be.
     """
-    search = _search(manifest, assets_dir, cache_dir, announce)
+    search = _search(assets_dir, cache_dir, announce)
     user_model = None if keras_model is None else given_model(keras_model, suffixes)
     if kind != "stand-in":
         try:
-            return search.real(user_model, download)
+            return search.real(user_model)
         except MissingAssetError as error:
             if kind == "real" or user_model:
                 raise  # the stand-in's drawn shapes say nothing about a model of photographs
@@ -156,24 +150,22 @@ def of_model(path: Path) -> Assets:
     return Assets("real", path, file_sha256(path), True, path.parent, {}, {})
 
 
-def survey(
-    assets_dir: Path | None, cache_dir: Path, *, manifest: Manifest | None = None
-) -> list[Finding]:
+def survey(assets_dir: Path | None, cache_dir: Path) -> list[Finding]:
     """Look for every file of the manifest; nothing is downloaded, made or refused.
 
     Parameters are those of :func:`locate`. AssetError if `assets_dir` is not there.
     """
-    return list(_search(manifest, assets_dir, cache_dir).survey())
+    return list(_search(assets_dir, cache_dir).survey())
 
 
-def fetch(cache_dir: Path, *, manifest: Manifest | None = None) -> tuple[Path, Path]:
+def fetch(cache_dir: Path) -> tuple[Path, Path]:
     """Download the real assets that the cache lacks, and return the model and the folder of images.
 
     No other folder is searched, so that the cache is complete and can be copied to a machine
     without network. Errors are those of :func:`locate`.
     """
     cache = cache_dir.absolute()
-    found = _Search(manifest or load_manifest(), [cache], cache).real(None, download=True)
+    found = _Search(load_manifest(), [cache], cache).real(None)
     return found.model, found.dataset
 
 
@@ -197,15 +189,13 @@ def unchanged(path: Path, sha256: str) -> Iterator[Path]:
             raise changed_asset(path, f"sha256 {sha256}", "written to while it was read")
 
 
-def _search(
-    manifest: Manifest | None, given: Path | None, cache_dir: Path, announce: Announce = _say
-) -> _Search:
+def _search(given: Path | None, cache_dir: Path, announce: Announce = _say) -> _Search:
     explicit = given_folder(given)
     places = [explicit] if explicit else []
     for root in _checkouts():
         places += [root / "assets", root.parent / "shared" / "assets"]
     unique = list(dict.fromkeys(place.absolute() for place in [*places, cache_dir]))
-    return _Search(manifest or load_manifest(), unique, cache_dir.absolute(), announce)
+    return _Search(load_manifest(), unique, cache_dir.absolute(), announce)
 
 
 def _checkouts() -> list[Path]:
@@ -256,7 +246,7 @@ class _Search:
     cache: Path
     announce: Announce = _say
 
-    def real(self, user_model: Path | None, download: bool) -> Assets:
+    def real(self, user_model: Path | None) -> Assets:
         """Find or download the model and the folder of CIFAR-10."""
         real, archive = self.manifest.real, self.manifest.archive
         missing, obstacles = [], []
@@ -265,7 +255,7 @@ class _Search:
             (model, real.model.name, real.model),
             (dataset, DATASET_FOLDER, archive),
         ):
-            if found is None and (obstacle := self._download(entry, download)):
+            if found is None and (obstacle := self._download(entry)):
                 missing.append(name)
                 obstacles.append(f"{entry.name}: {obstacle}")
         model, dataset = model or self._real_model(), dataset or self._real_dataset()
@@ -358,10 +348,8 @@ class _Search:
         materialise(folder)
         demand_folder(folder, self.manifest.standin, _REDRAW)
 
-    def _download(self, entry: Entry, allowed: bool) -> str | None:
+    def _download(self, entry: Entry) -> str | None:
         """Download a file into the cache; if that fails, return why, in one line."""
-        if not allowed:
-            return "no download was asked for"
         if os.environ.get("RESNET8_EVAL_OFFLINE", "") not in ("", "0"):
             return "RESNET8_EVAL_OFFLINE forbids it"
         try:

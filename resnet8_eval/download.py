@@ -8,19 +8,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from resnet8_eval.errors import AssetError
+from resnet8_eval.store import hold
 
 Announce = Callable[[str], None]
 
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
 """How long a server may be silent."""
-_PATIENCE_SECONDS: Final = 2
-"""How long to wait for another process before saying so."""
 
 
 class DownloadError(Exception):
@@ -43,7 +42,11 @@ def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Ann
     scratch = cache / ".making"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(target, cache, announce):
+        waiting = (
+            f"Waiting for another process, which downloads or makes files in {cache}, before"
+            f" {target.name} can be made."
+        )
+        with hold(cache / "making.lock", announce, waiting):
             if os.path.lexists(target):
                 return
             shutil.rmtree(scratch, ignore_errors=True)
@@ -61,20 +64,6 @@ def make(target: Path, write: Callable[[Path], None], cache: Path, announce: Ann
             given=in_one_line(error),
             next_step="name another folder with --cache-dir, which comes before RESNET8_EVAL_CACHE",
         ) from error
-
-
-def _locked(target: Path, cache: Path, announce: Announce) -> AbstractContextManager[Any]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(cache / "making.lock")
-    try:
-        return lock.acquire(timeout=_PATIENCE_SECONDS)
-    except Timeout:
-        announce(
-            f"Waiting for another process, which downloads or makes files in {cache},"
-            f" before {target.name} can be made."
-        )
-        return lock.acquire()
 
 
 def retrieve(url: str | None, sha256: str, target: Path) -> None:

@@ -133,7 +133,13 @@ def _spread(failures: dict[str, SuiteError], jobs: Iterable[Job]) -> None:
     for job in jobs:
         broken = next((need for need in job.needs if need in failures), None)
         if broken and job.name not in failures:
-            failures[job.name] = _not_made(job.name, broken, failures[broken])
+            cause = failures[broken]
+            failures[job.name] = StageError(
+                f"Stage {job.name} was not run, because {broken} could not be made. {cause.what}",
+                expected=cause.expected,
+                given=cause.given,
+                next_step=cause.next_step,
+            )
 
 
 class _Crew:
@@ -151,10 +157,7 @@ class _Crew:
 
     def has_room_for(self, job: Job) -> bool:
         """Whether a job could start now."""
-        busy = [other for _, other in self.running.values()]
-        if job.alone or any(other is not None and other.alone for other in busy):
-            return not busy
-        return self._is_free(job.lane)
+        return not self.running if job.alone else self._is_free(job.lane)
 
     def start(self, job: Job, make: Make) -> None:
         """Begin a job in its lane."""
@@ -164,9 +167,8 @@ class _Crew:
 
     def warm_up(self, lanes: Iterable[str]) -> None:
         """Import the frameworks of lanes that have to wait for others."""
-        alone = any(job is not None and job.alone for _, job in self.running.values())
         for lane in lanes:
-            if lane in _WARM_UPS and lane not in self._warm and self._is_free(lane) and not alone:
+            if lane in _WARM_UPS and lane not in self._warm and self._is_free(lane):
                 self._warm.add(lane)
                 self._submit((lane, THREADS), None, _warm_up, lane)
 
@@ -232,8 +234,9 @@ class _Crew:
                         self._announce(line.removeprefix(_PROGRESS))
 
     def _is_free(self, lane: str) -> bool:
+        alone = any(job is not None and job.alone for _, job in self.running.values())
         busy = {name for (name, _), _ in self.running.values()}
-        return len(self.running) < SLOTS and lane not in busy
+        return len(self.running) < SLOTS and lane not in busy and not alone
 
     def _submit(
         self, lane: tuple[str, int], job: Job | None, call: Callable[..., float], *words: Any
@@ -396,14 +399,4 @@ def explained(name: str, error: Exception, log: Path, alone: str | None) -> Suit
         expected="a finished artefact",
         given="\n            ".join([f"{type(error).__name__}: {error}", *tail]),
         next_step=f"read {log}" + (f"; run it alone with: {alone}" if alone else ""),
-    )
-
-
-def _not_made(name: str, need: str, cause: SuiteError) -> SuiteError:
-    root = cause.what
-    return StageError(
-        f"Stage {name} was not run, because {need} could not be made. {root}",
-        expected=cause.expected,
-        given=cause.given,
-        next_step=cause.next_step,
     )

@@ -93,7 +93,12 @@ class Pipeline:
     def _found(self, name: str) -> Artifact:
         found = self.peek(name)
         if found is None:
-            raise self._failures.get(name) or _vanished(name)
+            raise self._failures.get(name) or StageError(
+                f"The artefact of stage {name} was there and is gone.",
+                expected="artefacts that stay while a run reads them",
+                given="a folder removed or damaged in the meantime",
+                next_step="run again, and leave the cache alone meanwhile",
+            )
         return found
 
     def peek(self, name: str) -> Artifact | None:
@@ -158,12 +163,3 @@ def _make(settings: Settings, keys: Mapping[str, str], name: str, threads: int) 
             next_step="run again, and edit or install nothing meanwhile",
         )
     return pipeline.make(name, threads).seconds
-
-
-def _vanished(name: str) -> SuiteError:
-    return StageError(
-        f"The artefact of stage {name} was there and is gone.",
-        expected="artefacts that stay while a run reads them",
-        given="a folder removed or damaged in the meantime",
-        next_step="run again, and leave the cache alone meanwhile",
-    )

@@ -15,7 +15,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,28 +141,20 @@ class Store:
     def lock(self, name: str, announce: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Hold a lock across all processes; the operating system releases it if the holder dies.
 
-        Who waits for another process is told so, in one line, after :data:`_PATIENCE_SECONDS`.
-        StageError if the store cannot be written to.
+        Who waits for another process is told so. StageError if the store cannot be written to.
         """
-        from filelock import FileLock, Timeout
-
         path = self._lock(name)
-        lock = FileLock(path)
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             (self.root / "artifacts").mkdir(exist_ok=True)
-            try:
-                lock.acquire(timeout=_PATIENCE_SECONDS)
-            except Timeout:
-                announce(
-                    "Waiting for another process, of this run or of another, which makes artefacts "
-                    f"in {self.root}."
-                )
-                lock.acquire()
-        try:
+            held = hold(
+                path,
+                announce,
+                "Waiting for another process, of this run or of another, which makes artefacts in "
+                f"{self.root}.",
+            )
+        with held:
             yield
-        finally:
-            lock.release()
 
     def discard(self, stage: str, key: str) -> bool:
         """Remove an artefact if another run made it; return whether this run has yet to make it."""
@@ -251,6 +243,18 @@ class Store:
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / "artifacts" / _folder_name(stage, key)
+
+
+def hold(path: Path, announce: Callable[[str], None], waiting: str) -> AbstractContextManager[Any]:
+    """Wait for a lock and hold it until the block ends; `waiting` is announced after a moment."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=_PATIENCE_SECONDS)
+    except Timeout:
+        announce(waiting)
+        return lock.acquire()
 
 
 def as_json(value: object) -> object:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from resnet8_eval import assets, cifar10, download, standin
+from resnet8_eval import assets, cifar10, download, standin, store
 from resnet8_eval import manifest as listed
 from resnet8_eval.assets import DATASET_FOLDER, Assets, MissingAssetError, fetch, locate
 from resnet8_eval.cifar10 import CLASS_NAMES, read_class_names, read_split
@@ -61,18 +61,18 @@ def find(tmp_path: Path, small: SmallAssets, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(module, "fixtures_dir", lambda: fixtures)
     monkeypatch.setattr(assets, "_checkouts", lambda: [tmp_path / "checkout"])
     monkeypatch.setattr(standin, "materialise", lambda folder: put_files(folder, small.files))
+    monkeypatch.setattr(assets, "load_manifest", small.manifest)
     monkeypatch.delenv("RESNET8_EVAL_OFFLINE", raising=False)
     monkeypatch.setenv("RESNET8_EVAL_ASSETS", str(tmp_path / "given"))
     monkeypatch.setenv("NO_PROXY", "*")
     (tmp_path / "given").mkdir()
 
-    def find(kind: str = "real", **options: object) -> Assets:
-        settings = {
-            "assets_dir": None,
-            "cache_dir": tmp_path / "cache",
-            "manifest": small.manifest(),
-            **options,
-        }
+    def find(
+        kind: str = "real", *, manifest: listed.Manifest | None = None, **options: object
+    ) -> Assets:
+        if manifest is not None:
+            monkeypatch.setattr(assets, "load_manifest", lambda: manifest)
+        settings = {"assets_dir": None, "cache_dir": tmp_path / "cache", **options}
         return locate(kind, **settings)  # type: ignore[arg-type]
 
     return find
@@ -232,10 +232,13 @@ def test_a_stand_in_that_comes_out_different(
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"real": {}}', '{"real": {"model": {"x": 1}}}']
 )
-def test_a_damaged_manifest(tmp_path: Path, find: Find, content: str) -> None:
-    refusal(lambda: find(manifest=None), tmp_path / "fixtures" / "assets.json")
+def test_a_damaged_manifest(
+    tmp_path: Path, find: Find, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(assets, "load_manifest", listed.load_manifest)
+    refusal(find, tmp_path / "fixtures" / "assets.json")
     (tmp_path / "fixtures" / "assets.json").write_text(content)
-    refusal(lambda: find(manifest=None), tmp_path / "fixtures" / "assets.json")
+    refusal(find, tmp_path / "fixtures" / "assets.json")
 
 
 # --- what the user gives -------------------------------------------------------------------------
@@ -439,14 +442,17 @@ def contents(folder: Path) -> set[str]:
 
 
 @pytest.mark.usefixtures("find")
-def test_fetch(tmp_path: Path, small: SmallAssets, site: Site) -> None:
-    cache, manifest = tmp_path / "cache", small.manifest(site.url)
-    model, dataset = fetch(cache, manifest=manifest)
+def test_fetch(
+    tmp_path: Path, small: SmallAssets, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(assets, "load_manifest", lambda: small.manifest(site.url))
+    model, dataset = fetch(cache)
     assert model.read_bytes() == small.model
     for name, content in small.files.items():
         assert (dataset / name).read_bytes() == content
     assert site.requests == ["/model.h5", "/cifar.tar.gz"]
-    assert fetch(cache, manifest=manifest) == (model, dataset)
+    assert fetch(cache) == (model, dataset)
     assert len(site.requests) == 2
 
 
@@ -502,7 +508,7 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(
 def test_who_waits_for_another_process_says_so(
     tmp_path: Path, small: SmallAssets, find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(store, "_PATIENCE_SECONDS", 0.1)
     small.put_model(tmp_path / "given")
     small.put_archive(tmp_path / "given")
     (tmp_path / "cache").mkdir()
@@ -566,9 +572,7 @@ def test_downloads_can_be_forbidden(
     manifest = small.manifest(site.url)
     monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
     refusal(lambda: find(manifest=manifest), "RESNET8_EVAL_OFFLINE")
-    refusal(lambda: fetch(tmp_path / "cache", manifest=manifest), "RESNET8_EVAL_OFFLINE")
-    monkeypatch.delenv("RESNET8_EVAL_OFFLINE")
-    refusal(lambda: find(manifest=manifest, download=False), "no download was asked for")
+    refusal(lambda: fetch(tmp_path / "cache"), "RESNET8_EVAL_OFFLINE")
     assert site.requests == []
 
 

@@ -53,17 +53,12 @@ def find(tmp_path: Path, small: SmallAssets, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(assets, "fixtures_dir", lambda: fixtures)
     monkeypatch.setattr(assets, "_checkouts", lambda: [tmp_path / "checkout"])
     monkeypatch.setattr(standin, "materialise", lambda folder: put_files(folder, small.files))
-    for name in ("RESNET8_EVAL_ASSETS", "RESNET8_EVAL_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(assets, "load_manifest", small.manifest)
+    monkeypatch.delenv("RESNET8_EVAL_ASSETS", raising=False)
+    monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
 
     def find(kind: str = "real", **options: object) -> Assets:
-        settings = {
-            "assets_dir": None,
-            "cache_dir": tmp_path / "cache",
-            "download": False,
-            "manifest": small.manifest(),
-            **options,
-        }
+        settings = {"assets_dir": None, "cache_dir": tmp_path / "cache", **options}
         return locate(kind, **settings)  # type: ignore[arg-type]
 
     return find
@@ -152,11 +147,7 @@ def test_the_folder_of_the_batches_itself_may_be_named(
     model.touch()
     found = find(assets_dir=folder, keras_model=model, suffixes=(".onnx",))
     assert (found.dataset, found.model, found.kind) == (folder, model, "real")
-    states = {
-        f.name: f.state
-        for f in survey(folder, tmp_path / "cache", manifest=small.manifest())
-        if f.kind == "real"
-    }
+    states = {f.name: f.state for f in survey(folder, tmp_path / "cache") if f.kind == "real"}
     assert {states[name] for name in small.files} == {"verified"}
     (folder / "data_batch_3").write_bytes(b"")
     with pytest.raises(AssetError, match="data_batch_3 is damaged"):
@@ -245,7 +236,7 @@ def test_auto_turns_to_the_stand_in_and_says_why(tmp_path: Path, find: Find) -> 
     assert found.model == tmp_path / "fixtures" / "standin" / "standin.h5"
     assert len(said) == 1
     assert "\n" not in said[0]
-    for part in ("stand-in", "model.h5", DATASET_FOLDER, "no download was asked for"):
+    for part in ("stand-in", "model.h5", DATASET_FOLDER, "RESNET8_EVAL_OFFLINE forbids it"):
         assert part in said[0]
 
 
@@ -369,7 +360,7 @@ def test_fixtures_of_an_installed_wheel(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("find")
 def test_survey_of_an_empty_world(tmp_path: Path, small: SmallAssets) -> None:
-    findings = survey(None, tmp_path / "cache", manifest=small.manifest())
+    findings = survey(None, tmp_path / "cache")
     assert len(findings) == 9 + 8
     assert {f.state for f in findings if f.kind == "real"} == {"missing"}
     made = [f for f in findings if f.kind == "stand-in"]
@@ -385,7 +376,7 @@ def test_survey_names_what_is_damaged_and_what_is_missing(
     small.put_model(tmp_path / "given").write_bytes(b"something else")
     dataset = small.put_dataset(tmp_path / "given")
     (dataset / "data_batch_2").unlink()
-    findings = survey(tmp_path / "given", tmp_path / "cache", manifest=small.manifest())
+    findings = survey(tmp_path / "given", tmp_path / "cache")
     states = {f.name: f.state for f in findings if f.kind == "real"}
     assert states.pop("model.h5") == "damaged"
     assert states.pop("data_batch_2") == "missing"
@@ -396,7 +387,7 @@ def test_survey_names_what_is_damaged_and_what_is_missing(
 @pytest.mark.usefixtures("find")
 def test_survey_sees_the_archive(tmp_path: Path, small: SmallAssets) -> None:
     archive = small.put_archive(tmp_path / "given")
-    findings = survey(tmp_path / "given", tmp_path / "cache", manifest=small.manifest())
+    findings = survey(tmp_path / "given", tmp_path / "cache")
     by_name = {f.name: f for f in findings if f.kind == "real"}
     assert by_name["cifar.tar.gz"].state == "verified"
     assert str(archive) in by_name["test_batch"].detail
@@ -406,5 +397,6 @@ def test_fetch_from_a_complete_cache_downloads_nothing(
     tmp_path: Path, small: SmallAssets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNET8_EVAL_OFFLINE", "1")
+    monkeypatch.setattr(assets, "load_manifest", small.manifest)
     model, dataset = small.put_model(tmp_path), small.put_dataset(tmp_path)
-    assert fetch(tmp_path, manifest=small.manifest()) == (model, dataset)
+    assert fetch(tmp_path) == (model, dataset)
