@@ -218,7 +218,7 @@ def given_folder(given: Path | None) -> Path | None:
 
 
 def given_model(path: Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> Path:
-    """The Keras model that the user names, as an absolute path.
+    """The model that the user names, as an absolute path.
 
     AssetError if it is not there, or its name has none of these suffixes.
     """
@@ -227,13 +227,11 @@ def given_model(path: Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> Path:
     if path.suffix in suffixes and what == "a file" and os.access(path, os.R_OK):
         return path
     raise AssetError(
-        f"{path} cannot be used as the Keras model.",
+        f"{path} cannot be used as the model.",
         expected=f"a readable file that ends in {' or '.join(suffixes)}",
         given=what,
-        next_step="Load a SavedModel folder in the Keras that wrote it, save it as .keras, and give"
-        " that to --keras-model."
-        if what == "a folder"
-        else "Correct --keras-model, or leave it out to use the MLPerf Tiny model.",
+        next_step="Give such a file, or leave out --keras-model where that named it. Load a"
+        " SavedModel folder in the Keras that wrote it, and save it as .keras.",
     )
 
 
@@ -284,9 +282,9 @@ class _Search:
         standin, folder = self.manifest.standin, self._standin_folder()
         make(folder, self._draw, self.cache, self.announce)
         demand_folder(folder, standin, _COMPLETE)
-        model = user_model or fixtures_dir() / "standin" / standin.model.name
         if not user_model:
-            demand(model, standin.model, _RESTORE)
+            demand(self._standin_model, standin.model, _RESTORE)
+        model = user_model or self._standin_model
         return _found("stand-in", model, user_model, folder, standin)
 
     def survey(self) -> Iterator[Finding]:
@@ -302,12 +300,7 @@ class _Search:
             yield _finding("real", entry, path, "no such file" if folder else absent)
         unneeded = "not needed beside the folder" if folder else nowhere
         yield _finding("real", archive, packed, unneeded)
-        yield _finding(
-            "stand-in",
-            standin.model,
-            fixtures_dir() / "standin" / standin.model.name,
-            "no such file",
-        )
+        yield _finding("stand-in", standin.model, self._standin_model, "no such file")
         for entry in standin.dataset:
             path = self._standin_folder() / entry.name
             yield _finding("stand-in", entry, path, "made when needed")
@@ -336,6 +329,10 @@ class _Search:
                 demand_folder(folder, self.manifest.real, _COMPLETE)
                 return folder
         return None
+
+    @property
+    def _standin_model(self) -> Path:
+        return fixtures_dir() / "standin" / self.manifest.standin.model.name
 
     def _standin_folder(self) -> Path:
         sums = "".join(entry.sha256 for entry in self.manifest.standin.dataset)
@@ -389,12 +386,10 @@ NAMELESS: Final = "expected a folder; got no name, as of an unset variable"
 def expanded(path: str | Path) -> Path:
     """Replace a leading ~ by the user's home folder; a shell does not do so after a = sign.
 
-    A path whose ~ names no user of this machine is returned as it is.
+    A path whose ~ names no user of this machine is returned as it is, where `Path.expanduser` would
+    raise an error without the path.
     """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _present(path: Path) -> bool:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import errno
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Final
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls a full disk, a used-up quota, and a file larger than is allowed."""
-_LITTLE: Final = 16 * 2**20
-"""Bytes free. What did not fit into the temporary folder is some megabytes, and already gone."""
 
 
 class SuiteError(Exception):
@@ -57,29 +53,15 @@ def changed_asset(path: Path, expected: str, given: str) -> AssetError:
     )
 
 
-def full_temporary_folder(error: Exception, cache: Path | None = None) -> StageError | None:
-    """What to raise where it is the temporary folder that has no room; None where it is not.
-
-    Where the error names no file, what is free tells: little there, and more in the cache.
-    """
-    try:
-        folder = Path(tempfile.gettempdir())
-        free = shutil.disk_usage(folder).free
-    except OSError:  # no folder can be used as one, so none was
-        return None
-    named = getattr(error, "filename2", None) or getattr(error, "filename", None)
-    if named is None:
-        is_cause = free < _LITTLE and not (cache and shutil.disk_usage(cache).free < _LITTLE)
-    else:
-        path = Path(str(named))
-        is_cause = path.is_relative_to(folder) and not (cache and path.is_relative_to(cache))
-    if not is_cause:
-        return None
+def no_room(error: OSError, place: Path | str) -> StageError:
+    """What to raise where a disk is full: that of the file that the error names, or one of two."""
+    named = error.filename2 or error.filename  # the second is the one that is written
     return StageError(
-        "The temporary folder is full.",
-        expected="a folder with some hundred megabytes free",
-        given=f"{folder}, with {free / 1e6:,.1f} MB free",
-        next_step="make room in it, or name another folder in the variable TMPDIR",
+        f"There is no room: {error.strerror}.",
+        expected="a disk with some hundred megabytes free",
+        given=str(named or f"{place}, or the folder of temporary files"),
+        next_step="make room there (python -m resnet8_eval cache clear removes artefacts), or name"
+        " another folder: --cache-dir is that of the cache, TMPDIR that of temporary files",
     )
 
 

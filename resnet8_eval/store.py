@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet8_eval.checks import Check
-from resnet8_eval.errors import FULL, StageError, full_temporary_folder
+from resnet8_eval.errors import FULL, StageError, no_room
 
 Record = dict[str, Any]
 RECORD_FILE = "record.json"
@@ -96,8 +96,8 @@ class Store:
         Raises
         ------
         StageError
-            If the store cannot be written to, or it or the temporary folder is full. Whatever else
-            `make` raises passes through. Nothing is left behind.
+            If the store cannot be written to, or a disk is full. Whatever else `make` raises passes
+            through. Nothing is left behind.
         """
         folder = self._folder(stage, key)
         with self.lock(folder.name):
@@ -118,13 +118,7 @@ class Store:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                raise full_temporary_folder(error, self.root) or StageError(
-                    f"There is no room for the artefact of stage {stage}: {error.strerror}.",
-                    expected="a disk with some hundred megabytes free",
-                    given=str(self.root),
-                    next_step="make room (python -m resnet8_eval cache clear removes artefacts), "
-                    "or choose another cache folder with --cache-dir",
-                ) from error
+                raise no_room(error, self.root) from error
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             made = self.get(stage, key)  # while nobody can clear it
@@ -337,8 +331,6 @@ def _read(folder: Path) -> Artifact | None:
             seal == digest(body)
             and folder.name == _folder_name(found.stage, found.key)
             and found.files == _hashes(folder)
-            and [type(found.record), type(found.seconds), type(found.created), type(found.run)]
-            == [dict, float, float, str]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from resnet8_eval.backends import Execution, Session, StoredTensor, Tensors
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
-from resnet8_eval.errors import full_temporary_folder, unreadable_model
+from resnet8_eval.errors import no_room, unreadable_model
 from resnet8_eval.network import Dense, Network, read
 from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
@@ -36,6 +38,8 @@ _ENTRIES: Final[dict[Execution, dict[str, str]]] = {
     "reference": {"session.disable_quant_qdq": "1"},
     "default": {},
 }
+_LITTLE: Final = 16 * 2**20
+"""Bytes free. What did not fit is some megabytes, and already gone."""
 _WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
 _MOVING: Final = frozenset({"Transpose", "Reshape", "Flatten", "Relu"})
 """Operators that compute nothing new; ReLU is merged into the range that follows it."""
@@ -81,9 +85,10 @@ def open_session(
         model = unsigned(path) if execution == "kernel" and is_x86() else str(path)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has no common base class for its errors
-        # It does not say why it could not save.
-        full = full_temporary_folder(error) if save_to else None
-        raise full or unreadable_model(path, "onnxruntime", error) from error
+        if save_to is not None and shutil.disk_usage(save_to.parent).free < _LITTLE:
+            # It does not say why it could not save.
+            raise no_room(OSError(errno.ENOSPC, "little is left"), save_to) from error
+        raise unreadable_model(path, "onnxruntime", error) from error
 
 
 def unsigned(path: Path) -> bytes | str:

@@ -35,7 +35,6 @@ from resnet8_eval.cli.options import (
     PreprocessingName,
     Seed,
     cache_folder,
-    demand_file,
     demand_own,
     demand_writable,
     is_as_written,
@@ -46,7 +45,6 @@ from resnet8_eval.cli.options import (
     whole_folder,
     wrote,
 )
-from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import usable_cores
 from resnet8_eval.errors import ModelError, ResultsError
 from resnet8_eval.lanes import lane_environment
@@ -154,7 +152,7 @@ def convert(
     """
     from resnet8_eval.convert.log import handed_out
 
-    demand_file(model, assets.MODEL_SUFFIXES)
+    assets.given_model(model)
     files, checked = {"model.onnx": "onnx"}, ["structure/onnx", "folded"]
     for_torch = {"folded.onnx": "folded", "model.pt2": "torch"}
     if to == "torch":
@@ -162,7 +160,8 @@ def convert(
         checked.append("structure/torch")
     demand_own(output, files, CONVERSION_LOG)
     demand_writable(output)
-    made = _made(assets.of_model(model), cache_dir, [*files.values(), *checked])
+    pipeline = _pipeline(assets.of_model(model), cache_dir)
+    made = _sound(pipeline, [*files.values(), *checked])
     checks = [check for name in checked for check in made[name].record.get("checks", ())]
     with whole_folder(output) as folder:
         for name, stage in files.items():
@@ -191,7 +190,7 @@ def quantize(
     framework: Annotated[str, _among(row.framework for row in QUANTIZED)] = "onnxruntime",
     dtype: Annotated[str, _among(row.dtype for row in QUANTIZED)] = "int8",
     recipe: Annotated[
-        str, _among(row.recipe.name for row in QUANTIZED if row.recipe)
+        str, _among(row.quantized_by.name for row in QUANTIZED)
     ] = configurations.TUNED.name,
     preprocessing: PreprocessingName = "raw",
     calibration_count: Count = 1000,
@@ -208,8 +207,14 @@ def quantize(
     from resnet8_eval.backends import file_of
     from resnet8_eval.preprocess import chosen
 
-    demand_file(model, (*assets.MODEL_SUFFIXES, ".onnx"))
-    row = _row(framework, dtype, recipe)
+    suffixes = (*assets.MODEL_SUFFIXES, ".onnx")
+    assets.given_model(model, suffixes)
+    rows = configurations.quantized(framework, dtype)
+    row = next((row for row in rows if row.quantized_by.name == recipe), None)
+    if row is None:
+        raise typer.BadParameter(
+            f"there is no row {framework} × {dtype} × {recipe}; there are {', '.join(CELLS)}"
+        )
     name = file_of(row)
     demand_own(output, [name], QUANTIZATION_LOG)
     settings = {
@@ -217,11 +222,11 @@ def quantize(
         "calibration_count": calibration_count,
         "calibration_seed": calibration_seed,
     }
-    given = locate(kind, assets_dir, cache_dir, model, (*assets.MODEL_SUFFIXES, ".onnx"))
+    given = locate(kind, assets_dir, cache_dir, model, suffixes)
     stage = f"model/{row.name}"
     converted = [] if given.model.suffix == ".onnx" else ["structure/onnx"]
     demand_writable(output)
-    made = _made(given, cache_dir, [*converted, stage], **settings)[stage]
+    made = _sound(_pipeline(given, cache_dir, **settings), [*converted, stage])[stage]
     record = made.record
     with whole_folder(output) as folder:
         shutil.copyfile(made.path(name), folder / name)
@@ -236,16 +241,6 @@ def quantize(
         typer.echo(f"  quantized: {_counts(record['quantized_ops'])}")
         typer.echo(f"  in float:  {_counts(record['float_ops'])}")
         typer.echo(f"  execution: {row.execution}")
-
-
-def _row(framework: str, dtype: str, recipe: str) -> Configuration:
-    for row in configurations.quantized(framework, dtype):
-        if row.recipe and row.recipe.name == recipe:
-            return row
-    raise typer.BadParameter(
-        f"there is no row {framework} × {dtype} × {recipe}; there are "
-        + ", ".join(row.name for row in QUANTIZED)
-    )
 
 
 @app.command()
@@ -539,22 +534,12 @@ def _fed(preprocessing: str, own: Path | None) -> Preprocessing:
     return chosen(preprocessing)
 
 
-def _progress(line: str) -> None:
-    typer.echo(f"  {line}", err=True)
-
-
 def _pipeline(given: assets.Assets, cache_dir: Path | None, **settings: Any) -> Pipeline:
     from resnet8_eval.inputs import Settings
     from resnet8_eval.pipeline import Pipeline
 
-    return Pipeline(Settings(given, cache_folder(cache_dir), **settings), _progress)
-
-
-def _made(
-    given: assets.Assets, cache_dir: Path | None, names: Iterable[str], **settings: Any
-) -> dict[str, Artifact]:
-    """Stages of a model that the user named, as :func:`_sound`."""
-    return _sound(_pipeline(given, cache_dir, **settings), names)
+    given_to_run = Settings(given, cache_folder(cache_dir), **settings)
+    return Pipeline(given_to_run, lambda line: typer.echo(f"  {line}", err=True))
 
 
 def _sound(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Artifact]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,7 @@ def show_assets(
         return
     findings = assets.survey(assets_dir, cache_folder(cache_dir))
     if as_json:
-        print_json(
-            [
-                {
-                    "name": f.name,
-                    "state": f.state,
-                    "path": f.path and str(f.path),
-                    "detail": f.detail,
-                }
-                for f in findings
-            ]
-        )
+        print_json([{**asdict(f), "path": f.path and str(f.path)} for f in findings])
         return
     for finding in findings:
         place = finding.path or finding.detail

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from resnet8_eval.assets import MODEL_SUFFIXES
+from resnet8_eval.assets import MODEL_SUFFIXES, given_model
 from resnet8_eval.cli.options import (
     AsJson,
     AssetsDir,
@@ -20,7 +20,6 @@ from resnet8_eval.cli.options import (
     Kind,
     Output,
     PreprocessingName,
-    demand_file,
     locate,
     print_json,
     taken,
@@ -42,28 +41,20 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's accuracy on the test images, in all and for each class."""
-    from resnet8_eval.evaluate import evaluate as judge
     from resnet8_eval.preprocess import chosen
 
-    how = chosen(preprocessing)
-    scores, labels, names, source, told = _scores(model, how, kind, assets_dir, cache_dir)
-    record = {
-        "model": str(model),
-        "assets": source,
-        "preprocessing": {"name": how.name, **how.describe()},
-        **told,
-        **judge(scores, labels, names),
-    }
+    found = _judged(model, chosen(preprocessing), kind, assets_dir, cache_dir)
+    record = found.record
     if as_json:
-        print_json(record)
+        print_json({**record, **found.fed})
         return
     typer.echo(
         f"{model.name}: {record['accuracy_percent']:.2f} % "
-        f"({record['correct']}/{record['total']}, {source} images)"
+        f"({record['correct']}/{record['total']}, {found.fed['assets']} images)"
     )
     for entry in record["per_class"]:
         typer.echo(f"  {entry['name']:11} {entry['accuracy_percent']:6.2f} %")
-    for line in _doubts(told):
+    for line in _doubts(record):
         typer.echo(line)
 
 
@@ -78,30 +69,25 @@ def compare(
 ) -> None:
     """Hold models against a baseline, image by image: delta, interval, exact test, flag."""
     from resnet8_eval import analysis
-    from resnet8_eval.evaluate import evaluate as judge
     from resnet8_eval.preprocess import chosen
     from resnet8_eval.report import words
 
-    how = chosen(preprocessing)
-    found = [_scores(model, how, kind, assets_dir, cache_dir) for model in (baseline, *models)]
-    reference, labels, names, source, _ = found[0]
-    rows = []
-    for model, (scores, *_, told) in zip((baseline, *models), found, strict=True):
-        rows.append(
-            {
-                "model": str(model),
-                **told,
-                "size_bytes": model.stat().st_size,
-                **judge(scores, labels, names),
-                **analysis.compare(scores, reference, labels, names),
-                **(analysis.BASELINE if model is baseline else {}),
-            }
-        )
+    how, paths = chosen(preprocessing), [baseline, *models]
+    found = [_judged(model, how, kind, assets_dir, cache_dir) for model in paths]
+    first = found[0]
+    rows = [
+        {
+            **one.record,
+            "size_bytes": model.stat().st_size,
+            **analysis.compare(one.scores, first.scores, first.labels, first.names),
+            **(analysis.BASELINE if one is first else {}),
+        }
+        for model, one in zip(paths, found, strict=True)
+    ]
     if as_json:
-        fed = {"name": how.name, **how.describe()}
-        print_json({"assets": source, "preprocessing": fed, "models": rows})
+        print_json({**first.fed, "models": rows})
         return
-    titles = _told_apart([Path(row["model"]) for row in rows])
+    titles = _told_apart(paths)
     for title, row in zip(titles, rows, strict=True):
         beside = ""
         if row["delta_ci95_pp"]:
@@ -180,8 +166,7 @@ def golden(
     from resnet8_eval.convert import onnx_file
     from resnet8_eval.preprocess import Feed, chosen
 
-    demand_file(model, (".onnx",))
-    onnx_file.demand_readable(model)
+    onnx_file.demand_readable(given_model(model, (".onnx",)))
     earlier = vectors.earlier(output)
     if earlier is None:
         raise taken(output / vectors.INDEX, "which golden did not write")
@@ -195,7 +180,7 @@ def golden(
         )
     fed = Feed(test[positions], chosen(preprocessing))
     with whole_folder(output) as folder:
-        index = vectors.write(quantized_onnx.read(model), fed, positions, folder)
+        index = vectors.write(quantized_onnx.read(found.model), fed, positions, folder)
         vectors.forget(output, earlier)
     if as_json:
         print_json(index)
@@ -203,47 +188,55 @@ def golden(
         typer.echo(f"{len(index['layers'])} layers, {len(positions)} images; written to {output}")
 
 
-def _scores(
+class _Judged(NamedTuple):
+    """Scores of a stored model, what they are held against, what is told of it, and how fed."""
+
+    scores: Any
+    labels: Any
+    names: tuple[str, ...]
+    record: dict[str, Any]
+    fed: dict[str, Any]
+
+
+def _judged(
     model: Path,
     how: Preprocessing,
     kind: Literal["real", "auto", "stand-in"],
     assets_dir: Path | None,
     cache_dir: Path | None,
-) -> tuple[Any, Any, tuple[str, ...], str, dict[str, Any]]:
-    """Scores of a stored model, labels, class names, kind of assets, and what may be wrong."""
+) -> _Judged:
+    """Run a stored model on the test images, and look for what may be wrong with it."""
     from resnet8_eval import backends, batch_effect, calibration, hints, saturation
     from resnet8_eval.cifar10 import read_class_names, read_split
     from resnet8_eval.convert import onnx_file
     from resnet8_eval.convert.keras_to_onnx import load_noted
+    from resnet8_eval.evaluate import evaluate
     from resnet8_eval.preprocess import Feed
 
     suffixes = tuple(backends.SUFFIXES)
-    demand_file(model, suffixes)
-    if model.suffix == ".onnx":
-        onnx_file.demand_readable(model)
+    path = given_model(model, suffixes)
+    if path.suffix == ".onnx":
+        onnx_file.demand_readable(path)
     found = locate(kind, assets_dir, cache_dir, model, suffixes)
     train, test = (read_split(found.dataset, n, found.dataset_sha256) for n in ("train", "test"))
     some = calibration.choose(train.labels, hints.IMAGES, 0)
+    images, tried = Feed(test.images, how), Feed(train.images[some], how)
     names = read_class_names(found.dataset, found.dataset_sha256)
     with _working(f"evaluate {model.name}"):
-        notes = load_noted(model)[1] if model.suffix in MODEL_SUFFIXES else []
-        scores = backends.scores(model, Feed(test.images, how), threads=usable_cores())
-        by_batch = batch_effect.told(model, Feed(test.images, how), scores)
-        tried = hints.tried(
-            backends.scorer(model, usable_cores()),
-            Feed(train.images[some], how),
-            train.labels[some],
-            names,
-        )
-        saturating = saturation.told(model, Feed(test.images, how), test.labels, scores)
-    told = {
-        "notes": notes,
-        "hint": tried["hint"],
-        "batch_effect": by_batch,
-        "saturation": saturating,
-        "runs_as": _runs_as(model),
-    }
-    return scores, test.labels, names, found.kind, told
+        notes = load_noted(path)[1] if path.suffix in MODEL_SUFFIXES else []
+        scores = backends.scores(path, images, threads=usable_cores())
+        score = backends.scorer(path, usable_cores())
+        record = {
+            "model": str(model),
+            "notes": notes,
+            "hint": hints.tried(score, tried, train.labels[some], names)["hint"],
+            "batch_effect": batch_effect.told(path, images, scores),
+            "saturation": saturation.told(path, images, test.labels, scores),
+            "runs_as": _runs_as(path),
+            **evaluate(scores, test.labels, names),
+        }
+    fed = {"assets": found.kind, "preprocessing": {"name": how.name, **how.describe()}}
+    return _Judged(scores, test.labels, names, record, fed)
 
 
 def _runs_as(model: Path) -> str | None:

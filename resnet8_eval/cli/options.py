@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from resnet8_eval import assets
-from resnet8_eval.errors import FULL, ModelError, SuiteError, full_temporary_folder
+from resnet8_eval.errors import FULL, SuiteError, no_room
 from resnet8_eval.store import file_sha256
 
 
@@ -23,11 +23,7 @@ def _folder(text: str) -> Path:
     """A folder from the command line."""
     if not text:
         raise typer.BadParameter(assets.NAMELESS)
-    return Path(text)
-
-
-def _expanded(path: Path | None) -> Path | None:
-    return None if path is None else assets.expanded(path).absolute()
+    return assets.expanded(text)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
@@ -51,7 +47,6 @@ CacheDir = Annotated[
         envvar="RESNET8_EVAL_CACHE",
         parser=_folder,
         metavar="DIR",
-        callback=_expanded,
         help="Where downloads and artefacts are kept. (default: the user's cache folder)",
         show_default=False,
     ),
@@ -88,31 +83,20 @@ class Commands(TyperGroup):
         """Run one; the system's errors about files are told in the same way."""
         try:
             return super().invoke(ctx)
-        except SuiteError as error:
-            told = error
-        except OSError as error:
-            in_words = _in_words(error)
-            if in_words is None:
+        except (SuiteError, OSError) as error:
+            told = error if isinstance(error, SuiteError) else _in_words(error)
+            if told is None:
                 raise
-            told = in_words
-            _let_go_of_output()
+        _let_go_of_output()
         typer.echo(f"error: {told}", err=True)
         raise typer.Exit(1)
 
 
 def _in_words(error: OSError) -> SuiteError | None:
     """An error of the system about a file or a full disk; None for any other."""
-    named = error.filename2 or error.filename  # the second is the one that is written
+    named = error.filename2 or error.filename
     if error.errno in FULL:
-        if named is None and (full := full_temporary_folder(error)):
-            return full
-        return SuiteError(
-            f"There is no room: {error.strerror}.",
-            expected="a disk with some hundred megabytes free",
-            given=str(named or "standard output, or a file that the system does not name"),
-            next_step="make room there, or name another folder; TMPDIR names that of temporary"
-            " files",
-        )
+        return no_room(error, "standard output")
     if named is None:
         return None
     return SuiteError(
@@ -134,7 +118,7 @@ def _let_go_of_output() -> None:
 
 def cache_folder(cache_dir: Path | None) -> Path:
     """The folder that was named, or the user's."""
-    return cache_dir or assets.default_cache_dir()
+    return (cache_dir or assets.default_cache_dir()).absolute()
 
 
 def print_json(value: object) -> None:
@@ -160,26 +144,6 @@ def locate(
         suffixes=suffixes,
         announce=lambda line: typer.echo(line, err=True),
     )
-
-
-def demand_file(model: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse what is no file of one of these kinds."""
-    wanted = f"a file named {', '.join(f'*{suffix}' for suffix in suffixes)}"
-    if not model.is_file():
-        raise ModelError(
-            f"There is no file {model}.",
-            expected=wanted,
-            given="a folder" if model.is_dir() else "nothing of that name",
-            next_step="give the path of a file; load a SavedModel folder in the Keras that wrote"
-            " it, and save it as .h5 or .keras",
-        )
-    if model.suffix not in suffixes:
-        raise ModelError(
-            f"{model.name} cannot be used here.",
-            expected=wanted,
-            given=str(model),
-            next_step="give a model of such a kind",
-        )
 
 
 def demand_own(output: Path, names: Iterable[str], log: str) -> None:

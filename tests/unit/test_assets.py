@@ -332,7 +332,7 @@ def test_a_file_that_changes_while_it_is_lent_is_told(
 
 def test_a_saved_model_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").touch()
-    with pytest.raises(AssetError, match="cannot be used as the Keras model") as caught:
+    with pytest.raises(AssetError, match="cannot be used as the model") as caught:
         assets.given_model(tmp_path)
     assert caught.value.given == "a folder"
     assert "Load a SavedModel folder in the Keras that wrote it" in caught.value.next_step

@@ -131,9 +131,9 @@ def test_a_wrong_call_exits_with_2(invoke: Invoke, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["evaluate", "nothing.onnx"], "There is no file nothing.onnx."),
-        (["compare", "nothing.onnx", "nothing.onnx"], "There is no file nothing.onnx."),
-        (["evaluate", "{tmp}/model.tflite"], "model.tflite cannot be used here."),
+        (["evaluate", "nothing.onnx"], "nothing.onnx cannot be used as the model."),
+        (["compare", "nothing.onnx", "nothing.onnx"], "nothing.onnx cannot be used as the model."),
+        (["evaluate", "{tmp}/model.tflite"], "model.tflite cannot be used as the model."),
         (["evaluate", "{tmp}/model.onnx"], "model.onnx is not an ONNX model"),
         (["report", "nothing.json"], "nothing.json cannot be read"),
         (["report", "{tmp}/model.onnx"], "cannot be read"),
@@ -323,7 +323,7 @@ def unmade(monkeypatch: pytest.MonkeyPatch) -> Invoke:
         raise AssertionError("this came too late")
 
     monkeypatch.setattr(cli, "locate", fail)
-    monkeypatch.setattr(cli, "_made", fail)
+    monkeypatch.setattr(cli, "_sound", fail)
     return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
 
 
@@ -515,7 +515,7 @@ def test_no_scratch_folder_lies_there_while_a_command_works(
         seen.append(list(tmp_path.iterdir()))
         raise SystemExit(9)
 
-    monkeypatch.setattr(cli, "_made", work)
+    monkeypatch.setattr(cli, "_sound", work)
     monkeypatch.setattr(study, "measure_all", work)
     words = {"convert": [STANDIN], "quantize": [STANDIN, "--assets=stand-in"]}
     words["study"] = ["--assets=stand-in"]

@@ -183,8 +183,6 @@ DAMAGE: dict[str, Callable[[Artifact], object]] = {
     ),
     "a field too many": seal_again(lambda body: body.update(more=1)),
     "a field too few": seal_again(lambda body: body.pop("seconds")),
-    "a field of another kind": seal_again(lambda body: body.update(created="today")),
-    "a run without a name": seal_again(lambda body: body.update(run=None)),
     "a file too many": lambda made: made.path("more.txt").write_text("more"),
     "a folder too many": lambda made: made.path("more").mkdir(),
     "a dangling link too many": lambda made: made.path("more").symlink_to("nowhere"),
