@@ -11,13 +11,13 @@ import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet8_eval.assets import expanded
 from resnet8_eval.errors import AssetError
 
 BATCH_SIZE = 100
@@ -141,7 +141,7 @@ def chosen(given: str) -> Preprocessing:
         return USUAL[given]
     import tomllib
 
-    path = Path(given).expanduser()
+    path = expanded(given)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert({**content, "name": path.name}, Preprocessing)

@@ -149,4 +149,6 @@ def test_the_example_of_a_file_can_be_written_as_it_is_told(tmp_path: Path) -> N
 def test_a_name_that_is_neither_is_refused() -> None:
     with pytest.raises(AssetError, match="raw, unit, standard, caffe, or a TOML file"):
         chosen("imagenet")
+    with pytest.raises(AssetError, match="~nobody-of-that-name"):
+        chosen("~nobody-of-that-name/pixels.toml")
     assert chosen("raw") is RAW
