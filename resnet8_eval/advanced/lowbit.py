@@ -1,9 +1,9 @@
-"""A network of few bits, stored as ONNX.
+"""A network of 4 and 8 bits, stored as ONNX.
 
-Weights of up to 4 bits are stored as INT4, two in a byte, with a DequantizeLinear behind them
-(opset 21); wider ones as INT8. Maps pass through UINT4 or UINT8, and biases are int32 in steps of
-the sum. A plain session of ONNX Runtime computes layers of 8 bits in integers, and the others in
-float32 between dequantize and quantize steps.
+Weights of 4 bits are stored as INT4, two in a byte, with a DequantizeLinear behind them (opset 21);
+the others as INT8. Maps pass through UINT4 or UINT8, and biases are int32 in steps of the sum. A
+plain session of ONNX Runtime computes layers of 8 bits in integers, and the others in float32
+between dequantize and quantize steps.
 
 2 bits are left out. ONNX has INT2, and ONNX Runtime 1.32 dequantizes it; but a plain session takes
 a convolution with such weights for one of 8 bits, and then refuses its own graph.
@@ -40,7 +40,7 @@ ROW: Final = Configuration("onnxruntime", "int8", "int8", "uint8")
 
 
 def write(parameters: Parameters, bits: Bits, path: Path) -> None:
-    """Write a network as ONNX with the bits that each layer has.
+    """Write a network as ONNX with the bits that each layer has, 4 or 8.
 
     The integers of `parameters` lie within the limit of their bits, and its ranges are those that
     the activations' bits span.
@@ -58,58 +58,46 @@ def write(parameters: Parameters, bits: Bits, path: Path) -> None:
     steps: dict[str, list[Any]] = {}
     renamed: dict[str, str] = {}
 
-    def constant(name: str, array: NDArray[Any], kind: int) -> str:
-        typed = np.ascontiguousarray(array).astype(helper.tensor_dtype_to_np_dtype(kind))
-        kept.append(numpy_helper.from_array(typed.reshape(array.shape), name))
+    def constant(name: str, array: Any, kind: int) -> str:
+        typed = np.asarray(array, helper.tensor_dtype_to_np_dtype(kind))
+        kept.append(numpy_helper.from_array(typed, name))
         return name
 
-    def dequantize(
-        name: str, integers: NDArray[Any], scale: NDArray[np.float32], kind: int, axis: int
-    ) -> Any:
-        zeros = np.zeros(scale.shape)
+    def dequantize(name: str, scale: Any, zero_point: Any, kind: int, axis: int | None) -> Any:
         inputs = [
-            constant(f"{name}_quantized", integers, kind),
+            f"{name}_quantized",
             constant(f"{name}_scale", scale, TensorProto.FLOAT),
-            constant(f"{name}_zero_point", zeros, kind),
+            constant(f"{name}_zero_point", zero_point, kind),
         ]
         renamed[name] = f"{name}_dequantized"
         return helper.make_node("DequantizeLinear", inputs, [renamed[name]], axis=axis)
 
     for name, (low, high) in parameters.activations.items():
-        step, zero_point = grid(low, high, largest(widths[name]))
         kind = {4: TensorProto.UINT4, 8: TensorProto.UINT8}[widths[name]]
-        with_step = [
-            constant(f"{name}_scale", np.array(step), TensorProto.FLOAT),
-            constant(f"{name}_zero_point", np.array(zero_point), kind),
-        ]
-        renamed[name] = f"{name}_dequantized"
-        steps[name] = [
-            helper.make_node("QuantizeLinear", [name, *with_step], [f"{name}_quantized"]),
-            helper.make_node(
-                "DequantizeLinear", [f"{name}_quantized", *with_step], [renamed[name]]
-            ),
-        ]
+        back = dequantize(name, *grid(low, high, largest(widths[name])), kind, None)
+        quantized, *on_grid = back.input
+        steps[name] = [helper.make_node("QuantizeLinear", [name, *on_grid], [quantized]), back]
     nodes = []
     for layer in network.weighted:
-        scale, dense = parameters.scales[layer.weight], isinstance(layer, Dense)
+        narrow, axis = bits.weights[layer.weight] == 4, int(isinstance(layer, Dense))
         integers = output_first(layer, parameters.integers[layer.weight])
-        narrow = bits.weights[layer.weight] <= 4
-        kind = TensorProto.INT4 if narrow else TensorProto.INT8
-        whole, sum_step = biases[layer.bias]
-        nodes += [
-            dequantize(layer.weight, integers, scale, kind, int(dense)),
-            dequantize(layer.bias, whole, sum_step, TensorProto.INT32, 0),
-        ]
+        scale = parameters.scales[layer.weight]
+        for name, values, step, kind, along in (
+            (layer.weight, integers, scale, TensorProto.INT4 if narrow else TensorProto.INT8, axis),
+            (layer.bias, *biases[layer.bias], TensorProto.INT32, 0),
+        ):
+            constant(f"{name}_quantized", values, kind)
+            nodes.append(dequantize(name, step, np.zeros(len(step)), kind, along))
     # A plain session makes an 8-bit kernel of these, and then refuses it for the types of its maps.
     # An operator that changes nothing, but that it does not know for one, keeps it from that.
     apart = {
         layer.name
         for layer in network.weighted
         if isinstance(layer, Convolution)
-        and bits.weights[layer.weight] > 4
+        and bits.weights[layer.weight] == 8
         and widths.get(layer.inputs[0], 8) == widths[layer.output] == 4
     }
-    lowest = constant("lowest", np.array(np.finfo(np.float32).min), TensorProto.FLOAT)
+    lowest = constant("lowest", np.finfo(np.float32).min, TensorProto.FLOAT)
     nodes += steps.pop(network.input)
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -226,32 +214,35 @@ def compare_stored(
 ) -> list[Check]:
     """Hold what a file stores against the bits and parameters that were decided."""
     integers = parameters.integers
-    weights = {entry.name: entry for entry in stored if entry.kind == "weight"}
-    maps = {entry.name: entry.dtype for entry in stored if entry.kind == "activation"}
-
-    def types(widths: Mapping[str, int], prefix: str) -> list[str]:
-        return [f"{prefix}int{4 if b <= 4 else 8}" for b in widths.values()]
-
-    def found(name: str) -> NDArray[Any]:
-        return np.asarray(weights[name].values if name in weights else [])
-
-    packed = [-(-v.size * (4 if bits.weights[n] <= 4 else 8) // 8) for n, v in integers.items()]
+    weights = [entry for entry in stored if entry.kind == "weight"]
+    packed = [-(-v.size * bits.weights[name] // 8) for name, v in integers.items()]
     return [
-        equal(
-            "types of the stored weights",
-            types(bits.weights, ""),
-            [weights[name].dtype if name in weights else "none" for name in bits.weights],
-        ),
-        equal(
-            "types of the stored maps",
-            types(bits.activations, "u"),
-            [maps.get(name, "none") for name in bits.activations],
-        ),
+        _types("weights", "int", bits.weights, weights),
+        map_types(stored, bits),
         equal("bytes of the stored weights", packed, [sizes.get(name, 0) for name in integers]),
         equal(
             "weights with integers beyond their bits",
             [],
-            [n for n, b in bits.weights.items() if np.abs(found(n)).max(initial=0) > limit(b)],
+            [
+                e.name
+                for e in weights
+                if np.abs(np.asarray(e.values)).max() > limit(bits.weights[e.name])
+            ],
         ),
         *proof.compare(stored, parameters, ROW, bits.levels()),
     ]
+
+
+def map_types(stored: Sequence[StoredTensor], bits: Bits) -> Check:
+    """Hold the types of stored maps against their bits."""
+    maps = [entry for entry in stored if entry.kind == "activation"]
+    return _types("maps", "uint", bits.activations, maps)
+
+
+def _types(what: str, kind: str, bits: Mapping[str, int], stored: Sequence[StoredTensor]) -> Check:
+    found = {entry.name: entry.dtype for entry in stored}
+    return equal(
+        f"types of the stored {what}",
+        [f"{kind}{width}" for width in bits.values()],
+        [found.get(name, "none") for name in bits],
+    )

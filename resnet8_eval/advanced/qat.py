@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from resnet8_eval import backends, calibration, statistics
 from resnet8_eval.advanced.bits import Bits
+from resnet8_eval.advanced.lowbit import map_types
 from resnet8_eval.calibrate.parameters import Parameters
-from resnet8_eval.checks import equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.integers import ExactNetwork, rounding
@@ -66,16 +66,7 @@ def in_torch(
     stored = backend.read_back(path, parameters.rounded)
     scores = backends.scores(path, test.images, threads=threads)
     exact = ExactNetwork(parameters.rounded, stored, rounding("torch")).scores(test.images)
-    types = {entry.name: entry.dtype for entry in stored if entry.kind == "activation"}
-    maps = bits.activations
-    checks = [
-        equal(
-            "types of the stored maps",
-            [f"uint{width}" for width in maps.values()],
-            [types[name] for name in maps],
-        ),
-        *compare(stored, parameters, row, levels),
-    ]
+    checks = [map_types(stored, bits), *compare(stored, parameters, row, levels)]
     return {
         "correct": int((scores.argmax(axis=1) == test.labels).sum()),
         "total": len(scores),

@@ -110,14 +110,14 @@ def train(
     teacher = _teacher(parameters.exact)
     reference = softmax(_scores(teacher, validating))
     student, optimizer = _begin(parameters, bits)
-    done, history = _resume(place, student, optimizer)
+    history = _resume(place, student, optimizer)
     found = _watch(student, validating, reference)
     if history and not math.isclose(found["kl_nats"], history[-1]["kl_nats"], rel_tol=1e-3):
         # What computes is no longer what trained this far.
         student, optimizer = _begin(parameters, bits)
-        done, history = 0, []
-        found = _watch(student, validating, reference)
+        history, found = [], _watch(student, validating, reference)
     history = history or [found]
+    done = len(history) - 1
     pixels, how = images.images.pixels, images.images.preprocessing
     steps = len(pixels) // BATCH
     total, began = steps * course.epochs, time.monotonic()
@@ -154,7 +154,7 @@ def train(
                     f"loss {losses / (step + 1):.4f}, {left / 60:.1f} min left"
                 )
         history.append({**_watch(student, validating, reference), "loss": losses / steps})
-        _keep(place, student, optimizer, epoch + 1, history)
+        _keep(place, student, optimizer, history)
     return student.rounded(), history
 
 
@@ -173,7 +173,7 @@ class Student(torch.nn.Module):
         # PyTorch's integer pooling cannot rescale: the ratio of the two steps stays as it is.
         self.pooled = {
             layer.output: layer.inputs[0]
-            for layer in self.network.layers
+            for layer in self.network.maps
             if isinstance(layer, Pooling)
         }
         biases = self.network.constants()
@@ -196,8 +196,7 @@ class Student(torch.nn.Module):
             self._fix(f"zero {name}", np.array([zero_point]))
             if name not in self.pooled:
                 self._learn(f"step {name}", np.zeros(1))
-        low, high = parameters.activations[self.network.input]
-        self.input = grid(low, high)
+        self.input = grid(*parameters.activations[self.network.input])
 
     def _learn(self, name: str, values: NDArray[Any]) -> None:
         self.learned[name] = torch.nn.Parameter(torch.from_numpy(values.astype(np.float32)))
@@ -213,6 +212,9 @@ class Student(torch.nn.Module):
         change = self.fixed[f"range {name}"] * self.learned[f"bias {name}"]
         return self.fixed[f"bias {name}"] + change
 
+    def _weight(self, name: str) -> torch.Tensor:
+        return self.learned[f"weight {name}"] * self.fixed[f"unit {name}"]
+
     def share(self, name: str) -> float:
         """How much of the learning rate something that is learned has."""
         kind, of = name.split(" ", 1)
@@ -225,7 +227,7 @@ class Student(torch.nn.Module):
         for layer in self.network.weighted:
             name, most = layer.weight, limit(self.bits.weights[layer.weight])
             weight = torch._fake_quantize_learnable_per_channel_affine(
-                self.learned[f"weight {name}"] * self.fixed[f"unit {name}"],
+                self._weight(name),
                 self._step(name),
                 torch.zeros(len(self.fixed[f"step {name}"])),
                 0,
@@ -248,8 +250,7 @@ class Student(torch.nn.Module):
         scales, integers, weights = {}, {}, {}
         for layer in self.network.weighted:
             name, most = layer.weight, limit(self.bits.weights[layer.weight])
-            scale = self._step(name)
-            weight = self.learned[f"weight {name}"] * self.fixed[f"unit {name}"]
+            scale, weight = self._step(name), self._weight(name)
             step = scale.reshape(-1, *[1] * (weight.ndim - 1))
             whole = (weight / step).round().clamp(-most, most)
             scales[name], integers[name] = scale.numpy(), whole.numpy().astype(np.int8)
@@ -347,10 +348,9 @@ def _keep(
     place: Path,
     student: Student,
     optimizer: torch.optim.Adam,
-    epoch: int,
     history: list[dict[str, float]],
 ) -> None:
-    arrays: dict[str, Any] = {"epoch": epoch, "history": json.dumps(history)}
+    arrays: dict[str, Any] = {"history": json.dumps(history)}
     for name, values in student.learned.items():
         kept = {"value": values.detach(), **optimizer.state[values]}
         arrays |= {f"{kind} {name}": tensor.numpy() for kind, tensor in kept.items()}
@@ -360,19 +360,17 @@ def _keep(
     partial.replace(place)
 
 
-def _resume(
-    place: Path, student: Student, optimizer: torch.optim.Adam
-) -> tuple[int, list[dict[str, float]]]:
-    """Whole epochs done, and what was seen of them; the file's own sums tell if it is whole."""
+def _resume(place: Path, student: Student, optimizer: torch.optim.Adam) -> list[dict[str, float]]:
+    """What was seen until the last whole epoch; the file's own sums tell if it is whole."""
     try:
         with place.open("rb") as stream, np.load(stream) as kept:
             arrays: Mapping[str, Any] = dict(kept)
     except (OSError, ValueError, EOFError, BadZipFile):
-        return 0, []
+        return []
     for name, values in student.learned.items():
         values.data = torch.from_numpy(arrays[f"value {name}"])
         optimizer.state[values] = {
             kind: torch.from_numpy(arrays[f"{kind} {name}"])
             for kind in ("step", "exp_avg", "exp_avg_sq")
         }
-    return int(arrays["epoch"]), json.loads(str(arrays["history"]))
+    return json.loads(str(arrays["history"]))
