@@ -89,10 +89,6 @@ class Task:
     epochs: int = 0
     budgets: tuple[float, ...] = ()
 
-    def describe(self) -> dict[str, Any]:
-        """Built-in types that decide the task's result."""
-        return {**asdict(self), "recipe": self.recipe.describe(), "cells": list(self.cells)}
-
 
 _NONE: Final = Labelled(Feed(np.zeros((0, 32, 32, 3), np.uint8)), np.zeros(0, np.int64))
 
@@ -365,7 +361,7 @@ def run(
     from joblib import Parallel, delayed
 
     known = _computed_with()
-    keys = {task: digest([task.describe(), dict(source), known]) for task in tasks}
+    keys = {task: digest([asdict(task), dict(source), known]) for task in tasks}
     found = {task: kept.record for task in keys if (kept := store.get(_STAGE, keys[task]))}
     for _ in found:
         advance()
@@ -401,37 +397,40 @@ def measure_all(
     test = read_split(assets.dataset, "test", assets.dataset_sha256) if on_test else None
     references: dict[bytes, NDArray[np.float32]] = {}
 
+    def training(places: NDArray[np.integer]) -> Labelled:
+        return Labelled(Feed(train.images[places], fed), train.labels[places])
+
     def feed(task: Task) -> Images:
-        kept, options = (validation_count, OPTIONS) if test is None else (10, OPTIONS[:2])
-        calibrating, validating = calibration.split(
-            train.labels, task.count, task.seed, kept, options
-        )
-        if test is not None:  # some do not calibrate, and may be learned from
-            validating = validating[:0]
-        judged = Feed(train.images[validating] if test is None else test.images, fed)
-        labels = train.labels[validating] if test is None else test.labels
-        which = b"test" if test is not None else validating.tobytes()
+        count, seed, given = task.count, task.seed, {"--count": task.count}
+        if test is not None:
+            calibrating = calibration.choose(train.labels, count, seed, OPTIONS)
+            validating = calibrating[:0]
+            judged = Labelled(Feed(test.images, fed), test.labels)
+        else:
+            calibrating, validating = calibration.split(
+                train.labels, count, seed, validation_count, OPTIONS
+            )
+            judged = training(validating)
+            given["--images"] = validation_count
+        which = validating.tobytes()
         if which not in references:
-            references[which] = backends.scores(folded, judged, threads=1)
-        calibrate = Feed(train.images[calibrating], fed)
+            references[which] = backends.scores(folded, judged.images, threads=1)
         rest = np.setdiff1d(np.arange(len(train.labels)), validating)
         if task.budgets:  # costs are measured on images that did not calibrate
             rest = np.setdiff1d(rest, calibrating)
-            drawn = np.random.default_rng(task.seed).permutation(rest)
-            rest = np.sort(drawn[:SENSITIVITY_IMAGES])
+            rest = np.sort(np.random.default_rng(seed).permutation(rest)[:SENSITIVITY_IMAGES])
         elif not task.epochs:
             rest = rest[:0]
         if (task.budgets or task.epochs) and len(rest) < FEWEST:
-            given = zip(options[::2], (task.count, kept), strict=False)
             raise StageError(
                 "Too few training images are left to fine-tune on, or to choose bits by.",
                 expected=f"{FEWEST} that do not judge; to choose bits by, that do not calibrate"
                 " either",
-                given=f"{' and '.join(f'{name} {n}' for name, n in given)}: {len(rest)} are left",
-                next_step=f"choose another {' or '.join(options[::2])}",
+                given=f"{' and '.join(f'{name} {n}' for name, n in given.items())}:"
+                f" {len(rest)} are left",
+                next_step=f"choose another {' or '.join(given)}",
             )
-        training = Labelled(Feed(train.images[rest], fed), train.labels[rest])
-        return Images(calibrate, judged, labels, references[which], training)
+        return Images(training(calibrating).images, *judged, references[which], training(rest))
 
     judged_on = "test" if on_test else f"{validation_count} training images"
     source = {

@@ -997,7 +997,7 @@ def test_a_study_refuses_what_would_do_nothing(invoke: Invoke, words: str, what:
     ("words", "given", "option"),
     [
         ("--images 2995", "--count 250 and --images 2995: ", "--count or --images"),
-        ("--count 2995 --on test", "--count 2995: ", "--count"),
+        ("--count 3001 --on test", "--count 3001 with", "--count"),
         ("--budget 60", "--count 1000 and --images 2000: 0 are left", "--count or --images"),
         ("--budget 60 --count 2950 --on test", "--count 2950: 50 are left", "--count"),
         (

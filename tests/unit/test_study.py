@@ -280,13 +280,16 @@ def test_each_row_is_judged_on_the_images_that_it_says(
         return [{}]
 
     monkeypatch.setattr(study, "run", watching)
-    (told,) = study.measure_all(tasks(0), pipeline, on_test=on_test, validation_count=200)
+    count = 3000 if on_test else 50  # where no training image judges, all may calibrate
+    wanted = tasks(0, count=count)
+    (told,) = study.measure_all(wanted, pipeline, on_test=on_test, validation_count=200)
     assert told == {"judged_on": "test" if on_test else "200 training images"}
     (images,) = fed
     judged = preprocess.fed(images.judged).pixels
     in_test = calibration.shared(judged, standin_test.images)
     assert (len(judged), in_test) == ((2000, 2000) if on_test else (200, 0))
     assert len(images.labels) == len(images.reference) == len(judged)
+    assert len(images.calibration) == count
     right = images.reference.argmax(axis=1) == images.labels
     assert right.mean() > 0.8
     if on_test:
