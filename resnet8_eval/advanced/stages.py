@@ -56,6 +56,7 @@ def explorations() -> list[str]:
 def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> list[Made]:
     """Every stage, each behind those that it needs."""
     drawn = {"count": settings.calibration_count, "seed": settings.calibration_seed}
+    calibrated = train | test | drawn
     stages: list[Made] = []
 
     def add(
@@ -69,17 +70,16 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
         stages.append((stage, lane, needs, functools.partial(make, **given), decided_by))
 
     for bits, k in itertools.product(EPOCHS, range(SEEDS)):  # the longest
-        name, decided_by = f"qat-training/{bits}-{k}", train | test | drawn
-        add(name, "torch", (STATISTICS,), _trained, decided_by, bits=bits, offset=k)
+        name = f"qat-training/{bits}-{k}"
+        add(name, "torch", (STATISTICS,), _trained, calibrated, bits=bits, offset=k)
     for k in range(SEEDS):
-        decided_by = train | test | drawn
-        add(f"explored/{k}", "onnxruntime", ("folded",), _explored, decided_by, offset=k)
+        add(f"explored/{k}", "onnxruntime", ("folded",), _explored, calibrated, offset=k)
         needs = ("folded", f"explored/{k}", BASELINE)
         for rows in configurations.explored():
             name, lane = _name(rows[0], k), rows[0].framework
             decided_by = test | {"rows": [row.describe() for row in rows]}
             add(name, lane, needs, _granularity, decided_by, rows=rows, offset=k)
-    add(CHOICE, "torch", (STATISTICS,), _choice, train | test | drawn)
+    add(CHOICE, "torch", (STATISTICS,), _choice, calibrated)
     for name in LOW_BIT:
         add(f"mixed/{name}", "onnxruntime", (CHOICE, BASELINE), _low_bit, test, name=name)
     for bits in EPOCHS:
@@ -115,7 +115,6 @@ def _explored(inputs: Inputs, *, offset: int) -> Record:
     np.save(inputs.out / "images.npy", images.pixels)
     return {
         "seed": seed,
-        "indices_sha256": calibration.indices_sha256(chosen),
         "in_test": _in_test(inputs, images),
         "fed_sha256": found.observed.fed_sha256,
         "spans": stock.spans(folded, images),
@@ -128,15 +127,14 @@ def _granularity(
 ) -> Record:
     explored, test = f"explored/{offset}", inputs.split("test")
     folded, images = inputs.path("folded", "folded.onnx"), inputs.images(explored)
-    found, statistics, spans = [], inputs.statistics(explored), inputs.record(explored)["spans"]
-    for row in rows:
-        found.append(
-            explore(row, folded, images, spans, statistics, test, inputs.out, inputs.threads)
-        )
-    (_, tensor), (_, channel) = found
+    statistics, told = inputs.statistics(explored), inputs.record(explored)
+    (one, tensor), (other, channel) = (
+        explore(row, folded, images, told["spans"], statistics, test, inputs.out, inputs.threads)
+        for row in rows
+    )
     return {
-        "seed": inputs.record(explored)["seed"],
-        "cells": [record for record, _ in found],
+        "seed": told["seed"],
+        "cells": [one, other],
         **paired(tensor, channel, inputs.scores(BASELINE), test.labels),
     }
 
@@ -180,7 +178,7 @@ def _choice(inputs: Inputs) -> Record:
 def _low_bit(inputs: Inputs, *, name: str) -> Record:
     bits = inputs.record(CHOICE)["bits"].get(name)
     if bits is None:
-        return {"found": False}
+        return {}
     parameters = Parameters.load(inputs.artifacts[CHOICE].folder, f"{name}-")
     return _judged(inputs, inputs.path(CHOICE, f"{name}.onnx"), parameters, Bits(**bits))
 
@@ -220,7 +218,6 @@ def _trained(inputs: Inputs, *, bits: str, offset: int) -> Record:
     return {
         "bits": bits,
         "seed": course.seed,
-        "course": asdict(course),
         "trained_on": len(training.labels),
         "validated_on": len(validating.labels),
         "shared": calibration.shared(validating.images.pixels, training.images.pixels),

@@ -141,8 +141,7 @@ def _proofs(run: Pipeline, rows: Sequence[Configuration]) -> list[Check]:
     for row in rows:
         name = row.name
         record = run.artifact(f"proof/{name}").record
-        for check in from_records(record["checks"]):
-            checks.append(replace(check, name=f"{name}, {check.name}"))
+        checks += begun(f"{name}, ", from_records(record["checks"]))
         found = record["exact_integers"]
         if found is not None:
             ok = found["disagreements"] == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from resnet8_eval import configurations
@@ -14,7 +12,7 @@ from resnet8_eval.report import words
 from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP, FINE_TUNED_WITHIN_PP
 from resnet8_eval.verdicts import Judge
 
-from .common import BASELINE, stages
+from .common import BASELINE, begun, stages
 
 MOST_APART = {8: 0.003, 4: 0.02}
 """Fewest bits of a map to the share of images that exact integers may class otherwise.
@@ -38,30 +36,24 @@ def test_adv_01_quantization_aware_training(requirement: Judge, run: Pipeline) -
     for name in advanced.FINE_TUNED:
         bits, k = name.rsplit("-", 1)
         trained = run.artifact(f"qat-training/{name}").record
-        for says, expected, found in (
-            ("bits", bits, trained["bits"]),
-            ("seed", run.settings.calibration_seed + int(k), trained["seed"]),
-            ("epochs", advanced.EPOCHS[bits], len(trained["history"]) - 1),
-            ("validating images that trained as well", 0, trained["shared"]),
-            ("training images that are test images", 0, trained["in_test"]),
-        ):
-            checks.append(equal(f"{name}, {says}", expected, found))
-        moved = trained["moved_percent"]
-        checks.append(
-            Check(f"{name}, weights that training changed", "some", f"{moved:.2g} %", moved > 0)
-        )
         record, other = (run.artifact(f"{kind}/{name}").record for kind in ("qat", "qat-torch"))
         sums.add(record["model_sha256"])
-        for check in from_records([*record["checks"], *other["checks"]]):
-            checks.append(replace(check, name=f"{name}, {check.name}"))
+        moved = trained["moved_percent"]
+        of_name = [
+            equal("bits", bits, trained["bits"]),
+            equal("seed", run.settings.calibration_seed + int(k), trained["seed"]),
+            equal("epochs", advanced.EPOCHS[bits], len(trained["history"]) - 1),
+            equal("validating images that trained as well", 0, trained["shared"]),
+            equal("training images that are test images", 0, trained["in_test"]),
+            Check("weights that training changed", "some", f"{moved:.2g} %", moved > 0),
+            *from_records([*record["checks"], *other["checks"]]),
+        ]
         whole = record["exact_integers"]
         most = MOST_APART[advanced.UNIFORM[bits][1]]
-        for framework, apart in (
-            ("ONNX Runtime", whole["disagreements"]),
-            ("PyTorch", other["disagreements"]),
-        ):
-            label = f"{name}, share of images that exact integers class otherwise, {framework}"
-            checks.append(at_most(label, most, apart / whole["total"]))
+        for framework, found in (("ONNX Runtime", whole), ("PyTorch", other)):
+            label = f"share of images that exact integers class otherwise, {framework}"
+            of_name.append(at_most(label, most, found["disagreements"] / whole["total"]))
+        checks += begun(f"{name}, ", of_name)
     checks.append(equal("stored networks that differ", len(advanced.FINE_TUNED), len(sums)))
     targets = []
     for bits in advanced.EPOCHS:
@@ -93,26 +85,25 @@ def test_adv_02_granularity(requirement: Judge, run: Pipeline) -> None:
         seeds.add(record["seed"])
         total = run.artifact(f"scores/{BASELINE.name}").record["total"]
         for cell in record["cells"]:
-            name, seed = cell["name"], record["seed"]
-            most = cell["scales"][1]
+            name, most = cell["name"], cell["scales"][1]
             one = cell["granularity"] == "per-tensor"
-            checks += [
+            of_cell = [
                 Check(
-                    f"{name}, seed {seed}, weight scales of a layer",
+                    "weight scales of a layer",
                     "1" if one else "more than 1 in some layer",
                     f"at most {most}",
                     (most == 1) == one,
                 ),
-                equal(f"{name}, seed {seed}, images scored", total, cell["total"]),
+                equal("images scored", total, cell["total"]),
                 equal(
-                    f"{name}, seed {seed}, stored types",
+                    "stored types",
                     [rows[name].weights_dtype, rows[name].activations_dtype],
                     [*cell["weights"], *cell["activations"]],
                 ),
+                *from_records(cell["checks"]),
             ]
-            for check in from_records(cell["checks"]):
-                checks.append(replace(check, name=f"{name}, seed {seed}, {check.name}"))
-            explored.add((name, seed))
+            checks += begun(f"{name}, seed {record['seed']}, ", of_cell)
+            explored.add((name, record["seed"]))
     for k in range(advanced.SEEDS):
         told = run.artifact(f"explored/{k}").record
         label = f"seed {told['seed']}, calibration images that are test images"
@@ -138,8 +129,7 @@ def test_adv_03_mixed_precision(requirement: Judge, run: Pipeline) -> None:
     for name, record in found.items():
         if "checks" not in record:
             continue
-        for check in from_records(record["checks"]):
-            checks.append(replace(check, name=f"{name}, {check.name}"))
+        checks += begun(f"{name}, ", from_records(record["checks"]))
         apart, total = (record["exact_integers"][key] for key in ("disagreements", "total"))
         label = f"{name}, share of {total} images that exact integers class otherwise"
         fewest = min(choice["bits"][name]["activations"].values())
