@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import resource
 import shutil
@@ -29,7 +30,7 @@ import numpy as np
 
 from benchmarks.plain import STEPS
 from resnet8_eval import configurations as rows
-from resnet8_eval import environment
+from resnet8_eval import environment, network, onnx_graph
 from resnet8_eval.assets import default_cache_dir, locate
 from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import lane_environment
@@ -72,24 +73,30 @@ class Bench:
         for path in (self.assets.model, self.assets.dataset):
             (self.assets_dir / path.name).symlink_to(path)
 
-    def once(self, *command: str) -> float:
-        """Seconds that a command takes; it must succeed."""
-        start = time.perf_counter()
+    def said(self, *words: str, **environ: str) -> str:
+        """What Python prints that is given these words; it must succeed."""
         done = subprocess.run(  # noqa: S603 (words of this file)
-            command,
+            [sys.executable, *words],
             cwd=ROOT,
             env={
                 **os.environ,
                 "PYTHONDONTWRITEBYTECODE": "",  # what Python compiles it keeps, as is usual
                 "RESNET8_EVAL_ASSETS": str(self.assets_dir),
                 "RESNET8_EVAL_CACHE": str(self.folder / "cache"),
+                **environ,
             },
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+            raise SystemExit(f"{' '.join(words)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        return done.stdout
+
+    def once(self, *words: str) -> float:
+        """Seconds that Python takes with these words."""
+        start = time.perf_counter()
+        self.said(*words)
         return time.perf_counter() - start
 
     def in_turn(self, **commands: Callable[[], float]) -> dict[str, list[float]]:
@@ -104,7 +111,7 @@ class Bench:
         """A whole run of all milestones but v1_3, whose measurement of speed takes its own time."""
         words = ("-m", "not v1_3", *words)
         places = [f"--reports-dir={self.folder / 'reports'}", "-p", "no:cacheprovider"]
-        return self.once(sys.executable, "-m", "pytest", "tests/acceptance", *places, *words)
+        return self.once("-m", "pytest", "tests/acceptance", *places, *words)
 
     def cold(self, *words: str) -> float:
         """The same with an empty cache."""
@@ -151,7 +158,7 @@ def whole_runs(bench: Bench) -> Lines:
         folder.mkdir()
         for step in STEPS:
             words = [str(bench.assets_dir), str(folder), step]
-            steps[step].append(bench.once(sys.executable, "-m", "benchmarks.plain", *words))
+            steps[step].append(bench.once("-m", "benchmarks.plain", *words))
         return sum(taken[-1] for taken in steps.values())
 
     def alike() -> float:
@@ -160,13 +167,13 @@ def whole_runs(bench: Bench) -> Lines:
         names = [
             f"compare/{row.name}" for row in rows.CONFIGURATIONS if row not in rows.calibrated()
         ]
-        return bench.once(sys.executable, "-m", "resnet8_eval", "run", *names)
+        return bench.once("-m", "resnet8_eval", "run", *names)
 
     taken = bench.in_turn(cold=cold, warm=bench.acceptance, alike=alike, plain=plain)
     collect = ["tests/acceptance", "--collect-only", "-q", "-p", "no:cacheprovider"]
     taken |= bench.in_turn(
-        collect=lambda: bench.once(sys.executable, "-m", "pytest", *collect),
-        help=lambda: bench.once(sys.executable, "-m", "resnet8_eval", "--help"),
+        collect=lambda: bench.once("-m", "pytest", *collect),
+        help=lambda: bench.once("-m", "resnet8_eval", "--help"),
     )
     bench.figures["whole"] = {
         **taken,
@@ -216,19 +223,13 @@ def by_runtime(bench: Bench) -> Lines:
     for name, execution in cases:
         found: dict[int, Any] = {}
         for threads in (1, environment.usable_cores()):
-            done = subprocess.run(  # noqa: S603 (words of this file)
-                [
-                    *(sys.executable, "-W", "ignore", "-m", "benchmarks.runtime"),
-                    *(str(model_path(pipeline, rows.of(name))), str(bench.assets.dataset)),
-                    *(str(threads), execution),
-                ],
-                cwd=ROOT,
-                env={**os.environ, **lane_environment(threads)},
-                capture_output=True,
-                text=True,
-                check=True,
+            said = bench.said(
+                *("-W", "ignore", "-m", "benchmarks.runtime"),
+                *(str(model_path(pipeline, rows.of(name))), str(bench.assets.dataset)),
+                *(str(threads), execution),
+                **lane_environment(threads),
             )
-            found[threads] = json.loads(done.stdout.splitlines()[-1])
+            found[threads] = json.loads(said.splitlines()[-1])
         rates[f"{name}, {execution}"] = found
     bench.figures["runtimes"] = rates
     yield (
@@ -279,7 +280,7 @@ def growth(bench: Bench) -> Lines:
         words = [
             word for name, values in options.items() for value in values for word in (name, value)
         ]
-        study = (sys.executable, "-m", "resnet8_eval", "study", *words)
+        study = ("-m", "resnet8_eval", "study", *words)
         return lambda: bench.once(*study, "--seed", str(next(seeds)))
 
     def workers(count: int) -> Callable[[], float]:
@@ -310,18 +311,13 @@ def growth(bench: Bench) -> Lines:
 
 def floor(bench: Bench) -> Lines:
     """What the multiplications alone would take at the measured rate of matrix products."""
-    import onnx
-
     pipeline = Pipeline(Settings(bench.assets, bench.folder / "cache"))
     path = pipeline.artifact("folded").path("folded.onnx")
-    operations = 2 * multiplications(onnx.shape_inference.infer_shapes(onnx.load(path)))
-    rates = {}
-    for threads in (1, environment.usable_cores()):
-        code = PRODUCT.format(threads=threads)
-        done = subprocess.run(  # noqa: S603 (words of this file)
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        rates[threads] = float(done.stdout)
+    operations = 2 * multiplications(network.read(path))
+    rates = {
+        threads: float(bench.said("-c", PRODUCT.format(threads=threads)))
+        for threads in (1, environment.usable_cores())
+    }
     bench.figures["floor"] = {"operations": operations, "rates": rates}
     total = 10_000 * operations
     yield (
@@ -337,26 +333,13 @@ def floor(bench: Bench) -> Lines:
         yield f"| {threads} | {rate / 1e9:.0f} | {total / rate:.2f} |"
 
 
-def multiplications(model: Any) -> int:
-    """Multiplications of the convolutions and matrix products for one image.
-
-    Parameters
-    ----------
-    model
-        ONNX model with inferred shapes.
-    """
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in model.graph.value_info
-    }
-    weights = {entry.name: list(entry.dims) for entry in model.graph.initializer}
-    total = 0
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            total += int(np.prod(weights[node.input[1]])) * int(np.prod(shapes[node.output[0]][2:]))
-        elif node.op_type == "Gemm":
-            total += int(np.prod(weights[node.input[1]]))
-    return total
+def multiplications(folded: network.Network) -> int:
+    """Multiplications of the convolutions and the matrix product for one image."""
+    constants, shapes = folded.constants(), onnx_graph.shapes(folded.model)
+    return sum(
+        constants[layer.weight].size * math.prod(shapes[layer.output][2:])
+        for layer in folded.weighted
+    )
 
 
 PARTS: Final = {"whole": whole_runs, "runtimes": by_runtime, "growth": growth, "floor": floor}
