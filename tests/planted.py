@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from resnet8_eval import onnx_graph
 from resnet8_eval.checks import at_most
 from resnet8_eval.configurations import CONFIGURATIONS
 from resnet8_eval.inputs import Inputs, Settings
@@ -80,7 +81,11 @@ class Bench:
         """Why the requirement is not met, or an empty string where it is."""
         family, number = requirement_id.lower().split("-")
         module = importlib.import_module(f"tests.acceptance.test_{family}")
-        test = _only(module, f"test_{family}_{number}_")
+        (test,) = [
+            found
+            for name, found in vars(module).items()
+            if name.startswith(f"test_{family}_{number}_")
+        ]
         item = cast("pytest.Item", SimpleNamespace(user_properties=[]))
         requirement = asked(self.settings.min_accuracy)[requirement_id]
         try:
@@ -173,11 +178,6 @@ def borrowing(pipeline: Pipeline, cache_dir: Path, *stages: str, **settings: Any
     return made
 
 
-def _only(module: ModuleType, prefix: str) -> Any:
-    (name,) = [name for name in vars(module) if name.startswith(prefix)]
-    return getattr(module, name)
-
-
 def as_npy(array: Any) -> bytes:
     """An array as ``numpy.save`` writes it."""
     import io
@@ -235,10 +235,6 @@ def perturb(
     return change
 
 
-def _makers(model: Any) -> dict[str, Any]:
-    return {name: node for node in model.graph.node for name in node.output}
-
-
 def float_weight(kind: str, position: int) -> Callable[[Any], None]:
     """Store the weight of one node of a QDQ model in float32, with the values that it stood for."""
     import numpy as np
@@ -246,12 +242,13 @@ def float_weight(kind: str, position: int) -> Callable[[Any], None]:
 
     def change(model: Any) -> None:
         node = nodes(model, kind)[position]
-        dequantize = _makers(model)[node.input[1]]
-        stored = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
+        dequantize = onnx_graph.makers(model.graph)[node.input[1]]
+        stored = onnx_graph.constants(model.graph)
         integers, scale, zero = (stored[name].astype(np.float32) for name in dequantize.input)
-        axis = next((a.i for a in dequantize.attribute if a.name == "axis"), 0)
-        shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
-        values = (integers - zero.reshape(shape)) * scale.reshape(shape)
+        zero, scale = (
+            onnx_graph.along_axis(dequantize, part, integers.ndim) for part in (zero, scale)
+        )
+        values = (integers - zero) * scale
         entry = numpy_helper.from_array(values.astype(np.float32), "planted")
         model.graph.initializer.append(entry)
         node.input[1] = "planted"
@@ -265,7 +262,7 @@ def float_activation(kind: str, position: int) -> Callable[[Any], None]:
 
     def change(model: Any) -> None:
         node = nodes(model, kind)[position]
-        makers = _makers(model)
+        makers = onnx_graph.makers(model.graph)
         node.input[0] = makers[makers[node.input[0]].input[0]].input[0]
 
     return change
@@ -274,13 +271,11 @@ def float_activation(kind: str, position: int) -> Callable[[Any], None]:
 def weight_made_8_bit_on_the_fly(position: int) -> Callable[[Any], None]:
     """Store one convolution's weight in float32, and quantize it whenever the model runs."""
     import onnx
-    from onnx import numpy_helper
 
     def change(model: Any) -> None:
         node = nodes(model, "Conv")[position]
-        dequantize = _makers(model)[node.input[1]]
+        dequantize = onnx_graph.makers(model.graph)[node.input[1]]
         float_weight("Conv", position)(model)
-        weight = next(e for e in model.graph.initializer if e.name == "planted")
         (axis,) = dequantize.attribute
         for kind, source, target in (
             ("QuantizeLinear", "planted", "planted 8"),
@@ -290,6 +285,5 @@ def weight_made_8_bit_on_the_fly(position: int) -> Callable[[Any], None]:
             made = onnx.helper.make_node(kind, inputs, [target], axis=axis.i)
             model.graph.node.insert(0 if kind == "QuantizeLinear" else 1, made)
         node.input[1] = "planted again"
-        assert numpy_helper.to_array(weight).ndim == 4
 
     return change
