@@ -1,6 +1,6 @@
 """Plant each fault of `tests/mutants.toml` in the package, and see that the tests kill it.
 
-    python tools/mutate.py                      # all of them; about half an hour on two cores
+    python tools/mutate.py                      # all of them; some twenty minutes on two cores
     python tools/mutate.py analysis- checks-    # those whose id starts so
 
 Each mutant lives in a copy of the checkout, in a temporary folder, with a cache of its own; the
