@@ -86,6 +86,17 @@ def _paired(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, An
     }
 
 
+def alike(scores: Scores, baseline_scores: Scores) -> dict[str, float]:
+    """How alike scores, probabilities or logits, are to the baseline's of the same images.
+
+    ``agreement_percent`` is the share of images of the same class; ``kl_nats``, see
+    :func:`divergences`.
+    """
+    same = scores.argmax(axis=1) == baseline_scores.argmax(axis=1)
+    apart = divergences(probabilities(scores), probabilities(baseline_scores))
+    return {"agreement_percent": 100 * float(same.mean()), "kl_nats": float(apart.mean())}
+
+
 def divergence(scores: Scores, baseline_scores: Scores) -> dict[str, float]:
     """How far probabilities lie from the baseline's of the same images.
 

@@ -36,7 +36,7 @@ from resnet8_eval import (
 from resnet8_eval.advanced import lowbit, mixed
 from resnet8_eval.advanced.bits import Bits
 from resnet8_eval.advanced.stages import CHOSEN, SENSITIVITY_IMAGES
-from resnet8_eval.analysis import divergence
+from resnet8_eval.analysis import alike
 from resnet8_eval.calibrate import tuned
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.checks import Check, failed, from_records, said
@@ -44,7 +44,7 @@ from resnet8_eval.cifar10 import read_split
 from resnet8_eval.configurations import STOCK, TUNED, Configuration, Recipe
 from resnet8_eval.download import in_one_line
 from resnet8_eval.errors import StageError
-from resnet8_eval.evaluate import probabilities, softmax
+from resnet8_eval.evaluate import softmax
 from resnet8_eval.inputs import Labelled
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.preprocess import Feed, Preprocessing
@@ -273,13 +273,13 @@ def judge(scores: NDArray[np.float32], images: Images) -> Row:
 
     ``divergence`` is the mean Kullback–Leibler divergence from float32, in nats.
     """
-    answers, reference = scores.argmax(axis=1), images.reference.argmax(axis=1)
+    found = alike(scores, images.reference)
     return {
-        "correct": int((answers == images.labels).sum()),
-        "float_correct": int((reference == images.labels).sum()),
-        "total": len(answers),
-        "agreement_percent": 100 * float((answers == reference).mean()),
-        "divergence": divergence(*map(probabilities, (scores, images.reference)))["kl_nats"],
+        "correct": int((scores.argmax(axis=1) == images.labels).sum()),
+        "float_correct": int((images.reference.argmax(axis=1) == images.labels).sum()),
+        "total": len(scores),
+        "agreement_percent": found["agreement_percent"],
+        "divergence": found["kl_nats"],
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet8_eval import backends, proof, stock
-from resnet8_eval.analysis import compare
+from resnet8_eval.analysis import alike, compare
 from resnet8_eval.calibrate.parameters import Ranges
 from resnet8_eval.calibrate.tuned import Statistics, decide
 from resnet8_eval.configurations import Configuration
@@ -80,16 +80,10 @@ def paired(
     -------
     dict
         As :func:`resnet8_eval.analysis.compare`, per-channel minus per-tensor, with
-        ``from_baseline``: of each granularity the ``agreement_percent`` with float32 and the
-        ``kl_nats`` from it.
+        ``from_baseline``, how :func:`~resnet8_eval.analysis.alike` each is to float32.
     """
-    found = compare(channel, tensor, labels)
-    beside = {}
-    for name, scores in (("per-tensor", tensor), ("per-channel", channel)):
-        entry = compare(scores, baseline, labels)
-        kl_nats = entry["divergence"]["kl_nats"]
-        beside[name] = {"agreement_percent": entry["agreement_percent"], "kl_nats": kl_nats}
-    return {**found, "from_baseline": beside}
+    beside = {"per-tensor": alike(tensor, baseline), "per-channel": alike(channel, baseline)}
+    return {**compare(channel, tensor, labels), "from_baseline": beside}
 
 
 def weight_ranges(network: Network) -> list[dict[str, Any]]:

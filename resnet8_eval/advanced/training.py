@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from resnet8_eval.advanced import bits as bits_module
 from resnet8_eval.advanced.bits import Bits, limit
-from resnet8_eval.analysis import divergence
+from resnet8_eval.analysis import alike
 from resnet8_eval.calibrate.parameters import Parameters, grid
 from resnet8_eval.evaluate import softmax
 from resnet8_eval.inputs import Labelled
@@ -111,11 +111,11 @@ def train(
     reference = softmax(_scores(teacher, validating))
     student, optimizer = _begin(parameters, bits)
     history = _resume(place, student, optimizer)
-    found = _watch(student, validating, reference)
+    found = alike(softmax(_scores(student, validating)), reference)
     if history and not math.isclose(found["kl_nats"], history[-1]["kl_nats"], rel_tol=1e-3):
         # What computes is no longer what trained this far.
         student, optimizer = _begin(parameters, bits)
-        history, found = [], _watch(student, validating, reference)
+        history, found = [], alike(softmax(_scores(student, validating)), reference)
     history = history or [found]
     done = len(history) - 1
     pixels, how = images.images.pixels, images.images.preprocessing
@@ -153,7 +153,8 @@ def train(
                     f"epoch {epoch + 1} of {course.epochs}, step {step + 1} of {steps}, "
                     f"loss {losses / (step + 1):.4f}, {left / 60:.1f} min left"
                 )
-        history.append({**_watch(student, validating, reference), "loss": losses / steps})
+        found = alike(softmax(_scores(student, validating)), reference)
+        history.append({**found, "loss": losses / steps})
         _keep(place, student, optimizer, history)
     return student.rounded(), history
 
@@ -307,15 +308,6 @@ def _scores(model: Callable[[torch.Tensor], torch.Tensor], images: Feed) -> NDAr
     return np.concatenate([model(torch.from_numpy(batch)).numpy() for batch in batches(images)])
 
 
-def _watch(student: Student, images: Feed, reference: NDArray[np.float32]) -> dict[str, float]:
-    scores = softmax(_scores(student, images))
-    alike = scores.argmax(axis=1) == reference.argmax(axis=1)
-    return {
-        "kl_nats": divergence(scores, reference)["kl_nats"],
-        "agreement_percent": 100 * float(alike.mean()),
-    }
-
-
 def _begin(parameters: Parameters, bits: Bits) -> tuple[Student, torch.optim.Adam]:
     student = Student(parameters, bits)
     return student, torch.optim.Adam(
@@ -328,17 +320,15 @@ def _decided_by(
     parameters: Parameters, bits: Bits, images: Labelled, validating: Feed, course: Course
 ) -> str:
     """A name made of all that decides a checkpoint; of the code, only what trains counts."""
-    total = hashlib.sha256(images.labels.tobytes())
-    for fed in (images.images, validating):
-        total.update(fed.pixels.tobytes())
-    how = validating.preprocessing.describe()
-    total.update(json.dumps([how, asdict(bits), asdict(course), torch.__version__]).encode())
-    total.update(json.dumps(parameters.activations).encode())
-    for name, integers in parameters.integers.items():
-        total.update(integers.tobytes() + parameters.scales[name].tobytes())
+    how = [validating.preprocessing.describe(), parameters.activations, torch.__version__]
+    total = hashlib.sha256(json.dumps([*how, asdict(bits), asdict(course)]).encode())
+    arrays: list[NDArray[Any]] = [images.labels, images.images.pixels, validating.pixels]
+    for kind in (parameters.integers, parameters.scales):
+        arrays += kind.values()
     for model in (parameters.exact, parameters.rounded):
-        for name, values in sorted(model.weights().items()):
-            total.update(name.encode() + values.tobytes())
+        arrays += model.weights().values()
+    for array in arrays:
+        total.update(array.tobytes())
     for module in (__file__, bits_module.__file__):
         total.update(Path(module).read_bytes())
     return total.hexdigest()[:20]
