@@ -107,7 +107,7 @@ def fact_checks(run: Pipeline, row: Configuration) -> list[Check]:
 
 
 def judge_whole_test_set(
-    requirement: Judge, run: Pipeline, *rows: Configuration, checks: list[Check] | None = None
+    requirement: Judge, run: Pipeline, *rows: Configuration, checks: list[Check]
 ) -> None:
     """Judge the share of test images that every one of the rows scored."""
     from resnet8_eval.cifar10 import read_split
@@ -125,7 +125,7 @@ def judge_whole_test_set(
             for name, each in records.items()
         ]
         found += begun(said, [*counts, *source_checks(at, *rows)])
-    requirement.judge(min(shares), [*found, *(checks or [])])
+    requirement.judge(min(shares), [*found, *checks])
 
 
 def proof_checks(run: Pipeline, *rows: Configuration) -> list[Check]:
@@ -144,16 +144,10 @@ def _proofs(run: Pipeline, rows: Sequence[Configuration]) -> list[Check]:
         checks += begun(f"{name}, ", from_records(record["checks"]))
         found = record["exact_integers"]
         if found is not None:
-            ok = found["disagreements"] == 0
-            checks.append(
-                Check(
-                    f"{name}, {EXACT_CHECK}",
-                    f"0 of {found['total']}",
-                    f"{found['disagreements']}"
-                    + ("" if ok else f"; probable cause: {found['probable_cause']}"),
-                    ok,
-                )
-            )
+            apart = found["disagreements"]
+            seen = f"{apart}; probable cause: {found['probable_cause']}" if apart else "0"
+            expected = f"0 of {found['total']}"
+            checks.append(Check(f"{name}, {EXACT_CHECK}", expected, seen, not apart))
             if row.framework == "onnxruntime":  # PyTorch's may be a step apart; no class is
                 title = f"{name}, largest difference of a score from exact integers"
                 checks.append(at_most(title, PARITY_ATOL, found["largest_difference"]))
@@ -167,26 +161,20 @@ def judge_classes(requirement: Judge, run: Pipeline, row: Configuration) -> None
     record = scores_record(run, row)
     names = list(read_class_names(run.settings.assets.dataset, run.settings.assets.dataset_sha256))
     per_class = record["per_class"]
-    reported = [
-        entry for entry in per_class if entry["total"] and entry["accuracy_percent"] is not None
+    reported = [e for e in per_class if e["total"] and e["accuracy_percent"] is not None]
+    wrong = [
+        e["name"]
+        for e in reported
+        if abs(e["accuracy_percent"] - 100 * e["correct"] / e["total"]) > 1e-9
     ]
+    images, correct = (sum(e[key] for e in per_class) for key in ("total", "correct"))
     requirement.judge(
         len(reported),
         [
             equal("class names, in label order", names, [e["name"] for e in per_class]),
-            equal("images over all classes", record["total"], sum(e["total"] for e in per_class)),
-            equal(
-                "correct over all classes", record["correct"], sum(e["correct"] for e in per_class)
-            ),
-            equal(
-                "classes whose share is not correct / total",
-                [],
-                [
-                    e["name"]
-                    for e in reported
-                    if abs(e["accuracy_percent"] - 100 * e["correct"] / e["total"]) > 1e-9
-                ],
-            ),
+            equal("images over all classes", record["total"], images),
+            equal("correct over all classes", record["correct"], correct),
+            equal("classes whose share is not correct / total", [], wrong),
         ],
     )
 
@@ -217,14 +205,9 @@ def judge_deltas(requirement: Judge, run: Pipeline, *rows: Configuration) -> Non
 def _baseline_check(run: Pipeline, accuracy: float) -> Check:
     """Whether there is anything to lose: a network that guesses loses nothing to 8 bits."""
     required = asked(run.settings.min_accuracy)["EVAL-03"]
-    ok = required.is_met_by(accuracy)
-    return Check(
-        BASELINE_CHECK,
-        required.required,
-        words.measured(entry(required, accuracy))
-        + ("" if ok else "; a delta from such a baseline does not say what quantization costs"),
-        ok,
-    )
+    ok, seen = required.is_met_by(accuracy), words.measured(entry(required, accuracy))
+    seen += "" if ok else "; a delta from such a baseline does not say what quantization costs"
+    return Check(BASELINE_CHECK, required.required, seen, ok)
 
 
 def judge_quantized(requirement: Judge, run: Pipeline, *rows: Configuration) -> None:
@@ -244,10 +227,10 @@ def _quantized_as_named(run: Pipeline, row: Configuration) -> tuple[list[Check],
     layers = len(record["weights"])
     in_float = {place % layers for place in row.recipe.float_layers}
     stored = ["float32" if n in in_float else row.weights_dtype for n in range(layers)]
-    products = 0 if layers - 1 in in_float else 1
+    products = int(layers - 1 not in in_float)
     convolutions = layers - len(in_float) - products
-    (quantized_convolutions, float_convolutions) = record["convolutions"]
-    (quantized_products, float_products) = record["products"]
+    quantized_convolutions, float_convolutions = record["convolutions"]
+    quantized_products, float_products = record["products"]
     checks = [
         equal("stored weights", stored, list(record["weights"].values())),
         equal("stored activations", [row.activations_dtype], record["activations"]),
@@ -256,16 +239,12 @@ def _quantized_as_named(run: Pipeline, row: Configuration) -> tuple[list[Check],
     ]
     kernels = record.get("kernels")
     if kernels is not None and not row.is_stock:
+        integers, floats = (kernels.get(name, 0) for name in ("QLinearConv", "Conv"))
         checks += [
-            equal("convolutions that run in integers", convolutions, kernels.get("QLinearConv", 0)),
-            equal(
-                "convolutions that run in float",
-                layers - 1 - convolutions,
-                kernels.get("Conv", 0),
-            ),
+            equal("convolutions that run in integers", convolutions, integers),
+            equal("convolutions that run in float", layers - 1 - convolutions, floats),
         ]
-    if record.get("lowering"):
-        tried = record["lowering"]
+    if tried := record.get("lowering"):
         if not run.settings.assets.user_model:  # where both may give the same answers by chance
             checks.append(
                 Check(
