@@ -34,8 +34,6 @@ from resnet8_eval.requirements import EQUIVALENCE_MARGIN_PP
 
 WIDTHS: Final = (4, 8)
 """Bits that a file stores without waste."""
-CHUNK: Final = 1000
-"""Images between two looks at whether a network can still be equivalent."""
 
 
 @dataclass(frozen=True)
@@ -198,33 +196,23 @@ class Held:
         eight = Bits.all(made.exact, 8, 8)
         self.before = softmax(Simulation(made.at(eight), {}).logits(images, ()))
 
-    def hold(self, bits: Bits, *, to_the_end: bool = False) -> dict[str, Any]:
-        """Hold a choice against float32, `to_the_end` or until it is plain that it does not pass.
+    def hold(self, bits: Bits) -> dict[str, Any]:
+        """Hold a choice against float32.
 
         It passes if the whole paired interval of the difference lies within half of the margin that
         makes a network *equivalent*: networks err half as often on training images as on others.
-        Once it has lost more than that of all images, it is judged no further.
 
         The result is as :class:`resnet8_eval.advanced_record.HeldPoint`, without its place.
         """
         from resnet8_eval.simulate import Simulation
 
-        simulation = Simulation(self.made.at(bits), bits.levels())
-        margin, total = EQUIVALENCE_MARGIN_PP / 2, len(self._images)
-        after = np.empty((0, self.before.shape[1]), np.float32)
-        while len(after) < total:
-            chunk = self._images[len(after) : len(after) + CHUNK]
-            after = np.concatenate([after, softmax(simulation.logits(chunk))])
-            judged = len(after)
-            found = analysis.compare(after, self.before[:judged], self._labels[:judged])
-            if found["lost"] - found["gained"] > margin / 100 * total and not to_the_end:
-                break
-        within = max(map(abs, found["delta_ci95_pp"])) <= margin
+        after = softmax(Simulation(self.made.at(bits), bits.levels()).logits(self._images))
+        found = analysis.compare(after, self.before, self._labels)
         return {
-            "images": judged,
+            "images": len(after),
             "kl_nats": found["divergence"]["kl_nats"],
             **{k: found[k] for k in ("agreement_percent", "lost", "gained", "delta_ci95_pp")},
-            "passes": judged == total and within,
+            "passes": max(map(abs, found["delta_ci95_pp"])) <= EQUIVALENCE_MARGIN_PP / 2,
         }
 
 
@@ -250,7 +238,7 @@ def search(
     ]
     for place in np.unique(np.linspace(0, len(found) - 1, count).round().astype(int)).tolist():
         bits = as_bits(network, parts, found[place])
-        points[place]["measured"] = drawn.hold(bits, to_the_end=True)["kl_nats"]
+        points[place]["measured"] = drawn.hold(bits)["kl_nats"]
     said: dict[int, dict[str, Any]] = {}
 
     def passes(place: int) -> bool:
