@@ -69,19 +69,21 @@ def write(
 
 
 def earlier(folder: Path) -> set[str] | None:
-    """The files that the index in a folder names; None where what is called so is another file."""
+    """The files that the index in a folder names; None where :func:`write` did not write it."""
     index = folder / INDEX
     if not index.exists():
         return set()
     try:
-        return {layer["file"] for layer in json.loads(index.read_bytes())["layers"]}
+        found = json.loads(index.read_bytes())
+        files = {layer["file"] for layer in found["layers"]}
     except (ValueError, LookupError, TypeError):
         return None
+    return files if found.keys() == {"images", "layout", "rounding", "layers"} else None
 
 
 def forget(folder: Path, files: set[str]) -> None:
     """Take these vectors out of a folder: no index would name them."""
-    for path in folder.glob("[0-9][0-9]-*.npz"):
+    for path in folder.glob("*.npz"):
         if path.name in files:
             path.unlink()
 

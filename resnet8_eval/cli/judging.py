@@ -185,7 +185,8 @@ def golden(
     if as_json:
         print_json(index)
     else:
-        typer.echo(f"{len(index['layers'])} layers, {len(positions)} images; written to {output}")
+        count = "1 image" if len(positions) == 1 else f"{len(positions)} images"
+        typer.echo(f"{len(index['layers'])} layers, {count}; written to {output}")
 
 
 class _Judged(NamedTuple):

@@ -278,18 +278,23 @@ def test_vectors_of_another_model_are_taken_out_and_nothing_else(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     folder = tmp_path / "vectors"
-    run(pipeline, ROWS[0], folder, "0")
+    done = run(pipeline, ROWS[0], folder, "0")
+    assert f" layers, 1 image; written to {folder}\n" in done.output
     index = (folder / "index.json").read_text(encoding="utf-8")
-    (folder / "index.json").write_text(index.replace("00-conv2d.npz", "00-other.npz"))
-    (folder / "00-conv2d.npz").rename(folder / "00-other.npz")
+    # Of a network of more than 100 layers.
+    (folder / "index.json").write_text(index.replace("00-conv2d.npz", "100-other.npz"))
+    (folder / "00-conv2d.npz").rename(folder / "100-other.npz")
     (folder / "01-the-users-own.npz").touch()
     run(pipeline, ROWS[0], folder, "0")
     names = {path.name for path in folder.iterdir()}
-    assert "00-other.npz" not in names
+    assert "100-other.npz" not in names
     assert {"01-the-users-own.npz", "00-conv2d.npz", "index.json"} <= names
 
 
-@pytest.mark.parametrize("index", ["{}", "[1]", "no JSON", '{"layers": [{"name": "a layer"}]}'])
+@pytest.mark.parametrize(
+    "index",
+    ["{}", "[1]", "no JSON", '{"layers": [{"name": "a layer"}]}', '{"layers": []}'],
+)
 def test_an_index_that_is_none_is_not_replaced(
     pipeline: Pipeline, tmp_path: Path, index: str
 ) -> None:
