@@ -7,7 +7,7 @@ from a bad recipe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -102,31 +102,29 @@ def compare(
     by_name = {entry.name: entry for entry in found if entry.kind == "weight"}
     weight_zero = 128 if row.weights_dtype == "uint8" else 0
     signed = row.activations_dtype == "int8"
-    weights = [
-        _difference(by_name.get(name), scales, [weight_zero] * len(scales))
+    weights = {
+        name: _difference(by_name.get(name), scales, [weight_zero] * len(scales))
         or _other_integers(by_name[name], parameters.integers[name])
         for name, scales in parameters.scales.items()
-    ]
+    }
     stored_biases = {entry.name: entry for entry in found if entry.kind == "bias"}
     constants = parameters.rounded.constants()
-    biases = [
-        _other_bias(stored_biases.get(layer.weight), constants[layer.bias])
+    biases = {
+        layer.weight: _other_bias(stored_biases.get(layer.weight), constants[layer.bias])
         for layer in parameters.rounded.weighted
         if layer.weight in parameters.scales
-    ]
+    }
     ranges = parameters.every_range()
     maps = [(entry.name, entry) for entry in found if entry.kind == "activation"]
     lacking = parameters.activations.keys() - dict(maps)
-    named = [*maps, *((name, None) for name in sorted(lacking))]
     activations = []
-    for name, entry in named:
+    for name, entry in [*maps, *((name, None) for name in sorted(lacking))]:
         scale, zero_point = grid(*ranges[name], levels.get(name, 255))
-        activations.append(_difference(entry, [scale], [zero_point - 128 * signed]))
-    weight_names = list(parameters.scales)
+        activations.append((name, _difference(entry, [scale], [zero_point - 128 * signed])))
     return [
-        _check("scales, zero points and integers of weights", weight_names, weights),
-        _check("scales and zero points of activations", [name for name, _ in named], activations),
-        _check("biases", weight_names, biases),
+        _check("scales, zero points and integers of weights", weights.items()),
+        _check("scales and zero points of activations", activations),
+        _check("biases", biases.items()),
     ]
 
 
@@ -149,7 +147,7 @@ def compare_weights(parameters: Parameters) -> Check:
         steps = STEPS * parameters.scales[name] / np.sqrt(np.maximum(power, 1e-30))
         off = np.abs(length - 1) / np.maximum(PROJECTION, steps)
         worst = int(off.argmax())
-        if off[worst] > 1:
+        if not off[worst] <= 1:  # NaN is not, either
             wrong.append(f"{name}: channel {worst} is {length[worst]:.3f} times its float32 self")
     return Check(
         "rounded weights against float32",
@@ -161,13 +159,14 @@ def compare_weights(parameters: Parameters) -> Check:
     )
 
 
-def _check(kind: str, names: Sequence[str], differences: Sequence[str | None]) -> Check:
-    wrong = [f"{n}: {d}" for n, d in zip(names, differences, strict=True) if d is not None]
+def _check(kind: str, differences: Collection[tuple[str, str | None]]) -> Check:
+    wrong = [f"{name}: {said}" for name, said in differences if said is not None]
+    total = len(differences)
     return Check(
         f"stored {kind}",
-        f"{len(names)} tensors as calibration decided them",
-        f"{len(names) - len(wrong)} of them" + (f"; first wrong: {wrong[0]}" if wrong else ""),
-        not wrong and bool(names),
+        f"{total} tensors as calibration decided them",
+        f"{total - len(wrong)} of them" + (f"; first wrong: {wrong[0]}" if wrong else ""),
+        not wrong and total > 0,
     )
 
 
@@ -185,7 +184,7 @@ def _difference(
     if entry.wrong_axis:
         return f"scales lie along axis {entry.axis}, which is not the output channels: wrong axis"
     relative = np.abs(stored / expected - 1)
-    if relative.max() > RELATIVE:
+    if not relative.max() <= RELATIVE:  # NaN is not, either
         worst = int(relative.argmax())
         return f"scale {worst} is {stored[worst]:.6g}, not {expected[worst]:.6g}: wrong scale"
     if list(entry.zero_points) != list(zero_points):
@@ -211,7 +210,7 @@ def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | 
     values = np.asarray(entry.values)
     distance = np.abs(values - bias.astype(np.float64)) - tolerance
     worst = int(distance.argmax())
-    if distance[worst] > np.spacing(np.abs(bias[worst])):
+    if not distance[worst] <= np.spacing(np.abs(bias[worst])):
         return f"bias {worst} is {values[worst]:.6g}, not {bias[worst]:.6g}"
     return None
 

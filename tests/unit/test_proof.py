@@ -83,6 +83,20 @@ def test_one_other_number_is_found_and_named(
     assert said in _check(pipeline, model, tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("weight", "weights"), ("bias", "biases"), ("activation", "activations")],
+)
+def test_a_scale_that_is_no_number_is_found(pipeline: Pipeline, kind: str, said: str) -> None:
+    parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
+    model = pipeline.artifact(f"model/{ONNX.name}").path("model.onnx")
+    found = backend.read_back(model, parameters.rounded)
+    place = next(n for n, entry in enumerate(found) if entry.kind == kind)
+    found[place] = replace(found[place], scales=[np.nan] * len(found[place].scales))
+    (check,) = [each for each in proof.compare(found, parameters, ONNX) if not each.ok]
+    assert check.name.endswith(said)
+
+
 def test_a_map_that_is_left_in_float_is_found_and_named(pipeline: Pipeline) -> None:
     parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
     model = pipeline.artifact(f"model/{ONNX.name}").path("model.onnx")
@@ -103,12 +117,13 @@ def test_a_swapped_axis_is_found_and_named(pipeline: Pipeline, tmp_path: Path) -
     assert "wrong axis" in _check(pipeline, model, tmp_path / "model.onnx")
 
 
-def test_weights_that_stand_for_others_are_found(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("times", [1.1, np.nan])
+def test_weights_that_stand_for_others_are_found(pipeline: Pipeline, times: float) -> None:
     parameters = Parameters.load(pipeline.artifact("parameters/tuned").folder)
     assert proof.compare_weights(parameters).ok
     name = next(iter(parameters.scales))
     scales = parameters.scales[name].copy()
-    scales[3] *= 1.1
+    scales[3] *= times
     wrong = replace(parameters, scales={**parameters.scales, name: scales})
     check = proof.compare_weights(wrong)
     assert not check.ok

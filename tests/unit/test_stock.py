@@ -61,6 +61,16 @@ def test_every_weight_and_activation_is_read_back(
     assert activations == {row.activations_dtype}
 
 
+@pytest.mark.parametrize("row", ROWS, **IDS)
+def test_weights_whose_scale_is_no_number_are_seen(
+    pipeline: Pipeline, row: Configuration, folded: Network
+) -> None:
+    found = read_back(pipeline, row, folded)
+    place = next(n for n, entry in enumerate(found) if entry.kind == "weight")
+    found[place] = replace(found[place], scales=[np.nan] * len(found[place].scales))
+    assert not stock.nearest(found, folded).ok
+
+
 @pytest.mark.parametrize("row", TUNED, **IDS)
 def test_our_parameters_under_a_stock_label_are_seen(
     pipeline: Pipeline, row: Configuration, folded: Network
