@@ -24,7 +24,7 @@ from resnet8_eval.advanced.bits import Bits, largest, limit
 from resnet8_eval.advanced.lowbit import with_whole_biases
 from resnet8_eval.calibrate.parameters import Parameters, Ranges
 from resnet8_eval.calibrate.ranges import activation_ranges
-from resnet8_eval.calibrate.rounding import Rounded, round_weights
+from resnet8_eval.calibrate.rounding import round_weights
 from resnet8_eval.calibrate.tuned import Statistics
 from resnet8_eval.configurations import LOW_BIT, TUNED
 from resnet8_eval.evaluate import softmax
@@ -62,12 +62,12 @@ class Variants(NamedTuple):
     """The equalized float32 network, and by bits its weights rounded so and its ranges cut so."""
 
     exact: Network
-    weights: dict[int, Rounded]
+    weights: dict[int, Parameters]
     activations: dict[int, Ranges]
 
     def at(self, bits: Bits) -> Parameters:
         """The network with the bits that each layer is to have."""
-        values = {width: made.network.weights() for width, made in self.weights.items()}
+        values = {width: made.rounded.weights() for width, made in self.weights.items()}
         layers = {layer.weight: layer for layer in self.exact.weighted}
         weights = {
             name: values[width][name]

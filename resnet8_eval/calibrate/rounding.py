@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet8_eval.calibrate.parameters import Ranges, grid
+from resnet8_eval.calibrate.parameters import Parameters, Ranges, grid
 from resnet8_eval.calibrate.probe import Probe, Tensor
 from resnet8_eval.configurations import TUNED, Recipe
 from resnet8_eval.environment import WEIGHT_LIMIT
@@ -19,17 +19,6 @@ _DAMPING: Final = 0.01
 """Added to the diagonal, relative to its mean (Frantar et al. 2022, section 3.3)."""
 _LOST: Final = 1e-12
 """Of an input's mean square: a variance of less is what float64 rounds away."""
-
-
-class Rounded(NamedTuple):
-    """Weights on their grid, and the network with them and with corrected biases.
-
-    `scales` and `integers` are as in :class:`resnet8_eval.calibrate.parameters.Parameters`.
-    """
-
-    network: Network
-    scales: dict[str, NDArray[np.float32]]
-    integers: dict[str, NDArray[np.int8]]
 
 
 _MOST_STEPS: Final = 2**23
@@ -47,7 +36,7 @@ def round_weights(
     ranges: Ranges,
     recipe: Recipe = TUNED,
     limit: int = WEIGHT_LIMIT,
-) -> Rounded:
+) -> Parameters:
     """Round every weight, one layer at a time, and correct the biases.
 
     Each output channel has its own symmetric scale. Within a channel the weights are rounded one
@@ -100,7 +89,7 @@ def round_weights(
         if recipe.correct_bias:
             weights[layer.bias] = weights[layer.bias] + (flat - on_grid) @ mean
         scales[name], integers[name] = scale, rounded.reshape(weight.shape).astype(np.int8)
-    return Rounded(network.with_weights(weights), scales, integers)
+    return Parameters(network, network.with_weights(weights), ranges, scales, integers)
 
 
 def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, limit: int = WEIGHT_LIMIT) -> Tensor:

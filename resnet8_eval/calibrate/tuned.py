@@ -80,8 +80,7 @@ def decide(statistics: Statistics, recipe: Recipe, limit: int, levels: int = 255
     """
     exact, observed, moments = statistics
     ranges = activation_ranges(exact, observed, recipe, levels)
-    rounded = round_weights(exact, moments, ranges, recipe, limit)
-    return Parameters(exact, rounded.network, ranges, rounded.scales, rounded.integers)
+    return round_weights(exact, moments, ranges, recipe, limit)
 
 
 def in_words(recipe: Recipe, decided: Parameters) -> dict[str, Any]:

@@ -295,8 +295,8 @@ def test_what_is_drawn_is_measured_on_the_images_that_costs_were(
 
 def test_a_choice_that_loses_too_much_does_not_pass(variants: Variants) -> None:
     images = small_network.images(3000)
-    negated = {n: -values for n, values in variants.weights[4].network.weights().items()}
-    other = variants.weights[4]._replace(network=variants.exact.with_weights(negated))
+    negated = {n: -values for n, values in variants.weights[4].rounded.weights().items()}
+    other = replace(variants.weights[4], rounded=variants.exact.with_weights(negated))
     wrong = variants._replace(weights={**variants.weights, 4: other})
     labels = mixed.Held(wrong, images, np.zeros(3000, int)).before.argmax(axis=1)
     held = mixed.Held(wrong, images, labels)

@@ -23,8 +23,7 @@ def made() -> tuple[Parameters, Observed]:
     ranges = activation_ranges(network, observed, TUNED)
     ranges["first/relu"] = (0.0, ranges["first/relu"][1] / 3)
     ranges["second"] = (ranges["second"][0] / 3, ranges["second"][1])
-    rounded = round_weights(network, input_moments(network, images), ranges, TUNED, LIMIT)
-    found = Parameters(network, rounded.network, ranges, rounded.scales, rounded.integers)
+    found = round_weights(network, input_moments(network, images), ranges, TUNED, LIMIT)
     return found, observed
 
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from resnet8_eval.calibrate.parameters import Ranges
+from resnet8_eval.calibrate.parameters import Parameters, Ranges
 from resnet8_eval.calibrate.probe import Probe
-from resnet8_eval.calibrate.rounding import Rounded, gptq, input_moments, round_weights
+from resnet8_eval.calibrate.rounding import gptq, input_moments, round_weights
 from resnet8_eval.configurations import Recipe
 from resnet8_eval.environment import WEIGHT_LIMIT
 from resnet8_eval.network import Convolution, Dense, Network, read
@@ -147,7 +147,7 @@ def test_each_layer_s_mean_output_stays_where_it_was(rounding: Any) -> None:
     model, images = small_network.parsed(), small_network.images()
     moments = input_moments(model, images)
     recipe = Recipe(rounding=rounding)
-    rounded = round_weights(model, moments, ranges(model), recipe, limit=7).network
+    rounded = round_weights(model, moments, ranges(model), recipe, limit=7).rounded
     means = [
         next(Probe(one, ["first"]).run(images))["first"].mean(axis=(0, 2, 3), dtype=np.float64)
         for one in (model, rounded)
@@ -166,7 +166,7 @@ def test_to_the_nearest_no_weight_moves_by_more_than_half_a_step(
     model, images = small_network.parsed(), small_network.images(4)
     recipe = Recipe(granularity=granularity, rounding="nearest")
     found = round_weights(model, input_moments(model, images), ranges(model), recipe, limit)
-    before, after = model.constants(), found.network.constants()
+    before, after = model.constants(), found.rounded.constants()
     for name, scale in found.scales.items():
         largest = np.abs(found.integers[name].astype(int)).reshape(len(scale), -1).max(axis=1)
         assert largest.max() == limit
@@ -183,7 +183,7 @@ def test_a_layer_that_the_recipe_leaves_in_float_stays_as_it_was(place: int) -> 
     recipe = Recipe(float_layers=(place,))
     found = round_weights(model, input_moments(model, images), ranges(model), recipe)
     layer = model.weighted[place]
-    before, after = model.constants(), found.network.constants()
+    before, after = model.constants(), found.rounded.constants()
     for name in (layer.weight, layer.bias):
         assert np.array_equal(before[name], after[name])
     others = {other.weight for other in model.weighted} - {layer.weight}
@@ -202,13 +202,13 @@ def images(pipeline: Pipeline) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def rounded(model: Network, images: NDArray[np.uint8]) -> Rounded:
+def rounded(model: Network, images: NDArray[np.uint8]) -> Parameters:
     return round_weights(model, input_moments(model, images), ranges(model))
 
 
-def test_every_weight_is_its_integer_times_its_scale(rounded: Rounded) -> None:
-    after = rounded.network.constants()
-    for layer in rounded.network.weighted:
+def test_every_weight_is_its_integer_times_its_scale(rounded: Parameters) -> None:
+    after = rounded.rounded.constants()
+    for layer in rounded.rounded.weighted:
         name = layer.weight
         weight = after[name].T if isinstance(layer, Dense) else after[name]
         scale = rounded.scales[name].astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
@@ -219,18 +219,18 @@ def test_every_weight_is_its_integer_times_its_scale(rounded: Rounded) -> None:
 
 
 def test_no_weight_moves_far_and_the_given_model_stays(
-    pipeline: Pipeline, model: Network, rounded: Rounded
+    pipeline: Pipeline, model: Network, rounded: Parameters
 ) -> None:
     folded = read(pipeline.artifact("folded").path("folded.onnx"))
     assert model.model.SerializeToString() == folded.model.SerializeToString()
-    before, after = model.constants(), rounded.network.constants()
+    before, after = model.constants(), rounded.rounded.constants()
     for name in rounded.scales:
         moved = np.abs(after[name] - before[name])
         assert 0 < moved.max() < 0.25 * np.abs(before[name]).max()
 
 
 def test_biases_make_up_for_the_mean_error(
-    model: Network, rounded: Rounded, images: NDArray[np.uint8]
+    model: Network, rounded: Parameters, images: NDArray[np.uint8]
 ) -> None:
     """On the calibration images, the first layer's mean output stays where it was."""
     layer = model.weighted[0]
@@ -238,16 +238,16 @@ def test_biases_make_up_for_the_mean_error(
     first = str(layer.before_relu)
     means = [
         next(Probe(one, [first]).run(images))[first].mean(axis=(0, 2, 3), dtype=np.float64)
-        for one in (model, rounded.network)
+        for one in (model, rounded.rounded)
     ]
     assert means[1] == pytest.approx(means[0], abs=1e-4)
 
 
 def test_rounding_twice_gives_the_same(
-    model: Network, rounded: Rounded, images: NDArray[np.uint8]
+    model: Network, rounded: Parameters, images: NDArray[np.uint8]
 ) -> None:
     again = round_weights(model, input_moments(model, images), ranges(model))
-    assert again.network.model.SerializeToString() == rounded.network.model.SerializeToString()
+    assert again.rounded.model.SerializeToString() == rounded.rounded.model.SerializeToString()
 
 
 @pytest.mark.parametrize("step", [1e-20, 1e-3, 1e6])
