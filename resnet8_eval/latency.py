@@ -8,11 +8,13 @@ alike, and a row is compared with float32 of its framework in the same round.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import shutil
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -119,49 +121,39 @@ def measure(
             model = (target.path, n, target.execution)
             return crew[target.framework, n].submit(call, model, *words, **named)
 
+        sessions = [(target, n) for n in counts for target in targets]
         announce("Opening every row in each of its sessions")
-        for one in [ask(_opened, target, n) for n in counts for target in targets]:
+        for one in [ask(_opened, *session) for session in sessions]:
             one.result()
         speeds = {
-            (target, n): ask(_fastest, target, n, given, plan.batches).result()
-            for n in counts
-            for target in targets
+            session: ask(_fastest, *session, given, plan.batches).result() for session in sessions
         }
         announce(f"LoadGen, accuracy mode: every session on {len(chosen)} images")
-        found: dict[str, Record] = {}
-        for target in targets:
-            # One at a time: sessions of several threads that share cores wait for one another.
-            answers = [
-                ask(
-                    _answers,
-                    target,
-                    n,
-                    few,
-                    kept / "accuracy" / target.name / f"{n}-threads",
-                    speeds[target, n][0],
-                ).result()
-                for n in counts
-            ]
-            found[target.name] = _compared(answers, np.load(target.scores)[chosen])
+        answers: dict[str, list[Scores]] = defaultdict(list)
+        # One at a time: sessions of several threads that share cores wait for one another.
+        for target, n in sessions:
+            where, (batch, _) = kept / "accuracy" / target.name / f"{n}-threads", speeds[target, n]
+            answers[target.name].append(ask(_answers, target, n, few, where, batch).result())
+        found = {
+            target.name: _compared(answers[target.name], np.load(target.scores)[chosen])
+            for target in targets
+        }
         for turn in range(1, plan.rounds + 1):
             announce(f"LoadGen, round {turn} of {plan.rounds}")
-            for n in counts:
-                for target in targets:
-                    for scenario in SCENARIOS:
-                        where = kept / target.name / f"{scenario}-{n}-threads" / f"round-{turn}"
-                        batch, rate = speeds[target, n] if scenario == "Offline" else (1, 0)
-                        length = {
-                            "seconds": plan.seconds if scenario == "SingleStream" else 0.0,
-                            "queries": max(MIN_QUERIES, round(plan.seconds * rate)),
-                            "batch": batch,
-                        }
-                        labels = {"row": target.name, "scenario": scenario, "threads": n}
-                        for attempt in range(TRIES):
-                            place = where / f"try-{attempt + 1}" if attempt else where
-                            run = ask(_timed, target, n, given, scenario, place, **length).result()
-                            runs.append({**labels, "round": turn, "batch": batch, **run})
-                            if run["valid"]:
-                                break
+            for (target, n), scenario in itertools.product(sessions, SCENARIOS):
+                where = kept / target.name / f"{scenario}-{n}-threads" / f"round-{turn}"
+                offline = scenario == "Offline"
+                batch, rate = speeds[target, n] if offline else (1, 0)
+                seconds = 0.0 if offline else plan.seconds
+                queries = max(MIN_QUERIES, round(plan.seconds * rate))
+                length = {"seconds": seconds, "queries": queries, "batch": batch}
+                labels = {"row": target.name, "scenario": scenario, "threads": n, "round": turn}
+                for attempt in range(TRIES):
+                    place = where / f"try-{attempt + 1}" if attempt else where
+                    run = ask(_timed, target, n, given, scenario, place, **length).result()
+                    runs.append({**labels, "batch": batch, **run})
+                    if run["valid"]:
+                        break
         for target in targets:
             found[target.name]["sessions"] = [ask(_described, target, n).result() for n in counts]
         shutil.make_archive(str(out / "loadgen"), "zip", kept)
@@ -207,20 +199,21 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
             f"The machine was not idle: other processes took {others:.0f} % of its processor time "
             "while it was measured. Close them and measure again with --fresh-timing."
         )
-    grouped: dict[tuple[str, str, int], dict[int, Record]] = {}
+    grouped: dict[tuple[str, str, int], dict[int, Record]] = defaultdict(dict)
     for (name, scenario, threads, turn), run in last.items():
-        grouped.setdefault((name, scenario, threads), {})[turn] = run
+        grouped[name, scenario, threads][turn] = run
     busy = {
         key: sum(r["own_s"] for r in group.values()) / sum(r["wall_s"] for r in group.values())
         for key, group in grouped.items()
     }
     # On a busy machine every row loses the processor now and then; a row that waits, more often.
     busiest = max((busy[key] for key in busy if key[2] == 1), default=0.0)
-    waiting: dict[str, list[float]] = {}
+    waiting: dict[str, float] = {}
+    for (name, _, threads), share in busy.items():
+        if threads == 1 and busiest - share > MAX_WAITING:
+            waiting[name] = max(waiting.get(name, 0.0), 1 - share)
     rows: dict[str, dict[str, Any]] = {name: {"float32": base} for name, base in float32.items()}
     for (name, scenario, threads), group in grouped.items():
-        if threads == 1 and busiest - busy[name, scenario, threads] > MAX_WAITING:
-            waiting.setdefault(name, []).append(1 - busy[name, scenario, threads])
         valid = {turn: run["figures"] for turn, run in group.items() if run["valid"]}
         base = grouped[rows[name]["float32"], scenario, threads]
         ratios = [
@@ -240,7 +233,7 @@ def summarize(runs: Sequence[Record], float32: Mapping[str, str]) -> Record:
             entry[figure] = _spread([figures[figure] for figures in valid.values()])
         rows[name].setdefault(scenario, []).append(entry)
     if waiting:
-        each = ", ".join(f"{name} {100 * max(found):.0f} %" for name, found in waiting.items())
+        each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in waiting.items())
         told.append(
             "With one thread, these rows were off the processor far more of the time than others: "
             f"{each}. Something makes them wait."
