@@ -104,7 +104,7 @@ def noise(
     layers = parameters.exact.weighted
     names = [layer.output for layer in layers]
     signal, error = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    quantized = backend(row.framework).tensors(model, parameters, row, names, images, threads)
+    quantized = backend(row.framework).tensors(model, parameters, row, images, threads)
     probe = Probe(parameters.exact, names)
     for clean, noisy in zip(probe.run(images), quantized, strict=True):
         for name in names:

@@ -7,6 +7,7 @@ imported when it is needed, and imports its framework only when it is asked for 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -41,6 +42,9 @@ SUFFIXES: Final[dict[str, Framework]] = {
 }
 FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch", "model.pt2")}
 """Stage and file of each framework's float32 model; Keras's is the asset."""
+CONVOLUTIONS: Final = ("Conv", "conv2d", "conv2d_relu", "_convolution")
+PRODUCTS: Final = ("Gemm", "MatMul", "linear", "addmm", "matmul", "qlinear_pointwise")
+"""What ONNX and PyTorch call the operators that have weights."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,29 @@ def integers_sha256(found: Iterable[StoredTensor]) -> str:
             total.update(np.asarray(entry.values, np.int16).tobytes())
             total.update(np.asarray(entry.scales, np.float32).tobytes())
     return total.hexdigest()
+
+
+def counted(
+    operators: Sequence[tuple[str, bool]],
+    maker: str,
+    weights: dict[str, str],
+    activations: Iterable[str],
+) -> Record:
+    """The record of :meth:`Backend.census`; each operator with whether it is quantized."""
+    quantized, in_float = (
+        Counter(name for name, exact in operators if exact is which) for which in (True, False)
+    )
+    return {
+        "quantized_ops": dict(quantized),
+        "float_ops": dict(in_float),
+        "convolutions": [
+            sum(kind[name] for name in CONVOLUTIONS) for kind in (quantized, in_float)
+        ],
+        "products": [sum(kind[name] for name in PRODUCTS) for kind in (quantized, in_float)],
+        "weights": weights,
+        "activations": sorted(activations),
+        "maker": maker,
+    }
 
 
 class Backend(Protocol):
@@ -184,15 +211,9 @@ class Backend(Protocol):
         """
 
     def tensors(
-        self,
-        path: Path,
-        parameters: Parameters,
-        row: Configuration,
-        names: Sequence[str],
-        images: Images,
-        threads: int,
+        self, path: Path, parameters: Parameters, row: Configuration, images: Images, threads: int
     ) -> Iterator[Tensors]:
-        """Yield what a quantized model computes for some maps, dequantized, batch by batch."""
+        """Yield what each layer with weights gives, dequantized, by tensor and batch by batch."""
 
 
 def backend(framework: str) -> Backend:

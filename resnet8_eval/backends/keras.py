@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,13 +11,18 @@ from resnet8_eval.backends import Execution, Session
 
 
 def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Session:
-    """Open a Keras model; see :class:`resnet8_eval.backends.Backend`."""
-    del execution  # there is but one
+    """Open a Keras model, which runs in one way; see :class:`resnet8_eval.backends.Backend`."""
     import tensorflow as tf
 
     from resnet8_eval.convert.keras_to_onnx import load
 
-    _set_threads(tf, threads)
+    threading = tf.config.threading
+    if threading.get_intra_op_parallelism_threads() != threads:
+        # TensorFlow refuses this once it has run anything. The number of threads is then the one
+        # that `lanes.lane_environment` set.
+        with suppress(RuntimeError):
+            threading.set_intra_op_parallelism_threads(threads)
+            threading.set_inter_op_parallelism_threads(1)
     model = load(path)
     forward = tf.function(
         lambda batch: model(batch, training=False),
@@ -26,7 +30,7 @@ def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Ses
     )
     return Session(
         lambda batch: np.asarray(forward(batch)),
-        tf.config.threading.get_intra_op_parallelism_threads,
+        threading.get_intra_op_parallelism_threads,
     )
 
 
@@ -35,13 +39,3 @@ def weights_bytes(path: Path) -> int:
     from resnet8_eval.convert.keras_file import array_bytes
 
     return array_bytes(path)["weights_bytes"]
-
-
-def _set_threads(tf: Any, threads: int) -> None:
-    threading = tf.config.threading
-    if threading.get_intra_op_parallelism_threads() != threads:
-        # TensorFlow refuses this once it has run anything. The number of threads is then the one
-        # that `lanes.lane_environment` set.
-        with suppress(RuntimeError):
-            threading.set_intra_op_parallelism_threads(threads)
-            threading.set_inter_op_parallelism_threads(1)

@@ -7,15 +7,14 @@ import hashlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet8_eval import onnx_graph
-from resnet8_eval.backends import Execution, Session, StoredTensor, Tensors
+from resnet8_eval.backends import Execution, Session, StoredTensor, Tensors, counted
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.environment import is_x86
@@ -41,7 +40,7 @@ _ENTRIES: Final[dict[Execution, dict[str, str]]] = {
 _LITTLE: Final = 16 * 2**20
 """Bytes free. What did not fit is some megabytes, and already gone."""
 _WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
-_MOVING: Final = frozenset({"Transpose", "Reshape", "Flatten", "Relu"})
+_MOVING: Final = ("Transpose", "Reshape", "Flatten", "Relu")
 """Operators that compute nothing new; ReLU is merged into the range that follows it."""
 
 
@@ -112,9 +111,7 @@ def unsigned(path: Path) -> bytes | str:
     outputs = {entry.name for entry in graph.output}
     moved: dict[str, Any] = {}
     for quantize in graph.node:
-        if quantize.op_type != "QuantizeLinear" or quantize.output[0] in outputs:
-            continue
-        if "output_dtype" in onnx_graph.settings(quantize):
+        if quantize.op_type != "QuantizeLinear" or "output_dtype" in onnx_graph.settings(quantize):
             continue
         step = [quantize, *readers[quantize.output[0]]]
         zero_points = {node.input[2] if len(node.input) > 2 else "" for node in step}
@@ -124,6 +121,7 @@ def unsigned(path: Path) -> bytes | str:
             and name in stored
             and stored[name].dtype == np.int8
             and all(node.op_type == "DequantizeLinear" for node in step[1:])
+            and quantize.output[0] not in outputs
         ):
             if name not in moved:
                 zero_point = stored[name].astype(np.int16) + 128
@@ -144,7 +142,6 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     As ONNX Runtime's documentation has it: a preprocessed model (`folded` is one), QDQ format, a
     ``CalibrationDataReader``, and defaults for the rest.
     """
-    del threads  # it takes all that it finds
     import onnx
     import onnxruntime.quantization as tools
 
@@ -203,8 +200,7 @@ def write(parameters: Parameters, row: Configuration, path: Path) -> Record:
     network = parameters.rounded
     kinds = {"int8": tools.QuantType.QInt8, "uint8": tools.QuantType.QUInt8}
     weight_kind, activation_kind = kinds[row.weights_dtype], kinds[row.activations_dtype]
-    unsigned_weights = row.weights_dtype == "uint8"
-    zero_point = np.array(128, np.uint8) if unsigned_weights else np.array(0, np.int8)
+    zero_point = np.array(128 if row.weights_dtype == "uint8" else 0, row.weights_dtype)
     in_float = [layer.name for layer in network.weighted if layer.weight not in parameters.scales]
     overrides = {
         layer.weight: [
@@ -270,33 +266,23 @@ def census(path: Path) -> Record:
     model = onnx.load(path)
     graph = model.graph
     stored, makers = onnx_graph.constants(graph), onnx_graph.makers(graph)
-    quantized: Counter[str] = Counter()
-    in_float: Counter[str] = Counter()
-    weights, activations = {}, set()
+    operators, weights, activations = [], {}, set()
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
             activations.add(str(stored[node.input[2]].dtype))
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type in _MOVING:
+        if node.op_type in (*onnx_graph.QUANTIZE_STEPS, *_MOVING):
             continue
         data = list(node.input)[:2] if node.op_type in (*_WEIGHTED, "Add") else [node.input[0]]
         sources = [makers.get(name) for name in data]
         exact = all(
             source is not None and source.op_type == "DequantizeLinear" for source in sources
         )
-        (quantized if exact else in_float)[node.op_type] += 1
+        operators.append((node.op_type, exact))
         if node.op_type in _WEIGHTED:
             source = sources[1]
             name = source.input[0] if source is not None else node.input[1]
             weights[node.name] = str(stored[name].dtype) if name in stored else "computed"
-    return {
-        "convolutions": [kind["Conv"] for kind in (quantized, in_float)],
-        "products": [kind["Gemm"] + kind["MatMul"] for kind in (quantized, in_float)],
-        "maker": model.producer_name,
-        "quantized_ops": dict(quantized),
-        "float_ops": dict(in_float),
-        "weights": weights,
-        "activations": sorted(activations),
-    }
+    return counted(operators, model.producer_name, weights, activations)
 
 
 def kernels(path: Path, execution: Execution = "kernel") -> dict[str, int]:
@@ -319,60 +305,42 @@ def _optimized(path: Path, execution: Execution) -> Any:
 
 def read_back(path: Path, network: Network) -> list[StoredTensor]:
     """Read a stored QDQ model; see :class:`resnet8_eval.backends.Backend`."""
-    del network  # the file names its tensors itself
     graph = onnx_graph.load_quantized(path).graph
     constants, makers = onnx_graph.constants(graph), onnx_graph.makers(graph)
     readers, found = onnx_graph.readers(graph), []
     for node in graph.node:
-        reader = next(reversed(readers[node.output[0]]), None)
+        using = readers[node.output[0]]
         constant = node.op_type == "DequantizeLinear" and node.input[0] in constants
-        if node.op_type != "QuantizeLinear" and not (constant and reader is not None):
+        if node.op_type != "QuantizeLinear" and not (constant and using):
             continue
         scale, zero_point = (constants[name] for name in node.input[1:3])
-        axis = onnx_graph.settings(node).get("axis", 1)
-        common: Any = {
-            "dtype": str(zero_point.dtype),
-            "axis": axis if scale.ndim else None,
-            "scales": [float(value) for value in scale.ravel()],
-            "zero_points": [int(value) for value in zero_point.ravel()],
-        }
-        if not constant or reader is None:
+        axis, dtype = onnx_graph.settings(node).get("axis", 1), str(zero_point.dtype)
+        along = axis if scale.ndim else None
+        if not constant:
             # What all its steps hold: it may be taken from its integers by others than into them.
-            steps = [
-                constants[name]
-                for each in (node, *readers[node.output[0]])
-                if each.op_type in onnx_graph.QUANTIZE_STEPS
-                for name in each.input[1:3]
-            ]
-            common["scales"], common["zero_points"] = _distinct(steps)
-            found.append(StoredTensor(node.input[0], "activation", **common))
+            steps = [node, *(each for each in using if each.op_type in onnx_graph.QUANTIZE_STEPS)]
+            held = ((constants[name].ravel() for name in step.input[1:3]) for step in steps)
+            pairs = [(float(s), int(z)) for parts in held for s, z in zip(*parts, strict=True)]
+            scales, zeros = zip(*dict.fromkeys(pairs), strict=True)
+            found.append(
+                StoredTensor(node.input[0], "activation", dtype, along, [*scales], [*zeros])
+            )
             continue
-        integers = constants[node.input[0]].astype(np.int64)
+        reader, integers = using[-1], constants[node.input[0]].astype(np.int64)
         maker = makers.get(reader.input[1])
         weight = reader.input[1] if maker is None else maker.input[0]
         name = weight.removesuffix("_quantized")
+        grid = scale.ravel().tolist(), zero_point.ravel().tolist()
         if node.output[0] == reader.input[1]:
             output_axis = 1 if reader.op_type == "Gemm" else 0
-            zeros = onnx_graph.along_axis(node, zero_point.astype(np.int64), integers.ndim)
-            values = np.moveaxis(integers - zeros, output_axis, 0)
+            less = onnx_graph.along_axis(node, zero_point.astype(np.int64), integers.ndim)
+            values = np.moveaxis(integers - less, output_axis, 0)
             wrong_axis = bool(scale.size > 1 and axis != output_axis)
-            found.append(
-                StoredTensor(name, "weight", **common, values=values, wrong_axis=wrong_axis)
-            )
+            found.append(StoredTensor(name, "weight", dtype, along, *grid, values, wrong_axis))
         else:
             values = (integers - zero_point) * scale.astype(np.float64)
-            found.append(StoredTensor(name, "bias", **common, values=values))
+            found.append(StoredTensor(name, "bias", dtype, along, *grid, values))
     return found
-
-
-def _distinct(steps: Sequence[NDArray[Any]]) -> tuple[list[float], list[int]]:
-    """Each pair of scale and zero point once; `steps` has them in turn."""
-    pairs = dict.fromkeys(
-        (float(scale), int(zero_point))
-        for scales, zero_points in zip(steps[::2], steps[1::2], strict=True)
-        for scale, zero_point in zip(scales.ravel(), zero_points.ravel(), strict=True)
-    )
-    return [scale for scale, _ in pairs], [zero_point for _, zero_point in pairs]
 
 
 def signed_weights(path: Path) -> int:
@@ -403,26 +371,21 @@ def signed_weights(path: Path) -> int:
 
 
 def tensors(
-    path: Path,
-    parameters: Parameters,
-    row: Configuration,
-    names: Sequence[str],
-    images: Images,
-    threads: int,
+    path: Path, parameters: Parameters, row: Configuration, images: Images, threads: int
 ) -> Iterator[Tensors]:
-    """Yield maps of the stored model; see :class:`resnet8_eval.backends.Backend`.
+    """Yield outputs of the stored model's layers; see :class:`resnet8_eval.backends.Backend`.
 
     They are computed in reference arithmetic, because a tensor that is also an output cannot stay
     inside an integer kernel.
     """
-    del parameters, row
     import onnx
 
     model = onnx.load(path)
-    quantized = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    dequantized = {
-        n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"
-    }
+    quantized, dequantized = (
+        {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == kind}
+        for kind in onnx_graph.QUANTIZE_STEPS
+    )
+    names = [layer.output for layer in parameters.exact.weighted]
     seen = [dequantized[quantized[name]] if name in quantized else name for name in names]
     del model.graph.output[:]
     model.graph.output.extend(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +16,11 @@ from resnet8_eval.backends import (
     Session,
     StoredTensor,
     Tensors,
+    counted,
     torch_program,
     torchscript,
 )
-from resnet8_eval.backends.torch_program import COMPUTING_NOTHING, TWO_OPERANDS
+from resnet8_eval.backends.torch_program import COMPUTING_NOTHING, TWO_OPERANDS, dtype_name
 from resnet8_eval.calibrate.parameters import Parameters
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.errors import ModelError, unreadable_model
@@ -31,34 +31,28 @@ from resnet8_eval.store import Record
 
 MODEL_FILE: Final = "model.pt"
 STOCK_FILE: Final = "model.pt2"
-_KERNELS: Final = frozenset({"conv2d", "conv2d_relu", "add", "add_relu"})
 _PRODUCT: Final = "onednn::qlinear_pointwise"
 _EIGHT_BIT: Final = frozenset(
     {
         "aten::quantize_per_tensor",
         "aten::_make_per_tensor_quantized_tensor",
-        *(f"quantized::{name}" for name in _KERNELS),
+        *(f"quantized::{name}" for name in ("conv2d", "conv2d_relu", "add", "add_relu")),
     }
 )
 _DTYPES: Final = {12: "int8", 13: "uint8"}
 """c10::ScalarType of qint8 and quint8, as a TorchScript graph has them."""
-_DTYPE_NAMES: Final = {"torch.qint8": "int8", "torch.quint8": "uint8", "torch.float32": "float32"}
 
 
 def open_model(path: Path, threads: int, execution: Execution = "kernel") -> Session:
     """Open a ``.pt2`` or ``.pt`` file; see :class:`resnet8_eval.backends.Backend`."""
-    del execution  # the file is what it was saved as
     import torch
 
     torch.set_num_threads(threads)
-    if path.suffix == ".pt2":
-        torch_program.demand(path)
+    torchscript.demand_network(path)
     try:
         module = (
             torch_program.load(path).module() if path.suffix == ".pt2" else torchscript.load(path)
         )
-    except ModelError:  # what torch.save wrote
-        raise
     except Exception as error:  # zip, JSON and TorchScript readers each raise their own
         raise unreadable_model(path, "torch", error) from error
 
@@ -210,10 +204,7 @@ def census(path: Path) -> Record:
     if path.suffix == ".pt2":
         return torch_program.census(path)
     module = torchscript.load(path)
-    graph = module.inlined_graph
-    quantized: Counter[str] = Counter()
-    in_float: Counter[str] = Counter()
-    activations = set()
+    graph, operators, activations = module.inlined_graph, [], set()
     for node in graph.nodes():
         space, _, operator = node.kind().partition("::")
         if operator == "quantize_per_tensor":
@@ -222,16 +213,11 @@ def census(path: Path) -> Record:
             continue
         operands = list(node.inputs())[: 2 if operator in TWO_OPERANDS else 1]
         exact = node.kind() in (*_EIGHT_BIT, _PRODUCT) or all(map(_is_eight_bit, operands))
-        (quantized if exact else in_float)[operator] += 1
-    return {
-        **torch_program.counted(quantized, in_float),
-        "maker": "TorchScript",
-        "weights": {
-            name: _DTYPE_NAMES.get(str(weight.dtype), str(weight.dtype))
-            for name, (weight, _) in _stored_layers(module).items()
-        },
-        "activations": sorted(activations),
+        operators.append((operator, exact))
+    weights = {
+        name: dtype_name(weight.dtype) for name, (weight, _) in _stored_layers(module).items()
     }
+    return counted(operators, "TorchScript", weights, activations)
 
 
 def unsigned_kernel_support() -> dict[str, Any]:
@@ -289,11 +275,7 @@ def _stored_layers(module: Any) -> dict[str, tuple[Any, Any]]:
         if hasattr(part, "_packed_params"):
             weight, bias = torch.ops.quantized.conv2d_unpack(part._packed_params)
         else:
-            tensors = {
-                **dict(part.named_parameters(recurse=False)),
-                **dict(part.named_buffers(recurse=False)),
-            }
-            weight, bias = tensors.get("weight"), tensors.get("bias")
+            weight, bias = (getattr(part, kind, None) for kind in ("weight", "bias"))
         if weight is not None:
             found[name.removeprefix("layers.").removesuffix(".kernel")] = (weight, bias)
     return found
@@ -313,22 +295,11 @@ def read_back(path: Path, network: Network) -> list[StoredTensor]:
     for place, layer in enumerate(network.weighted):
         weight, bias = layers[module_name(place, layer.name)]
         if weight.is_quantized:
-            zero_points = [int(value) for value in weight.q_per_channel_zero_points()]
-            axis = weight.q_per_channel_axis()
-            found.append(
-                StoredTensor(
-                    layer.weight,
-                    "weight",
-                    _DTYPE_NAMES[str(weight.dtype)],
-                    axis,
-                    weight.q_per_channel_scales().tolist(),
-                    zero_points,
-                    weight.int_repr().numpy().astype(np.int64) - zero_points[0],
-                    wrong_axis=axis != 0,
-                )
-            )
-        values = bias.detach().numpy().astype(np.float64)
-        found.append(StoredTensor(layer.weight, "bias", "float32", None, [], [], values))
+            parts = weight.int_repr(), weight.q_per_channel_scales()
+            arrays = [part.numpy() for part in (*parts, weight.q_per_channel_zero_points())]
+            axis, kind = weight.q_per_channel_axis(), dtype_name(weight.dtype)
+            found.append(torch_program.stored_weight(layer.weight, kind, axis, *arrays))
+        found.append(torch_program.stored_bias(layer.weight, bias))
     grids: list[tuple[str, float, int]] = []
     for node in module.inlined_graph.nodes():
         inputs = list(node.inputs())
@@ -399,22 +370,16 @@ def _unpacked(held: Any, path: Path) -> Any:
 
 
 def tensors(
-    path: Path,
-    parameters: Parameters,
-    row: Configuration,
-    names: Sequence[str],
-    images: Images,
-    threads: int,
+    path: Path, parameters: Parameters, row: Configuration, images: Images, threads: int
 ) -> Iterator[Tensors]:
-    """Yield maps of the quantized network; see :class:`resnet8_eval.backends.Backend`.
+    """Yield outputs of the network's layers; see :class:`resnet8_eval.backends.Backend`.
 
     TorchScript shows no tensor from inside, so the network is built again from its parameters.
     """
-    del path
     import torch
 
     torch.set_num_threads(threads)
-    module = _network(parameters, row)
+    module, names = _network(parameters, row), [y.output for y in parameters.exact.weighted]
     for batch in batches(images):
         with torch.inference_mode(), torchscript.deprecations_ignored():
             found = module.tensors(torch.from_numpy(batch))

@@ -98,9 +98,8 @@ class QuantizedNetwork(nn.Module):
         kernels = self._kernels and weight.is_quantized
         if isinstance(layer, Dense):
             return _Score(weight, bias, kernels=kernels)
-        if kernels:
-            return _ConvolutionKernel(layer, weight, bias, self._grids[layer.output])
-        return _ReferenceConvolution(layer, weight, bias, self._grids[layer.output])
+        kind = _ConvolutionKernel if kernels else _ReferenceConvolution
+        return kind(layer, weight, bias, self._grids[layer.output])
 
     def _add(self, layer: Addition, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         out = self._grids[layer.output]

@@ -6,33 +6,22 @@ TorchScript, though deprecated, is read by every PyTorch without any code of our
 
 from __future__ import annotations
 
-import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from resnet8_eval.environment import is_x86
-from resnet8_eval.errors import ModelError
+from resnet8_eval.errors import ModelError, unreadable_model
 
-_BEFORE_ZIP: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files begin that ``torch.save`` wrote before it wrote zip archives."""
 _FORMATS: Final = {
     ".pt": ("/constants.pkl", "a TorchScript file"),
     ".pt2": ("/archive_format", "a torch.export archive"),
 }
 """Suffix of each kind of network, a member that its archives alone have, and what it is."""
-_DATA: Final = frozenset(
-    {
-        *("torch", "torch._utils", "torch.storage", "collections", "builtins", "__builtin__"),
-        *("_codecs", "numpy", "numpy.core.multiarray", "numpy._core.multiarray"),
-    }
-)
-"""Modules that a pickle of weights names; those of a pickled network name its classes too."""
 _NUMBERED: Final = re.compile(rb"___torch_mangle_(\d+)")
 
 
@@ -85,81 +74,41 @@ def _canonicalize(path: Path) -> None:
 
 
 def demand_network(path: Path) -> None:
-    """Refuse what ``torch.save`` leaves; nothing is unpickled to find out.
+    """Refuse any file but a network of the kind that its name says; nothing is unpickled for it.
 
-    ModelError if the file holds weights alone, or a module whose code is not in the file, or a
-    network of the other kind than its name says.
+    ModelError if it is another. torch.export would go on to try older readers, which unpickle.
     """
-    _demand_its_name(path)
-    pickles = _pickles(path)
-    named = {
-        str(argument)
-        for pickle in pickles
-        for code, argument, _ in pickletools.genops(pickle)
-        if code.name == "GLOBAL"
-    }
-    code = sorted(name.replace(" ", ".") for name in named if name.split()[0] not in _DATA)
-    if pickles:
-        raise ModelError(
-            f"{path.name} is a pickled module: the code of its classes is not in the file."
-            if code
-            else f"{path.name} holds weights (a state_dict) and no network.",
-            expected="a network as torch.export.save (.pt2) or torch.jit.save (.pt) writes it",
-            given=f"what torch.save writes{f', with {code[0]}' if code else ''}",
-            next_step="load it with the code that wrote it, and save the network: torch.export.save"
-            "(torch.export.export(module.eval(), (images,), dynamic_shapes="
-            "({0: torch.export.Dim('n')},)), 'own.pt2'), or torch.jit.save(torch.jit.trace("
-            "module.eval(), images), 'own.pt')",
-        )
-
-
-def _demand_its_name(path: Path) -> None:
-    """Refuse a sound file that is called as the other format."""
-    names = _members(path)
-    for suffix, (member, what) in _FORMATS.items():
-        if suffix != path.suffix and any(name.endswith(member) for name in names):
-            raise ModelError(
-                f"{path.name} is {what} by another name.",
-                expected=f"a file named *{suffix}",
-                given=path.name,
-                next_step=f"rename it to {path.stem}{suffix}",
-            )
-
-
-def _pickles(path: Path) -> list[bytes | BytesIO]:
-    """What ``torch.save`` pickled, in a zip archive or one after the other; [] if it did not."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return []
-    if content.startswith(_BEFORE_ZIP):
-        return [BytesIO(content)] * 4  # magic number, version, platform, object
-    names = _members(path)
-    if any(name.endswith(tuple(member for member, _ in _FORMATS.values())) for name in names):
-        return []
-    pickles = [name for name in names if name.endswith("/data.pkl")]
-    if not pickles:
-        return []
-    with zipfile.ZipFile(path) as archive:
-        return [archive.read(name) for name in pickles]
-
-
-def _members(path: Path) -> list[str]:
-    """The files in a zip archive; [] if it is none, or was cut short."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # Of a file cut short, zipfile finds an archive that lies inside it.
-            whole = any(entry.header_offset == 0 for entry in archive.infolist())
-            return archive.namelist() if whole else []
-    except (OSError, zipfile.BadZipFile):
-        return []
+            entries = archive.infolist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise unreadable_model(path, "torch", error) from error
+    # Of a file cut short, zipfile finds an archive that lies inside it.
+    if all(entry.header_offset for entry in entries):
+        raise unreadable_model(path, "torch", zipfile.BadZipFile("it was cut short"))
+    found = {
+        suffix: what
+        for suffix, (member, what) in _FORMATS.items()
+        if any(entry.filename.endswith(member) for entry in entries)
+    }
+    if path.suffix not in found:
+        raise ModelError(
+            f"{path.name} holds no network of the kind that its name says.",
+            expected="a network as torch.jit.save (.pt) or torch.export.save (.pt2) writes it",
+            given=" ".join(found.values())
+            or "an archive of another kind, as torch.save makes it of weights (a state_dict), or of"
+            " a module without the code of its classes",
+            next_step="rename it if it is of the other kind; else load it with the code that wrote"
+            " it, and save the network: torch.export.save(torch.export.export(module.eval(),"
+            " (images,), dynamic_shapes=({0: torch.export.Dim('n')},)), 'own.pt2'), or"
+            " torch.jit.save(torch.jit.trace(module.eval(), images), 'own.pt')",
+        )
 
 
 def load(path: Path) -> Any:
     """Read a TorchScript file, for the kernels of :func:`engine`."""
     import torch
 
-    demand_network(path)
     torch.backends.quantized.engine = engine()
     with deprecations_ignored():
         return torch.jit.load(str(path), map_location="cpu")

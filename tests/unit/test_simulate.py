@@ -167,7 +167,8 @@ def test_noise_is_held_against_the_signal_of_each_layer(monkeypatch: pytest.Monk
     exact, images = small_network.parsed(), small_network.images(200)
     off = exact.with_weights({name: 1.1 * value for name, value in exact.weights().items()})
 
-    def tensors(_: Any, __: Any, ___: Any, names: list[str], *____: Any) -> Any:
+    def tensors(*_: Any) -> Any:
+        names = [layer.output for layer in exact.weighted]
         for n, clean in enumerate(Probe(exact, names).run(images)):
             yield {name: (1.01 if n else 1) * value for name, value in clean.items()}
 
