@@ -116,16 +116,12 @@ class ExactNetwork:
     ) -> None:
         self.network = network
         self.rounding = rounding
-        self.grids = {
-            entry.name: Grid(
-                np.float32(entry.scales[0]),
-                entry.zero_points[0] + (128 if entry.dtype == "int8" else 0),
-                -128 if entry.dtype == "int8" else 0,
-                15 if entry.dtype == "uint4" else 255,
-            )
-            for entry in tensors
-            if entry.kind == "activation"
-        }
+        self.grids: dict[str, Grid] = {}
+        for entry in tensors:
+            if entry.kind == "activation":
+                scale, lowest = np.float32(entry.scales[0]), -128 if entry.dtype == "int8" else 0
+                levels = 15 if entry.dtype == "uint4" else 255
+                self.grids[entry.name] = Grid(scale, entry.zero_points[0] - lowest, lowest, levels)
         weights = {entry.name: entry for entry in tensors if entry.kind == "weight"}
         biases = {entry.name: entry for entry in tensors if entry.kind == "bias"}
         exact = network.constants()

@@ -84,38 +84,34 @@ def told(path: Path, images: Images, labels: Labels, scores: Scores) -> dict[str
         return None
     saturates = largest > SATURATION_FREE_LIMIT
     needed = environment.exact_instructions(framework) if saturates else None
-    found = {"largest_weight": largest, "needs": needed}
+    found: dict[str, Any] = {"largest_weight": largest, "needs": needed, "warning": None}
     reason = environment.saturating_kernels(framework)
     if not saturates or reason is None:
-        return {**found, "warning": None}
+        return found
     differing, correct, counted = _against_exact(path, images, labels, scores)
-    said = (
+    found["warning"] = (
         f"signed weights go up to ±{largest}, and {reason}. Kernels here add pairs of products in "
         f"16 bits, which weights beyond ±{SATURATION_FREE_LIMIT} overflow: these figures are those "
-        f"of cut-off sums. {counted} Run it on x86 with {found['needs']}, or quantize it with "
+        f"of cut-off sums. {counted} Run it on x86 with {needed}, or quantize it with "
         f"weights within ±{SATURATION_FREE_LIMIT} (reduce_range)."
     )
-    return {**found, "warning": said, "disagreements": differing, "exact_correct": correct}
+    return {**found, "disagreements": differing, "exact_correct": correct}
 
 
 def _against_exact(
     path: Path, images: Images, labels: Labels, scores: Scores
 ) -> tuple[int | None, int | None, str]:
     """Images of another class, what exact integers get right, and both in a sentence."""
+    from resnet8_eval import quantized_onnx
+
     unknown = "On how many images exact integers give another class could not be computed"
     if path.suffix != ".onnx":
         return None, None, f"{unknown}: a TorchScript file does not show its network."
-    from resnet8_eval import quantized_onnx
-
     try:
         answers = quantized_onnx.read(path).scores(images).argmax(axis=1)
     except ModelError as error:
         return None, None, f"{unknown}: {error.what} Given: {error.given}."
     differing = int((scores.argmax(axis=1) != answers).sum())
     correct = int((answers == labels).sum())
-    return (
-        differing,
-        correct,
-        f"Exact integers give another class on {differing} of {len(labels)} images, and get "
-        f"{correct} right.",
-    )
+    said = f"Exact integers give another class on {differing} of {len(labels)} images, and get"
+    return differing, correct, f"{said} {correct} right."
