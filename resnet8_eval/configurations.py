@@ -6,8 +6,8 @@ ANL-01 expects follow from this list. A new row of an existing kind is one entry
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from resnet8_eval.environment import SATURATION_FREE_LIMIT, WEIGHT_LIMIT
 
@@ -95,11 +95,6 @@ class Recipe:
         """Largest magnitude of a rounded weight."""
         return SATURATION_FREE_LIMIT if self.reduce_range else WEIGHT_LIMIT
 
-    def describe(self) -> dict[str, Any]:
-        """Everything that decides the parameters, in built-in types."""
-        decided = {"float_layers": list(self.float_layers), "weight_limit": self.weight_limit}
-        return {**asdict(self), **decided}
-
 
 @dataclass(frozen=True)
 class Configuration:
@@ -147,11 +142,6 @@ class Configuration:
     def session(self) -> Literal["kernel", "reference", "default"]:
         """How its model is opened. A stock one is run as its documentation says: by default."""
         return "default" if self.is_stock and self.execution == "kernel" else self.execution
-
-    def describe(self) -> dict[str, Any]:
-        """Everything that decides the row, in built-in types."""
-        recipe = self.recipe.describe() if self.recipe else None
-        return {**asdict(self), "recipe": recipe}
 
 
 TUNED: Final = Recipe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final
@@ -292,7 +293,7 @@ def _method(made: Mapping[str, Artifact], recipe: Recipe) -> dict[str, Any]:
     if recipe.by == "framework":
         return {"reduce_range": False, "method": {"quantizer": "the framework's own, its defaults"}}
     method = made[f"parameters/{recipe.key}"].record["method"]
-    settings = {k: v for k, v in recipe.describe().items() if k not in ("name", "by")}
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("name", "by")}
     return {
         "reduce_range": method["weight_limit"] < environment.WEIGHT_LIMIT,
         "method": {**settings, **method},

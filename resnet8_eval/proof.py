@@ -32,6 +32,7 @@ PROJECTION: Final = 0.03
 STEPS: Final = 4.0
 """How far rounding may move a channel along itself: further than `PROJECTION` where it has few
 weights or, beside a large bias, wide steps. A wrong scale moves it by far more of its own steps."""
+_RECORDED: Final = ("name", "kind", "dtype", "axis", "scales", "zero_points")
 RELATIVE: Final = 1e-6
 """Scales are float32, and each tool rounds its own division."""
 
@@ -77,7 +78,11 @@ def stored(found: Sequence[StoredTensor], row: Configuration) -> Record:
     """What a model was found to store: hash of its integers, tensors, bits and needs."""
     return {
         "integers_sha256": integers_sha256(found),
-        "tensors": [entry.describe() for entry in found if entry.kind != "bias"],
+        "tensors": [
+            {key: getattr(entry, key) for key in _RECORDED}
+            for entry in found
+            if entry.kind != "bias"
+        ],
         "weights_bits": saturation.weights_bits(found),
         "needs": saturation.needs(found, row.framework, row.execution),
     }

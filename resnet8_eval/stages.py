@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from resnet8_eval import backends, configurations, making
@@ -76,9 +76,7 @@ def table(settings: Settings) -> list[Stage]:
                 name, own = one.key, functools.partial(make, recipe=one)
                 lane_of = lane or spare
             needed = tuple(dict.fromkeys(needs(one)))
-            stages.append(
-                Stage(f"{kind}/{name}", lane_of, needed, own, decided_by | one.describe())
-            )
+            stages.append(Stage(f"{kind}/{name}", lane_of, needed, own, decided_by | asdict(one)))
 
     for recipe in {recipe.statistics: recipe for recipe in recipes}.values():
         make = functools.partial(making.statistics, recipe=recipe)
@@ -152,7 +150,7 @@ def table(settings: Settings) -> list[Stage]:
             "onnxruntime",  # whose process is small; each framework is measured in one of its own
             tuple(dict.fromkeys(latency_needs)),
             making.latency,
-            {**test, **model, "rows": [row.describe() for row in rows]},
+            {**test, **model, "rows": [asdict(row) for row in rows]},
             alone=True,
         )
     )

@@ -77,7 +77,7 @@ def table(settings: Settings, test: dict[str, Any], train: dict[str, Any]) -> li
         needs = ("folded", f"explored/{k}", BASELINE)
         for rows in configurations.explored():
             name, lane = _name(rows[0], k), rows[0].framework
-            decided_by = test | {"rows": [row.describe() for row in rows]}
+            decided_by = test | {"rows": [asdict(row) for row in rows]}
             add(name, lane, needs, _granularity, decided_by, rows=rows, offset=k)
     add(CHOICE, "torch", (STATISTICS,), _choice, calibrated)
     for name in LOW_BIT:

@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
@@ -40,8 +40,10 @@ SUFFIXES: Final[dict[str, Framework]] = {
     ".pt2": "torch",
     ".pt": "torch",
 }
-FLOAT_MODELS: Final = {"onnxruntime": ("onnx", "model.onnx"), "torch": ("torch", "model.pt2")}
-"""Stage and file of each framework's float32 model; Keras's is the asset."""
+FLOAT_MODELS: Final = {"onnxruntime": "onnx", "torch": "torch"}
+"""The stage that makes each framework's float32 model; Keras's is the asset."""
+FILES: Final = {"onnxruntime": ("model.onnx", "model.onnx"), "torch": ("model.pt2", "model.pt")}
+"""Names of a framework's models: float32 or stock, and those of the suite's parameters."""
 CONVOLUTIONS: Final = ("Conv", "conv2d", "conv2d_relu", "_convolution")
 PRODUCTS: Final = ("Gemm", "MatMul", "linear", "addmm", "matmul", "qlinear_pointwise")
 """What ONNX and PyTorch call the operators that have weights."""
@@ -95,12 +97,6 @@ class StoredTensor:
     values: NDArray[Any] | None = None
     wrong_axis: bool = False
 
-    def describe(self) -> dict[str, Any]:
-        """Built-in types, for a record."""
-        return {
-            key: value for key, value in asdict(self).items() if key not in ("values", "wrong_axis")
-        }
-
 
 def integers_sha256(found: Iterable[StoredTensor]) -> str:
     """Hash of the weights of a stored model: integers less their zero points, and scales."""
@@ -119,16 +115,12 @@ def counted(
     activations: Iterable[str],
 ) -> Record:
     """The record of :meth:`Backend.census`; each operator with whether it is quantized."""
-    quantized, in_float = (
-        Counter(name for name, exact in operators if exact is which) for which in (True, False)
-    )
+    counts = [Counter(n for n, exact in operators if exact is which) for which in (True, False)]
     return {
-        "quantized_ops": dict(quantized),
-        "float_ops": dict(in_float),
-        "convolutions": [
-            sum(kind[name] for name in CONVOLUTIONS) for kind in (quantized, in_float)
-        ],
-        "products": [sum(kind[name] for name in PRODUCTS) for kind in (quantized, in_float)],
+        "quantized_ops": dict(counts[0]),
+        "float_ops": dict(counts[1]),
+        "convolutions": [sum(count[name] for name in CONVOLUTIONS) for count in counts],
+        "products": [sum(count[name] for name in PRODUCTS) for count in counts],
         "weights": weights,
         "activations": sorted(activations),
         "maker": maker,
@@ -137,11 +129,6 @@ def counted(
 
 class Backend(Protocol):
     """What a framework's module offers."""
-
-    MODEL_FILE: str
-    """Name of a quantized model that :meth:`write` makes."""
-    STOCK_FILE: str
-    """Name of one that :meth:`quantize` makes."""
 
     def open_model(self, path: Path, threads: int, execution: Execution) -> Session:
         """Open a stored model to run it."""
@@ -222,16 +209,16 @@ def backend(framework: str) -> Backend:
 
 
 def file_of(row: Configuration) -> str:
-    """File name of a quantized row's model."""
-    module = backend(row.framework)
-    return module.STOCK_FILE if row.is_stock else module.MODEL_FILE
+    """File name of a row's model."""
+    theirs, ours = FILES[row.framework]
+    return theirs if row.recipe is None or row.is_stock else ours
 
 
 def model_file(row: Configuration) -> tuple[str, str] | None:
     """Stage and file name of a row's model; None for the baseline, whose model is an asset."""
-    if row.recipe is None:
-        return FLOAT_MODELS.get(row.framework)
-    return f"model/{row.name}", file_of(row)
+    if row.framework not in FILES:
+        return None
+    return f"model/{row.name}" if row.recipe else FLOAT_MODELS[row.framework], file_of(row)
 
 
 def framework_of(path: Path) -> Framework:

@@ -23,8 +23,6 @@ from resnet8_eval.network import Dense, Network, read
 from resnet8_eval.preprocess import Images, batches
 from resnet8_eval.store import Record
 
-MODEL_FILE: Final = "model.onnx"
-STOCK_FILE: Final = "model.onnx"
 SIGNED_ALLOWED: Final = {"session.qdqisint8allowed": "1"}
 """Entries of a session with integer kernels. Without this one, on x86, ONNX Runtime turns signed
 activations into unsigned ones, passes over each tensor that is read twice, and then leaves six of
@@ -164,7 +162,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
         path,
         Reader(),
         quant_format=tools.QuantFormat.QDQ,
-        per_channel=row.recipe is not None and row.recipe.granularity == "per-channel",
+        per_channel=row.quantized_by.granularity == "per-channel",
         activation_type=kinds[row.activations_dtype],
         weight_type=kinds[row.weights_dtype],
     )

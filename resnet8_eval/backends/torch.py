@@ -29,8 +29,6 @@ from resnet8_eval.onnx_graph import module_name
 from resnet8_eval.preprocess import BATCH_SIZE, Images, batches
 from resnet8_eval.store import Record
 
-MODEL_FILE: Final = "model.pt"
-STOCK_FILE: Final = "model.pt2"
 _PRODUCT: Final = "onednn::qlinear_pointwise"
 _EIGHT_BIT: Final = frozenset(
     {
@@ -96,7 +94,7 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     weight, unsigned = configuration.weight, row.weights_dtype == "uint8"
     if unsigned:
         weight = replace(weight, dtype=torch.uint8, quant_min=0, quant_max=255)
-    if row.recipe is not None and row.recipe.granularity == "per-tensor":
+    if row.quantized_by.granularity == "per-tensor":
         weight = replace(
             weight,
             qscheme=torch.per_tensor_symmetric,

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from resnet8_eval import configurations
-from resnet8_eval.backends import backend, torchscript
+from resnet8_eval.backends import file_of, torchscript
 from resnet8_eval.backends import onnxruntime as ort_backend
 from resnet8_eval.backends import torch as torch_backend
 from resnet8_eval.calibrate.parameters import Parameters
@@ -51,9 +51,7 @@ def disguise_torch(bench: Bench, name: str, path: Path) -> None:
 
 
 def stored(bench: Bench, name: str) -> Path:
-    return bench.artifact(f"model/{name}").path(
-        backend(configurations.of(name).framework).MODEL_FILE
-    )
+    return bench.artifact(f"model/{name}").path(file_of(configurations.of(name)))
 
 
 def other(name: str) -> str:

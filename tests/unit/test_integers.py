@@ -133,7 +133,7 @@ def held(pipeline: Pipeline, name: str) -> tuple[Parameters, list[StoredTensor],
     assert row.recipe is not None
     backend = backends.backend(row.framework)
     parameters = Parameters.load(pipeline.artifact(f"parameters/{row.recipe.key}").folder)
-    path = pipeline.artifact(f"model/{name}").path(backend.MODEL_FILE)
+    path = pipeline.artifact(f"model/{name}").path(backends.file_of(row))
     scores = np.load(pipeline.artifact(f"scores/{name}").path("scores.npy"))
     return parameters, backend.read_back(path, parameters.rounded), scores
 

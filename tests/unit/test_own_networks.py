@@ -370,7 +370,7 @@ def test_what_is_made_of_it_in_8_bits_is_proven(
     for row in configurations.calibrated():
         backend = backends.backend(row.framework)
         parameters = Parameters.load(tmp_path / row.quantized_by.key)
-        path = tmp_path / row.name.replace("/", "-") / backend.MODEL_FILE
+        path = tmp_path / row.name.replace("/", "-") / backends.file_of(row)
         path.parent.mkdir()
         backend.write(parameters, row, path)
         scores = backends.scores(path, IMAGES, threads=1, execution=row.session)
@@ -396,7 +396,7 @@ def test_a_stock_model_without_a_sure_class_or_of_a_silent_layer_is_proven(
     """ONNX Runtime spans probabilities from 0 to 1, whatever it sees; a map of zeros by 1.0."""
     own = converted(name)
     backend = backends.backend(row.framework)
-    path = tmp_path / backend.STOCK_FILE
+    path = tmp_path / backends.file_of(row)
     record = backend.quantize(own.folded, IMAGES, row, path, 1)
     spans = stock.spans(own.network, IMAGES)
     proof = stock.prove(row, path, own.network, IMAGES, record, spans)

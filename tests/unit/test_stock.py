@@ -95,7 +95,7 @@ def test_another_calibration_than_the_recorded_one_is_seen(
     parsed, images = small_network.parsed(), small_network.images(100)
     backend, folded = backends.backend(row.framework), tmp_path / "folded.onnx"
     parsed.save(folded)
-    path = tmp_path / backend.STOCK_FILE
+    path = tmp_path / backends.file_of(row)
     record = backend.quantize(folded, images[:50], row, path, 1)
     found = stock.prove(row, path, parsed, images, record, stock.spans(parsed, images))
     broken = {check.name for check in failed(found["checks"])}
@@ -122,7 +122,7 @@ def test_what_pytorch_is_said_to_have_calibrated_on_is_what_its_observers_saw(
     parsed.save(tmp_path / "folded.onnx")
     row = next(row for row in ROWS if row.framework == "torch")
     backend = backends.backend("torch")
-    path = tmp_path / backend.STOCK_FILE
+    path = tmp_path / backends.file_of(row)
     record = backend.quantize(tmp_path / "folded.onnx", images, row, path, 1)
     assert record["fed_sha256"] == seen.hexdigest()
     assert (
