@@ -71,6 +71,21 @@ def test_weights_whose_scale_is_no_number_are_seen(
     assert not stock.nearest(found, folded).ok
 
 
+@pytest.mark.parametrize("row", ROWS, **IDS)
+def test_weights_of_fewer_bits_are_seen(
+    pipeline: Pipeline, row: Configuration, folded: Network
+) -> None:
+    """Rounded to the nearest, too, of a sixteenth as many steps."""
+    found = read_back(pipeline, row, folded)
+    place = next(n for n, entry in enumerate(found) if entry.kind == "weight")
+    weight, (layer, *_) = found[place], folded.weighted
+    assert weight.name == layer.weight
+    scales = 16 * np.asarray(weight.scales)
+    values = np.rint(folded.weights()[layer.weight] / scales.reshape(-1, 1, 1, 1))
+    found[place] = replace(weight, scales=scales.tolist(), values=values)
+    assert stock.nearest(found, folded).observed == layer.name
+
+
 @pytest.mark.parametrize("row", TUNED, **IDS)
 def test_our_parameters_under_a_stock_label_are_seen(
     pipeline: Pipeline, row: Configuration, folded: Network
