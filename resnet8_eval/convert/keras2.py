@@ -18,9 +18,6 @@ import numpy as np
 from resnet8_eval.convert.flat import INERT, rescaling
 
 _ENGINE: Final = re.compile(r"(?:tf_)?keras\.(?:src\.)?engine\.(functional|sequential)")
-_OLD: Final = re.compile(_ENGINE.pattern + r"|(?:tf_)?keras\.(?:src\.)?layers\.core\.tf_op_layer")
-CLASSES: Final = frozenset({"Policy", "TFOpLambda"})
-"""What Keras 3 does not know, and is translated."""
 _KINDS: Final = {
     "__operators__.add": "Add",
     "math.add": "Add",
@@ -106,11 +103,6 @@ def _layer(operator: dict[str, Any]) -> dict[str, Any] | None:
         "name": operator.get("name"),
         "inbound_nodes": [taken],
     }
-
-
-def is_module(name: object) -> bool:
-    """Whether Keras 2 wrote this of a class where Keras 3 writes another module."""
-    return name == "keras.mixed_precision" or bool(_OLD.fullmatch(str(name)))
 
 
 def read(path: Path) -> tuple[Any, Any]:

@@ -8,8 +8,6 @@ but what is listed below is opened at all.
 from __future__ import annotations
 
 import io
-import itertools
-import math
 import reprlib
 import zipfile
 from collections.abc import Iterator
@@ -58,8 +56,6 @@ KNOWN_MODULES: Final = frozenset(
 )
 _NAMING: Final = frozenset({"class_name", "module", "registered_name"})
 """What Keras looks classes and functions up by."""
-_MOST_WEIGHTS: Final = 8 * keras_size.MOST["layers"]
-"""Of one layer; batch normalisation has 4, and a model in the model those of its layers."""
 _MEMBERS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
 
 
@@ -77,10 +73,8 @@ def demand_known(path: Path) -> None:
         _demand_its_name(path, named_zip)
         (_demand_plain_zip if named_zip else _demand_plain_hdf5)(path)
         # Keras leaves compile_config out, because it is told not to compile.
-        found, model = ({**each, "compile_config": None} for each in keras2.read(path))
-        # Both: a translation drops what it does not need.
-        strange = itertools.chain(_strange(model), _foreign(found))
-        given = next(strange, None) or keras_size.excess(model)
+        model = {**keras2.read(path)[1], "compile_config": None}
+        given = next(_strange(model), None) or keras_size.excess(model)
     except ModelError:
         raise
     except Exception as error:  # h5py, json and zipfile raise a dozen kinds for a damaged file
@@ -104,52 +98,27 @@ def _strange(model: dict[str, Any]) -> Iterator[str]:
     """What the description has Keras make or look up, and should not."""
     if not _among(model["class_name"], KNOWN_MODELS):
         yield f"a model of class {reprlib.repr(model['class_name'])}"
-    layers = keras_size.layers_of(model)
-    outermost = {id(layer) for layer in model["config"]["layers"]}
-    for layer in layers:
-        activation = layer["config"].get("activation", "linear")
+    layers = {id(layer) for layer in keras_size.layers_of(model)}
+    for layer in model["config"]["layers"]:
         shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
-        if isinstance(shape, list) and len(shape) != 4 and id(layer) in outermost:
+        if isinstance(shape, list) and len(shape) != 4:
             yield f"an input of shape {reprlib.repr(shape)}"
-        if not _among(layer["class_name"], KNOWN_LAYERS | KNOWN_MODELS) and not _operation(layer):
-            yield f"a layer of class {reprlib.repr(layer['class_name'])}"
-        if not _among(activation, KNOWN_ACTIVATIONS):
-            yield f"the activation {reprlib.repr(activation)}"
-    of_layers = {id(layer) for layer in layers}
     for entry in _objects(model):
-        is_layer = id(entry) in of_layers
-        if is_layer and _operation(entry):
-            yield from _unknown(entry, True, True)
-            continue
-        holds_layers = entry is model or (is_layer and "layers" in entry["config"])
-        known = KNOWN_MODELS if holds_layers else KNOWN_LAYERS if is_layer else KNOWN_PARTS
         name, module = entry.get("class_name"), entry.get("module")
-        yield from _unknown(entry, _among(name, known), _among(module, KNOWN_MODULES))
-
-
-def _foreign(found: dict[str, Any]) -> Iterator[str]:
-    """What a description names that neither Keras 3 nor Keras 2 writes."""
-    known = KNOWN_LAYERS | KNOWN_MODELS | KNOWN_PARTS | keras2.CLASSES
-    for entry in _objects(found):
-        name, module = entry.get("class_name"), entry.get("module")
-        is_known = _among(module, KNOWN_MODULES) or keras2.is_module(module)
-        operation = _operation(entry)
-        yield from _unknown(entry, operation or _among(name, known), operation or is_known)
-
-
-def _unknown(entry: dict[str, Any], class_known: bool, module_known: bool) -> Iterator[str]:
-    name, registered = entry.get("class_name"), entry.get("registered_name")
-    if not class_known:
-        yield f"an object of class {reprlib.repr(name)}"
-    if not module_known:
-        yield f"the module {reprlib.repr(entry.get('module'))}"
-    if registered not in (None, name):
-        yield f"the registered name {reprlib.repr(registered)}"
-
-
-def _operation(entry: dict[str, Any]) -> bool:
-    """Whether an entry is one of the known operations that are no layers."""
-    return (str(entry.get("module")), str(entry.get("class_name"))) in KNOWN_OPERATIONS
+        kind, known = "an object", KNOWN_MODELS if entry is model else KNOWN_PARTS
+        if id(entry) in layers:
+            kind, known = "a layer", KNOWN_MODELS if "layers" in entry["config"] else KNOWN_LAYERS
+        if kind != "a layer" or (str(module), str(name)) not in KNOWN_OPERATIONS:
+            if not _among(name, known):
+                yield f"{kind} of class {reprlib.repr(name)}"
+            if not _among(module, KNOWN_MODULES):
+                yield f"the module {reprlib.repr(module)}"
+        if entry.get("registered_name") not in (None, name):
+            yield f"the registered name {reprlib.repr(entry['registered_name'])}"
+        if kind == "a layer" and not _among(
+            activation := entry["config"].get("activation", "linear"), KNOWN_ACTIVATIONS
+        ):
+            yield f"the activation {reprlib.repr(activation)}"
 
 
 def _among(name: object, known: frozenset[str | None] | frozenset[str]) -> bool:
@@ -157,16 +126,16 @@ def _among(name: object, known: frozenset[str | None] | frozenset[str]) -> bool:
 
 
 def _objects(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every dictionary that names a class or where to find one, at whatever depth."""
+    """Every dictionary that names a class or where to find one, at whatever depth, in order."""
     waiting: list[Any] = [model]
     while waiting:
         entry = waiting.pop()
         if isinstance(entry, dict):
             if not _NAMING.isdisjoint(entry):
                 yield entry
-            waiting += entry.values()
+            waiting += reversed(entry.values())
         elif isinstance(entry, list):
-            waiting += entry
+            waiting += reversed(entry)
 
 
 def array_bytes(path: Path) -> dict[str, int]:
@@ -226,9 +195,8 @@ def _demand_plain(file: Any, path: Path) -> None:
     import h5py
 
     reached = {h5py.h5o.get_info(file.id).addr}
-    waiting, size = [file], 0
-    while waiting:
-        group = waiting.pop()
+    groups, size = [file], 0
+    for group in groups:
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise _refusal(path, f"a link to elsewhere, {name!r}")
@@ -239,23 +207,16 @@ def _demand_plain(file: Any, path: Path) -> None:
                 raise _refusal(path, f"a second link to the same data, {name!r}")
             reached.add(address)
             if isinstance(item, h5py.Group):
-                waiting.append(item)
-                keys = [key for key in item.attrs if key.startswith("weight_names")]
-                named = sum(math.prod(item.attrs.get_id(key).shape) for key in keys)
-                # Keras reads all of a layer's weights at once, by these names, and reads one again
-                # for each time that its name is listed. It does not read the optimizer's weights,
-                # which are many. A model in the model counts as one layer.
-                if name != "optimizer_weights" and (
-                    named > _MOST_WEIGHTS
-                    or named > len({str(each) for key in keys for each in item.attrs[key]})
-                ):
-                    raise _refusal(path, f"a layer of {named:,} weights, {name!r}")
+                groups.append(item)
             elif item.external or item.is_virtual:
                 raise _refusal(path, f"data kept in another file, {name!r}")
             else:
                 size += item.nbytes
-    if size > MAX_FILE_BYTES:
-        raise _refusal(path, f"weights of {size:,} bytes")
+    # Keras reads a weight once for each time that its name is listed.
+    lists = [(group, key) for group in groups for key in group.attrs if "weight_names" in key]
+    named = sum(group[name].nbytes for group, key in lists for name in group.attrs[key])
+    if (most := max(size, named)) > MAX_FILE_BYTES:
+        raise _refusal(path, f"weights of {most:,} bytes")
 
 
 _WHOLE: Final = "save the whole model again with model.save('own.keras')"
