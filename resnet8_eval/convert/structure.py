@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from resnet8_eval.checks import Check, at_most, equal
 from resnet8_eval.convert import pixels
 from resnet8_eval.store import Record
 
+Array = NDArray[Any]
 Weights = Mapping[str, NDArray[np.float32]]
 
 _FOLDING_RTOL: Final = 1e-5
@@ -40,28 +41,28 @@ def verify_onnx(
     import onnx
 
     graph = onnx.load(onnx_path).graph
-    ledger = _Ledger(graph)
-    convolutions, dense = list(ledger.convolutions), ledger.dense
-    accounts = ledger.accounts(layers, weights)
+    ledger = _Ledger(graph, layers, weights)
+    accounts = ledger.accounts()
     found = {account["layer"]: account for account in accounts}
-    keras_convolutions = [layer for layer in layers if layer["class"] == "Conv2D"]
-    kernels = [
-        (tuple(layer["weights"]["kernel"]), found[layer["name"]].get("strides"))
-        for layer in keras_convolutions
-    ]
-    expected_kernels = [
-        (tuple(layer["weights"]["kernel"]), tuple(layer["strides"])) for layer in keras_convolutions
-    ]
-    parameters = sum(layer["parameters"] for layer in layers)
+    expected, kernels = [], []
+    for layer in layers:
+        if layer["class"] == "Conv2D":
+            kernel = tuple(layer["weights"]["kernel"])
+            expected.append((kernel, tuple(layer["strides"])))
+            kernels.append((kernel, found[layer["name"]].get("strides")))
+    floats = {n: value.size for n, value in ledger.tensors.items() if value.dtype == np.float32}
+    front = ledger.front([layer for layer in layers if "scale" in layer])
     checks = [
         equal("input", "(N, 32, 32, 3) float32", _interface(graph.input)),
         equal("output", "(N, 10) float32", _interface(graph.output)),
-        equal("convolutions", len(keras_convolutions), len(convolutions)),
-        equal("dense layers", sum(layer["class"] == "Dense" for layer in layers), len(dense)),
-        equal("kernels (HWIO) and strides, in order", expected_kernels, kernels),
+        equal("convolutions", len(expected), len(ledger.convolutions)),
+        equal(
+            "dense layers", sum(layer["class"] == "Dense" for layer in layers), len(ledger.dense)
+        ),
+        equal("kernels (HWIO) and strides, in order", expected, kernels),
         equal(
             "Keras parameters whose values are in ONNX",
-            parameters,
+            sum(layer["parameters"] for layer in layers),
             sum(a["found"] for a in accounts),
         ),
         equal(
@@ -69,26 +70,23 @@ def verify_onnx(
             [],
             [a["layer"] for a in accounts if a["found"] != a["parameters"]],
         ),
-        *ledger.front([layer for layer in layers if "scale" in layer]),
-        equal("float32 values in the ONNX file, from Keras", *ledger.counted()),
-        equal("ONNX weights that are not from Keras", [], ledger.unclaimed()),
-        equal("layers that are called otherwise in ONNX", [], _misnamed(convolutions, accounts)),
+        *front,
+        # Fewer than Keras's parameters: a normalisation's four vectors become two, or none.
+        equal(
+            "float32 values in the ONNX file, from Keras",
+            sum(floats.values()),
+            sum(floats[name] for name in floats if name in ledger.claimed),
+        ),
+        equal("ONNX weights that are not from Keras", [], sorted(floats.keys() - ledger.claimed)),
+        equal("layers that are called otherwise in ONNX", [], ledger.misnamed()),
     ]
     return checks, accounts
 
 
 def nodes(graph: Any, layers: list[dict[str, Any]], weights: Weights) -> dict[str, str]:
     """The layer whose weights each convolution holds, by the name of its node."""
-    accounts = _Ledger(graph).accounts(layers, weights)
-    return {account["node"]: account["layer"] for account in accounts if "node" in account}
-
-
-def _misnamed(convolutions: list[Any], accounts: list[Record]) -> list[str]:
-    """Layers whose weights another node holds than the one that is called by their name."""
-    by_layer = {node.name.partition("/")[0]: list(node.input)[1:] for node in convolutions}
-    return [
-        a["layer"] for a in accounts if "node" in a and by_layer.get(a["layer"]) != a["tensors"]
-    ]
+    places = _Ledger(graph, layers, weights).places
+    return {place["node"]: layer for layer, place in places.items() if "node" in place}
 
 
 class _Ledger:
@@ -99,52 +97,51 @@ class _Ledger:
     zeros, leaves out vectors that change nothing, and keeps equal constants once.
     """
 
-    def __init__(self, graph: Any) -> None:
-        by_type: dict[str, list[Any]] = {}
-        for node in graph.node:
-            by_type.setdefault(node.op_type, []).append(node)
+    def __init__(self, graph: Any, layers: list[dict[str, Any]], weights: Weights) -> None:
         self.tensors = _flushed(onnx_graph.constants(graph))
-        self.convolutions = by_type.get("Conv", [])
-        self.dense = by_type.get("MatMul", []) + by_type.get("Gemm", [])
-        self.scales = self._constants(by_type.get("Mul", []))
-        self.shifts = self._constants(by_type.get("Add", []))
+        self.convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        self.dense = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+        self.scales, self.shifts = (
+            self._constants(node for node in graph.node if node.op_type == kind)
+            for kind in ("Mul", "Add")
+        )
         self.pixels = pixels.front(graph)
-        self.claimed: set[str] = set()
-        self.silent: list[int] = []
-        """Widths of convolutions that give zeros, a normalisation of which may leave no trace."""
-
-    def accounts(self, layers: list[dict[str, Any]], weights: Weights) -> list[Record]:
-        """Where the weights of each layer that has some are."""
-        layers = [layer for layer in layers if layer["weights"]]
-        own = {
+        self.layers = [layer for layer in layers if layer["weights"]]
+        self.own = {
             layer["name"]: _flushed(
                 {name: weights[f"{layer['name']}/{name}"] for name in layer["weights"]}
             )
-            for layer in layers
+            for layer in self.layers
         }
-        normalisations = [layer for layer in layers if layer["class"] == "BatchNormalization"]
-        places: dict[str, Record] = {}
-        for layer in layers:
-            name = layer["name"]
+        self.free = list(self.convolutions)
+        """Those that are no layer's yet."""
+        self.silent: list[int] = []
+        """Widths of convolutions that give zeros, a normalisation of which may leave no trace."""
+        self.places: dict[str, Record] = {}
+        """Where the weights of each layer are that were found."""
+        for layer in self.layers:
             match layer["class"]:
                 case "Conv2D":
-                    places |= self._convolution(layer, own, normalisations, places)
-                case "BatchNormalization" if name not in places:
-                    places[name] = self._normalisation(*_affine(layer, own[name]))
+                    self._convolution(layer["name"])
+                case "BatchNormalization" if layer["name"] not in self.places:
+                    self._normalisation(layer)
                 case "Dense":
-                    places[name] = self._dense(own[name])
+                    self._dense(layer["name"])
                 case "Normalization":
-                    places[name] = {"tensors": self.pixels.constants}
-            self.claimed.update(places.get(name, {}).get("tensors", []))
+                    self.places[layer["name"]] = {"tensors": self.pixels.constants}
+        self.claimed = {name for place in self.places.values() for name in place["tensors"]}
+
+    def accounts(self) -> list[Record]:
+        """Where the weights of each layer that has some are."""
         return [
             {
                 "layer": layer["name"],
                 "class": layer["class"],
                 "parameters": layer["parameters"],
-                "found": layer["parameters"] if places.get(layer["name"]) else 0,
-                **places.get(layer["name"], {}),
+                "found": layer["parameters"] if layer["name"] in self.places else 0,
+                **self.places.get(layer["name"], {}),
             }
-            for layer in layers
+            for layer in self.layers
         ]
 
     def front(self, layers: list[dict[str, Any]]) -> list[Check]:
@@ -156,99 +153,85 @@ class _Ledger:
             factor = np.array(layer["scale"])
             scale, shift = scale * factor, shift * factor + layer["shift"]
         self.claimed.update(self.pixels.constants)
-        difference = max(
-            float(np.abs(here - wanted).max() / (np.abs(scale).max() or 1))
-            / (255 if name == "shift" else 1)
-            for name, here, wanted in (
-                ("scale", self.pixels.scale, scale),
-                ("shift", self.pixels.shift, shift),
-            )
+        apart = (
+            np.abs(self.pixels.scale - scale).max(),
+            np.abs(self.pixels.shift - shift).max() / 255,
         )
+        difference = float(np.max(apart) / (np.abs(scale).max() or 1))
         return [at_most("scale and shift of pixels, relative", _FOLDING_RTOL, difference)]
 
-    def counted(self) -> tuple[int, int]:
-        """How many float32 values the file holds, and how many of them are Keras's.
+    def misnamed(self) -> list[str]:
+        """Layers whose weights another node holds than the one that is called by their name."""
+        held = {node.name.partition("/")[0]: list(node.input)[1:] for node in self.convolutions}
+        return [
+            layer
+            for layer, place in self.places.items()
+            if "node" in place and held.get(layer) != place["tensors"]
+        ]
 
-        Both may be fewer than the parameters of Keras: a batch normalisation's four vectors become
-        two, or none.
-        """
-        sizes = {name: tensor.size for name, tensor in self._floats().items()}
-        return sum(sizes.values()), sum(sizes[name] for name in sizes if name in self.claimed)
-
-    def unclaimed(self) -> list[str]:
-        return sorted(self._floats().keys() - self.claimed)
-
-    def _floats(self) -> dict[str, NDArray[Any]]:
-        return {name: value for name, value in self.tensors.items() if value.dtype == np.float32}
-
-    def _constants(self, nodes: list[Any]) -> list[str]:
+    def _constants(self, nodes: Iterable[Any]) -> list[str]:
         return [name for node in nodes for name in node.input if name in self.tensors]
 
-    def _convolution(
-        self,
-        layer: dict[str, Any],
-        own: Mapping[str, Weights],
-        normalisations: list[dict[str, Any]],
-        places: dict[str, Record],
-    ) -> dict[str, Record]:
-        """The place of a convolution, and of the normalisation that is merged into it."""
-        kernel = own[layer["name"]]["kernel"].transpose(3, 2, 0, 1)
-        bias = own[layer["name"]].get("bias", np.zeros(len(kernel), np.float32))
-        place = self._node(lambda w, b: np.array_equal(w, kernel) and np.array_equal(b, bias))
-        if place:
+    def _convolution(self, layer: str) -> None:
+        """Place a convolution, and the normalisation that is merged into it."""
+        kernel = self.own[layer]["kernel"].transpose(3, 2, 0, 1)
+        bias = self.own[layer].get("bias", np.zeros(len(kernel), np.float32))
+        if place := self._node(np.array_equal, kernel, bias):
+            self.places[layer] = place
             if not kernel.any() and not bias.any():
                 self.silent.append(len(kernel))
-            return {layer["name"]: place}
-        for each in normalisations:
-            if each["name"] in places:
+            return
+        for each in self.layers:
+            if each["class"] != "BatchNormalization" or each["name"] in self.places:
                 continue
-            scale, shift = _affine(each, own[each["name"]])
-            if len(scale) != len(kernel):
-                continue
-            merged = kernel * scale[:, None, None, None], bias * scale + shift
-            place = self._node(
-                lambda w, b, m=merged: _near(w, m[0]) and _near(b, m[1])  # type: ignore[misc]
-            )
-            if place:
-                return {layer["name"]: place, each["name"]: {"tensors": place["tensors"]}}
-        return {}
+            scale, shift = _affine(each, self.own[each["name"]])
+            if len(scale) == len(kernel) and (
+                place := self._node(
+                    _near, kernel * scale[:, None, None, None], bias * scale + shift
+                )
+            ):
+                self.places |= {layer: place, each["name"]: {"tensors": place["tensors"]}}
+                return
 
-    def _node(self, matches: Callable[[NDArray[Any], NDArray[Any]], bool]) -> Record:
-        """The first convolution that matches; it is no other layer's then."""
-        for node in self.convolutions:
+    def _node(self, same: Callable[..., bool], kernel: Array, bias: Array) -> Record | None:
+        """The first convolution with such weights; it is no other layer's then."""
+        for node in self.free:
             names = list(node.input)[1:]
-            here = [self.tensors[name] for name in names]
-            bias = here[1] if len(here) > 1 else np.zeros(len(here[0]), np.float32)
-            if matches(here[0], bias):
-                self.convolutions.remove(node)
+            weight, *own = (self.tensors[name] for name in names)
+            if same(weight, kernel) and same(own[0] if own else np.zeros_like(bias), bias):
+                self.free.remove(node)
                 strides = tuple(onnx_graph.settings(node).get("strides", (1, 1)))
                 return {"node": node.name, "tensors": names, "strides": strides}
-        return {}
+        return None
 
-    def _normalisation(self, scale: NDArray[Any], shift: NDArray[Any]) -> Record:
+    def _normalisation(self, layer: dict[str, Any]) -> None:
         """Four vectors of Keras become two of ONNX: a scale and a shift."""
-        wanted = [(self.scales, scale, 1.0), (self.shifts, shift, 0.0)]
-        names = [
-            next((name for name in among if _near(self.tensors[name].ravel(), value)), None)
-            for among, value, idle in wanted
+        scale, shift = _affine(layer, self.own[layer["name"]])
+        wanted = [
+            (among, value)
+            for among, value, idle in ((self.scales, scale, 1), (self.shifts, shift, 0))
             if (value != idle).any()
         ]
-        if None in names and not shift.any() and len(shift) in self.silent:
+        self._place(layer["name"], wanted, lambda here, value: _near(here.ravel(), value))
+        if layer["name"] not in self.places and not shift.any() and len(shift) in self.silent:
             self.silent.remove(len(shift))
-            return {"tensors": []}
-        return {} if None in names else {"tensors": names}
+            self.places[layer["name"]] = {"tensors": []}
 
-    def _dense(self, weights: Weights) -> Record:
-        matrices = [name for node in self.dense for name in node.input if name in self.tensors]
-        bias = weights.get("bias", np.zeros(1, np.float32))
-        wanted = [(matrices, weights["kernel"])]
-        if bias.any():
-            wanted.append(([*self.shifts, *matrices], bias))
+    def _dense(self, layer: str) -> None:
+        matrices = self._constants(self.dense)
+        wanted = [(matrices, self.own[layer]["kernel"])]
+        if "bias" in self.own[layer] and self.own[layer]["bias"].any():
+            wanted.append(([*self.shifts, *matrices], self.own[layer]["bias"]))
+        self._place(layer, wanted, np.array_equal)
+
+    def _place(self, layer: str, wanted: list[Any], same: Callable[..., bool]) -> None:
+        """Place a layer if each of its values is among the tensors where it may be."""
         names = [
-            next((name for name in among if np.array_equal(self.tensors[name], value)), None)
+            next((name for name in among if same(self.tensors[name], value)), None)
             for among, value in wanted
         ]
-        return {} if None in names else {"tensors": names}
+        if None not in names:
+            self.places[layer] = {"tensors": names}
 
 
 def _flushed(values: Weights) -> dict[str, NDArray[Any]]:

@@ -411,7 +411,7 @@ def test_a_channel_of_pixels_that_is_scaled_by_zero_is_compared() -> None:
     (entry,) = (entry for entry in model.graph.initializer if entry.name == "factor")
     entry.CopyFrom(numpy_helper.from_array(factor, "factor"))
     assert pixels.front(model.graph).scale[0] == 0
-    ledger = structure._Ledger(model.graph)
+    ledger = structure._Ledger(model.graph, [], {})
     layers = [{"scale": factor.tolist(), "shift": [-1.0, -1.0, -1.0]}]
     assert failed(ledger.front(layers)) == []
     layers[0]["scale"][0] = 1e-3
