@@ -67,8 +67,11 @@ def folded(inputs: Inputs) -> Record:
     dice = np.random.default_rng(0)
     patches = dice.integers(0, 256, (_FOLDED_IMAGES, 8, 8, 3), np.uint8).repeat(4, 1).repeat(4, 2)
     images = Feed(patches, inputs.settings.preprocessing)
-    name = "folded network against the converted one"
-    return {**record, "checks": same_function(name, source, target, images, inputs.threads)}
+    is_given = inputs.settings.assets.model.suffix == ".onnx"  # and was taken in another form
+    name = f"folded network against the {'one that was given' if is_given else 'converted one'}"
+    lent: AbstractContextManager[Path] = inputs.model() if is_given else nullcontext(source)
+    with lent as first:
+        return {**record, "checks": same_function(name, first, target, images, inputs.threads)}
 
 
 def torch(inputs: Inputs) -> Record:

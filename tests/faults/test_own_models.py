@@ -466,7 +466,7 @@ def test_a_network_that_folding_made_another_is_refused(
     onnx.save(model, tmp_path / "own.onnx")
     refused(
         *(run("quantize", tmp_path / "own.onnx"), tmp_path),
-        "does not stand for it: folded network against the converted one",
+        "does not stand for it: folded network against the one that was given",
     )
 
 
@@ -482,6 +482,30 @@ def test_an_older_network_that_cannot_be_brought_to_today_s_operators_is_refused
     monkeypatch.setattr(onnx.version_converter, "convert_version", fail)
     said = "operators that cannot be brought to opset 13 (no adapter), in "
     refused(run("quantize", tmp_path / "own.onnx"), tmp_path, said)
+
+
+def test_a_network_that_other_operators_made_another_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: a converter of versions that changes a weight."""
+    honest = onnx.version_converter.convert_version
+
+    def spoil(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+        made = honest(model, opset)
+        values = numpy_helper.to_array(kernel(made)) * np.float32(1.1)
+        kernel(made).CopyFrom(numpy_helper.from_array(values, kernel(made).name))
+        return made
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", spoil)
+    # No other test may find in the cache what is made of it.
+    model = small_network.network()
+    of_opset_8(model)
+    model.doc_string = "to be spoilt"
+    onnx.save(model, tmp_path / "own.onnx")
+    refused(
+        *(run("quantize", tmp_path / "own.onnx"), tmp_path),
+        "does not stand for it: folded network against the one that was given",
+    )
 
 
 def infinite(model: onnx.ModelProto) -> None:
