@@ -44,23 +44,20 @@ def unlist(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, 4)
 
 
-def name_nodes(model: onnx.ModelProto) -> bool:
+def name_nodes(model: onnx.ModelProto) -> None:
     """Give each node without a name, or with that of another, one of its own; in place.
 
     ONNX asks for none, but layers and what is made of them are told apart by the names of nodes.
-    Whether any was given.
     """
     taken, seen = {node.name for node in model.graph.node}, {""}
-    given = False
     for place, node in enumerate(model.graph.node):
         if node.name in seen:
             name = f"{node.name or node.op_type}_{place}"
             while name in taken:
                 name += "_"
-            node.name, given = name, True
+            node.name = name
         taken.add(node.name)
         seen.add(node.name)
-    return given
 
 
 def load_quantized(path: Path) -> onnx.ModelProto:
@@ -75,32 +72,26 @@ def load_quantized(path: Path) -> onnx.ModelProto:
     model = onnx.load(path)
     unlist(model)
     name_nodes(model)
-    graph, kept = model.graph, []
+    graph = model.graph
+    store_constants(graph)
     known = constants(graph)
     dtypes = {name: value.dtype for name, value in known.items()}
-    for node in graph.node:
+    for node in list(graph.node):
+        if node.op_type not in QUANTIZE_STEPS or node.input[1] not in known:
+            continue
         output = node.output[0]
-        if node.op_type == "Constant":
-            known[output] = _evaluated(node, {})
-        else:
-            kept.append(node)
-        if node.op_type in QUANTIZE_STEPS and node.input[1] in known:
-            if not any(node.input[2:]):
-                zero = np.zeros(known[node.input[1]].shape, _integers(node, dtypes))
-                node.input[2:] = [f"{output}, zero point"]
-                known[node.input[2]] = zero
-            if node.op_type == "QuantizeLinear" and set(node.input) <= set(known):
-                _, scale, zero_point = (known[name] for name in node.input)
-                if scale.ndim < 2 and zero_point.dtype.kind in "iu":  # neither blocks nor float8
-                    known[output] = _evaluated(node, known)
-                    kept.pop()
-            if node.op_type == "QuantizeLinear" and node.input[2] in known:
-                dtypes[output] = known[node.input[2]].dtype
-        if output in known:
-            dtypes[output] = known[output].dtype
-    read = {name for node in kept for name in node.input}
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(kept)
+        if not any(node.input[2:]):
+            node.input[2:] = [f"{output}, zero point"]
+            known[node.input[2]] = np.zeros(known[node.input[1]].shape, _integers(node, dtypes))
+        if node.op_type == "QuantizeLinear" and node.input[2] in known:
+            scale, zero_point = (known[name] for name in node.input[1:])
+            dtypes[output] = zero_point.dtype
+            # Neither blocks nor float8.
+            if node.input[0] in known and scale.ndim < 2 and zero_point.dtype.kind in "iu":
+                known[output] = _evaluated(node, known)
+                graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    del graph.initializer[:]
     graph.initializer.extend(
         numpy_helper.from_array(value, name) for name, value in known.items() if name in read
     )

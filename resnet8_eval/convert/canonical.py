@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import onnx
@@ -39,10 +37,9 @@ def _fix_reshapes(model: onnx.ModelProto) -> None:
             node.input[1] not in constants or constants[node.input[1]].dims == [2]
         ):
             width = int(np.prod(onnx_graph.shapes(model)[node.input[0]][1:]))
-            name = f"{node.name}/shape"
-            target = onnx.numpy_helper.from_array(np.array([-1, width], np.int64), name)
-            model.graph.initializer.append(target)
-            node.input[1] = name
+            node.input[1] = onnx_graph.add_constant(
+                model.graph, f"{node.name}/shape", np.array([-1, width], np.int64)
+            )
 
 
 def _rename(model: onnx.ModelProto) -> None:
@@ -63,14 +60,8 @@ def _rename(model: onnx.ModelProto) -> None:
             if _NUMBERED.search(name) and name not in fixed:
                 names[name] = f"{node.op_type}_{position}:{index}"
     onnx_graph.rename(graph, names)
-    _replace(graph.initializer, [constants[name] for name in used])
+    del graph.initializer[:]
+    graph.initializer.extend(constants[name] for name in used)
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     del graph.value_info[:]
-
-
-def _replace(field: Any, entries: Iterable[Any]) -> None:
-    """Put other messages into a repeated field."""
-    copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
-    del field[:]
-    field.extend(copies)

@@ -6,7 +6,6 @@ not numbers. Each is refused here in one sentence, before some later step stumbl
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -63,15 +62,13 @@ def take(source: Path, target: Path) -> None:
     """Copy a model that is readable, in the one form that later steps read.
 
     There the image is the only input, of float32, and has its size, each node has a name of its
-    own, and operators are of opset 13 to 18. Most files come in that form, and stay as they are.
-    ModelError if one cannot be brought to it.
+    own, and operators are of opset 13 to 18. ModelError if a file cannot be brought to it.
     """
     import onnx
 
     model = onnx.load(source)
-    listed = len(model.graph.input)
     onnx_graph.unlist(model)
-    named = onnx_graph.name_nodes(model)
+    onnx_graph.name_nodes(model)
     (image,) = model.graph.input
     kind = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
     if kind != np.float32:
@@ -79,9 +76,6 @@ def take(source: Path, target: Path) -> None:
     versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
     opset = max(versions, default=_OPSETS[0])
     nearest = int(np.clip(opset, *_OPSETS))
-    if listed == 1 and _shape(image)[1:] == _IMAGE and opset == nearest and not named:
-        shutil.copyfile(source, target)
-        return
     for dim, size in zip(image.type.tensor_type.shape.dim[1:], _IMAGE, strict=True):
         dim.dim_value = size
     del model.graph.value_info[:]  # shapes inside are inferred again, from these sizes
@@ -117,11 +111,11 @@ def _fault(path: Path) -> str | None:
     onnx_graph.unlist(model)
     taken = [_shape(value) for value in model.graph.input]
     shape = taken[0] if len(taken) == 1 else ()
-    if shape[:1] != (None,) or not _holds(shape[1:], _IMAGE):
+    if shape[:1] != (None,) or not holds(shape[1:], _IMAGE):
         why = ""
-        if _holds(shape[1:], _IMAGE):
+        if holds(shape[1:], _IMAGE):
             why = " (a fixed batch: export it for any)"
-        elif _holds(shape[1:], (3, 32, 32)):
+        elif holds(shape[1:], (3, 32, 32)):
             why = " (channels first: put a Transpose before it)"
         return f"input of shape {', '.join(map(str, taken))}{why}"
     if len(model.graph.output) != 1:  # which of them are the scores?
@@ -154,7 +148,7 @@ def _shape(value: Any) -> tuple[int | None, ...]:
     return tuple(d.dim_value or None for d in value.type.tensor_type.shape.dim)
 
 
-def _holds(sizes: Sequence[int | None], wanted: Sequence[int]) -> bool:
+def holds(sizes: Sequence[int | None], wanted: Sequence[int]) -> bool:
     """Whether what is taken includes such a size."""
     return len(sizes) == len(wanted) and all(
         size in (None, due) for size, due in zip(sizes, wanted, strict=True)
