@@ -269,17 +269,15 @@ class _Parser:
         self._constants = onnx_graph.constants(model.graph)
         self._shapes = onnx_graph.shapes(model)
         self._readers = onnx_graph.readers(model.graph)
-        self._outputs = {value.name for value in model.graph.output}
+        (self._input,) = (value.name for value in model.graph.input)
+        (self._output,) = (value.name for value in model.graph.output)
         self._known: set[str] = set()
         """Maps that a layer may read: the image's planes and the outputs of layers."""
         self._planes = ""
 
     def network(self) -> Network:
-        graph = self._graph
-        if len(graph.input) != 1 or len(graph.output) != 1:
-            raise _PartError(f"{len(graph.input)} inputs and {len(graph.output)} outputs")
         layers: list[Layer] = []
-        for node in graph.node:
+        for node in self._graph.node:
             match node.op_type:
                 case "Transpose" if not self._planes:
                     self._planes = self._transpose(node)
@@ -300,23 +298,16 @@ class _Parser:
                     raise _PartError(f"{said} ({node.name or node.output[0]})")
         if not layers or not isinstance(layers[-1], Dense):
             raise _PartError("no dense layer at the end")
-        return Network(
-            self._model, tuple(layers), graph.input[0].name, self._planes, self._output()
-        )
-
-    def _output(self) -> str:
-        (name,) = self._outputs
-        if self._shapes.get(name, ())[1:] != (CLASSES,):
-            raise _PartError(f"an output of shape {self._said(name)}")
-        return name
+        if self._shapes.get(self._output, ())[1:] != (CLASSES,):
+            raise _PartError(f"an output of shape {self._said(self._output)}")
+        return Network(self._model, tuple(layers), self._input, self._planes, self._output)
 
     def _transpose(self, node: onnx.NodeProto) -> str:
-        (image,) = self._graph.input
         perm = settings(node).get("perm", [])
-        if node.input[0] != image.name or perm != _TO_PLANES:
+        if node.input[0] != self._input or perm != _TO_PLANES:
             raise _PartError(f"a transposition by {perm}")
         if self._shapes[node.output[0]][1:] != IMAGE:
-            raise _PartError(f"images of shape {self._said(image.name)}")
+            raise _PartError(f"images of shape {self._said(self._input)}")
         self._known.add(node.output[0])
         return node.output[0]
 
@@ -371,7 +362,7 @@ class _Parser:
         readers = self._readers[node.output[0]]
         channels = self._shapes[node.input[0]][1]
         flat = [n.output[0] for n in readers if self._shapes[n.output[0]][1:] == (channels,)]
-        if len(readers) != 1 or [reader.op_type for reader in readers] != ["Reshape"] or not flat:
+        if [reader.op_type for reader in readers] != ["Reshape"] or not flat:
             raise _PartError(f"an average that is not flattened ({node.name})")
         node.op_type = "GlobalAveragePool"
         del node.attribute[:]
@@ -402,7 +393,7 @@ class _Parser:
         return (
             isinstance(dense, Dense)
             and node.input[0] == dense.output
-            and node.output[0] in self._outputs
+            and node.output[0] == self._output
             and settings(node).get("axis", -1) in (-1, 1)
         )
 

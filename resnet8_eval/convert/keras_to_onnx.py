@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from resnet8_eval.convert import flat, keras2, keras_file
+from resnet8_eval.convert import flat, keras2, keras_file, onnx_file
 from resnet8_eval.convert.log import ConversionLog
 from resnet8_eval.environment import packages
 from resnet8_eval.errors import FULL, ModelError
@@ -59,7 +59,7 @@ def load_noted(path: Path) -> tuple[Any, list[str]]:
 def _demand_convertible(model: Any, path: Path) -> None:
     """Refuse by its Keras name what tf2onnx would garble, or a later stage could say less of."""
     layers = {layer["name"]: layer for layer in model.get_config()["layers"]}
-    given = None if any(e["class_name"] == "Dense" for e in layers.values()) else "no dense layer"
+    given = None
     made = {layer.name: layer for layer in model.layers}
     for name, layer in layers.items():
         kind, own, calls = layer["class_name"], layer["config"], layer["inbound_nodes"]
@@ -73,10 +73,6 @@ def _demand_convertible(model: Any, path: Path) -> None:
             given = f"a ReLU with a threshold ({name})"
         elif kind in flat.OPERATORS and name not in made:
             given = f"{kind} of two maps, or in a way that is no scale and shift ({name})"
-        elif kind == "Add":
-            shapes = sorted({str(each.shape[1:]) for each in made[name].input})
-            if len(shapes) > 1:
-                given = f"an addition of maps of {' and '.join(shapes)} ({name})"
         elif kind in ("Rescaling", "Normalization"):
             before = _before(layer, layers)
             if before["class_name"] not in ("InputLayer", "Rescaling", "Normalization"):
@@ -95,7 +91,7 @@ def _demand_convertible(model: Any, path: Path) -> None:
         raise ModelError(
             f"{path.name} is a network that this suite cannot convert.",
             expected="layers used once, plain convolutions and ReLUs, scales and shifts of pixels"
-            " alone, batch normalisations of channels behind a convolution, and a dense layer",
+            " alone, and batch normalisations of channels behind a convolution",
             given=given,
             next_step="change that part of the network; docs/own-models.md says what is accepted",
         )
@@ -108,25 +104,20 @@ def _before(layer: dict[str, Any], layers: dict[str, Any]) -> Any:
 
 def _demand_interface(model: Any, path: Path) -> None:
     taken, given = ([tuple(t.shape) for t in side] for side in (model.inputs, model.outputs))
-    # The first size is the batch's. None is any.
+    # The first size is the batch's.
     if all(
-        len(side) == 1
-        and len(side[0]) == len(wanted)
-        and all(size in (None, other) for size, other in zip(side[0][1:], wanted[1:], strict=True))
+        len(side) == 1 and onnx_file.holds(side[0][1:], wanted[1:])
         for side, wanted in ((taken, INPUT_SHAPE), (given, OUTPUT_SHAPE))
     ):
         return
+    said = [" and ".join(map(str, side)) for side in (taken, given)]
     raise ModelError(
         f"{path.name} has another input or output than a network for CIFAR-10.",
         expected=f"one input {INPUT_SHAPE} of raw pixels in [0, 255], one output {OUTPUT_SHAPE}",
-        given=f"input {_listed(taken)}, output {_listed(given)}",
+        given=f"input {said[0]}, output {said[1]}",
         next_step="give a network for 32×32 RGB images and the ten classes of CIFAR-10; of several"
         " outputs, save the one with keras.Model(model.inputs[0], model.outputs[0])",
     )
-
-
-def _listed(shapes: list[tuple[int | None, ...]]) -> str:
-    return " and ".join(map(str, shapes))
 
 
 def _demand_sound(model: Any, path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -48,13 +48,9 @@ def torchvision_not_needed() -> Iterator[None]:
         yield
         return
 
-    def roi_align(*_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError("RoiAlign needs torchvision, which resnet8-eval never loads")
-
-    package, operators = ModuleType("torchvision"), ModuleType("torchvision.ops")
-    package.ops = operators  # type: ignore[attr-defined]
-    operators.roi_align = roi_align  # type: ignore[attr-defined]
-    placeholders = {"torchvision": package, "torchvision.ops": operators}
+    operators = ModuleType("torchvision.ops")
+    operators.roi_align = None  # type: ignore[attr-defined]
+    placeholders = {"torchvision": ModuleType("torchvision"), operators.__name__: operators}
     sys.modules.update(placeholders)
     try:
         yield
@@ -153,11 +149,11 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
 
     with torch.inference_mode():
         ShapeProp(module).propagate(torch.zeros(2, 32, 32, 3))
-    calls = [node for node in module.graph.nodes if node.op == "call_module"]
-    made = {str(call.target): module.get_submodule(str(call.target)) for call in calls}
+    calls = {str(call.target): call for call in module.graph.nodes if call.op == "call_module"}
+    made = {name: module.get_submodule(name) for name in calls}
     # onnx2torch wraps an unevenly padded Conv2d with its padding.
     made = {n: m[-1] if isinstance(m, torch.nn.Sequential) else m for n, m in made.items()}
-    torch_shapes = {str(call.target): list(call.meta["tensor_meta"].shape)[1:] for call in calls}
+    torch_shapes = {n: tuple(call.meta["tensor_meta"].shape)[1:] for n, call in calls.items()}
 
     checks = [
         equal("layer sequence", [node.name for node in nodes], list(made)),
@@ -169,29 +165,27 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
         equal(
             "output shape of every layer",
             {node.name: onnx_shapes.get(node.output[0], ())[1:] for node in nodes},
-            {name: tuple(shape) for name, shape in torch_shapes.items()},
+            torch_shapes,
         ),
     ]
+    floats = {name: value for name, value in tensors.items() if value.dtype == np.float32}
     different = [
         name
         for node in nodes
         for part, name in zip(("weight", "bias"), list(node.input)[1:], strict=False)
-        if name in tensors
-        and tensors[name].dtype == np.float32
-        and not _bit_equal(node, tensors[name], getattr(made.get(node.name), part, None))
+        if name in floats and not _bit_equal(floats[name], getattr(made.get(node.name), part, None))
     ]
-    floats = [name for name, tensor in tensors.items() if tensor.dtype == np.float32]
     checks += [
         equal("initializers that did not arrive bit-equal", [], different),
         equal(
             "parameters",
-            sum(tensors[name].size for name in floats),
+            sum(value.size for value in floats.values()),
             sum(parameter.numel() for parameter in module.parameters()),
         ),
     ]
     return checks, {
         "layers": [
-            {"name": name, "type": type(part).__name__, "shape": torch_shapes[name]}
+            {"name": name, "type": type(part).__name__, "shape": list(torch_shapes[name])}
             for name, part in made.items()
         ]
     }
@@ -222,12 +216,10 @@ def verify_export(onnx_path: Path, exported: Path) -> list[Check]:
     ]
 
 
-def _bit_equal(node: Any, source: Any, parameter: Any) -> bool:
-    if source is None or parameter is None:
+def _bit_equal(source: Any, parameter: Any) -> bool:
+    if parameter is None:
         return False
     here = parameter.detach().numpy()
-    # torch.nn.Linear keeps its matrix transposed; Gemm says with transB how ONNX keeps it.
-    turned = node.op_type == "Gemm" and not onnx_graph.settings(node).get("transB")
-    if turned and source.ndim == 2:
-        source = source.T
+    # torch.nn.Linear keeps its matrix transposed, and folding leaves Gemm's as it multiplies.
+    source = source.T if source.ndim == 2 else source
     return here.shape == source.shape and here.tobytes() == np.ascontiguousarray(source).tobytes()

@@ -142,10 +142,6 @@ def infinite_weight(model: onnx.ModelProto) -> None:
     entry.CopyFrom(numpy_helper.from_array(values, entry.name))
 
 
-def two_outputs(model: onnx.ModelProto) -> None:
-    model.graph.output.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, None))
-
-
 def other_classes(model: onnx.ModelProto) -> None:
     """A head of CIFAR-100's kind, in small."""
     for name, shape in {"dense/weight": (4, 12), "dense/bias": (12,)}.items():
@@ -174,7 +170,6 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "the image added": (add_the_image, "an addition"),
     "no dense layer": (no_dense_layer, "no dense layer"),
     "an infinite weight": (infinite_weight, "NaN or infinite (second)"),
-    "two outputs": (two_outputs, "2 outputs"),
     "twelve classes": (other_classes, "(N, 12)"),
 }
 

@@ -318,10 +318,3 @@ def test_the_placeholder_goes_when_the_import_fails(imports_afresh: None) -> Non
     with pytest.raises(ImportError), torchvision_not_needed():
         raise ImportError("onnx2torch is not there")
     assert "torchvision" not in sys.modules
-
-
-def test_the_placeholder_says_what_it_is(imports_afresh: None) -> None:
-    with torchvision_not_needed():
-        from torchvision.ops import roi_align
-    with pytest.raises(NotImplementedError, match="needs torchvision"):
-        roi_align()

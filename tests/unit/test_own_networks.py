@@ -561,7 +561,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         lambda: stack(layers().ReLU(threshold=0.5)),
         "a ReLU with a threshold (",
     ),
-    "a convolution for scores": (convolution_for_scores, "no dense layer"),
+    "a convolution for scores": (convolution_for_scores, "an average that is not flattened ("),
     "a layer that is used twice": (twice, "a layer that is used 2 times ("),
     "before its ReLU": (lambda: block(normalise=False), "both before and after its ReLU"),
     "two outputs": (two_outputs, "output (None, 10) and (None, 4)"),
@@ -582,7 +582,11 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "one divided by a map": (lambda: stack(lambda x: 1 / (x + 1)), "no scale and shift ("),
     "a sum of a map and its averages": (
         lambda: stack(lambda x: x + layers().GlobalAveragePooling2D(keepdims=True)(x)),
-        "an addition of maps of (1, 1, 4) and (15, 15, 4) (",
+        "an average that is not flattened (",
+    ),
+    "a sum of a map and one channel": (
+        lambda: stack(lambda x: x + layers().Conv2D(1, 3, padding="same")(x)),
+        "an addition of (N, 4, 15, 15) and (N, 1, 15, 15) (",
     ),
     "no average": (
         lambda: stack(layers().Flatten(), head=layers().Dense(10)),
