@@ -161,7 +161,9 @@ def shapes(model: onnx.ModelProto) -> Shapes:
 
 
 def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Give tensors other names, wherever they stand in nodes and constants."""
+    """Give tensors other names in nodes and constants, but for the graph's inputs and outputs."""
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    names = {name: other for name, other in names.items() if name not in kept}
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]

@@ -47,7 +47,6 @@ def _rename(model: onnx.ModelProto) -> None:
     graph = model.graph
     constants = {entry.name: entry for entry in graph.initializer}
     used = Counter(name for node in graph.node for name in node.input if name in constants)
-    fixed = {value.name for value in (*graph.input, *graph.output)}
     names: dict[str, str] = {}
     for position, name in enumerate(used):
         # Equal constants are merged under the name of whichever came first.
@@ -57,7 +56,7 @@ def _rename(model: onnx.ModelProto) -> None:
         if _NUMBERED.search(node.name):
             node.name = f"{node.op_type}_{position}"
         for index, name in enumerate(node.output):
-            if _NUMBERED.search(name) and name not in fixed:
+            if _NUMBERED.search(name):
                 names[name] = f"{node.op_type}_{position}:{index}"
     onnx_graph.rename(graph, names)
     del graph.initializer[:]

@@ -144,14 +144,7 @@ def _normalise(model: onnx.ModelProto) -> None:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
         elif node.op_type == "MatMul" and node.input[1] in matrices:
-            node.op_type = "Gemm"
-            width = constants[node.input[1]].shape[1]
-            added = [n for n in graph.node if n.op_type == "Add" and node.output[0] in n.input]
-            biases = [name for n in added for name in n.input if name in constants]
-            if len(biases) == 1 and _is_for_each(constants[biases[0]], width):
-                node.input.append(biases[0])
-                node.output[0] = added[0].output[0]
-                graph.node.remove(added[0])
+            node.op_type = "Gemm"  # ONNX Runtime has made one of a product and its sum
         if node.op_type == "Gemm" and {*filter(None, node.input[1:])} <= constants.keys():
             _write_plainly(node, constants, constant)
     taken: set[str] = set()
@@ -195,17 +188,12 @@ def _write_plainly(
         node.input[1] = constant(f"{node.name}/weight", np.ascontiguousarray(weight))
     width = weight.shape[1]
     bias = constants[node.input[2]] if any(node.input[2:]) else np.zeros(width, np.float32)
+    if bias.shape not in ((), (1,), (1, 1), (width,), (1, width)):  # others are not for each output
+        return
     if bias.shape != (width,) or given["beta"] != 1 or not any(node.input[2:]):
-        if not _is_for_each(bias, width):
-            return
         bias = np.broadcast_to(bias * np.float32(given["beta"]), (1, width)).ravel()
         node.input[2:] = [constant(f"{node.name}/bias", bias)]
     del node.attribute[:]
-
-
-def _is_for_each(bias: Array, width: int) -> bool:
-    """Whether a constant is one number for each of so many outputs, or one for all of them."""
-    return bias.shape in ((), (1,), (1, 1), (width,), (1, width))
 
 
 def _is_over_the_map(

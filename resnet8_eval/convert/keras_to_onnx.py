@@ -80,7 +80,7 @@ def _demand_convertible(model: Any, path: Path) -> None:
         elif kind == "BatchNormalization":
             before = _before(layer, layers)
             linear = before["config"].get("activation", "linear") == "linear"
-            if (own["axis"] if isinstance(own["axis"], int) else own["axis"][0]) not in (-1, 3):
+            if own["axis"] not in (-1, 3):
                 given = f"a batch normalisation over axis {own['axis']} ({name})"
             elif before["class_name"] != "Conv2D" or not linear:
                 given = (
@@ -161,11 +161,11 @@ def convert(model_path: Path, folder: Path) -> Record:
     log = ConversionLog()
     found = packages()
     versions = {name: found[name] for name in ("tensorflow", "keras", "tf2onnx", "onnx", "numpy")}
-    log.lines.append(
-        "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items())
-    )
-    # Not its name: the same bytes by another name have the same artefact.
-    log.lines.append(f"model: SHA-256 {file_sha256(model_path)}")
+    log.lines += [
+        "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()),
+        # Not its name: the same bytes by another name have the same artefact.
+        f"model: SHA-256 {file_sha256(model_path)}",
+    ]
     try:
         with log.step("import tensorflow"):
             import tensorflow as tf

@@ -30,10 +30,7 @@ def as_in_keras(
     batch normalisation was merged stands in no scope, or in the normalisation's.
     """
     graph = model.graph
-    fixed = {value.name for value in (*graph.input, *graph.output)}
-    old = {entry.name for entry in graph.initializer}
-    old |= {name for node in graph.node for name in (*node.input, *node.output)}
-    new = {name: _called(name, network, layers) for name in old - fixed}
+    old = {name for node in graph.node for name in (*node.input, *node.output)}
     holders = set(nodes.values())
     for node in graph.node:
         name = _called(node.name, network, layers)
@@ -41,7 +38,7 @@ def as_in_keras(
         if node.name in nodes and not (inside and scope in holders):
             name = f"{nodes[node.name]}/{node.op_type}"
         node.name = name
-    onnx_graph.rename(graph, new)
+    onnx_graph.rename(graph, {name: _called(name, network, layers) for name in old})
 
 
 def _called(name: str, network: str, layers: Collection[str]) -> str:

@@ -386,6 +386,17 @@ def test_a_product_with_a_vector_is_refused(tmp_path: Path) -> None:
     assert caught.value.given == "MatMul (dense)"
 
 
+def test_one_number_behind_a_product_is_refused(tmp_path: Path) -> None:
+    model = small_network.network()
+    product_and_sum(model)
+    store(model, "dense/bias", lambda values: values[:, :1])
+    onnx.save(model, tmp_path / "source.onnx")
+    fold(tmp_path / "source.onnx", tmp_path / "folded.onnx")
+    with pytest.raises(ModelError) as caught:
+        parse(onnx.load(tmp_path / "folded.onnx"))
+    assert "(product)" in caught.value.given
+
+
 def test_a_bias_that_is_none_for_each_output_is_told(tmp_path: Path) -> None:
     model = small_network.network()
     store(model, "dense/bias", lambda values: values.reshape(10, 1))
