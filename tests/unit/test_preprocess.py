@@ -136,6 +136,13 @@ def test_a_file_that_says_something_else_is_refused(
     assert said in str(refused.value)
 
 
+def test_a_file_by_the_name_of_a_preprocessing_does_not_pass_for_it(tmp_path: Path) -> None:
+    """Reports and hints go by the name of what a network was fed."""
+    (tmp_path / "raw").write_text("scale = 0.5")
+    found = chosen(str(tmp_path / "raw"))
+    assert (found.name, found.scale) == ("./raw", 0.5)
+
+
 def test_the_example_of_a_file_can_be_written_as_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(AssetError) as refused:
         chosen("imagenet")
