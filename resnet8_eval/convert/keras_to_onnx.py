@@ -154,7 +154,9 @@ def convert(model_path: Path, folder: Path) -> Record:
     Raises
     ------
     ModelError
-        If the model is refused or the converted one is not valid ONNX.
+        If the model is refused.
+    onnx.checker.ValidationError, onnx.shape_inference.InferenceError
+        If the converted one is not valid ONNX.
     """
     import numpy as np
 
@@ -195,7 +197,7 @@ def convert(model_path: Path, folder: Path) -> Record:
             names = {layer["name"] for layer in layers}
             as_in_keras(onnx_model, model.name, names, nodes(onnx_model.graph, layers, weights))
         with log.step("check the ONNX model"):
-            check(onnx_model)
+            onnx.checker.check_model(onnx_model, full_check=True)
         with log.step("save"):
             onnx.save(onnx_model, folder / "model.onnx")
             np.savez(folder / "keras_weights.npz", **weights)
@@ -212,21 +214,6 @@ def convert(model_path: Path, folder: Path) -> Record:
         "warnings": log.warnings,
         "versions": versions,
     }
-
-
-def check(onnx_model: Any) -> None:
-    """Run ``onnx.checker`` with full shape inference; ModelError if the model is not valid."""
-    import onnx
-
-    try:
-        onnx.checker.check_model(onnx_model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(
-            "The converted model is not valid ONNX.",
-            expected="a model that onnx.checker accepts with full shape inference",
-            given=str(error).splitlines()[0],
-            next_step="read conversion.log, and compare the installed tf2onnx with constraints.txt",
-        ) from error
 
 
 def _layer(layer: Any) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from typer.testing import CliRunner, Result
 
 from resnet8_eval import cli, hints
 from resnet8_eval.cifar10 import Split
-from resnet8_eval.convert import keras_to_onnx
+from resnet8_eval.convert import keras_to_onnx, names
 from resnet8_eval.errors import ModelError
 from resnet8_eval.manifest import fixtures_dir
 from resnet8_eval.onnx_graph import constants
 from resnet8_eval.pipeline import Pipeline
 from resnet8_eval.store import file_sha256
-from tests.planted import borrowing, edited, nodes
+from tests.planted import borrowing, nodes
 
 STANDIN = fixtures_dir() / "standin" / "resnet8_standin.h5"
 # What TensorFlow and its converters say to a Python that turns warnings into errors.
@@ -66,7 +66,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def test_a_converted_model_is_whole_and_checked(converted: tuple[Path, dict[str, Any]]) -> None:
     folder, record = converted
     found = onnx.load(folder / "model.onnx")
-    keras_to_onnx.check(found)
+    onnx.checker.check_model(found, full_check=True)
     assert {entry.domain: entry.version for entry in found.opset_import}[""] == record["opset"]
     assert found.producer_name == "tf2onnx"
     assert record["producer"].startswith("tf2onnx ")
@@ -251,8 +251,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["operator", "shape", "cycle"])
-def test_an_invalid_onnx_model_is_refused(pipeline: Pipeline, fault: str) -> None:
-    def change(model: onnx.ModelProto) -> None:
+def test_an_invalid_onnx_model_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    honest = names.as_in_keras
+
+    def spoil(model: onnx.ModelProto, *args: Any) -> None:
+        honest(model, *args)
         node = nodes(model, "Relu")[0]
         if fault == "operator":
             node.op_type = "Rectify"
@@ -261,9 +266,13 @@ def test_an_invalid_onnx_model_is_refused(pipeline: Pipeline, fault: str) -> Non
         else:
             model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 11
 
-    model = onnx.load_from_string(edited(pipeline.artifact("onnx").path("model.onnx"), change))
-    with pytest.raises(ModelError, match="not valid ONNX"):
-        keras_to_onnx.check(model)
+    monkeypatch.setattr(names, "as_in_keras", spoil)
+    kinds = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
+    with pytest.raises(kinds) as caught:
+        keras_to_onnx.convert(STANDIN, tmp_path)
+    assert not (tmp_path / "model.onnx").exists()
+    log = (tmp_path / "conversion.log").read_text(encoding="utf-8")
+    assert f"check the ONNX model ...\n  FAILED {caught.typename}" in log
 
 
 # --- the command line ----------------------------------------------------------------------------
