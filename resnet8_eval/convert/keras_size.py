@@ -37,22 +37,14 @@ def layers_of(model: dict[str, Any]) -> list[dict[str, Any]]:
 def _counts(model: dict[str, Any]) -> tuple[float, float, float]:
     layers = layers_of(model)
     settings = [layer["config"] for layer in layers]
-    shapes = [
-        model.get("build_config"),
-        model["config"].get("build_input_shape"),
-        *(entry.get("build_input_shape") for entry in settings),
-        # A batch of any size costs nothing until it is there.
-        *(
-            (entry.get(name) or [])[1:]
-            for entry in settings
-            for name in ("batch_shape", "batch_input_shape")
-        ),
-    ]
-    taken = list(_numbers(shapes))
+    shapes = [entry.get("build_input_shape") for entry in (model["config"], *settings)]
+    for entry in settings:  # a batch of any size costs nothing until it is there
+        shapes += [(entry.get(name) or [])[1:] for name in ("batch_shape", "batch_input_shape")]
+    taken = max([1, *_numbers([model.get("build_config"), *shapes])])
     channels = [_most(entry, "filters", "units") for entry in settings]
-    width = max([1, *taken, *channels])
+    width = max([taken, *channels])
     # A dilated kernel has its image padded as well.
-    side = max([1, *taken]) + sum(
+    side = taken + sum(
         sum(_numbers(entry.get("padding")))
         + _most(entry, "kernel_size") * (_most(entry, "dilation_rate") - 1)
         for entry in settings
@@ -63,9 +55,8 @@ def _counts(model: dict[str, Any]) -> tuple[float, float, float]:
         entry = layer["config"]
         dense = layer["class_name"] == "Dense"
         # Keras builds a layer for the shape that the file says it was built for.
-        fed = max(
-            [width * side**2 if flat and dense else width, *_numbers(layer.get("build_config"))]
-        )
+        map_size = side**2 if flat and dense else 1
+        fed = max([width * map_size, *_numbers(layer.get("build_config"))])
         weights += fed * (own * _most(entry, "kernel_size") ** 2 + _most(entry, "lora_rank"))
     return len(layers), side**2 * width, weights
 

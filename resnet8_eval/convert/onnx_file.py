@@ -65,6 +65,7 @@ def take(source: Path, target: Path) -> None:
     own, and operators are of opset 13 to 18. ModelError if a file cannot be brought to it.
     """
     import onnx
+    import onnx.version_converter
 
     model = onnx.load(source)
     onnx_graph.unlist(model)
@@ -79,18 +80,14 @@ def take(source: Path, target: Path) -> None:
     for dim, size in zip(image.type.tensor_type.shape.dim[1:], _IMAGE, strict=True):
         dim.dim_value = size
     del model.graph.value_info[:]  # shapes inside are inferred again, from these sizes
-    onnx.save(model if opset == nearest else _of_opset(nearest, model, source), target)
-
-
-def _of_opset(opset: int, model: Any, source: Path) -> Any:
-    from onnx import version_converter
-
     try:
-        return version_converter.convert_version(model, opset)
+        if opset != nearest:
+            model = onnx.version_converter.convert_version(model, nearest)
     except Exception as error:  # of several kinds, as the operator has it
         first = (str(error).splitlines() or [""])[0]
-        given = f"operators that cannot be brought to opset {opset} ({first:.200})"
+        given = f"operators that cannot be brought to opset {nearest} ({first:.200})"
         raise _refusal(source, given) from error
+    onnx.save(model, target)
 
 
 def _fault(path: Path) -> str | None:
