@@ -61,7 +61,7 @@ def folded(inputs: Inputs) -> Record:
     from resnet8_eval.convert.fold import fold
 
     source, target = inputs.path("onnx", "model.onnx"), inputs.out / "folded.onnx"
-    record = fold(source, target)
+    fold(source, target)
     network.read(target, inputs.settings.assets.model.name)  # or refuse it
     # Patches of noise: a model is folded where there is no data set, too.
     dice = np.random.default_rng(0)
@@ -71,14 +71,14 @@ def folded(inputs: Inputs) -> Record:
     name = f"folded network against the {'one that was given' if is_given else 'converted one'}"
     lent: AbstractContextManager[Path] = inputs.model() if is_given else nullcontext(source)
     with lent as first:
-        return {**record, "checks": same_function(name, first, target, images, inputs.threads)}
+        return {"checks": same_function(name, first, target, images, inputs.threads)}
 
 
 def torch(inputs: Inputs) -> Record:
     """Convert the folded network to PyTorch and export it."""
     module = onnx_to_torch.convert(inputs.path("folded", "folded.onnx"))
     onnx_to_torch.export(module, inputs.out / "model.pt2")
-    return {"parameters": sum(parameter.numel() for parameter in module.parameters())}
+    return {}
 
 
 def calibration(inputs: Inputs) -> Record:
@@ -311,18 +311,18 @@ def structure_onnx(inputs: Inputs) -> Record:
     from resnet8_eval.convert import structure
 
     with np.load(inputs.path("onnx", "keras_weights.npz")) as weights:
-        checks, accounts = structure.verify_onnx(
+        checks, found = structure.verify_onnx(
             inputs.path("onnx", "model.onnx"), inputs.record("onnx")["layers"], dict(weights)
         )
-    return {"checks": checks, "accounts": accounts}
+    return {"checks": checks, "found": found}
 
 
 def structure_torch(inputs: Inputs) -> Record:
     """Hold the PyTorch module and its export against the ONNX model."""
     folded = inputs.path("folded", "folded.onnx")
-    checks, record = onnx_to_torch.verify(folded, onnx_to_torch.convert(folded))
+    checks = onnx_to_torch.verify(folded, onnx_to_torch.convert(folded))
     exported = onnx_to_torch.verify_export(folded, inputs.path("torch", "model.pt2"))
-    return {"checks": checks, "export_checks": exported, **record}
+    return {"checks": checks, "export_checks": exported}
 
 
 def same_scores(inputs: Inputs, *, title: str, expected: str, observed: str) -> Record:

@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from resnet8_eval import onnx_graph
 from resnet8_eval.convert import names, pixels
 from resnet8_eval.errors import ModelError
-from resnet8_eval.store import Record
 
 Array = NDArray[Any]
 _QUANTIZED: Final = ("uantize", "QLinear", "Integer", "QGemm")
 """Parts of the names of operators that only quantized models have."""
 
 
-def fold(source: Path, target: Path) -> Record:
+def fold(source: Path, target: Path) -> None:
     """Write `source` with its batch normalisations folded, by ONNX Runtime's own preprocessing.
 
     Where several operators can express the same, one form is used: a matrix product and its sum
@@ -39,8 +38,8 @@ def fold(source: Path, target: Path) -> Record:
     shift of the pixels become part of the first convolutions.
 
     `source` is a float32 model as tf2onnx made it; the folded one has the same input, output and
-    numbers, to float32 rounding. The result has ``operators`` before and after, by type. ModelError
-    if a batch normalisation is left, or if the model is quantized.
+    numbers, to float32 rounding. ModelError if a batch normalisation is left, or if the model is
+    quantized.
     """
     given = onnx.load(source)
     quantized = {n.op_type for n in given.graph.node if any(s in n.op_type for s in _QUANTIZED)}
@@ -54,7 +53,6 @@ def fold(source: Path, target: Path) -> Record:
         )
     from onnxruntime.quantization import quant_pre_process
 
-    before = Counter(node.op_type for node in given.graph.node)
     onnx_graph.drop_unread(given.graph)
     onnx_graph.store_constants(given.graph)
     _give_each_channel_its_own(given.graph)
@@ -80,7 +78,6 @@ def fold(source: Path, target: Path) -> Record:
             " pre-activation blocks, and nothing else read that Conv2D; docs/own-models.md says"
             " what is accepted",
         )
-    return {"operators": {"before": dict(before), "after": dict(after)}}
 
 
 def _give_each_channel_its_own(graph: onnx.GraphProto) -> None:

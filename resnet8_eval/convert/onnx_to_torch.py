@@ -14,7 +14,6 @@ import numpy as np
 
 from resnet8_eval import onnx_graph
 from resnet8_eval.checks import Check, equal
-from resnet8_eval.store import Record
 
 if TYPE_CHECKING:
     import onnx
@@ -127,16 +126,11 @@ def export_program(module: torch.nn.Module) -> torch.export.ExportedProgram:
     return program
 
 
-def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], Record]:
+def verify(onnx_path: Path, module: torch.fx.GraphModule) -> list[Check]:
     """Hold a PyTorch module against the folded ONNX model that :func:`convert` made it from.
 
-    Returns
-    -------
-    checks : list of Check
-        Layer sequence, module types, shape of every layer's output, and bit-equality of every
-        float32 initializer.
-    record : dict
-        ``layers``: name, type and output shape (without the batch) of each, in order.
+    Held are the sequence of layers, module types, the shape of every layer's output, and that every
+    float32 initializer is bit-equal.
     """
     import onnx
     import torch
@@ -144,7 +138,7 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
 
     model = onnx.shape_inference.infer_shapes(_named(onnx.load(onnx_path)), strict_mode=True)
     nodes = list(model.graph.node)
-    tensors = onnx_graph.constants(model.graph)
+    constants = onnx_graph.constants(model.graph)
     onnx_shapes = onnx_graph.sizes((*model.graph.value_info, *model.graph.output))
 
     with torch.inference_mode():
@@ -153,9 +147,15 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
     made = {name: module.get_submodule(name) for name in calls}
     # onnx2torch wraps an unevenly padded Conv2d with its padding.
     made = {n: m[-1] if isinstance(m, torch.nn.Sequential) else m for n, m in made.items()}
-    torch_shapes = {n: tuple(call.meta["tensor_meta"].shape)[1:] for n, call in calls.items()}
 
-    checks = [
+    floats = {name: value for name, value in constants.items() if value.dtype == np.float32}
+    different = [
+        name
+        for node in nodes
+        for part, name in zip(("weight", "bias"), list(node.input)[1:], strict=False)
+        if name in floats and not _bit_equal(floats[name], getattr(made.get(node.name), part, None))
+    ]
+    return [
         equal("layer sequence", [node.name for node in nodes], list(made)),
         equal(
             "layer types",
@@ -165,17 +165,8 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
         equal(
             "output shape of every layer",
             {node.name: onnx_shapes.get(node.output[0], ())[1:] for node in nodes},
-            torch_shapes,
+            {n: tuple(call.meta["tensor_meta"].shape)[1:] for n, call in calls.items()},
         ),
-    ]
-    floats = {name: value for name, value in tensors.items() if value.dtype == np.float32}
-    different = [
-        name
-        for node in nodes
-        for part, name in zip(("weight", "bias"), list(node.input)[1:], strict=False)
-        if name in floats and not _bit_equal(floats[name], getattr(made.get(node.name), part, None))
-    ]
-    checks += [
         equal("initializers that did not arrive bit-equal", [], different),
         equal(
             "parameters",
@@ -183,12 +174,6 @@ def verify(onnx_path: Path, module: torch.fx.GraphModule) -> tuple[list[Check], 
             sum(parameter.numel() for parameter in module.parameters()),
         ),
     ]
-    return checks, {
-        "layers": [
-            {"name": name, "type": type(part).__name__, "shape": list(torch_shapes[name])}
-            for name, part in made.items()
-        ]
-    }
 
 
 def verify_export(onnx_path: Path, exported: Path) -> list[Check]:

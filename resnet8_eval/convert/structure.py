@@ -24,7 +24,7 @@ with a kernel; all stay well within this."""
 
 def verify_onnx(
     onnx_path: Path, layers: list[dict[str, Any]], weights: Weights
-) -> tuple[list[Check], list[Record]]:
+) -> tuple[list[Check], int]:
     """Hold a converted ONNX model against the Keras model that it was made from.
 
     `layers` and `weights` are as :func:`resnet8_eval.convert.keras_to_onnx.convert` records them;
@@ -35,21 +35,21 @@ def verify_onnx(
     checks : list of Check
         Interface, operator counts, kernels and strides in order, parameters, and what the network
         does to pixels.
-    accounts : list of dict
-        For each Keras layer with weights: its parameters and the ONNX tensors that hold them.
+    found : int
+        Parameters of Keras whose values are in the ONNX model.
     """
     import onnx
 
     graph = onnx.load(onnx_path).graph
     ledger = _Ledger(graph, layers, weights)
-    accounts = ledger.accounts()
-    found = {account["layer"]: account for account in accounts}
+    lost = [layer["name"] for layer in ledger.layers if layer["name"] not in ledger.places]
+    found = sum(layer["parameters"] for layer in ledger.layers if layer["name"] not in lost)
     expected, kernels = [], []
     for layer in layers:
         if layer["class"] == "Conv2D":
             kernel = tuple(layer["weights"]["kernel"])
             expected.append((kernel, tuple(layer["strides"])))
-            kernels.append((kernel, found[layer["name"]].get("strides")))
+            kernels.append((kernel, ledger.places.get(layer["name"], {}).get("strides")))
     floats = {n: value.size for n, value in ledger.tensors.items() if value.dtype == np.float32}
     front = ledger.front([layer for layer in layers if "scale" in layer])
     checks = [
@@ -63,13 +63,9 @@ def verify_onnx(
         equal(
             "Keras parameters whose values are in ONNX",
             sum(layer["parameters"] for layer in layers),
-            sum(a["found"] for a in accounts),
+            found,
         ),
-        equal(
-            "layers whose weights are not in ONNX",
-            [],
-            [a["layer"] for a in accounts if a["found"] != a["parameters"]],
-        ),
+        equal("layers whose weights are not in ONNX", [], lost),
         *front,
         # Fewer than Keras's parameters: a normalisation's four vectors become two, or none.
         equal(
@@ -80,7 +76,7 @@ def verify_onnx(
         equal("ONNX weights that are not from Keras", [], sorted(floats.keys() - ledger.claimed)),
         equal("layers that are called otherwise in ONNX", [], ledger.misnamed()),
     ]
-    return checks, accounts
+    return checks, found
 
 
 def nodes(graph: Any, layers: list[dict[str, Any]], weights: Weights) -> dict[str, str]:
@@ -130,19 +126,6 @@ class _Ledger:
                 case "Normalization":
                     self.places[layer["name"]] = {"tensors": self.pixels.constants}
         self.claimed = {name for place in self.places.values() for name in place["tensors"]}
-
-    def accounts(self) -> list[Record]:
-        """Where the weights of each layer that has some are."""
-        return [
-            {
-                "layer": layer["name"],
-                "class": layer["class"],
-                "parameters": layer["parameters"],
-                "found": layer["parameters"] if layer["name"] in self.places else 0,
-                **self.places.get(layer["name"], {}),
-            }
-            for layer in self.layers
-        ]
 
     def front(self, layers: list[dict[str, Any]]) -> list[Check]:
         """Hold what is done to pixels against the Keras layers that do it."""

@@ -78,9 +78,8 @@ def test_a_normalisation_goes_into_the_convolution_before_it(
     tmp_path: Path, nodes: list[tuple[str, list[str]]]
 ) -> None:
     source = network(tmp_path / "source.onnx", ("Conv", ["kernel"]), *nodes)
-    record = fold(source, tmp_path / "folded.onnx")
-    assert record["operators"]["before"] == {"Conv": 1, **{kind: 1 for kind, _ in nodes}}
-    assert record["operators"]["after"] == {"Conv": 1}
+    fold(source, tmp_path / "folded.onnx")
+    assert [each.op_type for each in onnx.load(tmp_path / "folded.onnx").graph.node] == ["Conv"]
     assert np.abs(output(tmp_path / "folded.onnx") - output(source)).max() < 1e-5
 
 
@@ -93,7 +92,8 @@ def test_numbers_that_stand_in_nodes_go_into_the_convolution_too(tmp_path: Path)
         value = numpy_helper.from_array(np.array(number, np.float32))
         model.graph.node.insert(0, helper.make_node("Constant", [], [name], name, value=value))
     onnx.save(model, source)
-    assert fold(source, tmp_path / "folded.onnx")["operators"]["after"] == {"Conv": 1}
+    fold(source, tmp_path / "folded.onnx")
+    assert [each.op_type for each in onnx.load(tmp_path / "folded.onnx").graph.node] == ["Conv"]
     assert np.abs(output(tmp_path / "folded.onnx") - output(source)).max() < 1e-5
 
 

@@ -349,7 +349,7 @@ def test_a_network_of_ones_own_stays_the_same_network(
         scores = backends.scores(path, IMAGES, threads=1)
         assert failed(parity(path.name, expected, scores, PARITY_ATOL)) == []
     assert own.structure() == {}
-    assert failed(onnx_to_torch.verify(own.folded, module)[0]) == []
+    assert failed(onnx_to_torch.verify(own.folded, module)) == []
     found = {layer["name"]: layer["parameters"] for layer in own.record["layers"]}
     assert sum(found.values()) == own.record["parameters"] == model.count_params()
 
