@@ -208,7 +208,7 @@ ALWAYS: Final = {name: entry for name, entry in BY_ID.items() if entry.milestone
 
 def asked(min_accuracy: float | None) -> dict[str, Requirement]:
     """The register by ID, for a run that may state another threshold for accuracy, in percent."""
-    if min_accuracy is None:
+    if min_accuracy in (None, MIN_ACCURACY_PERCENT):
         return BY_ID
     other = f"accuracy above {min_accuracy:g} % (--min-accuracy; {MIN_ACCURACY_PERCENT:g} % else)"
     return {

@@ -85,9 +85,10 @@ def user_model(results: Results) -> str:
         "This run judges a model of the user's, not the pretrained one. The baseline is that "
         "model's own float32 accuracy, measured in this run."
     )
-    if results.assets.min_accuracy_percent is not None:
+    least = min_accuracy(results)
+    if least != MIN_ACCURACY_PERCENT:
         said += (
-            f" It must exceed {min_accuracy(results):g} %, as --min-accuracy says, instead of "
+            f" It must exceed {least:g} %, as --min-accuracy says, instead of "
             f"{MIN_ACCURACY_PERCENT:g} %."
         )
     how = results.assets.preprocessing

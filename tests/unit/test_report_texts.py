@@ -86,6 +86,15 @@ def test_a_model_of_the_users_is_no_standin_where_the_images_are() -> None:
         assert "mine.h5 (stand-in)" not in text
 
 
+@pytest.mark.parametrize(("stated", "told"), [(84.0, True), (85.0, False)])
+def test_a_stated_accuracy_stands_beside_the_standard_one_if_it_is_another(
+    stated: float, told: bool
+) -> None:
+    raw = report_samples.user_model()
+    raw["assets"]["min_accuracy_percent"] = stated
+    assert ("instead of 85 %" in words.user_model(record(raw))) is told
+
+
 def test_markdown_takes_nothing_from_outside_for_markup() -> None:
     text = markdown.summary(record(report_samples.hostile()))
     assert "<" not in text

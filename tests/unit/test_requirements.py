@@ -15,9 +15,11 @@ from resnet8_eval import requirements
 from resnet8_eval.requirements import (
     BY_ID,
     MILESTONES,
+    MIN_ACCURACY_PERCENT,
     REGISTER,
     Direction,
     Requirement,
+    asked,
     of_milestone,
 )
 
@@ -165,3 +167,8 @@ def test_the_condition_in_words_has_sign_number_and_unit(entry: Requirement) -> 
     assert (sign, float(number)) == (signs[entry.direction], entry.threshold)
     assert " ".join(unit) == entry.unit
     assert entry.required == entry.required.strip()
+
+
+def test_a_run_that_states_the_standard_accuracy_has_the_register_as_it_is() -> None:
+    assert asked(MIN_ACCURACY_PERCENT) == asked(None) == BY_ID
+    assert asked(84.5)["PT-05"].title == "PyTorch accuracy above 84.5 % (--min-accuracy; 85 % else)"
