@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet8_eval.requirements import EQUIVALENT
@@ -29,27 +29,24 @@ def demand(text: str) -> Demand:
 
 
 def judge(
-    demanded: Demand,
-    names: Iterable[str],
-    compared: Mapping[str, Sequence[Mapping[str, Any] | None]],
+    demanded: Demand, compared: Mapping[str, Sequence[Mapping[str, Any] | None]]
 ) -> dict[str, Any]:
     """Hold rows against a demand; the result is as :class:`resnet8_eval.record.Gate`.
 
     Parameters
     ----------
-    names
-        The rows that it is made of.
+    demanded
+        What it is.
     compared
         Row to its ``word`` and ``delta_pp``, with each calibration seed; what was not measured is
-        None, or absent, and fails.
+        None, and fails.
     """
-    rows = list(names)
     failing = [
         name
-        for name in rows
-        if not all(_passes(demanded, found) for found in compared.get(name) or [None])
+        for name, found in compared.items()
+        if not all(_passes(demanded, each) for each in found)
     ]
-    return {"demand": demanded, "met": not failing, "rows": rows, "failing": failing}
+    return {"demand": demanded, "met": not failing, "rows": [*compared], "failing": failing}
 
 
 def _passes(demanded: Demand, row: Mapping[str, Any] | None) -> bool:

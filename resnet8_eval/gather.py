@@ -67,7 +67,6 @@ def gather(
     rows = configurations.CONFIGURATIONS
     compared = [row for row in rows if made.keys() >= {f"compare/{row.name}", f"scores/{row.name}"}]
     baseline = _record(made, f"scores/{rows[0].name}")
-    conversion = _record(made, "onnx")
     return results.checked(
         {
             "schema_version": results.SCHEMA_VERSION,
@@ -105,16 +104,16 @@ def gather(
             "expected": [*map(ExpectedRow.of, rows)],
             "configurations": [_configuration(pipeline, made, row) for row in compared],
             "calibration": _record(made, "calibration"),
-            "sensitivity": _sensitivity(made),
+            "sensitivity": _of_first_recipe(made, "sensitivity"),
             "network": _network(made),
-            "conversion": conversion and _part(Conversion, conversion),
+            "conversion": _part(Conversion, _record(made, "onnx")),
             "tuning": [
                 _part(Tuning, made[stage].record)
                 for stock, tuned in configurations.tunings()
                 if (stage := f"tuning/{tuned.name}") in made and {stock, tuned} <= {*compared}
             ],
             "agreement": _record(made, "agreement"),
-            "timing": _timing(made),
+            "timing": _part(Timing, _record(made, "latency"), processor=environment.cpu()["model"]),
             "advanced": _advanced(made),
             "gate": _gate(pipeline, made),
             "preprocessings": _record(made, "preprocessings"),
@@ -128,10 +127,10 @@ def _record(made: Mapping[str, Artifact], stage: str) -> Record | None:
     return made[stage].record if stage in made else None
 
 
-def _part(kind: type[Part], *records: Record, **more: object) -> Record:
-    """What records, and `more`, have of a part's fields."""
-    found = {key: value for record in (*records, more) for key, value in record.items()}
-    return {key: found[key] for key in kind.__struct_fields__ if key in found}
+def _part(kind: type[Part], record: Record | None, **more: object) -> Record | None:
+    """What a record, and `more`, have of a part's fields; None without a record."""
+    found = record and {**record, **more}
+    return found and {key: found[key] for key in kind.__struct_fields__ if key in found}
 
 
 def _stage(pipeline: Pipeline, artifact: Artifact, name: str, started: float) -> dict[str, Any]:
@@ -148,23 +147,22 @@ def _stage(pipeline: Pipeline, artifact: Artifact, name: str, started: float) ->
     }
 
 
-def _sensitivity(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    """The sensitivity of the first recipe for which it was measured."""
-    found = (
-        {"recipe": recipe.name, **record}
-        for recipe in configurations.recipes()
-        if (record := _record(made, f"sensitivity/{recipe.key}"))
-    )
-    return next(found, None)
+def _of_first_recipe(made: Mapping[str, Artifact], kind: str) -> dict[str, Any] | None:
+    """What a stage found of the first recipe for which it was made."""
+    for recipe in configurations.recipes():
+        if record := _record(made, f"{kind}/{recipe.key}"):
+            return {"recipe": recipe.name, **record}
+    return None
 
 
 def _network(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     """The network as the first recipe quantizes it."""
-    for recipe in configurations.recipes():
-        if record := _record(made, f"parameters/{recipe.key}"):
-            images = made["calibration"].record["count"]
-            return {"recipe": recipe.name, "images": images, "layers": record["drawn"]}
-    return None
+    found = _of_first_recipe(made, "parameters")
+    return found and {
+        "recipe": found["recipe"],
+        "images": made["calibration"].record["count"],
+        "layers": found["drawn"],
+    }
 
 
 def _seeds(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | None:
@@ -187,16 +185,16 @@ def _seeds(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] |
 
 
 def _gate(pipeline: Pipeline, made: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    if pipeline.settings.gate is None:
+    settings = pipeline.settings
+    if settings.gate is None:
         return None
-    names, seeds = [row.name for row in configurations.gated()], pipeline.settings.further_seeds
-    stages = {
-        name: [stage, *(again for n in seeds if (again := of_seed(stage, n)) in pipeline.stages)]
-        for name in names
-        for stage in [f"compare/{name}"]
-    }
-    compared = {name: [_record(made, each) for each in every] for name, every in stages.items()}
-    return gate.judge(pipeline.settings.gate, names, compared)
+    compared = {}
+    for row in configurations.gated():
+        stage = f"compare/{row.name}"
+        again = [of_seed(stage, seed) for seed in settings.further_seeds]
+        every = [stage, *(name for name in again if name in pipeline.stages)]
+        compared[row.name] = [_record(made, name) for name in every]
+    return gate.judge(settings.gate, compared)
 
 
 def _configuration(
@@ -214,11 +212,6 @@ def _configuration(
         **made[f"compare/{row.name}"].record,
         **({field: timed[key] for field, key in _TIMED.items()} if timed else {}),
     }
-
-
-def _timing(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    found = _record(made, "latency")
-    return found and _part(Timing, found, processor=environment.cpu()["model"])
 
 
 def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
@@ -240,7 +233,7 @@ def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     return {
         "granularity": explored,
         "ranges": first["ranges"] if first else {},
-        "mixed": choice and _part(parts.Mixed, choice, rows=rows),
+        "mixed": _part(parts.Mixed, choice, rows=rows),
         "fine_tuned": fine_tuned,
         "means": [
             {"bits": bits, **mean}
@@ -250,8 +243,8 @@ def _advanced(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     }
 
 
-def _low_bit(kind: type[parts.LowBit], name: str, row: Record, **more: object) -> Record:
-    return _part(kind, row, row["exact_integers"], name=name, **more)
+def _low_bit(kind: type[parts.LowBit], name: str, row: Record, **more: object) -> Record | None:
+    return _part(kind, {**row, **row["exact_integers"]}, name=name, **more)
 
 
 def _fine_tuned(made: Mapping[str, Artifact], name: str) -> dict[str, Any] | None:
@@ -266,7 +259,7 @@ def _fine_tuned(made: Mapping[str, Artifact], name: str) -> dict[str, Any] | Non
         stored,
         training=_part(parts.Training, trained),
         beside=_part(Paired, stored["beside"]),
-        torch=in_torch and _part(parts.InTorch, in_torch),
+        torch=_part(parts.InTorch, in_torch),
     )
 
 

@@ -45,13 +45,13 @@ def test_a_row_passes_or_not(demand: str, word: str, delta: float, met: bool) ->
     given = {"word": word, "delta_pp": delta}
     for seeds in ([given], [good, given]):  # alone, and with the second of two calibration seeds
         compared = {"one": [good, good], "other": seeds}
-        found = gate.judge(gate.demand(demand), ["one", "other"], compared)
+        found = gate.judge(gate.demand(demand), compared)
         assert (found["met"], found["failing"]) == (met, [] if met else ["other"])
 
 
 def test_a_row_without_a_number_fails() -> None:
     there = {"word": "", "delta_pp": 0.0}
-    found = gate.judge(5.0, ["there", "absent", "once"], {"there": [there], "once": [there, None]})
+    found = gate.judge(5.0, {"there": [there], "absent": [None], "once": [there, None]})
     assert (found["met"], found["failing"]) == (False, ["absent", "once"])
 
 
