@@ -23,10 +23,9 @@ from resnet8_eval.report import words
 from resnet8_eval.requirements import BY_ID, Requirement
 from resnet8_eval.results import Outcome
 
-_TOLD: Final = ("requirement", "milestone", "assets", "title", "threshold")
-_NUMBERS: Final = ("measured", "margin")
 MADE_IN: Final = "seconds in which what the tests need was made"
 """The property of the test that waited for it."""
+_HANDED: Final = ("measured", "evidence", MADE_IN)
 _IN_TEST_NAME: Final = re.compile(r"::test_([a-z]+)_(\d\d)_")
 
 
@@ -39,14 +38,8 @@ class Judge:
 
     def judge(self, measured: float, checks: Iterable[Check] = ()) -> None:
         """Hand over the number, in the requirement's unit, and its evidence."""
-        properties: dict[str, Any] = {
-            "title": self._requirement.title,
-            "measured": float(measured),
-            "threshold": self._requirement.required,
-            "margin": round(self._requirement.margin(float(measured)), 9),
-            "evidence": json.dumps([asdict(check) for check in checks]),
-        }
-        self._item.user_properties.extend(properties.items())
+        evidence = json.dumps([asdict(check) for check in checks])
+        self._item.user_properties += [("measured", float(measured)), ("evidence", evidence)]
 
     def judge_checks(self, checks: Iterable[Check]) -> None:
         """Hand over how many checks fail; a test without any fails, for it has no evidence."""
@@ -169,17 +162,20 @@ def readable(
     they are.
     """
     handed = list(properties)
-    told = {name: str(value) for name, value in handed if name in _TOLD}
-    requirement = register.get(told.get("requirement", ""))
-    numbers = _numbers(handed)
+    others = [(name, str(value)) for name, value in handed if name not in _HANDED]
+    requirement, numbers = register.get(dict(others).get("requirement", "")), _numbers(handed)
+    told = {}
     if requirement is not None and len(numbers) == 1:
         measured, digits = numbers[0], words.decimals(entry(requirement, numbers[0]))
-        told["judged"] = sentence(requirement, measured)
-        told["measured"] = f"{round(measured, digits):.10g}"
-        told["margin"] = f"{round(requirement.margin(measured), digits):.10g}"
+        told = {
+            "title": requirement.title,
+            "threshold": requirement.required,
+            "judged": sentence(requirement, measured),
+            "measured": f"{round(measured, digits):.10g}",
+            "margin": f"{round(requirement.margin(measured), digits):.10g}",
+        }
     evidence = [("evidence", words.check(check)) for check in _evidence(handed)]
-    others = [(n, str(v)) for n, v in handed if n not in {*_TOLD, *_NUMBERS, "evidence", MADE_IN}]
-    return [*told.items(), *others, *evidence]
+    return [*others, *told.items(), *evidence]
 
 
 def id_in(nodeid: str) -> str | None:
@@ -191,11 +187,7 @@ def id_in(nodeid: str) -> str | None:
 
 def sentence(requirement: Requirement, measured: float) -> str:
     """Measured, required and margin in one line."""
-    shown = entry(requirement, measured)
-    return (
-        f"{requirement.quantity}: measured {words.measured(shown)}, "
-        f"required {words.required(shown)}, margin {words.margin(shown)}"
-    )
+    return words.judged(entry(requirement, measured))
 
 
 def entry(requirement: Requirement, measured: float) -> RequirementResult:

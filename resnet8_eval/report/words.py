@@ -342,6 +342,14 @@ def margin(requirement: RequirementResult) -> str:
     return with_unit(f"{sign}{number(value)}", unit)
 
 
+def judged(requirement: RequirementResult) -> str:
+    """Measured, required and margin in one line."""
+    return (
+        f"{plain(requirement.quantity)}: measured {measured(requirement)}, "
+        f"required {required(requirement)}, margin {margin(requirement)}"
+    )
+
+
 def milestone(name: str, found: Milestone) -> str:
     """One sentence, such as ``v1_2 met: 12 of 12 requirements``."""
     name = plain(name)
@@ -407,10 +415,7 @@ def shortfall(requirement: RequirementResult) -> str:
     """Why a requirement is not met: by how much, and which checks do not hold."""
     parts = []
     if requirement.measured is not None and not _reaches(requirement):
-        parts.append(
-            f"{plain(requirement.quantity)}: {measured(requirement)}, "
-            f"required {required(requirement)}, margin {margin(requirement)}"
-        )
+        parts.append(judged(requirement))
     broken = checks.failed(requirement.evidence)
     parts += [check(found).removeprefix("BROKEN: ") for found in broken[:_MOST]]
     if len(broken) > _MOST:

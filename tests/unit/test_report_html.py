@@ -133,7 +133,7 @@ def test_verdict_comes_first() -> None:
 
 def test_failed_requirement_is_named_with_how_much_it_lacks() -> None:
     visible = Page(html.section("verdict", record(report_samples.one_failed()))).visible
-    assert "EVAL-03: accuracy: 84.31 %, required > 85 %, margin −0.69 pp" in visible
+    assert "EVAL-03: accuracy: measured 84.31 %, required > 85 %, margin −0.69 pp" in visible
     assert "ORT-03 could not be measured: RuntimeError: the session ended" in visible
 
 
