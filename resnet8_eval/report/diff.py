@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -251,7 +250,7 @@ def _right(found: ConfigurationResult) -> int | None:
     """The images that are right, as the bits of a number; None if not kept, or not as counted."""
     try:
         packed = base64.b64decode(found.right_base64 or "", validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
     bits = int.from_bytes(packed, "big")
     fits = len(packed) == (found.total + 7) // 8 and bits.bit_count() == found.correct

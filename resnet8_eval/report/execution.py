@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import table, words
-from resnet8_eval.row_record import ConfigurationResult
+from resnet8_eval.row_record import ConfigurationResult, Lowering
 
 DEFINITIONS: Final = {
     "kernel": "in the runtime's integer kernels, which are what one would deploy on",
@@ -41,7 +41,7 @@ def before_deploying(results: Results) -> list[Note]:
         short, more = _left_in_float(found), ""
         if found.execution == "reference":
             short = f"It was computed {DEFINITIONS['reference']}."
-            more = _lowered(found) if found.lowering else _refusals(found)
+            more = _lowered(found, found.lowering) if found.lowering else _refusals(found)
         elif found.recipe.runs_as:
             short = (
                 f"It was measured with {words.plain(found.recipe.runs_as)}. Open it with "
@@ -110,11 +110,8 @@ def _same(results: Results, group: list[ConfigurationResult]) -> str:
     return " ".join(said)
 
 
-def _lowered(found: ConfigurationResult) -> str:
+def _lowered(found: ConfigurationResult, tried: Lowering) -> str:
     """What came of the framework's own lowering to integer kernels."""
-    tried = found.lowering
-    if tried is None:
-        return ""
     if tried.differing is None:
         return f"Its lowering to integer kernels failed: “{words.plain(tried.said)}”"
     return (

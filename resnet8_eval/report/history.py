@@ -41,13 +41,13 @@ def of_same_assets(runs: tuple[Run, ...], results: Results) -> tuple[Run, ...]:
 
 def written(path: Path, results: Results) -> None:
     """Add a run to the file, which is replaced whole."""
+    from resnet8_eval import report  # which imports this module
+
     runs, added = read(path), run_of(results)
     same = (*of_same_assets(runs, results), added)[-_SHOWN:]
     others = tuple(run for run in runs if run.assets != added.assets)
-    partial = path.with_name(f"{path.name}.partial")
     kept = (*others[len(same) - _KEPT :], *same)
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1))
-    partial.replace(path)
+    report.written(path, msgspec.json.format(msgspec.json.encode(kept), indent=1).decode())
 
 
 def run_of(results: Results) -> Run:

@@ -54,6 +54,15 @@ def test_what_is_no_history_is_taken_for_none(tmp_path: Path, text: str) -> None
     assert len(history.read(path)) == 1
 
 
+def test_where_it_cannot_be_written_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "history.json"
+    path.mkdir()
+    with pytest.raises(OSError, match=path.name) as caught:
+        history.written(path, run(0))
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_only_a_complete_run_enters_it(tmp_path: Path) -> None:
     folder = ReportFolder(tmp_path)
     folder.settle(msgspec.structs.replace(run(0), complete=False))
