@@ -57,7 +57,7 @@ def recommendation(results: Results) -> str | None:
         if found.recipe and found.execution == "kernel" and found.latency
     ]
     broken = [check for entry in results.requirements for check in checks.failed(entry.evidence)]
-    doubted = {check.name.partition(",")[0] for check in broken}
+    doubted = {words.check_parts(check)[1] for check in broken}
     if doubted - {row.name for row in results.configurations}:  # what is of no row is of every row
         doubted = {row.name for row in results.configurations}
     doubted |= {*results.gate.failing} if results.gate else set()

@@ -440,11 +440,15 @@ def check(found: Check) -> str:
 
 def check_name(found: Check) -> str:
     """What was looked at, with a row called by its title."""
+    seed, row, what = check_parts(found)
+    return f"{seed}{_TITLES[row]}: {what}" if what and row in _TITLES else plain(found.name)
+
+
+def check_parts(found: Check) -> tuple[str, str, str]:
+    """The further calibration seed, the row, and what was looked at, as far as a check names it."""
     name, _, what = plain(found.name).partition(", ")
-    *seed, row = name.rpartition(": ")  # of a further calibration seed, it stands before the row
-    return (
-        f"{''.join(seed)}{_TITLES[row]}: {what}" if what and row in _TITLES else plain(found.name)
-    )
+    seed, colon, row = name.rpartition(": ")
+    return seed + colon, row, what
 
 
 def _reaches(requirement: RequirementResult) -> bool:

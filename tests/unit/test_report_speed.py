@@ -120,6 +120,9 @@ def test_a_row_that_is_not_proven_is_not_recommended_however_fast() -> None:
     broken = {"name": "onnxruntime-int8-tuned, stored biases", "expected": "10", "observed": "9"}
     raw["requirements"][0]["evidence"] = [{**broken, "ok": False}]
     assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
+    broken["name"] = "seed 1: onnxruntime-int8-tuned, stored biases"
+    raw["requirements"][0]["evidence"] = [{**broken, "ok": False}]
+    assert "deploy ONNX Runtime uint8" in (speed.recommendation(record(raw)) or "")
     broken["name"] = "equalized network against the converted one: largest difference"
     raw["requirements"][0]["evidence"] = [{**broken, "ok": False}]
     assert "no row" in (speed.recommendation(record(raw)) or "")
