@@ -132,13 +132,8 @@ def _root(value: float) -> float:
 def plane(results: Results) -> Drawing | None:
     """Every configuration by the bytes of its weights, in powers of ten, and its accuracy."""
     points = [
-        (
-            row,
-            table.weights_bytes(found) / 1000,
-            found.accuracy_percent,
-            found.accuracy_ci95_percent,
-        )
-        for row, found in table.measured(results)
+        (row, table.weights_bytes(c) / 1000, c.accuracy_percent, c.accuracy_ci95_percent)
+        for row, c in table.measured(results)
     ]
     if not points:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from resnet8_eval.record import Results
 from resnet8_eval.report import execution, table, words
-from resnet8_eval.row_record import ConfigurationResult, ExactIntegers, Reference
+from resnet8_eval.row_record import ConfigurationResult, Kernels
 
 _STEPS = (0.005, 1.0, 2.0, 5.0)
 """Absolute deltas in percentage points at which a cell's colour changes."""
@@ -150,10 +150,8 @@ def recipes(results: Results) -> dict[str, Any] | None:
             {
                 "operators as ONNX Runtime ran them": found.kernels,
                 "operators in a default session": found.default_kernels,
-                "kernels against exact integers": _held_against(
-                    found.exact_integers, "exact integers get"
-                ),
-                "kernels against reference": _held_against(found.reference, "reference gets"),
+                "kernels against exact integers": _held(found.exact_integers, "exact integers get"),
+                "kernels against reference": _held(found.reference, "reference gets"),
                 "images with a tie for first": found.ties.images,
                 "model SHA-256": found.model_sha256,
             }
@@ -175,7 +173,7 @@ def _told(entries: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _held_against(found: ExactIntegers | Reference | None, who: str) -> str | None:
+def _held(found: Kernels | None, who: str) -> str | None:
     """How the kernels compare with other arithmetic on the same stored model."""
     if found is None:
         return None

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import words
 from resnet8_eval.report.folder import Earlier
 from resnet8_eval.report.render import render
 
@@ -36,13 +35,12 @@ def page(
     found = None if given is None else _session(results, given)
     data = base64.b64encode(encode(results).encode()).decode()
     more = {"session": found, "data": data, "earlier": earlier, "sections": SECTIONS}
-    return render("page.html", results=results, standin=words.is_standin(results), **more)
+    return render("page.html", results, **more)
 
 
 def section(name: str, results: Results) -> str:
     """One of :data:`SECTIONS`."""
-    standin = words.is_standin(results)
-    return render(f"{name}.html", results=results, standin=standin, session=None)
+    return render(f"{name}.html", results, session=None)
 
 
 def _session(results: Results, given: Mapping[str, Any]) -> dict[str, Any]:

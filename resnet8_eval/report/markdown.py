@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnet8_eval.record import Results
-from resnet8_eval.report import table, words
+from resnet8_eval.report import table
 from resnet8_eval.report.render import render
 
 
@@ -40,5 +40,4 @@ def _text(template: str, results: Results) -> str:
     first = [table.BY_KEY[key] for key in ("framework", "dtype", "recipe", "word", "flag")]
     left_out = [*first, table.BY_KEY["title"], table.BY_KEY["interval"]]
     columns = [*first, *(c for c in table.columns(results) if c not in left_out)]
-    standin = words.is_standin(results)
-    return render(f"{template}.md", results=results, standin=standin, columns=columns)
+    return render(f"{template}.md", results, columns=columns)

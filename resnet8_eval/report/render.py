@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from resnet8_eval.record import Results
 from resnet8_eval.report import (
     advanced,
     charts,
@@ -41,7 +42,7 @@ _MODULES: Final = (
 )
 
 
-def render(template: str, **given: object) -> str:
+def render(template: str, results: Results | None = None, **given: object) -> str:
     """What comes of a template, such as ``page.html``; Markdown in blocks with a line between.
 
     LookupError if it asks for what is not there, as Python code does.
@@ -49,7 +50,9 @@ def render(template: str, **given: object) -> str:
     from jinja2 import UndefinedError
 
     try:
-        text = str(_environment().get_template(f"{template}.j2").render(**given))
+        if results is not None:
+            given |= {"results": results, "standin": words.is_standin(results)}
+        text = _environment().get_template(f"{template}.j2").render(given)
     except UndefinedError as error:
         raise LookupError(str(error)) from error
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n" if template.endswith(".md") else text

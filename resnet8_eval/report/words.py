@@ -103,11 +103,8 @@ def user_model(results: Results) -> str:
 
 
 def _three(values: Sequence[float]) -> str:
-    return (
-        f"({', '.join(f'{value:.6g}' for value in values)})"
-        if len({*values}) > 1
-        else (f"{values[0]:.6g}")
-    )
+    shown = [f"{value:.6g}" for value in values]
+    return f"({', '.join(shown)})" if len({*shown}) > 1 else shown[0]
 
 
 def standin(results: Results) -> str:
@@ -369,19 +366,17 @@ def gate(results: Results) -> list[str]:
     found = results.gate
     if found is None:
         return []
-    wanted = (
-        "equivalent to the baseline"
-        if isinstance(found.demand, str)
-        else f"no more than {found.demand:g} pp below the baseline"
-    )
+    demanded, wanted = "equivalent", "equivalent to the baseline"
+    if not isinstance(found.demand, str):
+        demanded = f"{found.demand:g}"
+        wanted = f"no more than {demanded} pp below the baseline"
     count = f"{len(found.rows) - len(found.failing)} of {len(found.rows)}"
     where = " on the stand-in" if is_standin(results) else ""
     worst = worst_deltas(results)
     seeds = f" with each of {len(results.seeds.seeds)} calibration seeds" if results.seeds else ""
     said = [
         f"gate {'met' if found.met else 'not met'}{where}: {count} rows {wanted}{seeds} "
-        f"(--gate {found.demand if isinstance(found.demand, str) else format(found.demand, 'g')}; "
-        "stock rows are not judged)"
+        f"(--gate {demanded}; stock rows are not judged)"
     ]
     rows = {row.name: row for row in results.configurations}
     for name in found.failing:
