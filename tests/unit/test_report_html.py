@@ -522,9 +522,11 @@ Colour = tuple[float, float, float]
 def _colours(theme: str) -> dict[str, Colour]:
     """The custom properties that a theme ends up with."""
     css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    blocks = [m for m in re.findall(r":root \{(.*?)\}", css, re.DOTALL) if "--paper" in m]
-    light, dark, paper = blocks
-    found = light + {"light": "", "dark": dark, "print": paper}[theme]
+    screen, paper = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    pair = r"light-dark\((#[0-9a-f]+), (#[0-9a-f]+)\)"
+    assert len(re.findall(pair, screen)) == screen.count("light-dark")
+    found = re.sub(pair, r"\2" if theme == "dark" else r"\1", screen)
+    found += paper if theme == "print" else ""
     return {name: _rgb(value) for name, value in re.findall(r"--([\w-]+): (#[0-9a-f]+);", found)}
 
 

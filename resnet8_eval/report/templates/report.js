@@ -98,7 +98,7 @@
   // Paper has nothing to unfold; what would only fill it stays folded, and a line says so.
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = all("details:not([open], .not-on-paper, .facts *)");
+    folded = all("details:not([open], .not-on-paper)");
     for (const element of folded) element.open = true;
   });
   addEventListener("afterprint", () => {
