@@ -10,13 +10,13 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from resnet8_eval import checks
 from resnet8_eval.record import RequirementResult, Results, Sensitivity
 from resnet8_eval.report import layers, weak_model, words
 from resnet8_eval.requirements import MAX_OTHERS_PERCENT, NOTABLE_DROP_PP, ON_DEMAND
-from resnet8_eval.row_record import ConfigurationResult
+from resnet8_eval.row_record import ConfigurationResult, Status
 
 BASELINE_CHECK: Final = "accuracy of the baseline that every delta is from"
 EXACT_CHECK: Final = "images that kernels and exact integers class apart"
@@ -98,10 +98,33 @@ def of(results: Results, milestone: str) -> list[Diagnosis]:
     return [*told, *(found for found in losses if not found.explains)]
 
 
-def further(results: Results, milestone: str) -> list[str]:
-    """What fell short of a milestone and by how much, but for what its diagnosis says already."""
-    told = " ".join(found.text for found in of(results, milestone))
-    return [line for line in words.shortfalls(results, milestone) if line not in told]
+class Verdict(NamedTuple):
+    """A verdict as it is told, on a milestone or on the gate.
+
+    `lines`: what fell short and by how much, but for what the diagnoses say already.
+    """
+
+    name: str
+    status: Status
+    sentence: str
+    diagnoses: Sequence[Diagnosis]
+    lines: Sequence[str]
+
+
+def verdicts(results: Results, *, failures_first: bool = False) -> list[Verdict]:
+    """On each milestone, and on the gate where there is one."""
+    told = []
+    for name, milestone in results.milestones.items():
+        causes = of(results, name)
+        said = " ".join(cause.text for cause in causes)
+        lines = [line for line in words.shortfalls(results, name) if line not in said]
+        sentence = words.milestone(name, milestone)
+        told.append(Verdict(name, milestone.verdict, sentence, causes, lines))
+    if results.gate:
+        sentence, *lines = words.gate(results)
+        met: Status = "met" if results.gate.met else "not met"
+        told.append(Verdict("gate", met, sentence, (), lines))
+    return sorted(told, key=lambda one: failures_first and one.status != "not met")
 
 
 Entries = Sequence[RequirementResult]

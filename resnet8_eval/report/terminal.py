@@ -58,16 +58,12 @@ def render(results: Results, width: int) -> list[str]:
     for figure in outcome.figures(results):
         lines += wrapped(f"{figure.name}: {figure.value} ({figure.of})", then="  ")
     lines.append("")
-    for name, milestone in results.milestones.items():
-        lines.append(words.milestone(name, milestone))
-        for found in diagnosis.of(results, name):  # an option stays whole
+    for verdict in diagnosis.verdicts(results):
+        lines.append(verdict.sentence)
+        for found in verdict.diagnoses:  # an option stays whole
             lines += wrapped(f"Diagnosis: {found}", "  ", "    ", break_on_hyphens=False)
-        for shortfall in diagnosis.further(results, name):
+        for shortfall in verdict.lines:
             lines += wrapped(shortfall, "  ", "    ")
-    verdict, *failing = words.gate(results) or [""]
-    lines += wrapped(verdict)
-    for row in failing:
-        lines += wrapped(row, "  ", "    ")
     return lines
 
 

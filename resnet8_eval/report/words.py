@@ -296,11 +296,6 @@ def is_standin(results: Results) -> bool:
     return results.assets.kind == "stand-in"
 
 
-def milestones(results: Results) -> list[tuple[str, Milestone]]:
-    """Every milestone, those that are not met first, where a phone or a job summary shows them."""
-    return sorted(results.milestones.items(), key=lambda entry: entry[1].verdict != "not met")
-
-
 def failures_first(results: Results) -> list[RequirementResult]:
     """Every requirement: those that are not met, those that are, and the others."""
     order = ("not met", "met", "not evaluated")
