@@ -34,14 +34,13 @@ class Row:
 class Column:
     """One column of the comparison: what a configuration has in it, and how that is shown.
 
-    Numbers have a form of their own, and are sorted as they are; `absent` stands for none.
+    Numbers have a form of their own, and are sorted as they are.
     """
 
     key: str
     header: str
     value: Callable[[Any], Any]
     form: Callable[[Any], str] = words.plain
-    absent: float = 0.0
 
     @property
     def is_number(self) -> bool:
@@ -53,10 +52,9 @@ class Column:
         return self.form(self.value(found))
 
     def order(self, found: ConfigurationResult) -> Any:
-        """What it is sorted by: the number, or its median over rounds."""
+        """What it is sorted by: the number, or its median over rounds; None sorts last."""
         number = self.value(found)
-        number = number.median if isinstance(number, Spread) else number
-        return self.absent if number is None else number
+        return number.median if isinstance(number, Spread) else number
 
 
 def weights_bytes(found: ConfigurationResult) -> int:
@@ -89,7 +87,7 @@ COLUMNS: Final = (
     Column("interval", "95 % interval, %", _of("accuracy_ci95_percent"), words.accuracy_interval),
     Column("delta", "Delta, pp", _of("delta_pp"), words.signed),
     Column("delta_interval", "Delta 95 % interval, pp", _of("delta_ci95_pp"), words.delta_interval),
-    Column("mcnemar", words.UNCORRECTED, _of("mcnemar_p"), words.p_value, absent=1.0),
+    Column("mcnemar", words.UNCORRECTED, _of("mcnemar_p"), words.p_value),
     Column("agreement", "Agreement, %", _of("agreement_percent"), words.percent),
     Column(
         "latency", "One image, ms", lambda c: _latency(c, "p50_ms"), partial(words.median, digits=3)

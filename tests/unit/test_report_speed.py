@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Any
 
 import pytest
 
 from resnet8_eval.report import charts, outcome, speed, table, tables, terminal
 from resnet8_eval.report.html import page as render
+from resnet8_eval.report.html import section
 from resnet8_eval.report.markdown import comparison
 from tests.unit.report_samples import Raw, all_met, record
 
@@ -164,6 +166,15 @@ def test_the_comparison_has_columns_of_speed_where_something_was_timed() -> None
         assert "One image, ms" not in text
     lines = {row["name"]: row for row in csv.DictReader(io.StringIO(table.to_csv(timed)))}
     assert float(lines["onnxruntime-int8-tuned"]["latency_p50_ms"]) == 0.2
+
+
+def test_a_row_without_a_speed_is_not_sorted_as_the_soonest() -> None:
+    raw = _raced(onnxruntime_int8_tuned=0.2)
+    raw["configurations"][4]["latency"] = []
+    text = section("comparison", record(raw))
+    orders = re.findall(r'data-label="one image"( data-order="[\d.]+")?>(\S+)<', text)
+    assert (' data-order="0.200000"', "0.200") in orders
+    assert {order for order, shown in orders if shown == "–"} == {""}
 
 
 def test_the_drawing_of_speed_puts_faster_rows_to_the_right() -> None:
