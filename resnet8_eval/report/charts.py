@@ -89,10 +89,6 @@ class Axis:
         first = math.ceil(self.low / step)
         return [round(step * k, 9) for k in range(first, math.floor(self.high / step) + 1)]
 
-    def powers(self) -> list[float]:
-        """The powers of ten on a logarithmic scale."""
-        return [10.0**n for n in range(math.ceil(self.low), math.floor(self.high) + 1)]
-
     def log_ticks(self) -> list[float]:
         """Round values on a logarithmic scale; more of them where it is short."""
         powers = range(math.floor(self.low), math.ceil(self.high))

@@ -129,7 +129,6 @@ def verdicts(results: Results, *, failures_first: bool = False) -> list[Verdict]
 
 Entries = Sequence[RequirementResult]
 Rows = Sequence[ConfigurationResult]
-Rule = Callable[[Results, Entries], Iterator[Diagnosis]]
 
 
 def _not_made(results: Results, failed: Entries) -> Iterator[Diagnosis]:
@@ -144,7 +143,8 @@ def _not_made(results: Results, failed: Entries) -> Iterator[Diagnosis]:
         named = words.listed(ids) if len(ids) <= _NAMED else f"{len(ids)} requirements"
         yield Diagnosis(
             f"{named} could not be measured: {said.rstrip('. ')}.",
-            *_requirement(ids[0]),
+            f"req-{ids[0]}",
+            ids[0],
             explains=frozenset(ids),
         )
 
@@ -258,7 +258,7 @@ def _timing(results: Results, failed: Entries) -> Iterator[Diagnosis]:
     )
 
 
-_RULES: Final[tuple[Rule, ...]] = (_not_made, _float32, _kernels, _timing)
+_RULES: Final = (_not_made, _float32, _kernels, _timing)
 
 
 def _loss(results: Results, entries: Entries, failed: Entries) -> Iterator[Diagnosis]:
@@ -351,7 +351,8 @@ def _first_evidence(failed: Entries) -> Iterator[Diagnosis]:
     place = _PLACES.get(first.id) or _PLACES.get(first.phase, "its test")
     yield Diagnosis(
         f"{first.id}{more}: {said}. Look at {place}.",
-        *_requirement(first.id),
+        f"req-{first.id}",
+        first.id,
         explains=frozenset(entry.id for entry in failed),
     )
 
@@ -410,7 +411,3 @@ def _is_off(row: ConfigurationResult) -> bool:
 def _broken(failed: Entries) -> set[str]:
     """The names of checks that do not hold."""
     return {check.name for entry in failed for check in checks.failed(entry.evidence)}
-
-
-def _requirement(name: str) -> tuple[str, str]:
-    return f"req-{name}", name

@@ -189,12 +189,8 @@ def to_csv(results: Results) -> str:
         if found:
             values |= _limits("accuracy_ci95_{}_percent", found.accuracy_ci95_percent)
             values |= _limits("delta_ci95_{}_pp", found.delta_ci95_pp or (None, None))
-            for key, spread in (
-                ("latency_p50_ms", _latency(found, "p50_ms")),
-                ("images_per_second", _throughput(found)),
-                ("speedup", _latency(found, "speedup")),
-            ):
-                values[key] = spread and spread.median
+            speeds = (BY_KEY[key].order(found) for key in SPEED)
+            values |= dict(zip(_CSV_SPEED, speeds, strict=True))
         if row.is_baseline:
             values |= dict.fromkeys(_CSV_OF_A_DIFFERENCE)
         writer.writerow({key: _safe(value) for key, value in values.items()})
@@ -205,12 +201,13 @@ _CSV_OF_A_DIFFERENCE: Final = (
     *("delta_pp", "delta_ci95_low_pp", "delta_ci95_high_pp", "mcnemar_p", "lost", "gained"),
     *("agreement_percent", "flagged"),
 )
+_CSV_SPEED: Final = ("latency_p50_ms", "images_per_second", "speedup")
 _CSV_COLUMNS: Final = (
     *("name", "framework", "dtype", "recipe", "weights_dtype", "activations_dtype", "execution"),
     *("calibration_seed", "correct", "total", "accuracy_percent"),
     *("accuracy_ci95_low_percent", "accuracy_ci95_high_percent"),
     *_CSV_OF_A_DIFFERENCE[:-1],
-    *("latency_p50_ms", "images_per_second", "speedup"),
+    *_CSV_SPEED,
     *("size_bytes", "weights_bytes", "weights_bits", "needs", "quantized_ops", "float_ops"),
     *("word", "flagged", "flag_reason", "model_sha256", "assets"),
     *("change_from_stock_pp", "change_from_stock_ci95_low_pp", "change_from_stock_ci95_high_pp"),
