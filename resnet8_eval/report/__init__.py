@@ -12,23 +12,12 @@ from resnet8_eval import results as results_json
 from resnet8_eval.record import Results
 from resnet8_eval.report import markdown, table
 
-__all__ = ["publish", "written"]
-
 
 def publish(results: Results, folder: Path) -> None:
     """Write results.json, comparison.csv and .md, and summary.md, each whole or not at all.
 
-    Parameters
-    ----------
-    results
-        What the run found.
-    folder
-        Where they go; made if it is not there.
-
-    Raises
-    ------
-    ResultsError
-        If a number is NaN or infinite; nothing is written then.
+    The folder is made if it is not there. ResultsError if a number is NaN or infinite; nothing is
+    written then.
     """
     texts = {
         "results.json": results_json.encode(results),

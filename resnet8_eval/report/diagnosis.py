@@ -78,15 +78,7 @@ class Diagnosis:
 
 
 def of(results: Results, milestone: str) -> list[Diagnosis]:
-    """What explains the verdict on a milestone; also a large loss that no requirement forbids.
-
-    Parameters
-    ----------
-    results
-        What the run found.
-    milestone
-        Its name.
-    """
+    """What explains the verdict on a milestone; also a large loss that no requirement forbids."""
     entries = [entry for entry in results.requirements if entry.milestone == milestone]
     failed = [e for e in entries if "not met" in (e.status, e.outcome_on_standin)]
     told = [found for rule in _RULES for found in rule(results, failed)]

@@ -127,12 +127,12 @@ def rows(results: Results) -> list[Row]:
 
 def columns(results: Results) -> list[Column]:
     """The columns for which a run has something to show."""
-    return [column for column in COLUMNS if column.key not in SPEED or column.key in timed(results)]
+    return [column for column in COLUMNS if column.key not in SPEED or timed(results)]
 
 
-def timed(results: Results) -> tuple[str, ...]:
-    """Keys of the columns of speed, where a run has timed something."""
-    return SPEED if any(found.latency for found in results.configurations) else ()
+def timed(results: Results) -> bool:
+    """Whether a run has timed something."""
+    return any(found.latency for found in results.configurations)
 
 
 def measured(results: Results) -> list[tuple[Row, ConfigurationResult]]:

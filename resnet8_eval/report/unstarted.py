@@ -16,17 +16,7 @@ EXIT_STATUS: Final = 6
 
 
 def publish(error: SuiteError, command: str, folder: Path) -> None:
-    """Write report.html, summary.md and junit.xml, and no results: there are none.
-
-    Parameters
-    ----------
-    error
-        Why.
-    command
-        What was called.
-    folder
-        Where they go.
-    """
+    """Write report.html, summary.md and junit.xml, and no results: there are none."""
     parts = {
         "Expected": error.expected,
         "Given": error.given,

@@ -16,15 +16,7 @@ _MOST: Final = 3
 
 
 def reasons(results: Results, baseline: Baseline) -> list[str]:
-    """What is wrong with the model, in sentences; where to look if nothing is seen.
-
-    Parameters
-    ----------
-    results
-        What the run found.
-    baseline
-        The model in float32.
-    """
+    """What is wrong with the model, in sentences; where to look if nothing is seen."""
     hint = results.preprocessings and results.preprocessings.hint
     found = [words.plain(hint)] if hint else []
     if baseline.confusion:

@@ -85,7 +85,7 @@ def results() -> dict[str, Any]:
 
 
 def test_each_training_is_a_line_and_so_is_each_mean() -> None:
-    text = html.page(record(results()))
+    text = html.section("hurts", record(results()))
     section = text[text.index('id="fine-tuned"') :]
     lines = re.findall(r'<tr><th scope="row" class="name">(.*?)</tr>', section)
     whole, few, first, second = (re.split(r"(?:</t[hd]>(?:<td.*?>)?)", line)[:-1] for line in lines)
