@@ -116,8 +116,8 @@ def _chromium() -> Iterator[Any]:
 @pytest.fixture
 def chromium(_chromium: Any) -> Iterator[Any]:
     """Headless Chromium, at a desk, in daylight; what it complains about fails the test."""
+    _chromium.get("about:blank")  # first, or the page that was open would be laid out once more
     browser.look(_chromium)
-    _chromium.get("about:blank")
     _chromium.get_log("browser")
     _chromium.get_log("performance")
     yield _chromium
