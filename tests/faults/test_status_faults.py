@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socketserver
 import threading
@@ -118,6 +119,18 @@ FAILING = [name for name in FAULTS if not name.startswith(("skipped", "expected 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> Suite:
     return Suite(pytester)
+
+
+@pytest.fixture
+def before(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a complete run left in the folder of reports; it is run once, and copied."""
+    kept = tmp_path_factory.getbasetemp() / "complete"
+    if not kept.exists():
+        assert suite.run(html=True).results["complete"]
+        shutil.copytree(suite.reports, kept)
+    elif not suite.reports.exists():
+        shutil.copytree(kept, suite.reports)
+    return files(suite.reports)
 
 
 def told(suite: Suite, faults: dict[str, str], *words: str) -> Outcome:
@@ -273,9 +286,9 @@ def test_a_run_that_calls_no_test_meets_nothing(
     assert not suite.reports.exists()
 
 
-def test_a_fixture_that_fails_where_no_test_is_called_is_told(suite: Suite) -> None:
-    suite.run()
-    before = files(suite.reports)
+def test_a_fixture_that_fails_where_no_test_is_called_is_told(
+    suite: Suite, before: dict[str, bytes]
+) -> None:
     suite.write({"PT-03": planted("PT-03", "fixture broken_setup|")}, FIXTURES)
     done = suite.run("--setup-only")
     assert done.status == pytest.ExitCode.TESTS_FAILED
@@ -651,10 +664,12 @@ WITH_WORKERS = {
     ids=lambda given: given if isinstance(given, str) else "with a worker" if given else "alone",
 )
 def test_a_run_that_is_not_complete_says_so_and_keeps_the_last_that_was(
-    suite: Suite, pytester: pytest.Pytester, way: str, workers: tuple[str, ...]
+    suite: Suite,
+    pytester: pytest.Pytester,
+    before: dict[str, bytes],
+    way: str,
+    workers: tuple[str, ...],
 ) -> None:
-    assert suite.run(html=True).results["complete"]
-    before = files(suite.reports)
     run = INCOMPLETE[way]
     suite.write(
         {name: fault and planted(name, fault) for name, fault in run.plants.items()}, FIXTURES
@@ -710,10 +725,10 @@ def test_it_is_told_what_was_asked_for(suite: Suite) -> None:
 @pytest.mark.parametrize(
     "words", [("-p", "no:html", "-p", "no:junitxml"), ("--rootdir=.",)], ids=["no plugins", "plain"]
 )
+@pytest.mark.usefixtures("before")
 def test_no_report_of_an_earlier_run_stands_beside_other_results(
     suite: Suite, pytester: pytest.Pytester, words: tuple[str, ...]
 ) -> None:
-    suite.run(html=True)
     suite.write({"EVAL-03": planted("EVAL-03", FAILS)})
     (pytester.path / "acceptance").rename(pytester.path / "small")
     pytester.runpytest_inprocess(*words, "--reports-dir=reports", "--cache-dir=cache")
@@ -729,9 +744,9 @@ SHOWN = [
 
 
 @pytest.mark.parametrize("word", [*SHOWN, "--help", "--no-such-option", "--requirement=CAL-99"])
-def test_what_runs_no_test_leaves_the_reports_alone(suite: Suite, word: str) -> None:
-    suite.run()
-    before = files(suite.reports)
+def test_what_runs_no_test_leaves_the_reports_alone(
+    suite: Suite, before: dict[str, bytes], word: str
+) -> None:
     let_go = ReportFolder(suite.reports).hold()
     assert "Another run" not in suite.run(word).output  # nor need it wait for one
     let_go()
@@ -742,11 +757,13 @@ def test_what_runs_no_test_leaves_the_reports_alone(suite: Suite, word: str) -> 
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "with a worker"])
 @pytest.mark.parametrize("named", [True, False], ids=["named", "found"])
 def test_a_second_run_in_one_folder_is_refused_and_touches_nothing(
-    suite: Suite, pytester: pytest.Pytester, named: bool, workers: tuple[str, ...]
+    suite: Suite,
+    pytester: pytest.Pytester,
+    before: dict[str, bytes],
+    named: bool,
+    workers: tuple[str, ...],
 ) -> None:
     """Planted: what ends last stays, be it the older run, or a part in the place of a whole."""
-    suite.run()
-    before = files(suite.reports)
     suite.write({"CONV-01": passing("CONV-01", body="open('ran', 'w').close()")})
     if not named:
         (pytester.path / "acceptance").rename(pytester.path / "small")
