@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 # Workers share the cores; a linear algebra library that starts a thread for each would thrash.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,6 +24,19 @@ from tests.planted import Bench
 # Half a million objects of frameworks stay; a collector that walks them again and again takes a
 # tenth of the time of all tests.
 gc.set_threshold(50_000)
+
+LONG: Final = {
+    *("test_report_browser.py", "test_own_models.py", "test_own_runs.py", "test_status_faults.py"),
+    *("test_cli.py", "test_keras_to_onnx.py", "test_lanes.py", "test_own_networks.py"),
+    *("test_plugin.py", "test_study.py", "test_torch_backend.py", "test_training.py"),
+    *("test_work_done.py",),
+}
+"""Files that take ten seconds and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put them first: workers take files in this order, and none is to be at one in the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
