@@ -224,7 +224,9 @@ def test_weights_that_cannot_be_computed_with_are_refused(
         refused(run(command, path), tmp_path, given)
 
 
-def test_a_resnet8_of_ones_own_goes_all_the_way(run: Run, tmp_path: Path) -> None:
+def test_a_resnet8_of_ones_own_goes_all_the_way(
+    run: Run, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Channels are of zeros or without variance, a layer gives its bias alone, one is silent."""
     path = changed(
         standin(),
@@ -236,6 +238,7 @@ def test_a_resnet8_of_ones_own_goes_all_the_way(run: Run, tmp_path: Path) -> Non
     )
     done = run("quantize", path)
     assert done.exit_code == 0, done.output
+    request.getfixturevalue("few")
     compared = run("compare", path, tmp_path / "out" / "model.onnx")
     assert compared.exit_code == 0, compared.output
     lines = [line for line in compared.stdout.splitlines() if line[0] != " "]

@@ -228,8 +228,11 @@ def test_what_came_after_the_first_failure_is_not_met(
     assert not done.results["complete"]
 
 
-@pytest.mark.parametrize("words", [(), ("-n1",)], ids=["alone", "with a worker"])
-@pytest.mark.parametrize("fault", [FAILS, BAD_NUMBER], ids=["an error", "a number"])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(FAILS, ()), (BAD_NUMBER, ()), (BAD_NUMBER, ("-n1",))],
+    ids=["an error", "a number", "a number with a worker"],
+)
 def test_only_the_failed_ones_run_again_is_no_complete_run(
     suite: Suite, fault: str, words: tuple[str, ...]
 ) -> None:

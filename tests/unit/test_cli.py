@@ -244,6 +244,7 @@ def test_compare_holds_models_against_the_first(
         for path, row in zip(paths, rows, strict=True)
     }
     monkeypatch.setattr(backends, "scores", lambda path, *_, **__: scores[path])
+    monkeypatch.setattr(batch_effect, "told", lambda *_: None)
     said = invoke("compare", *paths, "--assets", "stand-in").stdout
     assert f"]  p {record['mcnemar_p']:.3f}  agreement" in said
     monkeypatch.setattr(statistics, "paired_interval_pp", lambda *_: (-1.0606, -0.0015))

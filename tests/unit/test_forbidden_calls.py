@@ -80,10 +80,10 @@ ALLOWED = {
 
 def violations(source: str) -> Iterator[str]:
     """Each forbidden use in a module's source, by the full name of what is used."""
-    tree = ast.parse(source)
-    names = dict(_named(tree))
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(ast.parse(source)))
+    names = dict(_named(nodes))
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
             yield f"{node.module}.*"
         if isinstance(node, ast.expr):
@@ -120,9 +120,9 @@ def _wrongly_called(call: ast.Call, name: str) -> bool:
     )
 
 
-def _named(tree: ast.AST) -> Iterator[tuple[str, str]]:
+def _named(nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
     """What each name stands for that was imported, or given to what was."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:
