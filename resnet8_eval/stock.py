@@ -78,12 +78,14 @@ def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
         weight = output_first(layer, exact[layer.weight])
         steps = np.asarray(entry.scales).reshape(-1, *[1] * (weight.ndim - 1))
         distance = np.abs(np.asarray(entry.values) * steps - weight) / steps
-        # Wider steps have fewer bits. Weights that are as good as zero have steps of 1.
-        span = np.abs(weight).max() / 127
-        widest = max(span * (1 + RELATIVE), FINEST) if span >= np.finfo(np.float32).tiny else 1.0
+        # Wider steps have fewer bits. Where all weights are as good as zero, steps are 1.
+        spans = np.abs(weight).reshape(len(entry.scales), -1).max(axis=1) / 127
+        widest = np.where(
+            spans < np.finfo(np.float32).tiny, 1.0, np.maximum(spans * (1 + RELATIVE), FINEST)
+        )
         # The largest weight of a channel may lie beyond the last step. NaN is none.
         near = (distance > HALF_A_STEP).mean() <= 0.01 and distance.max() <= 1.5
-        if not (near and steps.max() <= widest):
+        if not (near and (steps.ravel() <= widest).all()):
             wrong.append(layer.name)
     return equal("layers whose weights are not the float32 ones rounded to nearest", [], wrong)
 

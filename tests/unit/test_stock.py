@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from resnet8_eval import backends, configurations, network, stock
@@ -21,6 +22,7 @@ from tests import small_network
 from tests.planted import Bench, as_npy
 
 ROWS = configurations.stock()
+EXPLORED = [row for rows in configurations.explored() for row in rows if row.is_stock]
 TUNED = [tuned for _, tuned in configurations.tunings()]
 IDS: Any = {"ids": lambda row: row.name}
 
@@ -84,6 +86,21 @@ def test_weights_of_fewer_bits_are_seen(
     values = np.rint(folded.weights()[layer.weight] / scales.reshape(-1, 1, 1, 1))
     found[place] = replace(weight, scales=scales.tolist(), values=values)
     assert stock.nearest(found, folded).observed == layer.name
+
+
+@pytest.mark.parametrize("row", EXPLORED, **IDS)
+def test_a_channel_of_zeros_is_as_near_as_the_others(tmp_path: Path, row: Configuration) -> None:
+    """A quantizer that gives each channel its own steps has this one steps of 1."""
+    model = small_network.network()
+    (entry,) = (entry for entry in model.graph.initializer if entry.name == "first/weight")
+    values = onnx.numpy_helper.to_array(entry).copy()
+    values[1] = 0
+    entry.CopyFrom(onnx.numpy_helper.from_array(values, entry.name))
+    source, path = tmp_path / "folded.onnx", tmp_path / backends.file_of(row)
+    onnx.save(model, source)
+    parsed, backend = network.read(source), backends.backend(row.framework)
+    backend.quantize(source, small_network.images(), row, path, 1)
+    assert stock.nearest(backend.read_back(path, parsed), parsed).ok
 
 
 @pytest.mark.parametrize("row", TUNED, **IDS)
