@@ -226,7 +226,8 @@ def compare_stored(
             [
                 e.name
                 for e in weights
-                if np.abs(np.asarray(e.values)).max() > limit(bits.weights[e.name])
+                if e.name not in bits.weights
+                or np.abs(np.asarray(e.values)).max(initial=0) > limit(bits.weights[e.name])
             ],
         ),
         *proof.compare(stored, parameters, ROW, bits.levels()),

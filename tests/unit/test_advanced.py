@@ -99,6 +99,23 @@ def test_swapped_bits_of_a_layer_are_found(variants: Variants, tmp_path: Path) -
     }
 
 
+def test_a_stored_weight_that_none_decided_or_that_is_empty_is_found(
+    variants: Variants, tmp_path: Path
+) -> None:
+    bits, path = Bits.all(variants.exact, 4, 8), tmp_path / "model.onnx"
+    lowbit.write(variants.at(bits), bits, path)
+    honest = backends.backend("onnxruntime").read_back(path, variants.exact)
+    place, weight = next((n, e) for n, e in enumerate(honest) if e.kind == "weight")
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"name": "other"}, "weights with integers beyond their bits"),
+        ({"values": np.zeros(0)}, "stored scales, zero points and integers of weights"),
+    ]
+    for change, name in changes:
+        stored = [*honest[:place], replace(weight, **change), *honest[place + 1 :]]
+        checks = lowbit.compare_stored(stored, variants.at(bits), bits, lowbit.weight_bytes(path))
+        assert name in {check.name for check in failed(checks)}
+
+
 def test_a_stored_integer_that_is_another_is_found(variants: Variants, tmp_path: Path) -> None:
     bits, path = Bits.all(variants.exact, 4, 8), tmp_path / "model.onnx"
     parameters = variants.at(bits)
