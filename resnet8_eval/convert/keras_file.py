@@ -8,6 +8,7 @@ but what is listed below is opened at all.
 from __future__ import annotations
 
 import io
+import math
 import reprlib
 import zipfile
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ KNOWN_MODULES: Final = frozenset(
 )
 _NAMING: Final = frozenset({"class_name", "module", "registered_name"})
 """What Keras looks classes and functions up by."""
+_MOST_NAMES: Final = 64 * keras_size.MOST["layers"]
+"""Of weights; batch normalisation has 4, and an optimizer may keep some of each beside them."""
 _MEMBERS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
 
 
@@ -212,8 +215,11 @@ def _demand_plain(file: Any, path: Path) -> None:
                 raise _refusal(path, f"data kept in another file, {name!r}")
             else:
                 size += item.nbytes
-    # Keras reads a weight once for each time that its name is listed.
+    # Keras reads a weight once for each time that its name is listed, were it of no bytes.
     lists = [(group, key) for group in groups for key in group.attrs if "weight_names" in key]
+    listed = sum(math.prod(group.attrs.get_id(key).shape) for group, key in lists)
+    if listed > _MOST_NAMES:
+        raise _refusal(path, f"{listed:,} names of weights")
     named = sum(group[name].nbytes for group, key in lists for name in group.attrs[key])
     if (most := max(size, named)) > MAX_FILE_BYTES:
         raise _refusal(path, f"weights of {most:,} bytes")

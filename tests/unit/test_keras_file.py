@@ -378,6 +378,17 @@ def test_weights_that_are_named_again_and_again_are_refused(tmp_path: Path) -> N
     assert "weights of 262,144,000 bytes" in refusal(path)
 
 
+def test_more_names_than_any_network_has_weights_are_refused(tmp_path: Path) -> None:
+    """A minute of reading for each megabyte of them, though the weight itself is empty."""
+    path = write(tmp_path, "model.h5")
+    with h5py.File(path, "a") as file:
+        group = file["model_weights"].create_group("conv2d")
+        group.create_dataset("k", (0,), "f4")
+        for place in range(10):
+            group.attrs[f"weight_names{place}"] = np.full(60_000, b"k", "S1")
+    assert "600,000 names of weights" in refusal(path)
+
+
 def test_weights_without_an_architecture_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "model.h5", "w") as file:
         file["kernel"] = np.zeros(3)
