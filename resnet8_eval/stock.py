@@ -69,6 +69,7 @@ def prove(
 def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
     """Whether every stored weight is the network's own, rounded to the nearest of 8 bits' steps."""
     exact, weights = network.weights(), {e.name: e for e in found if e.kind == "weight"}
+    grids = {entry.name: entry.scales[0] for entry in found if entry.kind == "activation"}
     wrong = []
     for layer in network.weighted:
         entry = weights.get(layer.weight)
@@ -78,11 +79,15 @@ def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
         weight = output_first(layer, exact[layer.weight])
         steps = np.asarray(entry.scales).reshape(-1, *[1] * (weight.ndim - 1))
         distance = np.abs(np.asarray(entry.values) * steps - weight) / steps
-        # Wider steps have fewer bits. Where all weights are as good as zero, steps are 1.
-        spans = np.abs(weight).reshape(len(entry.scales), -1).max(axis=1) / 127
-        widest = np.where(
-            spans < np.finfo(np.float32).tiny, 1.0, np.maximum(spans * (1 + RELATIVE), FINEST)
+        # Wider steps have fewer bits. Where all weights are as good as zero, steps are 1; and where
+        # they and the input are small, ONNX Runtime widens them until 32 bits hold the bias.
+        spans, biases = (
+            np.abs(values).reshape(len(entry.scales), -1).max(axis=1)
+            for values in (weight, exact[layer.bias])
         )
+        widest = np.maximum(spans / 127 * (1 + RELATIVE), FINEST)
+        widest[spans < 127 * np.finfo(np.float32).tiny] = 1
+        widest = np.maximum(widest, biases / 2**30 / grids.get(layer.inputs[0], np.inf))
         # The largest weight of a channel may lie beyond the last step. NaN is none.
         near = (distance > HALF_A_STEP).mean() <= 0.01 and distance.max() <= 1.5
         if not (near and (steps.ravel() <= widest).all()):
