@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from resnet8_eval.assets import MODEL_SUFFIXES, given_model
+from resnet8_eval.assets import MODEL_SUFFIXES, expanded, given_model
 from resnet8_eval.cli.options import (
     AsJson,
     AssetsDir,
@@ -78,7 +78,7 @@ def compare(
     rows = [
         {
             **one.record,
-            "size_bytes": model.stat().st_size,
+            "size_bytes": expanded(model).stat().st_size,
             **analysis.compare(one.scores, first.scores, first.labels, first.names),
             **(analysis.BASELINE if one is first else {}),
         }

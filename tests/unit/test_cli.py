@@ -245,7 +245,8 @@ def test_compare_holds_models_against_the_first(
     }
     monkeypatch.setattr(backends, "scores", lambda path, *_, **__: scores[path])
     monkeypatch.setattr(batch_effect, "told", lambda *_: None)
-    said = invoke("compare", *paths, "--assets", "stand-in").stdout
+    monkeypatch.setenv("HOME", str(paths[0].parent))
+    said = invoke("compare", f"~/{paths[0].name}", paths[1], "--assets", "stand-in").stdout
     assert f"]  p {record['mcnemar_p']:.3f}  agreement" in said
     monkeypatch.setattr(statistics, "paired_interval_pp", lambda *_: (-1.0606, -0.0015))
     monkeypatch.setattr(statistics, "mcnemar_p", lambda *_: 0.0)  # as of a model that guesses
