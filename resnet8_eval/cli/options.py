@@ -193,7 +193,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
             yield folder
             for path in folder.iterdir():
                 path.replace(output / path.name)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            error.filename = str(output)  # a write that fails names no file
         for folder in new:
             with suppress(OSError):  # it was not made yet, or another process uses it
                 folder.rmdir()

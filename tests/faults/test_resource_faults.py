@@ -23,6 +23,7 @@ from resnet8_eval import results
 from resnet8_eval.backends import scores
 from resnet8_eval.backends.onnxruntime import open_session
 from resnet8_eval.cifar10 import Split
+from resnet8_eval.cli.options import whole_folder
 from resnet8_eval.configurations import CONFIGURATIONS, Configuration
 from resnet8_eval.errors import ModelError, StageError
 from resnet8_eval.pipeline import Pipeline, model_path
@@ -134,6 +135,14 @@ def test_a_report_on_a_full_disk_leaves_the_last_one(tmp_path: Path) -> None:
     assert f"given:    {page}\n" in said
     assert page.read_text() == "the last good one"
     assert sorted(tmp_path.iterdir()) == [page, source]
+
+
+def test_an_output_folder_on_a_full_disk_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="No space left") as caught, whole_folder(out):
+        Path("/dev/full").write_text("x")
+    assert caught.value.filename == str(out)
+    assert not out.exists()
 
 
 # More than Python keeps back at once, and less.
