@@ -5,20 +5,22 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resnet8_eval import configurations, environment, store
+from resnet8_eval import configurations, environment, lanes, store
 from resnet8_eval.advanced import stages as advanced
 from resnet8_eval.configurations import CONFIGURATIONS, FRAMEWORKS, TUNED, Recipe
-from resnet8_eval.errors import StageError
+from resnet8_eval.errors import StageError, SuiteError
 from resnet8_eval.inputs import Settings
 from resnet8_eval.lanes import lane_environment, open_lane
 from resnet8_eval.pipeline import Pipeline, model_path
 from resnet8_eval.preprocess import USUAL, Preprocessing
+from resnet8_eval.stages import Stage
 from resnet8_eval.store import SCHEDULING, TRAINING, file_sha256
 from tests.planted import borrowing
 
@@ -456,6 +458,34 @@ def test_nothing_is_forgotten_under_the_hands_of_a_run_that_makes_it(
     cache = pipeline.settings.cache_dir
     process = "another process, of this run or of another,"
     assert said == [f"Waiting for {process} which makes artefacts in {cache}."]
+
+
+def test_one_run_at_a_time_makes_what_is_missing_and_the_next_finds_it_made(
+    fresh: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two would share the cores, and `latency` would be timed beside another's stages."""
+    meeting = threading.Barrier(2)
+    asked: list[list[str]] = []
+
+    def work(missing: list[Stage], *_: object) -> dict[str, SuiteError]:
+        asked.append([stage.name for stage in missing])
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)
+        for stage in missing:
+            fresh.store.produce(stage.name, fresh.key(stage.name), lambda _: {})
+        return {}
+
+    monkeypatch.setattr(lanes, "run", work)
+    runs = [Pipeline(fresh.settings) for _ in range(2)]
+    for run in runs:
+        run.key("calibration")  # so that both begin together
+    threads = [threading.Thread(target=run.prepare, args=(["calibration"],)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert meeting.broken  # nobody came while the other worked
+    assert asked == [["calibration"], []]
 
 
 def test_the_command_for_a_stage_has_what_the_run_was_asked_for(pipeline: Pipeline) -> None:
