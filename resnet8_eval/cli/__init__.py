@@ -233,7 +233,7 @@ def quantize(
         earlier = lines_of(output / QUANTIZATION_LOG)
         others = [line for line in earlier if not line.startswith(f"wrote {name},")]
         log = "\n".join([*others, wrote(folder / name), ""])
-        (folder / QUANTIZATION_LOG).write_text(log, encoding="utf-8")
+        (folder / QUANTIZATION_LOG).write_text(log, encoding="utf-8", errors="surrogateescape")
     if as_json:
         print_json(record)
     else:

@@ -165,7 +165,9 @@ def is_as_written(path: Path, log: str) -> bool:
 
 def lines_of(log: Path) -> list[str]:
     """The lines of a log; none where there is no such file."""
-    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    if not log.is_file():
+        return []
+    return log.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
 
 
 def taken(target: Path, what: str) -> SuiteError:

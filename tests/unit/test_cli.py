@@ -385,12 +385,14 @@ def test_a_model_is_replaced_only_as_the_same_command_wrote_it(
 
 
 def test_quantize_may_replace_its_own_and_add_to_it(invoke: Invoke, tmp_path: Path) -> None:
+    own = b"what was tried, in another encoding: Gr\xf6\xdfe"
+    (tmp_path / "quantization.log").write_bytes(own)
     for words in ([], ["--dtype", "uint8"], ["--framework", "torch"], []):
         done = invoke("quantize", STANDIN, "-o", tmp_path, "--assets", "stand-in", *words)
         assert done.exit_code == 0, done.output
     written = [tmp_path / name for name in ("model.pt", "model.onnx")]
-    log = (tmp_path / "quantization.log").read_text()
-    assert log == "".join(f"wrote {p.name}, SHA-256 {file_sha256(p)}\n" for p in written)
+    told = "".join(f"wrote {p.name}, SHA-256 {file_sha256(p)}\n" for p in written)
+    assert (tmp_path / "quantization.log").read_bytes() == own + b"\n" + told.encode()
 
 
 @pytest.mark.parametrize("name", ["epoch10.h5", "two\nlines.h5"])
