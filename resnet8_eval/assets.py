@@ -226,12 +226,14 @@ def given_model(path: Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> Path:
     what = nature(path)
     if path.suffix in suffixes and what == "a file" and os.access(path, os.R_OK):
         return path
+    next_step = "Give such a file, or leave out --keras-model where that named it."
+    if what == "a folder" and ".keras" in suffixes:
+        next_step += " Load a SavedModel folder in the Keras that wrote it, and save it as .keras."
     raise AssetError(
         f"{path} cannot be used as the model.",
         expected=f"a readable file that ends in {' or '.join(suffixes)}",
         given=what,
-        next_step="Give such a file, or leave out --keras-model where that named it. Load a"
-        " SavedModel folder in the Keras that wrote it, and save it as .keras.",
+        next_step=next_step,
     )
 
 

@@ -336,6 +336,10 @@ def test_a_saved_model_folder_is_refused_with_what_to_do(tmp_path: Path) -> None
         assets.given_model(tmp_path)
     assert caught.value.given == "a folder"
     assert "Load a SavedModel folder in the Keras that wrote it" in caught.value.next_step
+    for path, suffixes in ((tmp_path, (".onnx",)), (tmp_path / "mistyped.h5", (".h5", ".keras"))):
+        with pytest.raises(AssetError, match="cannot be used as the model") as caught:
+            assets.given_model(path, suffixes)
+        assert "SavedModel" not in caught.value.next_step
 
 
 def test_default_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
