@@ -34,7 +34,7 @@ from resnet8_eval.stock import spans as stock_spans
 from resnet8_eval.store import Record, file_sha256
 
 _FOLDED_IMAGES: Final = 100
-"""On which a folded network is held against the converted one; a wrong constant shows on each."""
+"""On which a folded network is held against what it was made of; a wrong constant shows on each."""
 
 
 def onnx(inputs: Inputs) -> Record:
