@@ -59,7 +59,9 @@ def render(results: Results, width: int) -> list[str]:
         lines += wrapped(f"{figure.name}: {figure.value} ({figure.of})", then="  ")
     lines.append("")
     for verdict in diagnosis.verdicts(results):
-        lines.append(verdict.sentence)
+        # One line for each milestone, however long; the gate's would seldom fit.
+        is_gate = verdict.name not in results.milestones
+        lines += wrapped(verdict.sentence) if is_gate else [verdict.sentence]
         for found in verdict.diagnoses:  # an option stays whole
             lines += wrapped(f"Diagnosis: {found}", "  ", "    ", break_on_hyphens=False)
         for shortfall in verdict.lines:

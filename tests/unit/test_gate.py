@@ -89,6 +89,8 @@ def test_every_form_of_the_report_says_which_gate(told: Callable[..., Any]) -> N
     assert "PyTorch int8, tuned: degraded, −" in text
     assert "gone: not evaluated" in text
     assert outcome.headline(found).startswith("27 of 28 requirements met; gate not met; worst")
+    assert '<p class="small"></p>' not in text  # it has no title, as milestones have
+    assert max(map(len, terminal.render(found, 80))) <= 80
 
 
 @pytest.fixture(scope="module")
