@@ -155,17 +155,19 @@ class _Reported:
 
 def readable(
     properties: Iterable[tuple[str, Any]], register: Mapping[str, Requirement]
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, Any]]:
     """What a test handed over as a JUnit file shows it: rounded numbers, and evidence in words.
 
     `register` is what the run required, by ID. `user_properties` that are not of this suite stay as
     they are.
     """
     handed = list(properties)
-    others = [(name, str(value)) for name, value in handed if name not in _HANDED]
-    requirement, numbers = register.get(dict(others).get("requirement", "")), _numbers(handed)
+    requirement = register.get(str(dict(handed).get("requirement")))
+    if requirement is None:
+        return handed
+    others, numbers = [one for one in handed if one[0] not in _HANDED], _numbers(handed)
     told = {}
-    if requirement is not None and len(numbers) == 1:
+    if len(numbers) == 1:
         measured, digits = numbers[0], words.decimals(entry(requirement, numbers[0]))
         told = {
             "title": requirement.title,

@@ -75,13 +75,21 @@ def test_the_tests_of_another_project_are_left_alone(
     pytester: pytest.Pytester, words: tuple[str, ...]
 ) -> None:
     """Where it is installed, pytest loads the plugin for every project."""
-    pytester.makeini("[pytest]\nmarkers = v2: theirs\naddopts = -p no:hypothesispytest -p no:html")
+    pytester.makeini(
+        "[pytest]\nmarkers = v2: theirs\naddopts = -p no:hypothesispytest -p no:html\n"
+        "junit_family = legacy"
+    )
     theirs = pytester.mkdir("reports") / "results.json"
     theirs.write_text("theirs")
     test = pytester.mkdir("acceptance") / "test_theirs.py"
-    test.write_text("import pytest\n\n@pytest.mark.v2\ndef test_it(): pass")
-    done = pytester.runpytest_inprocess("acceptance", *words)
+    test.write_text(
+        "import pytest\n\n@pytest.mark.v2\n"
+        "def test_it(record_property): record_property('evidence', 'photo.png')"
+    )
+    done = pytester.runpytest_inprocess("acceptance", "--junitxml=junit.xml", *words)
     done.assert_outcomes(passed=1)
+    junit = (pytester.path / "junit.xml").read_text(encoding="utf-8")
+    assert '<property name="evidence" value="photo.png" />' in junit
     assert [path.read_text() for path in theirs.parent.iterdir()] == ["theirs"]
 
 
