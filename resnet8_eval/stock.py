@@ -16,7 +16,7 @@ import numpy as np
 
 from resnet8_eval.backends import StoredTensor, backend
 from resnet8_eval.calibrate.parameters import Ranges
-from resnet8_eval.calibrate.probe import Probe
+from resnet8_eval.calibrate.probe import Probe, Tensor
 from resnet8_eval.calibrate.ranges import smallest_and_largest
 from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
@@ -79,20 +79,28 @@ def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
         weight = output_first(layer, exact[layer.weight])
         steps = np.asarray(entry.scales).reshape(-1, *[1] * (weight.ndim - 1))
         distance = np.abs(np.asarray(entry.values) * steps - weight) / steps
-        # Wider steps have fewer bits. Where all weights are as good as zero, steps are 1; and where
-        # they and the input are small, ONNX Runtime widens them until 32 bits hold the bias.
-        spans, biases = (
-            np.abs(values).reshape(len(entry.scales), -1).max(axis=1)
-            for values in (weight, exact[layer.bias])
+        widest = _widest(
+            weight.reshape(len(entry.scales), -1),
+            exact[layer.bias].reshape(len(entry.scales), -1),
+            grids.get(layer.inputs[0], np.inf),
         )
-        widest = np.maximum(spans / 127 * (1 + RELATIVE), FINEST)
-        widest[spans < 127 * np.finfo(np.float32).tiny] = 1
-        widest = np.maximum(widest, biases / 2**30 / grids.get(layer.inputs[0], np.inf))
         # The largest weight of a channel may lie beyond the last step. NaN is none.
         near = (distance > HALF_A_STEP).mean() <= 0.01 and distance.max() <= 1.5
         if not (near and (steps.ravel() <= widest).all()):
             wrong.append(layer.name)
     return equal("layers whose weights are not the float32 ones rounded to nearest", [], wrong)
+
+
+def _widest(weights: Tensor, biases: Tensor, input_step: float) -> Tensor:
+    """The widest steps that 8 bits take for rows of weights: wider ones have fewer bits.
+
+    Where all weights are as good as zero, steps are 1; and where they and the input are small, ONNX
+    Runtime widens them until 32 bits hold the bias.
+    """
+    span, bias = (np.abs(values).max(axis=1) for values in (weights, biases))
+    widest = np.maximum(span / 127 * (1 + RELATIVE), FINEST)
+    widest[span < 127 * np.finfo(np.float32).tiny] = 1
+    return np.maximum(widest, bias / 2**30 / input_step)
 
 
 def ranges(
