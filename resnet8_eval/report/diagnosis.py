@@ -265,10 +265,11 @@ def _loss(results: Results, entries: Entries, failed: Entries) -> Iterator[Diagn
     if common := _in_common(off, rows):
         text = f"{common}. {_others(off, others)}"
         yield Diagnosis(text, "comparison", "comparison", explains=explains)
-    recipes = {words.recipe(row) for row in off}
+    # What a framework's own quantizer loses in each layer, no option measures.
+    recipes = {words.recipe(row) for row in off} - {"stock"}
     if results.sensitivity and results.sensitivity.recipe in recipes:
         yield _one_layer(results.sensitivity, explains)
-    elif not recipes & {words.recipe(row) for row in others}:
+    elif recipes and not (results.sensitivity or recipes & {words.recipe(row) for row in others}):
         yield Diagnosis(
             f"{'' if common else f'{_worst(off)}. '}Which layer loses it was not measured.",
             command=f"{words.plain(results.command)} --layers",

@@ -167,6 +167,19 @@ def test_what_is_wrong_with_a_weak_model_is_named_and_nothing_else(case: str) ->
     assert [name for name, (_, reason) in WEAK.items() if reason in texts[0]] == [case]
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_layers_are_not_promised_of_what_a_framework_quantized(measured: bool) -> None:
+    """--layers measures the tuned recipe alone, and says nothing of stock rows."""
+    raw = samples.two_recipes()
+    raw["configurations"][3].update(delta_pp=-43.0)
+    assert raw["sensitivity"]
+    if not measured:
+        raw["sensitivity"] = None
+    texts = said(raw, "v1_2")
+    assert any("ONNX Runtime int8, stock alone is off, by −43.00 pp" in text for text in texts)
+    assert not any("layer" in text for text in texts)
+
+
 def test_the_models_that_are_known_by_checksum_are_not_doubted() -> None:
     (text,) = said(samples.weak_model(), "v1_0")
     assert "Model and images are those that were asked for, by their checksums" in text
