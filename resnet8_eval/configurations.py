@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from resnet8_eval.environment import SATURATION_FREE_LIMIT, WEIGHT_LIMIT
+from resnet8_eval.environment import REDUCED_LIMIT, WEIGHT_LIMIT
 
 Framework = Literal["keras", "onnxruntime", "torch"]
 Dtype = Literal["float32", "int8", "uint8", "uint8/int8"]
@@ -93,7 +93,7 @@ class Recipe:
     @property
     def weight_limit(self) -> int:
         """Largest magnitude of a rounded weight."""
-        return SATURATION_FREE_LIMIT if self.reduce_range else WEIGHT_LIMIT
+        return REDUCED_LIMIT if self.reduce_range else WEIGHT_LIMIT
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,12 @@ _NOT_PRODUCING: Final = (
 WEIGHT_LIMIT: Final = 127
 """Rounded weights lie in [-127, 127]: symmetric, so that int8 and uint8 (zero point 128) hold the
 same values."""
-SATURATION_FREE_LIMIT: Final = 63
-"""The same where x86 kernels without VNNI add two products of an unsigned and a signed byte in 16
-bits: 2 · 255 · 63 = 32130 fits into 32767, and 2 · 255 · 127 = 64770 does not."""
+REDUCED_LIMIT: Final = 63
+"""The same with 7 bits."""
+SATURATION_FREE_LIMIT: Final = 64
+"""Largest magnitude on which x86 kernels without VNNI cannot saturate. They add two products of an
+unsigned and a signed byte in 16 bits: 2 · 255 · 64 = 32640 fits into 32767, and 2 · 255 · 65 does
+not. ``reduce_range`` of ONNX Runtime's own quantizer goes as far as this."""
 _EXACT: Final = {
     "onnxruntime": ("VNNI", frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})),
     # PyTorch looks for this one alone. With ``avx_vnni`` its kernels saturate as without.

@@ -1,7 +1,7 @@
 """Whether x86 kernels can overflow 16-bit sums on a model's stored weights.
 
 Without VNNI they add two products of an unsigned activation and a signed weight in 16 bits. Beyond
-±63 that can overflow, and the sum is then cut off at its limit without a word. Signed activations
+±64 that can overflow, and the sum is then cut off at its limit without a word. Signed activations
 become unsigned ones before. Products of unsigned weights are added in 32 bits.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from resnet8_eval import environment
 from resnet8_eval.backends import StoredTensor, backend, framework_of
-from resnet8_eval.environment import SATURATION_FREE_LIMIT
+from resnet8_eval.environment import REDUCED_LIMIT, SATURATION_FREE_LIMIT
 from resnet8_eval.errors import ModelError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def largest_weight(found: Sequence[StoredTensor], *, signed: bool = False) -> in
 
 def weights_bits(found: Sequence[StoredTensor]) -> int:
     """7 where no weight lies beyond ±63, else 8."""
-    return 7 if largest_weight(found) <= SATURATION_FREE_LIMIT else 8
+    return 7 if largest_weight(found) <= REDUCED_LIMIT else 8
 
 
 def needs(found: Sequence[StoredTensor], framework: str, execution: str) -> str | None:
@@ -54,7 +54,8 @@ def cause(found: Sequence[StoredTensor], framework: str) -> str | None:
     largest = largest_weight(found, signed=True)
     if reason is None or largest <= SATURATION_FREE_LIMIT:
         return None
-    return f"{reason}, so weights beyond ±63 (here ±{largest}) overflow 16-bit sums"
+    beyond = f"beyond ±{SATURATION_FREE_LIMIT} (here ±{largest})"
+    return f"{reason}, so weights {beyond} overflow 16-bit sums"
 
 
 def told(path: Path, images: Images, labels: Labels, scores: Scores) -> dict[str, Any] | None:
@@ -69,7 +70,7 @@ def told(path: Path, images: Images, labels: Labels, scores: Scores) -> dict[str
     -------
     dict or None
         None for a model without signed 8-bit weights in kernels. Else ``largest_weight``;
-        ``needs``, the instructions without which x86 kernels can saturate on it, None within ±63;
+        ``needs``, the instructions without which x86 kernels can saturate on it, None within ±64;
         and, on a processor without them, ``warning``. Then ``disagreements`` counts the images to
         which kernels and exact integers give another class, and ``exact_correct`` what the integers
         get right, both None where they could not be computed. ``unread`` is there instead, with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resnet8_eval.environment import SATURATION_FREE_LIMIT
+from resnet8_eval.environment import REDUCED_LIMIT
 from resnet8_eval.network import Network
 
 
@@ -33,7 +33,7 @@ def limit(bits: int) -> int:
 
     Of 8, seven are used, so that no x86 kernel can saturate on any processor.
     """
-    return min(2 ** (bits - 1) - 1, SATURATION_FREE_LIMIT)
+    return min(2 ** (bits - 1) - 1, REDUCED_LIMIT)
 
 
 def largest(bits: int) -> int:

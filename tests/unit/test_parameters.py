@@ -14,7 +14,7 @@ from resnet8_eval.calibrate.parameters import (
     Parameters,
     grid,
 )
-from resnet8_eval.environment import SATURATION_FREE_LIMIT
+from resnet8_eval.environment import REDUCED_LIMIT
 from resnet8_eval.pipeline import Pipeline
 from tests import small_network
 
@@ -96,11 +96,11 @@ def test_the_stand_in_s_weights_lie_on_their_grids(pipeline: Pipeline) -> None:
     for name, integers in found.integers.items():
         weight = stored[name].T if stored[name].ndim == 2 else stored[name]
         scale = found.scales[name].reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
-        assert np.abs(integers.astype(int)).max() <= SATURATION_FREE_LIMIT
+        assert np.abs(integers.astype(int)).max() <= REDUCED_LIMIT
         assert np.array_equal((integers * scale).astype(np.float32), weight)
         # A channel's largest weight uses nearly all of its range, or its steps would be too wide.
         largest = np.abs(integers.astype(int)).reshape(len(integers), -1).max(axis=1)
-        assert (largest >= 0.75 * SATURATION_FREE_LIMIT).all()
+        assert (largest >= 0.75 * REDUCED_LIMIT).all()
 
 
 NEARLY = (-1.5447485446929932, 1.5447486639022827)

@@ -38,7 +38,8 @@ def weight(largest: int, dtype: str = "int8") -> StoredTensor:
     ("largest", "dtype", "bits", "needed"),
     [
         (63, "int8", 7, None),
-        (64, "int8", 8, "VNNI"),
+        (64, "int8", 8, None),
+        (65, "int8", 8, "VNNI"),
         (127, "int8", 8, "VNNI"),
         (127, "uint8", 8, None),
         (63, "uint8", 7, None),
@@ -57,8 +58,8 @@ def test_what_weights_need(largest: int, dtype: str, bits: int, needed: str | No
     ("flags", "largest", "dtype", "possible"),
     [
         ([], 127, "int8", True),
-        ([], 64, "int8", True),
-        ([], 63, "int8", False),
+        ([], 65, "int8", True),
+        ([], 64, "int8", False),
         ([], 127, "uint8", False),
         (["avx512_vnni"], 127, "int8", False),
     ],
