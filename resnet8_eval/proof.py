@@ -115,7 +115,7 @@ def compare(
     stored_biases = {entry.name: entry for entry in found if entry.kind == "bias"}
     constants = parameters.rounded.constants()
     biases = {
-        layer.weight: _other_bias(stored_biases.get(layer.weight), constants[layer.bias])
+        layer.weight: other_bias(stored_biases.get(layer.weight), constants[layer.bias])
         for layer in parameters.rounded.weighted
         if layer.weight in parameters.scales
     }
@@ -206,7 +206,7 @@ def _other_integers(entry: StoredTensor, integers: NDArray[np.int8]) -> str | No
     return f"{wrong} of {integers.size} integers are others" if wrong else None
 
 
-def _other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | None:
+def other_bias(entry: StoredTensor | None, bias: NDArray[np.float32]) -> str | None:
     """How a stored bias differs by more than its rounding; None where it does not."""
     if entry is None:
         return "it is not stored"

@@ -22,16 +22,19 @@ from resnet8_eval.checks import Check, equal
 from resnet8_eval.configurations import Configuration
 from resnet8_eval.network import Network, Pooling, output_first
 from resnet8_eval.preprocess import Images, batches
-from resnet8_eval.proof import stored
+from resnet8_eval.proof import other_bias, stored
 from resnet8_eval.store import Record
 
 MAKERS: Final = {"onnxruntime": "onnx.quantize", "torch": "PT2E"}
 """What the file of each framework's quantizer says of its maker."""
+GRANULARITY: Final = {"onnxruntime": "per-tensor", "torch": "per-channel"}
+"""Of weight scales, by the defaults of each quantizer."""
 HALF_A_STEP: Final = 0.501
 """The farthest that rounding to the nearest moves a weight, in steps; float32 scales need a
 little more than a half."""
 FINEST: Final = 2**-12
 """PyTorch's quantizer takes no finer steps for weights, however small these are."""
+NOT_FROM_IMAGES: Final = "activations whose scale or zero point is not from the calibration images"
 RELATIVE: Final = 1e-4
 """Ranges are found in float32 by sessions that optimize differently: measured 3e-6."""
 
@@ -60,10 +63,22 @@ def prove(
     checks = [
         equal("made by the quantizer of", MAKERS[row.framework], record["maker"]),
         equal("SHA-256 of what calibration fed", hashed.hexdigest(), record["fed_sha256"]),
+        granularity(row, found),
         nearest(found, network),
-        ranges(row, found, network, seen),
+        biases(found, network),
+        ranges(found, network, seen)
+        if row.framework == "onnxruntime"
+        else observed(found, record["observed"]),
     ]
     return {**stored(found, row), "checks": checks, "exact_integers": None}
+
+
+def granularity(row: Configuration, found: Sequence[StoredTensor]) -> Check:
+    """Whether layers have one weight scale, or one a channel, as the row or the default has it."""
+    wanted = row.quantized_by.granularity or GRANULARITY[row.framework]
+    along = (entry.axis for entry in found if entry.kind == "weight")
+    stored = {"per-tensor" if axis is None else "per-channel" for axis in along}
+    return equal("weight scales", [wanted], sorted(stored))
 
 
 def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
@@ -84,9 +99,11 @@ def nearest(found: Sequence[StoredTensor], network: Network) -> Check:
             exact[layer.bias].reshape(len(entry.scales), -1),
             grids.get(layer.inputs[0], np.inf),
         )
+        # Signed weights are symmetric by the defaults of both.
+        moved = entry.dtype == "int8" and any(entry.zero_points)
         # The largest weight of a channel may lie beyond the last step. NaN is none.
         near = (distance > HALF_A_STEP).mean() <= 0.01 and distance.max() <= 1.5
-        if not (near and (steps.ravel() <= widest).all()):
+        if moved or not (near and (steps.ravel() <= widest).all()):
             wrong.append(layer.name)
     return equal("layers whose weights are not the float32 ones rounded to nearest", [], wrong)
 
@@ -103,37 +120,67 @@ def _widest(weights: Tensor, biases: Tensor, input_step: float) -> Tensor:
     return np.maximum(widest, bias / 2**30 / input_step)
 
 
-def ranges(
-    row: Configuration, found: Sequence[StoredTensor], network: Network, seen: Ranges
-) -> Check:
-    """Whether activation scales span what was seen on the calibration images.
+def biases(found: Sequence[StoredTensor], network: Network) -> Check:
+    """Whether every stored bias is the network's own, rounded to the nearest of its steps.
+
+    Behind a layer of as good as nothing, these can be too narrow for 32 bits to reach it.
+    """
+    stored, exact, wrong = {e.name: e for e in found if e.kind == "bias"}, network.constants(), []
+    for layer in network.weighted:
+        entry, bias = stored.get(layer.weight), exact[layer.bias]
+        if entry and entry.scales:
+            most = 2**31 * np.asarray(entry.scales, np.float32)
+            bias = np.clip(bias, -most, most)
+        if other_bias(entry, bias):
+            wrong.append(layer.name)
+    return equal("layers whose bias is not the float32 one rounded to nearest", [], wrong)
+
+
+def ranges(found: Sequence[StoredTensor], network: Network, seen: Ranges) -> Check:
+    """Whether scales and zero points of activations are from the calibration images.
 
     ONNX Runtime's default spans exactly the smallest to the largest value of the same tensor, of
-    probabilities 0 to 1; an average may share the scale of what it averages. PyTorch's cuts its
-    histogram, and its file does not name the network's tensors: its steps are no wider than the
-    widest.
+    probabilities 0 to 1; an average may share the scale of what it averages.
     """
     if network.softmax:
         seen = {**seen, network.output: (0.0, 1.0)}  # ONNX Runtime asks no image for these
-    # Nor has a map that is zero throughout, or as good as zero, a range to take a step from.
-    steps = {
-        name: {step if (step := (high - low) / 255) >= np.finfo(np.float32).tiny else 1.0}
-        for name, (low, high) in seen.items()
-    }
+    spans = {name: [span] for name, span in seen.items()}
     for layer in network.maps:
         if isinstance(layer, Pooling):
-            steps[layer.output] |= steps[layer.inputs[0]]
-            steps[layer.flat] |= steps[layer.output]
-    wrong, widest = [], max(map(max, steps.values()))
-    for entry in found:
-        if entry.kind == "activation":
-            scale, *others = entry.scales
-            if row.framework == "onnxruntime":
-                # It gives the tensor before the graph's output a name of its own.
-                own = steps.get(entry.name, steps[network.output])
-                fits = any(abs(step / scale - 1) <= RELATIVE for step in own)
-            else:
-                fits = scale <= widest * (1 + RELATIVE)
-            if others or not fits:
-                wrong.append(entry.name)
-    return equal("activations whose scale is not from the calibration images", [], wrong)
+            spans[layer.output] += spans[layer.inputs[0]]
+            spans[layer.flat] += spans[layer.output]
+    # It gives the tensor before the graph's output a name of its own.
+    own = spans[network.output]
+    wrong = [
+        entry.name
+        for entry in found
+        if entry.kind == "activation"
+        and not any(_span(entry, *span) for span in spans.get(entry.name, own))
+    ]
+    return equal(NOT_FROM_IMAGES, [], wrong)
+
+
+def _span(entry: StoredTensor, low: float, high: float) -> bool:
+    """Whether the steps of a tensor span `low` to `high`, at most and at least 0, and no more."""
+    if len(entry.scales) > 1:
+        return False
+    (scale,), (zero,), step = entry.scales, entry.zero_points, (high - low) / 255
+    # A map that is zero throughout, or as good as zero, has no range to take a step from.
+    if step < np.finfo(np.float32).tiny:
+        return scale == 1
+    moved = zero - (np.iinfo(entry.dtype).min - low / step)
+    return abs(step - scale) <= RELATIVE * scale and abs(moved) <= 0.5 + 255 * RELATIVE
+
+
+def observed(found: Sequence[StoredTensor], pairs: Sequence[list[float]]) -> Check:
+    """Whether scales and zero points of activations are those that PyTorch's observers came to.
+
+    They cut their histograms, and the file does not name the network's tensors. What the observers
+    saw is known by its hash.
+    """
+    wrong = [
+        entry.name
+        for entry in found
+        if entry.kind == "activation" and [*entry.scales, *entry.zero_points] not in pairs
+    ]
+    return equal(NOT_FROM_IMAGES, [], wrong)

@@ -78,12 +78,13 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
     -------
     dict
         As the protocol says; also ``support`` for unsigned weights (see
-        :func:`unsigned_kernel_support`).
+        :func:`unsigned_kernel_support`), and ``observed``, the scale and zero point that each
+        observer of activations came to.
     """
     import torch
 
     with torchscript.deprecations_ignored():
-        from torchao.quantization.pt2e import MinMaxObserver
+        from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
@@ -113,10 +114,16 @@ def quantize(folded: Path, images: Images, row: Configuration, path: Path, threa
         for batch in batches(images):
             module(torch.from_numpy(batch))
         hook.remove()
+        observed = [
+            [part.item() for part in observer.calculate_qparams()]
+            for observer in module.modules()
+            if isinstance(observer, HistogramObserver)
+        ]
         onnx_to_torch.export(convert_pt2e(module), path)
     return {
         **census(path),
         "fed_sha256": fed.hexdigest(),
+        "observed": observed,
         "support": unsigned_kernel_support() if unsigned else None,
     }
 

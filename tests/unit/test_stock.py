@@ -49,7 +49,7 @@ def test_every_cell_with_a_stock_row_has_a_tuned_one() -> None:
 @pytest.mark.parametrize("row", ROWS, **IDS)
 def test_an_honest_stock_model_passes(pipeline: Pipeline, row: Configuration) -> None:
     checks = from_records(pipeline.artifact(f"proof/{row.name}").record["checks"])
-    assert len(checks) == 6
+    assert len(checks) == 8
     assert failed(checks) == []
 
 
@@ -127,7 +127,8 @@ def test_the_stock_model_of_another_framework_is_seen(pipeline: Pipeline, folded
     )
     found = read_back(pipeline, torch, folded)
     assert stock.nearest(found, folded).ok
-    assert not stock.ranges(ort, found, folded, pipeline.artifact("spans").record).ok
+    assert not stock.granularity(ort, found).ok
+    assert not stock.ranges(found, folded, pipeline.artifact("spans").record).ok
 
 
 @pytest.mark.parametrize("row", ROWS, **IDS)
@@ -144,7 +145,7 @@ def test_another_calibration_than_the_recorded_one_is_seen(
     broken = {check.name for check in failed(found["checks"])}
     assert "SHA-256 of what calibration fed" in broken
     if row.framework == "onnxruntime":
-        assert "activations whose scale is not from the calibration images" in broken
+        assert stock.NOT_FROM_IMAGES in broken
 
 
 def test_what_pytorch_is_said_to_have_calibrated_on_is_what_its_observers_saw(
@@ -174,15 +175,66 @@ def test_what_pytorch_is_said_to_have_calibrated_on_is_what_its_observers_saw(
     )
 
 
-def test_a_scale_of_pytorch_wider_than_every_map_is_named(
-    pipeline: Pipeline, folded: Network
+@pytest.mark.parametrize("row", ROWS, **IDS)
+@pytest.mark.parametrize(("kind", "times", "more"), [("scales", 0.5, 0.0), ("zero_points", 1, 1)])
+def test_one_number_that_its_quantizer_did_not_find_is_named(
+    pipeline: Pipeline, row: Configuration, folded: Network, kind: str, times: float, more: float
 ) -> None:
-    row, spans = next(r for r in ROWS if r.framework == "torch"), pipeline.artifact("spans").record
+    """Narrower steps than those of the observers, or a zero elsewhere, cost a stock row little."""
+    found, spans = read_back(pipeline, row, folded), pipeline.artifact("spans").record
+    place = next(n for n, entry in enumerate(found) if entry.kind == "activation" and n > 5)
+    changed: Any = {kind: [getattr(found[place], kind)[0] * times + more]}
+    found[place] = replace(found[place], **changed)
+    check = (
+        stock.ranges(found, folded, spans)
+        if row.framework == "onnxruntime"
+        else stock.observed(found, pipeline.artifact(f"model/{row.name}").record["observed"])
+    )
+    assert check.observed == found[place].name
+
+
+@pytest.mark.parametrize("row", ROWS, **IDS)
+def test_a_bias_that_is_another_is_named(
+    pipeline: Pipeline, row: Configuration, folded: Network
+) -> None:
     found = read_back(pipeline, row, folded)
-    place = next(n for n, entry in enumerate(found) if entry.kind == "activation")
-    widest = max(high - low for low, high in spans.values()) / 255
-    found[place] = replace(found[place], scales=[widest * 1.01])
-    assert stock.ranges(row, found, folded, spans).observed == found[place].name
+    place = max(n for n, entry in enumerate(found) if entry.kind == "bias")
+    values = np.asarray(found[place].values).copy()
+    values[-1] += 0.01
+    layer = next(layer for layer in folded.weighted if layer.weight == found[place].name)
+    found[place] = replace(found[place], values=values)
+    assert stock.biases(found, folded).observed == layer.name
+    del found[place]
+    assert stock.biases(found, folded).observed == layer.name
+
+
+@pytest.mark.parametrize(
+    ("options", "broken"),
+    [
+        ({"per_channel": True}, "weight scales"),
+        (
+            {"extra_options": {"WeightSymmetric": False}},
+            "layers whose weights are not the float32 ones rounded to nearest",
+        ),
+    ],
+)
+def test_what_is_not_a_default_of_onnx_runtime_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], broken: str
+) -> None:
+    from onnxruntime import quantization
+
+    honest = quantization.quantize_static
+    monkeypatch.setattr(
+        quantization, "quantize_static", lambda *a, **k: honest(*a, **{**k, **options})
+    )
+    parsed, images = small_network.parsed(), small_network.images(100)
+    parsed.save(tmp_path / "folded.onnx")
+    path = tmp_path / backends.file_of(ROWS[0])
+    record = backends.backend("onnxruntime").quantize(
+        tmp_path / "folded.onnx", images, ROWS[0], path, 1
+    )
+    proof = stock.prove(ROWS[0], path, parsed, images, record, stock.spans(parsed, images))
+    assert [check.name for check in failed(proof["checks"])] == [broken]
 
 
 def test_one_scale_that_is_not_from_the_images_is_named(
@@ -191,17 +243,17 @@ def test_one_scale_that_is_not_from_the_images_is_named(
     found, spans = read_back(pipeline, ROWS[0], folded), pipeline.artifact("spans").record
     place = next(n for n, entry in enumerate(found) if entry.kind == "activation" and n > 5)
     found[place] = replace(found[place], scales=[found[place].scales[0] * 1.01])
-    check = stock.ranges(ROWS[0], found, folded, spans)
+    check = stock.ranges(found, folded, spans)
     assert check.observed == found[place].name
     # Its own, and another zero point out of integers than into them.
     (scale,) = read_back(pipeline, ROWS[0], folded)[place].scales
     found[place] = replace(found[place], scales=[scale, scale], zero_points=[0, 1])
-    check = stock.ranges(ROWS[0], found, folded, spans)
+    check = stock.ranges(found, folded, spans)
     assert check.observed == found[place].name
     # That of another tensor of the same network.
     other = next(entry for entry in found if entry.kind == "activation")
     found[place] = replace(found[place], scales=other.scales)
-    check = stock.ranges(ROWS[0], found, folded, spans)
+    check = stock.ranges(found, folded, spans)
     assert check.observed == found[place].name
 
 
