@@ -47,7 +47,7 @@ def compare(
         ),
         **paired,
         "delta_ci95_pp": list(interval),
-        "agreement_percent": 100 * float((answers == baseline_answers).mean()),
+        "agreement_percent": statistics.percent(answers == baseline_answers),
         "per_class_delta_pp": {test["name"]: test["delta_pp"] for test in tests},
         "per_class_tests": tests,
         "divergence": divergence(shares, baseline_shares),
@@ -94,7 +94,7 @@ def alike(scores: Scores, baseline_scores: Scores) -> dict[str, float]:
     """
     same = scores.argmax(axis=1) == baseline_scores.argmax(axis=1)
     apart = divergences(probabilities(scores), probabilities(baseline_scores))
-    return {"agreement_percent": 100 * float(same.mean()), "kl_nats": float(apart.mean())}
+    return {"agreement_percent": statistics.percent(same), "kl_nats": float(apart.mean())}
 
 
 def divergence(scores: Scores, baseline_scores: Scores) -> dict[str, float]:

@@ -64,8 +64,8 @@ def sensitivity(parameters: Parameters, images: Images, labels: Labels, threads:
     return {
         "images": len(labels),
         "arithmetic": SIMULATED,
-        "float_percent": 100 * float((answers == labels).mean()),
-        "quantized_percent": 100 * float((whole.argmax(axis=1) == labels).mean()),
+        "float_percent": statistics.percent(answers == labels),
+        "quantized_percent": statistics.percent(whole.argmax(axis=1) == labels),
         **_mean("divergence", lies),
         **_share("agreement", agrees),
         "layers": layers,
@@ -79,7 +79,7 @@ def _mean(name: str, values: NDArray[np.float64]) -> Record:
 
 def _share(name: str, hits: NDArray[np.bool_]) -> Record:
     interval = statistics.wilson_interval_percent(int(hits.sum()), len(hits))
-    return {f"{name}_percent": 100 * float(hits.mean()), f"{name}_ci95_percent": list(interval)}
+    return {f"{name}_percent": statistics.percent(hits), f"{name}_ci95_percent": list(interval)}
 
 
 def _difference(name: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Record:

@@ -29,6 +29,7 @@ from resnet8_eval.preprocess import Feed
 from resnet8_eval.proof import held
 from resnet8_eval.proof import prove as prove_tuned
 from resnet8_eval.requirements import PARITY_ATOL
+from resnet8_eval.statistics import percent
 from resnet8_eval.stock import prove as prove_stock
 from resnet8_eval.stock import spans as stock_spans
 from resnet8_eval.store import Record, file_sha256
@@ -269,8 +270,7 @@ def agreement(inputs: Inputs) -> Record:
     return {
         "rows": list(answers),
         "percent": [
-            [100 * float((one == other).mean()) for other in answers.values()]
-            for one in answers.values()
+            [percent(one == other) for other in answers.values()] for one in answers.values()
         ],
     }
 

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 
 
+def percent(hits: NDArray[np.bool_]) -> float:
+    """The share that is true, in percent; of counts, so that 9668 of 10000 are 96.68."""
+    return 100 * int(hits.sum()) / len(hits)
+
+
 def wilson_interval_percent(correct: int, total: int) -> tuple[float, float]:
     """95 % interval of an accuracy in percent, from counts of images, by Wilson's score method.
 

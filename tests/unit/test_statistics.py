@@ -16,6 +16,7 @@ from resnet8_eval.statistics import (
     mcnemar_p,
     mean_interval,
     paired_interval_pp,
+    percent,
     wilson_interval_percent,
 )
 
@@ -190,3 +191,8 @@ def test_one_image_that_weighs_more_than_all_others_leaves_the_mean_above_zero()
 )
 def test_holm_by_hand(p_values: list[float], adjusted: list[float]) -> None:
     assert holm(p_values) == pytest.approx(adjusted, abs=1e-12)
+
+
+def test_a_share_of_images_is_that_of_their_counts() -> None:
+    """100 times the mean of 9668 in 10,000 is 96.67999999999999."""
+    assert percent(np.arange(10_000) < 9668) == 96.68
