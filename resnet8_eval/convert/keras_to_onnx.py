@@ -103,6 +103,13 @@ def _before(layer: dict[str, Any], layers: dict[str, Any]) -> Any:
 
 
 def _demand_interface(model: Any, path: Path) -> None:
+    if not model.built:
+        raise ModelError(
+            f"{path.name} does not say what it takes.",
+            expected=f"a network of one input {INPUT_SHAPE}",
+            given="a model that was never built or called, so it has neither input nor weights",
+            next_step="call model.build((None, 32, 32, 3)), train it, and save it again",
+        )
     taken, given = ([tuple(t.shape) for t in side] for side in (model.inputs, model.outputs))
     # The first size is the batch's.
     if all(

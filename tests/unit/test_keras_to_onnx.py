@@ -189,6 +189,16 @@ def saved(folder: Path, *layers: Any, size: int = 32) -> Path:
     return path
 
 
+def test_a_model_that_was_never_built_is_refused_as_that(tmp_path: Path) -> None:
+    import keras
+
+    keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)]).save(tmp_path / "own.keras")
+    with pytest.raises(ModelError, match=r"own\.keras does not say what it takes") as caught:
+        keras_to_onnx.load(tmp_path / "own.keras")
+    assert "never built" in caught.value.given
+    assert "model.build(" in caught.value.next_step
+
+
 def test_a_lambda_layer_is_refused_before_keras_sees_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
