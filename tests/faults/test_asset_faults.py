@@ -486,7 +486,8 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(
     fault: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(download, "_READ_SECONDS", 0.3)
+    if reason == "timed out":  # on a busy machine, another answer may take as long
+        monkeypatch.setattr(download, "_READ_SECONDS", 0.3)
     manifest = small.manifest(site.url)
     site.fault = fault
     error = refusal(lambda: find(manifest=manifest), reason, "model.h5", "cifar.tar.gz")
